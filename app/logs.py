@@ -1,0 +1,75 @@
+"""Log lines as JSON on standard error, under the names that Cloud Logging understands.
+
+https://cloud.google.com/logging/docs/structured-logging
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+_SEVERITIES: Final = {
+    logging.DEBUG: "DEBUG",
+    logging.INFO: "INFO",
+    logging.WARNING: "WARNING",
+    logging.ERROR: "ERROR",
+    logging.CRITICAL: "CRITICAL",
+}
+_RECORDS_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
+_CHATTY: Final = ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "httpcore")
+
+
+def configure(level: str) -> None:
+    """Send every logger's lines at or above the level (debug, info, warning, error) to standard error.
+
+    Servers' and clients' own loggers speak from WARNING on, and through the same handler.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+        # A logger's own level is the only one asked: the root's would not hold it back.
+        logger.setLevel(max(root.level, logging.WARNING))
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of ASCII JSON a record: `severity`, `time`, `message`, `logger`, the extras, `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, whatever its extras are."""
+        line: dict[str, object] = {
+            "severity": _SEVERITIES.get(record.levelno, "DEFAULT"),
+            "time": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "message": record.getMessage(),
+            "logger": record.name,
+        }
+        if record.exc_info and record.exc_info[0]:
+            line["exception"] = self.formatException(record.exc_info)
+        for key, value in vars(record).items():
+            if key not in _RECORDS_OWN:
+                line.setdefault(key, value)
+        try:
+            return _ENCODER.encode(line)
+        except (TypeError, ValueError, RecursionError):
+            return _ENCODER.encode({str(key): _plain(value) for key, value in line.items()})
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # a log line must not fail what it tells of
+        return f"<{type(value).__name__}>"
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | None) else _text(value)
+
+
+# NaN and infinities are not JSON: they raise, and become text.
+_ENCODER: Final = json.JSONEncoder(allow_nan=False, default=_text)
