@@ -1,0 +1,186 @@
+"""A local OIDC issuer: real RS256 tokens and their certificates, for the demo and the tests."""
+
+import base64
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+ABSENT: Final = object()
+"""As the value of a claim or of a header's field: leave it out."""
+
+_PATH: Final = "/oauth2/v1/certs"
+_TOKEN_SECONDS: Final = 3600
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+
+
+class Issuer:
+    """Signs tokens like those that Pub/Sub sends with a push."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._certificates: dict[str, str] = {}
+        self.rotate()
+
+    def rotate(self, *, keep: bool = True) -> None:
+        """Sign with a new key from now on; without `keep` the older certificates are gone."""
+        self._key = generate_private_key(public_exponent=65537, key_size=2048)
+        self.kid = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
+        kept = self._certificates if keep else {}
+        self._certificates = {**kept, self.kid: _certificate(self._key)}
+
+    def certificates(self) -> dict[str, str]:
+        """PEM certificates by key id."""
+        return dict(self._certificates)
+
+    def token(
+        self, *, audience: object, email: object, header: Mapping[str, object] = _NOTHING, **claims: object
+    ) -> str:
+        """A token that is good for an hour, with these claims and header fields changed or ABSENT."""
+        now = int(self._clock())
+        usual_header = {"alg": "RS256", "kid": self.kid, "typ": "JWT"}
+        usual_claims = {
+            "iss": "https://accounts.google.com",
+            "aud": audience,
+            "azp": "100000000000000000001",
+            "sub": "100000000000000000001",
+            "email": email,
+            "email_verified": True,
+            "iat": now,
+            "exp": now + _TOKEN_SECONDS,
+        }
+        return self.sign(_present({**usual_header, **header}), _present({**usual_claims, **claims}))
+
+    def sign(self, header: object, claims: object) -> str:
+        """Anything at all, signed with the present key."""
+        signed = f"{segment(header)}.{segment(claims)}"
+        signature = self._key.sign(signed.encode(), PKCS1v15(), SHA256())
+        return f"{signed}.{base64url(signature)}"
+
+
+def segment(value: object) -> str:
+    """A value as a JWT's header or payload."""
+    return base64url(json.dumps(value, separators=(",", ":")).encode())
+
+
+def base64url(data: bytes) -> str:
+    """Base64 in the URL's alphabet and without padding, as in a JWT."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class IssuerServer:
+    """Serves an issuer's certificates on loopback while it is entered.
+
+    Its attributes may be changed at any time: they are what the next answers will be.
+    """
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.status = HTTPStatus.OK
+        self.headers = {"Cache-Control": "public, max-age=3600"}
+        self.body: bytes | None = None
+        """Instead of the certificates."""
+        self.fetches = 0
+        """Requests so far, answered or held."""
+        self._issuer = issuer
+        self._fetched = threading.Condition()
+        self._open = threading.Event()
+        self._open.set()
+        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where the certificates are."""
+        return f"http://127.0.0.1:{self._server.server_port}{_PATH}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def hold(self) -> None:
+        """Answer nobody until `release`."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Answer, those that were held too."""
+        self._open.set()
+
+    def wait_for_fetches(self, count: int, *, timeout_seconds: float = 10) -> None:
+        """Block until so many requests have come in all; TimeoutError if they do not."""
+        with self._fetched:
+            if not self._fetched.wait_for(lambda: self.fetches >= count, timeout_seconds):
+                raise TimeoutError(f"{self.fetches} of {count} fetches came")
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                # A client may have gone while its answer was held.
+                with contextlib.suppress(ConnectionError):
+                    site._answer(self)
+
+            def log_message(self, *_: object) -> None:
+                """Keep the terminal for the demo's own lines."""
+
+        return Handler
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        if request.path.partition("?")[0] != _PATH:
+            request.send_error(HTTPStatus.NOT_FOUND)
+            return
+        with self._fetched:
+            self.fetches += 1
+            self._fetched.notify_all()
+        self._open.wait()
+        body = json.dumps(self._issuer.certificates()).encode() if self.body is None else self.body
+        request.send_response(self.status)
+        for name, value in {"Content-Length": str(len(body)), **self.headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    # So that closing it waits for the handlers, and their sockets are closed too.
+    daemon_threads = False
+
+
+def _present(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not ABSENT}
+
+
+def _certificate(key: RSAPrivateKey) -> str:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "local issuer")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=365))
+        .sign(key, SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM).decode()

@@ -1,0 +1,89 @@
+"""What happened in the cloud, as values: the decoders make them, `attribution.decide` gives them meaning.
+
+Times are seconds since the epoch, UTC, as floats.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+UNKNOWN: Final = "unknown"
+
+
+class InstanceName(NamedTuple):
+    """A Compute Engine VM's name; recreated VMs share it, so it names a row of incarnations.
+
+    A named tuple, not a dataclass: it is a dictionary key on the hot path, and hashes in C.
+    """
+
+    project: str
+    """The project's id; its number where only that is known."""
+    zone: str
+    instance: str
+
+    def __str__(self) -> str:
+        return f"projects/{self.project}/zones/{self.zone}/instances/{self.instance}"
+
+
+class Node(NamedTuple):
+    """What makes an instance a GKE node; a missing value is `unknown`, never empty."""
+
+    cluster: str
+    cluster_location: str
+    node_pool: str
+    machine_type: str
+
+
+UNKNOWN_NODE: Final = Node(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceCreated:
+    """An instance's creation was accepted; it may still fail."""
+
+    key: str
+    """What makes the event the same event when it is delivered or exported again."""
+    at: float
+    name: InstanceName
+    id: str
+    """The instance id; "" where the entry has none."""
+    operation: str
+    """The insert's operation id; "" where the entry has none."""
+    node: Node | None
+    """None: the instance is no GKE node."""
+    spot: bool | None
+    """None: the entry does not say."""
+    project_number: str = ""
+    """The number that the entry gives for the project besides its id; "" where it gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreationFailed:
+    """A creation announced before (or still to be delivered) has failed, as in a stock-out."""
+
+    at: float
+    name: InstanceName
+    id: str
+    operation: str
+    project_number: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInterrupted:
+    """Compute Engine took a Spot instance back."""
+
+    key: str
+    at: float
+    name: InstanceName
+    id: str
+    project_number: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Authentic, well formed, and none of this service's business: an event and an outcome at once."""
+
+    reason: str
+
+
+Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted
+"""What is recorded; an `Ignored` never reaches the store."""

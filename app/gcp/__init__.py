@@ -1,0 +1,1 @@
+"""Google Cloud's formats; nothing else in the service knows them."""

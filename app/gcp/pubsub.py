@@ -1,0 +1,137 @@
+"""Pub/Sub push bodies, wrapped and unwrapped, as values.
+
+https://cloud.google.com/pubsub/docs/push, https://cloud.google.com/pubsub/docs/payload-unwrapping
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import MAXYEAR, MINYEAR, datetime
+from hashlib import sha256
+from typing import Final
+from urllib.parse import quote
+
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from app.errors import MalformedEntryError, MalformedEnvelopeError
+from app.gcp.logentry import is_log_entry
+
+_DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
+_DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class PushMessage:
+    """A delivered message: its data, and what Pub/Sub says of it."""
+
+    data: bytes
+    message_id: str = ""
+    """Unique in its topic; "" for an unwrapped message without metadata."""
+    subscription: str = ""
+    """As sent, usually `projects/P/subscriptions/S`; "" where the delivery does not name it."""
+    published_at: float | None = None
+    """Seconds since the epoch."""
+    dead_letter_source: str = ""
+    """The subscription that gave the message up, on a replay from its dead-letter topic."""
+
+    @property
+    def key(self) -> str:
+        """What tells the message from others when its data does not: printable, and without spaces."""
+        if not self.message_id:
+            return f"sha256:{sha256(self.data).hexdigest()}"
+        return f"{quote(self.subscription)}/{quote(self.message_id, safe='')}"
+
+
+def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:
+    """The message that a push request delivers; the headers, as ASGI gives them, matter to an unwrapped one.
+
+    Raises MalformedEnvelopeError for what is neither an envelope nor a log entry, and MalformedEntryError
+    for an envelope whose data cannot be a log entry.
+    """
+    try:
+        envelope = _Envelope.model_validate_json(body)
+    except ValidationError as exc:
+        raise _refusal(body) from exc
+    if not envelope.id:
+        return _unwrapped(body, headers)
+    source = envelope.dead_letter_source
+    return PushMessage(
+        data=envelope.data,
+        message_id=envelope.id,
+        subscription=envelope.subscription or "",
+        published_at=_seconds(envelope.publish_time or envelope.old_publish_time),
+        dead_letter_source=source if isinstance(source, str) else "",
+    )
+
+
+def same_subscription(named: str, configured: str) -> bool:
+    """Whether two names, each full or short, mean the same subscription: only the last part counts."""
+    return named.rpartition("/")[2] == configured.rpartition("/")[2]
+
+
+class _Metadata(BaseModel):
+    """What is read of an envelope besides its data.
+
+    A path that leads through something other than an object finds nothing.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    message_id: str | None = Field(default=None, validation_alias=AliasPath("message", "messageId"))
+    old_message_id: str | None = Field(default=None, validation_alias=AliasPath("message", "message_id"))
+    publish_time: object = Field(default=None, validation_alias=AliasPath("message", "publishTime"))
+    old_publish_time: object = Field(default=None, validation_alias=AliasPath("message", "publish_time"))
+    dead_letter_source: object = Field(
+        default=None, validation_alias=AliasPath("message", "attributes", _DEAD_LETTER_SOURCE)
+    )
+    subscription: str | None = None
+
+    @property
+    def id(self) -> str | None:
+        return self.message_id or self.old_message_id
+
+
+class _Envelope(_Metadata):
+    # Decoded where it is parsed: half the time of a string and binascii. As protobuf's JSON has it, the
+    # alphabet may be either one and the padding may be missing; anything else is refused.
+    model_config = ConfigDict(val_json_bytes="base64")
+
+    data: bytes = Field(default=b"", validation_alias=AliasPath("message", "data"))
+
+
+def _refusal(body: bytes) -> MalformedEnvelopeError | MalformedEntryError:
+    try:
+        envelope = _Metadata.model_validate_json(body)
+    except ValidationError:
+        return MalformedEnvelopeError("the body is no JSON object that fits a Pub/Sub envelope")
+    if not envelope.id:
+        return MalformedEnvelopeError("the envelope's message has no message id")
+    return MalformedEntryError("the message's data is not base64")
+
+
+def _unwrapped(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> PushMessage:
+    # Read a second time, without a model: only so can a field that is there be told from one that is not,
+    # and wrapped deliveries are the usual ones.
+    fields = from_json(body)
+    if "message" in fields:
+        raise MalformedEnvelopeError("the envelope's message has no message id")
+    if not is_log_entry(fields):
+        raise MalformedEnvelopeError("the body is neither a Pub/Sub envelope nor a log entry")
+    metadata = {name.lower(): value.decode("latin-1") for name, value in headers}
+    return PushMessage(
+        data=body,
+        message_id=metadata.get(b"x-goog-pubsub-message-id", ""),
+        subscription=metadata.get(b"x-goog-pubsub-subscription-name", ""),
+        published_at=_seconds(metadata.get(b"x-goog-pubsub-publish-time")),
+        dead_letter_source=metadata.get(_DEAD_LETTER_SOURCE_HEADER, ""),
+    )
+
+
+def _seconds(publish_time: object) -> float | None:
+    # An odd time is no reason to refuse a message: the entry has its own.
+    try:
+        moment = datetime.fromisoformat(publish_time.upper()) if isinstance(publish_time, str) else None
+    except ValueError:
+        return None
+    # Neither end of the calendar: there, other offsets and rounding lead out of it.
+    return moment.timestamp() if moment and moment.tzinfo and MINYEAR < moment.year < MAXYEAR else None
