@@ -1,0 +1,205 @@
+"""The exporter itself for tests: the real application on loopback, in a thread of the test's process."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+import httpx
+import uvloop
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.demo.issuer import Issuer, IssuerServer
+from app.main import Exporter as Parts
+from app.main import create_app
+from app.metrics import Endpoint
+from app.serving import listening
+from app.settings import load_settings, variable
+from app.store import OpenedStore, open_store
+from tests.support.entries import JsonObject, insert, preempted, push
+from tests.support.process import LOOPBACK, free_port
+
+T = TypeVar("T")
+Samples: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
+"""Values by the sample's name and labels."""
+
+AUDIENCE: Final = "https://sie.example.com"
+ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
+_WITHIN_SECONDS: Final = 20
+
+
+@cache
+def issuer() -> Issuer:
+    """The issuer of all good tokens; making its key takes a tenth of a second."""
+    return Issuer()
+
+
+def subscription(endpoint: Endpoint) -> str:
+    """The one that pushes to the endpoint."""
+    return f"projects/shop-prod/subscriptions/sie-{endpoint}-subscription"
+
+
+class Exporter:
+    """Runs between `start` and `stop`, or for the time of a `with` block; may be started again.
+
+    `settings` are dotted keys with their values. The store is a file in the directory: what runs there
+    later remembers. With `two_listeners` the metrics have a port of their own.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
+        *,
+        two_listeners: bool = False,
+        open_store: Callable[..., OpenedStore] = open_store,
+        patience_seconds: float = 20,
+    ) -> None:
+        self._settings = {
+            "server.host": LOOPBACK,
+            "server.port": 0,
+            "store.url": f"sqlite:///{directory}/exporter.db",
+            "pubsub.instance_creation_subscription_name": "sie-creation-subscription",
+            "pubsub.instance_interruption_subscription_name": "sie-interruption-subscription",
+            "pubsub.audience": AUDIENCE,
+            "pubsub.service_account_email": ACCOUNT,
+            **({"prometheus.port": free_port()} if two_listeners else {}),
+            **(settings or {}),
+        }
+        self._parts_made_otherwise: dict[str, Any] = {
+            "open_store": open_store,
+            "patience_seconds": patience_seconds,
+        }
+        self._running = ExitStack()
+        self.authorization = f"Bearer {issuer().token(audience=AUDIENCE, email=ACCOUNT)}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve; raises what keeps it from starting."""
+        with ExitStack() as running:
+            self.client = running.enter_context(httpx.Client(trust_env=False, verify=False))  # noqa: S501  # loopback
+            self.certificates = running.enter_context(IssuerServer(issuer()))
+            server = _Server(self._environment(), self._parts_made_otherwise)
+            running.callback(server.stop)
+            self.ports = server.start()
+            self.parts = server.parts
+            self.perform = server.perform
+            self._running = running.pop_all()
+        self.url = f"http://{LOOPBACK}:{self.ports[0]}"
+        self.metrics_url = f"http://{LOOPBACK}:{self.ports[-1]}"
+
+    def stop(self) -> None:
+        """End it as SIGTERM does, without waiting for either delay."""
+        self._running.close()
+
+    def post(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        *,
+        authorization: str | None = "the usual",
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Push a body as it is."""
+        if authorization == "the usual":
+            authorization = self.authorization
+        return self.client.post(
+            f"{self.url}/events/{endpoint}",
+            content=body,
+            headers={
+                "content-type": "application/json",
+                **({"authorization": authorization} if authorization is not None else {}),
+                **(headers or {}),
+            },
+        )
+
+    def deliver(self, endpoint: Endpoint, entry: JsonObject | bytes, **fields: Any) -> httpx.Response:  # noqa: ANN401  # `envelope`'s own
+        """Push an entry in an envelope of the endpoint's subscription."""
+        return self.post(endpoint, push(entry, **{"subscription": subscription(endpoint), **fields}))
+
+    def create(self, name: str, **fields: Any) -> httpx.Response:  # noqa: ANN401  # `insert`'s own
+        """Push the creation of an instance."""
+        return self.deliver("creation", insert(name, **fields))
+
+    def interrupt(self, name: str, **fields: Any) -> httpx.Response:  # noqa: ANN401  # `preempted`'s own
+        """Push the interruption of an instance."""
+        return self.deliver("interruption", preempted(name, **fields))
+
+    def scrape(self, accept: str = "text/plain") -> httpx.Response:
+        """The metrics as they are served."""
+        return self.client.get(f"{self.metrics_url}/metrics", headers={"accept": accept})
+
+    def exposition(self) -> Samples:
+        """Every sample of a scrape."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.scrape().text)
+            for sample in family.samples
+        }
+
+    def value(self, series: str, **labels: str) -> float | None:
+        """A sample's value now; None where there is no such series."""
+        return self.exposition().get((series, frozenset(labels.items())))
+
+    def _environment(self) -> dict[str, str]:
+        settings = {"pubsub.certs_url": self.certificates.url, **self._settings}
+        return {
+            variable(key): value if isinstance(value, str) else json.dumps(value)
+            for key, value in settings.items()
+        }
+
+
+class _Server:
+    """One run of the application."""
+
+    def __init__(self, environment: Mapping[str, str], parts_made_otherwise: Mapping[str, Any]) -> None:
+        self._environment = environment
+        self._parts_made_otherwise = parts_made_otherwise
+        self._ports: Future[Sequence[int]] = Future()
+        self._thread = threading.Thread(target=self._run, name="exporter")
+
+    def start(self) -> Sequence[int]:
+        """The ports: the main listener's, and the metrics listener's where it is another."""
+        self._thread.start()
+        return self._ports.result(_WITHIN_SECONDS)
+
+    def stop(self) -> None:
+        """End it; what it raises in its thread, pytest reports."""
+        if self._ports.exception() is None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(_WITHIN_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError("the exporter does not stop")
+
+    def perform(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Have something done in its event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        try:
+            settings, _ = load_settings(None, self._environment)
+            app = create_app(settings, **self._parts_made_otherwise)
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
+            self._ports.set_exception(exc)
+            return
+        self.parts: Parts = app.state.exporter
+        async with self.parts.running(), listening(settings, app) as listeners:
+            self._ports.set_result(listeners.ports)
+            await self._stopped.wait()

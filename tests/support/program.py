@@ -1,0 +1,186 @@
+"""The exporter as it is run: `python -m app` with a configuration file, a process of its own on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.demo.issuer import Issuer, IssuerServer
+from tests.support.entries import JsonObject, push
+from tests.support.process import LOOPBACK, Process, answers, free_port
+
+COMMAND: Final = (sys.executable, "-m", "app")
+# Google's certificates are on loopback here, whatever proxy leads to the world.
+ENVIRONMENT: Final = {"NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK}
+
+AUDIENCE: Final = "https://sie.example.com"
+ACCOUNT: Final = "sie-push@shop-prod.iam.gserviceaccount.com"
+SUBSCRIPTIONS: Final = {
+    "creation": "sie-creation-subscription",
+    "interruption": "sie-interruption-subscription",
+}
+
+Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+"""An exposition: a series' name and labels, and its value."""
+
+
+class Door(NamedTuple):
+    """How pushes authenticate: where the certificates are, and a token that is good for an hour."""
+
+    server: IssuerServer
+    token: str
+
+
+@contextmanager
+def open_door() -> Iterator[Door]:
+    """A local issuer, for the time of a `with` block."""
+    issuer = Issuer()
+    with IssuerServer(issuer) as server:
+        yield Door(server, issuer.token(audience=AUDIENCE, email=ACCOUNT))
+
+
+def run(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, within: float = 30
+) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself, with its output."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        env=os.environ | ENVIRONMENT | dict(env or {}),
+        capture_output=True,
+        text=True,
+        timeout=within,
+        check=False,
+    )
+
+
+def configuration(directory: Path, door: Door | None, **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with two listeners on free ports and a store in the directory.
+
+    Without a door everybody may push. Each of the sections is laid over the one of that name.
+    """
+    authentication: dict[str, Any] = {"authentication": "none"}
+    if door is not None:
+        authentication = {
+            "audience": AUDIENCE,
+            "service_account_email": ACCOUNT,
+            "certs_url": door.server.url,
+        }
+    usual: dict[str, dict[str, Any]] = {
+        "pubsub": {
+            f"instance_{kind}_subscription_name": SUBSCRIPTIONS[kind] for kind in ("creation", "interruption")
+        }
+        | authentication,
+        "server": {"host": LOOPBACK, "port": free_port()},
+        "prometheus": {"port": free_port()},
+        "store": {"url": f"sqlite:///{directory / 'exporter.db'}"},
+        "inventory": {"enabled": False},
+    }
+    return {name: usual.get(name, {}) | dict(sections.get(name, {})) for name in usual.keys() | sections}
+
+
+def written(directory: Path, configured: Mapping[str, Any]) -> Path:
+    """The configuration as a file."""
+    path = directory / "config.yaml"
+    path.write_text(json.dumps(configured))  # JSON is YAML.
+    return path
+
+
+class Exporter:
+    """A running exporter, for the time of a `with` block; and what one asks of it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        door: Door | None = None,
+        *,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        named_by: Literal["option", "variable"] = "option",
+        configured: Mapping[str, Any] | None = None,
+        **sections: Mapping[str, Any],
+    ) -> None:
+        """`named_by`: how it is told of its file; `configured`: the whole of it, in place of the usual."""
+        self.configured = configured or configuration(directory, door, **sections)
+        self.url = f"http://{LOOPBACK}:{self.configured['server']['port']}"
+        self.metrics_address = f"{LOOPBACK}:{self.configured['prometheus']['port']}"
+        self.store = Path(self.configured["store"]["url"].removeprefix("sqlite:///"))
+        self.headers = {} if door is None else {"authorization": f"Bearer {door.token}"}
+        self.client = httpx.Client(base_url=self.url, headers=self.headers, timeout=30, trust_env=False)
+        path = str(written(directory, self.configured))
+        option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})
+        self.process = Process(
+            [*COMMAND, *arguments, *option],
+            output=directory / "exporter.log",
+            ready=answers(f"http://{self.metrics_address}/healthz"),
+            env={**ENVIRONMENT, **variable, **(env or {})},
+        )
+
+    def __enter__(self) -> Self:
+        self.process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        self.process.stop(within=15)
+
+    def push(self, entry: JsonObject) -> httpx.Response:
+        """Deliver an entry as Pub/Sub does."""
+        endpoint = endpoint_of(entry)
+        return self.client.post(f"/events/{endpoint}", content=body_of(entry))
+
+    def outcome(self, entry: JsonObject) -> str:
+        """What became of an entry that must be answered 200."""
+        response = self.push(entry)
+        assert response.status_code == 200, response.text
+        outcome: str = response.json()["outcome"]
+        return outcome
+
+    def reason(self, entry: JsonObject) -> tuple[int, str]:
+        """The status and the reason with which an entry is refused."""
+        response = self.push(entry)
+        return response.status_code, response.json()["reason"]
+
+    def status(self, path: str) -> int:
+        """How the metrics listener answers."""
+        return self.client.get(f"http://{self.metrics_address}{path}").status_code
+
+    def samples(self) -> Samples:
+        """Every series that is exposed now."""
+        response = self.client.get(f"http://{self.metrics_address}/metrics")
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(response.text)
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """One series' value; None where it is not exposed."""
+        return self.samples().get((name, frozenset(labels.items())))
+
+    def interruptions(self, cluster: str) -> float | None:
+        """How many interruptions of a cluster are counted."""
+        return self.value("interruption_events_total", kubernetes_cluster=cluster)
+
+    def logs(self) -> list[dict[str, Any]]:
+        """All lines that it has logged, of all its starts."""
+        return [json.loads(line) for line in self.process.text().splitlines()]
+
+
+def endpoint_of(entry: JsonObject) -> str:
+    """The endpoint to which an entry is pushed."""
+    return "creation" if entry["protoPayload"]["methodName"].endswith("insert") else "interruption"
+
+
+def body_of(entry: JsonObject) -> bytes:
+    """The body of an entry's delivery, by the subscription of its endpoint."""
+    return push(entry, subscription=f"projects/shop-prod/subscriptions/{SUBSCRIPTIONS[endpoint_of(entry)]}")

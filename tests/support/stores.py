@@ -1,0 +1,96 @@
+"""A real store whose disk has troubles to order."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from app.domain.batch import Applied
+from app.domain.events import Event
+from app.domain.totals import Totals
+from app.errors import StoreUnavailableError
+from app.store import OpenedStore, Remembered, Store, open_store
+
+
+class Disk:
+    """What the tests do to a store: it is slow, away, loses answers, or meets a bug."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.loses_answers = False
+        """What is asked for is committed, and then the connection breaks."""
+        self.poisonous: set[str] = set()
+        """Names of instances whose events meet a bug."""
+        self.batches: list[Sequence[str]] = []
+        """The names of each batch's instances, of those that were tried."""
+        self._free = threading.Event()
+        self._free.set()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Commits begin, and come to their end only afterwards."""
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._free.set()
+
+    def open(self, url: str, *args: object, **options: object) -> OpenedStore:
+        """As `open_store`, on this disk."""
+        opened = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
+        return OpenedStore(StoreOnDisk(opened.store, self), opened.damaged)
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Take as long as the disk takes, and raise what it raises."""
+        names = [event.name.instance for event in events]
+        self.batches.append(names)
+        self._free.wait(60)
+        self.read()
+        if not self.poisonous.isdisjoint(names):
+            raise ZeroDivisionError("a bug")
+
+    def read(self) -> None:
+        """Raise what the disk raises."""
+        if self.away:
+            raise StoreUnavailableError("the disk is away")
+
+    def answer(self) -> None:
+        """Lose the answer, if that is the trouble."""
+        if self.loses_answers:
+            raise StoreUnavailableError("the answer was lost")
+
+
+class StoreOnDisk:
+    """See `app.store.Store`: another store, with its disk's troubles."""
+
+    def __init__(self, store: Store, disk: Disk) -> None:
+        self._store = store
+        self._disk = disk
+
+    def remembered(self) -> Remembered:
+        self._disk.read()
+        return self._store.remembered()
+
+    def apply(self, events: Sequence[Event], now: float) -> Applied:
+        self._disk.write(events)
+        applied = self._store.apply(events, now)
+        self._disk.answer()
+        return applied
+
+    def expire(self, now: float) -> Applied:
+        self._disk.read()
+        return self._store.expire(now)
+
+    def account(self, now: float) -> Applied:
+        self._disk.read()
+        return self._store.account(now)
+
+    def prune(self, now: float) -> Applied:
+        self._disk.read()
+        return self._store.prune(now)
+
+    def reveal(self, rows: Totals, now: float) -> Applied:
+        self._disk.read()
+        return self._store.reveal(rows, now)
+
+    def close(self) -> None:
+        self._store.close()
