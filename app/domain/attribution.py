@@ -1,0 +1,443 @@
+"""The rules: what becomes of an event, given what is known of its instance. Every rule stands here once.
+
+Pure and total: no I/O, no clock. Changes are values; a store makes them durable and knows no rule.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+from app.domain.events import (
+    UNKNOWN_NODE,
+    CreationFailed,
+    Event,
+    Ignored,
+    InstanceCreated,
+    InstanceInterrupted,
+    InstanceName,
+    Node,
+)
+from app.domain.instances import Instance, Kind, Labels, Parked, unexplained
+from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, ReleasedBy, Tracked
+
+NOT_A_NODE: Final = Ignored("not_a_node")
+NO_CLUSTER_LABEL: Final = Ignored("no_cluster_label")
+FAILED_INSERT: Final = Ignored("failed_insert")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration decides."""
+
+    grace_seconds: float = 1800.0
+    """How long an interruption waits for its instance."""
+    retention_seconds: float = 31 * 86400.0
+    """How long what has ended is remembered."""
+    max_label_sets: int = 10_000
+    """Beyond it, new label sets are committed under `other`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store knows of an event: whether it was seen, and everything under its instance name."""
+
+    seen: bool = False
+    incarnations: Sequence[Instance] = ()
+    parked: Sequence[Parked] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class See:
+    """The event with this key is recorded."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The incarnation is now this."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The incarnation goes on under another identity."""
+
+    name: InstanceName
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """The label set's series exist from now on, at 0 if nothing has happened; or its cluster's alone."""
+
+    labels: Labels
+    cluster_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The interruption waits."""
+
+    parked: Parked
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The interruption waits no more."""
+
+    key: str
+    name: InstanceName
+    by: ReleasedBy
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """An interruption of the incarnation enters the totals and the ledger."""
+
+    counted: Counted
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountCreation:
+    """The announced creation of a Spot incarnation enters the totals; or its failure."""
+
+    instance: Instance
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Ledger rows of the incarnation get its node; their `counted_as` stays, and so do the totals."""
+
+    name: InstanceName
+    identity: str
+    node: Node
+
+
+Change: TypeAlias = See | Keep | Forget | Show | Park | Release | Count | CountCreation | Explain
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An outcome, and the changes that make it true."""
+
+    outcome: Outcome
+    changes: Sequence[Change] = ()
+
+
+def decide(event: Event, known: Known, rules: Rules, now: float) -> Decision:
+    """What becomes of an event, given what is known of it. `now` is by the exporter's clock."""
+    draft = _Draft(known.incarnations, now)
+    match event:
+        case InstanceInterrupted():
+            outcome = _interrupted(event, known, rules, draft)
+        case InstanceCreated():
+            outcome = _created(event, known, draft)
+        case CreationFailed():
+            outcome = _failed(event, draft)
+        case _:
+            assert_never(event)
+    return Decision(outcome, draft.changes)
+
+
+def expire(parked: Parked, known: Known, now: float) -> Decision:
+    """What becomes of an interruption that nothing has explained while it waited.
+
+    It takes the node of the incarnation of its name nearest before it, else of the newest, else `unknown`;
+    it ends nothing else, and leaves an ended incarnation behind for a creation that comes late.
+    """
+    event = parked.event
+    draft = _Draft(known.incarnations, now)
+    draft.changes.append(Release(event.key, event.name, "expiry"))
+    incarnation = _belongs_to(event, draft.incarnations.values())
+    if incarnation is None:
+        neighbour = _nearest_before(event.at, draft.incarnations.values())
+        if neighbour is not None and neighbour.kind is Kind.NOT_A_NODE:
+            return Decision(NOT_A_NODE, draft.changes)
+        identity = event.id or f"~{event.key}"
+        stub = draft.incarnations.get(identity) or unexplained(event.name, identity, now)
+        incarnation = stub._replace(node=UNKNOWN_NODE if neighbour is None else neighbour.node)
+    return Decision(_settle(event, incarnation, draft, "expiry"), draft.changes)
+
+
+def move(incarnations: Sequence[Instance], there: Known, name: InstanceName, now: float) -> Sequence[Change]:
+    """Have incarnations go on under the name in the project's other spelling, beside what is known there.
+
+    `there` has what waits under both.
+    """
+    draft = _Draft(there.incarnations, now)
+    for incarnation in incarnations:
+        draft.changes.append(Forget(incarnation.name, incarnation.identity))
+        twin = draft.incarnations.get(incarnation.identity)
+        moved = incarnation._replace(name=name)
+        draft.incarnations[moved.identity] = moved  # its creation has been counted
+        draft.keep(_succeed(moved if twin is None else _joined(moved, twin), draft))
+        if moved.kind is Kind.NODE:
+            draft.changes.append(Show(moved.labels, cluster_alone=not moved.spot))
+            if twin is not None and twin.kind is Kind.UNEXPLAINED:
+                draft.changes.append(Explain(name, moved.identity, moved.node))
+    _release(there.parked, draft, "creation")
+    return draft.changes
+
+
+class _Draft:
+    """The incarnations of a name while a decision changes them, and the changes so far."""
+
+    __slots__ = ("changes", "incarnations", "now")
+
+    def __init__(self, incarnations: Iterable[Instance], now: float) -> None:
+        self.incarnations = {incarnation.identity: incarnation for incarnation in incarnations}
+        self.changes: list[Change] = []
+        self.now = now
+
+    def keep(self, instance: Instance) -> None:
+        """Keep the incarnation; a creation (or its failure) counts when it first is both announced and Spot.
+
+        An interruption may prove an announced instance to be Spot, so the order of the two does not matter.
+        """
+        before = self.incarnations.get(instance.identity)
+        self.incarnations[instance.identity] = instance
+        self.changes.append(Keep(instance))
+        if not (instance.announced and instance.spot):
+            return
+        told = before is not None and before.announced and before.spot
+        if not told:
+            self.changes.append(CountCreation(instance, failed=False))
+        if instance.failed and not (told and before is not None and before.failed):
+            self.changes.append(CountCreation(instance, failed=True))
+
+    def rename(self, instance: Instance, identity: str) -> Instance:
+        """The same incarnation, now that its identity is known."""
+        if instance.identity == identity:
+            return instance
+        del self.incarnations[instance.identity]
+        self.changes.append(Forget(instance.name, instance.identity))
+        renamed = instance._replace(identity=identity)
+        self.incarnations[identity] = renamed
+        return renamed
+
+
+def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: _Draft) -> Outcome:
+    if known.seen:
+        draft.changes.append(See(event.key))
+        return Duplicate()
+    incarnation = _belongs_to(event, draft.incarnations.values())
+    if incarnation is None:
+        draft.changes += (
+            See(event.key),
+            Park(Parked(event, draft.now + rules.grace_seconds)),
+            Show(Labels.of(event.name, UNKNOWN_NODE)),
+        )
+        return Pending(event.name.project)
+    if incarnation.kind is not Kind.NOT_A_NODE:
+        draft.changes.append(See(event.key))
+    return _settle(event, incarnation, draft, None)
+
+
+def _settle(
+    event: InstanceInterrupted, incarnation: Instance, draft: _Draft, released_by: ReleasedBy | None
+) -> Counted | Ignored:
+    """Count an interruption of the incarnation, and end it unless it has been started since."""
+    if incarnation.kind is Kind.NOT_A_NODE:
+        return NOT_A_NODE
+    start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
+    ends = _ends(event, incarnation)
+    age = event.at - start if start is not None and not incarnation.timed and event.at >= start else None
+    draft.keep(
+        incarnation._replace(
+            spot=True,
+            alive=incarnation.alive and not ends,
+            timed=incarnation.timed or ends,
+            interrupted_at=_latest(incarnation.interrupted_at, event.at),
+            ended_at=_earliest(incarnation.ended_at, event.at) if ends else incarnation.ended_at,
+            recorded_at=draft.now,
+        )
+    )
+    counted = _counted(event, incarnation, age, released_by)
+    draft.changes.append(Count(counted, incarnation.identity))
+    return counted
+
+
+def _ends(event: InstanceInterrupted, incarnation: Instance) -> bool:
+    # An id says which instance it was, whatever the clocks; only a later start outlives the interruption.
+    # Without an id, an interruption from before the creation was another incarnation's.
+    if incarnation.started_at is not None and incarnation.started_at > event.at:
+        return False
+    return bool(event.id) or incarnation.created_at is None or incarnation.created_at <= event.at
+
+
+def _counted(
+    event: InstanceInterrupted, instance: Instance, age: float | None, released_by: ReleasedBy | None
+) -> Counted:
+    return Counted(
+        key=event.key,
+        at=event.at,
+        name=event.name,
+        id=event.id,
+        node=instance.node,
+        counted_as=instance.node.cluster,
+        age=age,
+        explained=instance.kind is Kind.NODE,
+        released_by=released_by,
+    )
+
+
+def _created(event: InstanceCreated, known: Known, draft: _Draft) -> Outcome:
+    if known.seen:
+        draft.changes.append(See(event.key))
+        return Duplicate()
+    before = _described_by(event, draft.incarnations)
+    if event.node is None:
+        if before is None or before.kind is Kind.UNEXPLAINED:
+            _learn(event, before, draft)
+            _release(known.parked, draft, "creation")
+        return NO_CLUSTER_LABEL
+    instance = _learn(event, before, draft)
+    draft.changes += (See(event.key), Show(instance.labels, cluster_alone=event.spot is False))
+    _release(known.parked, draft, "creation")
+    return Tracked(event.name, event.node)
+
+
+def _learn(event: InstanceCreated, before: Instance | None, draft: _Draft) -> Instance:
+    """Keep what a creation tells of its instance, be it new or known already."""
+    identity = event.id or (f"~{event.key}" if before is None else before.identity)
+    if before is None:
+        instance = unexplained(event.name, identity, draft.now)
+    else:
+        instance = draft.rename(before, identity)
+    instance = instance._replace(
+        kind=Kind.NOT_A_NODE if event.node is None else Kind.NODE,
+        node=event.node or UNKNOWN_NODE,
+        spot=instance.spot or event.spot is True,
+        alive=instance.alive or before is None,
+        announced=instance.announced or event.node is not None,
+        operation=event.operation or instance.operation,
+        created_at=event.at if instance.created_at is None else instance.created_at,
+        recorded_at=draft.now,
+    )
+    instance = _succeed(instance, draft)
+    draft.keep(instance)
+    if before is not None and before.kind is Kind.UNEXPLAINED and event.node is not None:
+        draft.changes.append(Explain(event.name, before.identity, event.node))
+    return instance
+
+
+def _succeed(instance: Instance, draft: _Draft) -> Instance:
+    """The incarnation in its place among those of its name: it ends older ones, a newer one has ended it.
+
+    Dead ones too: an accepted insert tells that the name was free, even if it failed afterwards.
+    """
+    if instance.created_at is None:
+        return instance
+    others = [other for other in draft.incarnations.values() if other.identity != instance.identity]
+    newer = [_birth(other) for other in others if _birth(other) > instance.created_at]
+    if newer:
+        return instance._replace(alive=False, ended_at=_earliest(instance.ended_at, min(newer)))
+    for other in others:
+        if other.alive:
+            draft.keep(other._replace(alive=False, ended_at=instance.created_at, recorded_at=draft.now))
+    return instance
+
+
+def _joined(moved: Instance, twin: Instance) -> Instance:
+    """One incarnation, of which the project's two spellings told different things."""
+    told, end = (twin, moved) if moved.kind is Kind.UNEXPLAINED else (moved, twin)
+    return told._replace(
+        spot=told.spot or end.spot,
+        alive=told.alive and end.alive,
+        announced=told.announced or end.announced,
+        failed=told.failed or end.failed,
+        timed=told.timed or end.timed,
+        operation=told.operation or end.operation,
+        interrupted_at=end.interrupted_at if told.interrupted_at is None else told.interrupted_at,
+        ended_at=end.ended_at if told.ended_at is None else told.ended_at,
+    )
+
+
+def _release(waiting: Sequence[Parked], draft: _Draft, by: ReleasedBy) -> None:
+    """Settle the waiting interruptions that what is known now explains."""
+    for parked in sorted(waiting, key=lambda parked: parked.event.at):
+        event = parked.event
+        incarnation = _belongs_to(event, draft.incarnations.values())
+        if incarnation is not None:
+            draft.changes.append(Release(event.key, event.name, by))
+            _settle(event, incarnation, draft, by)
+
+
+def _failed(event: CreationFailed, draft: _Draft) -> Outcome:
+    """End what the failed insert's first entry announced, or remember that it will have ended."""
+    announced = _announced_by(event, draft.incarnations)
+    if announced is None and (event.id or event.operation):
+        announced = unexplained(event.name, event.id or f"~{event.operation}", draft.now)
+    if announced is not None and not announced.failed:
+        draft.keep(
+            announced._replace(
+                failed=True,
+                alive=False,
+                operation=announced.operation or event.operation,
+                ended_at=_earliest(announced.ended_at, event.at),
+                recorded_at=draft.now,
+            )
+        )
+    return FAILED_INSERT
+
+
+def _announced_by(event: CreationFailed, incarnations: dict[str, Instance]) -> Instance | None:
+    if event.operation:
+        for incarnation in incarnations.values():
+            if incarnation.operation == event.operation:
+                return incarnation
+    return incarnations.get(event.id) if event.id else None
+
+
+def _described_by(event: InstanceCreated, incarnations: dict[str, Instance]) -> Instance | None:
+    """The incarnation that a creation tells of, where it is known already (from a listing, or by its end)."""
+    if event.id and event.id in incarnations:
+        return incarnations[event.id]
+    for incarnation in incarnations.values():
+        if event.operation and incarnation.operation == event.operation and not (event.id and incarnation.id):
+            return incarnation
+    interrupted_since = [
+        (incarnation.interrupted_at, incarnation.identity)
+        for incarnation in incarnations.values()
+        if incarnation.kind is Kind.UNEXPLAINED
+        and not incarnation.id
+        and incarnation.interrupted_at is not None
+        and incarnation.interrupted_at >= event.at
+    ]
+    return incarnations[min(interrupted_since)[1]] if interrupted_since else None
+
+
+def _belongs_to(event: InstanceInterrupted, incarnations: Iterable[Instance]) -> Instance | None:
+    """The explained incarnation that was interrupted: by its id; without one, the incarnation alive then."""
+    explained = [incarnation for incarnation in incarnations if incarnation.kind is not Kind.UNEXPLAINED]
+    if event.id:
+        return next((incarnation for incarnation in explained if incarnation.identity == event.id), None)
+    lived = [incarnation for incarnation in explained if not incarnation.failed]
+    then = [incarnation for incarnation in lived if _lived_at(event.at, incarnation)]
+    return max(then or lived, key=_birth, default=None)
+
+
+def _nearest_before(at: float, incarnations: Iterable[Instance]) -> Instance | None:
+    explained = [incarnation for incarnation in incarnations if incarnation.kind is not Kind.UNEXPLAINED]
+    before = [incarnation for incarnation in explained if _birth(incarnation) <= at]
+    return max(before or explained, key=_birth, default=None)
+
+
+def _lived_at(at: float, incarnation: Instance) -> bool:
+    return _birth(incarnation) <= at and (incarnation.ended_at is None or at <= incarnation.ended_at)
+
+
+def _birth(incarnation: Instance) -> float:
+    return float("-inf") if incarnation.created_at is None else incarnation.created_at
+
+
+def _latest(known: float | None, at: float) -> float:
+    return at if known is None else max(known, at)
+
+
+def _earliest(known: float | None, at: float) -> float:
+    return at if known is None else min(known, at)

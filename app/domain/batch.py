@@ -1,0 +1,244 @@
+"""A batch of events, decided one after the other over rows that were read ahead; then what must be written.
+
+Every store works so: read what `names_of` and `keys_of` ask for, decide, write the batch's changes, commit.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from app.domain import attribution
+from app.domain.attribution import (
+    Change,
+    Count,
+    CountCreation,
+    Decision,
+    Explain,
+    Forget,
+    Keep,
+    Known,
+    Park,
+    Release,
+    Rules,
+    See,
+    Show,
+)
+from app.domain.events import CreationFailed, Event, InstanceName
+from app.domain.instances import OTHER_LABELS, Instance, Labels, Parked
+from app.domain.outcomes import Counted, Outcome
+from app.domain.totals import Tally, Totals
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a commit has done: for the callers, the log and the metrics."""
+
+    outcomes: Sequence[Outcome] = ()
+    """One an event, in their order."""
+    counted: Sequence[Counted] = ()
+    """Every interruption counted, released and expired ones too."""
+    changed: Totals = field(default_factory=Totals)
+    """The new value of each total that was touched."""
+    dropped: Totals = field(default_factory=Totals)
+    """Totals that are no more."""
+    released: Mapping[str, int] = field(default_factory=dict)
+    """How many waiting interruptions were released, by what."""
+    overflowed: int = 0
+    """How many events were committed under `other`."""
+    pending: int = 0
+    """How many interruptions wait now, in all."""
+    more: bool = False
+    """The periodic work has not come to its end: call again."""
+
+
+def keys_of(events: Iterable[Event]) -> list[str]:
+    """The event keys of which a batch must know whether they were seen."""
+    return [event.key for event in events if not isinstance(event, CreationFailed)]
+
+
+def names_of(events: Iterable[Event]) -> list[InstanceName]:
+    """The instance names under which a batch must know everything."""
+    return list({event.name: None for event in events})
+
+
+def in_project_ids(event: Event, projects: Mapping[str, str]) -> Event:
+    """The event, its instance named by the project's id where the entry gave a known project's number."""
+    project = projects.get(event.name.project)
+    return event if project is None else replace(event, name=event.name._replace(project=project))
+
+
+class Batch:
+    """Rows read ahead, changed in memory by one decision after the other."""
+
+    def __init__(self, tally: Tally, rules: Rules, now: float) -> None:
+        self.tally = tally
+        self.seen: dict[str, bool] = {}
+        """Key to whether this batch has seen it (and must write it)."""
+        self.kept: dict[tuple[InstanceName, str], Instance | None] = {}
+        """Incarnations to write; None: to remove."""
+        self.parked: dict[str, Parked | None] = {}
+        """Waiting interruptions to write, by event key; None: to remove."""
+        self.counted: list[tuple[Counted, str]] = []
+        """Ledger rows to add, each with the incarnation's identity."""
+        self.explained: list[Explain] = []
+        """Ledger rows to complete."""
+        self.released: Counter[str] = Counter()
+        self.pending = 0
+        """How many more interruptions wait after the batch than before it."""
+        self.overflowed = 0
+        self._rules = rules
+        self._now = now
+        self._read: set[InstanceName] = set()
+        self._incarnations: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
+        self._waiting: defaultdict[InstanceName, dict[str, Parked]] = defaultdict(dict)
+
+    def unread(self, names: Iterable[InstanceName]) -> list[InstanceName]:
+        """Those of the names whose rows must still be read; they count as read from now on."""
+        names = [name for name in names if name not in self._read]
+        self._read.update(names)
+        return names
+
+    def load(self, seen: Iterable[str], incarnations: Iterable[Instance], parked: Iterable[Parked]) -> None:
+        """Take in what the store has read."""
+        for key in seen:
+            self.seen[key] = False
+        for instance in incarnations:
+            self._incarnations[instance.name][instance.identity] = instance
+        for waiting in parked:
+            self._waiting[waiting.event.name][waiting.event.key] = waiting
+
+    def decide(self, event: Event) -> Outcome:
+        """Decide an event, and make its changes in memory."""
+        seen = not isinstance(event, CreationFailed) and event.key in self.seen
+        return self._enact(
+            attribution.decide(event, self._known(event.name, seen=seen), self._rules, self._now)
+        )
+
+    def expire(self, parked: Parked) -> Outcome:
+        """Decide an interruption whose grace has ended."""
+        return self._enact(attribution.expire(parked, self._known(parked.event.name), self._now))
+
+    def rename(self, name: InstanceName, project: str) -> None:
+        """Move everything under a name to the same name in the project's other spelling."""
+        renamed = name._replace(project=project)
+        moving = self._known(name).incarnations
+        for waiting in self._waiting.pop(name, {}).values():
+            self._park(replace(waiting, event=replace(waiting.event, name=renamed)))
+        for change in attribution.move(moving, self._known(renamed), renamed, self._now):
+            self._make(change)
+
+    def forget(self, name: InstanceName, identity: str) -> None:
+        """Have an incarnation remembered no longer."""
+        self._forget(name, identity)
+
+    def applied(self, outcomes: Sequence[Outcome], pending: int) -> Applied:
+        """What the batch will have done once it is committed; `pending` is how many waited before."""
+        return Applied(
+            outcomes,
+            [counted for counted, _ in self.counted],
+            self.tally.changed,
+            released=self.released,
+            overflowed=self.overflowed,
+            pending=pending + self.pending,
+        )
+
+    def _known(self, name: InstanceName, *, seen: bool = False) -> Known:
+        return Known(seen, tuple(self._incarnations[name].values()), tuple(self._waiting[name].values()))
+
+    def _enact(self, decision: Decision) -> Outcome:
+        for change in decision.changes:
+            self._make(change)
+        if isinstance(decision.outcome, Counted):
+            return self.counted[-1][0]  # it may have been counted under `other`
+        return decision.outcome
+
+    def _make(self, change: Change) -> None:
+        match change:
+            case See():
+                self.seen[change.key] = True
+            case Keep():
+                self._keep(change.instance)
+            case Count():
+                self._count(change)
+            case Show():
+                self._show(change)
+            case CountCreation():
+                self._count_creation(change)
+            case Park():
+                self.pending += 1
+                self._park(change.parked)
+            case Release():
+                self.pending -= 1
+                self.released[change.by] += 1
+                self.parked[change.key] = None
+                self._waiting[change.name].pop(change.key, None)
+            case Forget():
+                self._forget(change.name, change.identity)
+            case Explain():
+                self.explained.append(change)
+            case _:
+                assert_never(change)
+
+    def _keep(self, instance: Instance) -> None:
+        incarnations = self._incarnations[instance.name]
+        before = incarnations.get(instance.identity)
+        overflowed = before.overflowed if before is not None else instance.overflowed
+        if instance.spot and not overflowed:
+            overflowed = not self.tally.admits(instance.labels)
+        if overflowed != instance.overflowed:
+            instance = instance._replace(overflowed=overflowed)
+        self._move_gauge(before, instance)
+        incarnations[instance.identity] = instance
+        self.kept[instance.name, instance.identity] = instance
+
+    def _forget(self, name: InstanceName, identity: str) -> None:
+        self._move_gauge(self._incarnations[name].pop(identity), None)
+        self.kept[name, identity] = None
+
+    def _move_gauge(self, before: Instance | None, after: Instance | None) -> None:
+        was = _series(before) if before is not None and before.live_spot else None
+        now = _series(after) if after is not None and after.live_spot else None
+        if was == now:
+            return
+        if was is not None:
+            self.tally.label_set(was).instances -= 1
+        if now is not None:
+            self.tally.label_set(now).instances += 1
+
+    def _park(self, parked: Parked) -> None:
+        self.parked[parked.event.key] = parked
+        self._waiting[parked.event.name][parked.event.key] = parked
+
+    def _show(self, show: Show) -> None:
+        labels = show.labels
+        if show.cluster_alone:
+            self.tally.show_cluster(
+                labels.cluster if self.tally.admits_cluster(labels.cluster) else OTHER_LABELS.cluster
+            )
+        else:
+            self.tally.show(labels if self.tally.admits(labels) else OTHER_LABELS)
+
+    def _count(self, change: Count) -> None:
+        counted = change.counted
+        labels = self._series_to_raise(self._incarnations[counted.name][change.identity])
+        if counted.counted_as != labels.cluster:
+            counted = replace(counted, counted_as=labels.cluster)
+        self.tally.count(labels, counted.at, counted.age)
+        self.counted.append((counted, change.identity))
+
+    def _count_creation(self, change: CountCreation) -> None:
+        instance = self._incarnations[change.instance.name][change.instance.identity]
+        row = self.tally.label_set(self._series_to_raise(instance))
+        if change.failed:
+            row.failed += 1
+        else:
+            row.created += 1
+
+    def _series_to_raise(self, instance: Instance) -> Labels:
+        self.overflowed += instance.overflowed
+        return _series(instance)
+
+
+def _series(instance: Instance) -> Labels:
+    return OTHER_LABELS if instance.overflowed else instance.labels

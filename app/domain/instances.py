@@ -1,0 +1,105 @@
+"""What is remembered of instances: incarnations of a name, and interruptions that wait for theirs.
+
+Times are seconds since the epoch, UTC, as floats.
+`recorded_at` and `until` are by the exporter's clock, the others are event times.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from app.domain.events import UNKNOWN, UNKNOWN_NODE, InstanceInterrupted, InstanceName, Node
+
+OTHER: Final = "other"
+
+
+class Labels(NamedTuple):
+    """The six labels that the product's series carry, in the order in which they are rendered."""
+
+    project: str
+    cluster: str
+    cluster_location: str
+    node_pool: str
+    zone: str
+    machine_type: str
+
+    @classmethod
+    def of(cls, name: InstanceName, node: Node) -> "Labels":
+        """The labels of a node of that name."""
+        return cls(
+            name.project, node.cluster, node.cluster_location, node.node_pool, name.zone, node.machine_type
+        )
+
+
+UNKNOWN_LABELS: Final = Labels(*[UNKNOWN] * 6)
+OTHER_LABELS: Final = Labels(*[OTHER] * 6)
+
+
+class Kind(IntEnum):
+    """What is known of an incarnation."""
+
+    UNEXPLAINED = 0
+    """Only that it was: it was interrupted, or its creation failed, before anything described it."""
+    NODE = 1
+    NOT_A_NODE = 2
+
+
+class Instance(NamedTuple):
+    """One incarnation of an instance name.
+
+    A named tuple, not a dataclass: every event makes and changes some, in a third of the time.
+    """
+
+    name: InstanceName
+    identity: str
+    """The instance id; where no entry has told it, "~" and a text of this incarnation's own."""
+    kind: Kind
+    node: Node
+    recorded_at: float
+    spot: bool = False
+    alive: bool = False
+    announced: bool = False
+    """A creation event told of it (a listing alone does not)."""
+    failed: bool = False
+    """Its creation has failed."""
+    timed: bool = False
+    """Its lifetime since its last start was observed."""
+    overflowed: bool = False
+    """Its series are those of `other`: there were too many label sets when it came."""
+    operation: str = ""
+    """The id of the insert that announced it; "" where unknown."""
+    created_at: float | None = None
+    started_at: float | None = None
+    """The last start that a listing told; None where it told none."""
+    interrupted_at: float | None = None
+    ended_at: float | None = None
+    """When it ceased to live, as far as known; None while alive."""
+
+    @property
+    def id(self) -> str:
+        """The instance id; "" where no entry has told it."""
+        return "" if self.identity.startswith("~") else self.identity
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of its series, unless it overflowed."""
+        return Labels.of(self.name, self.node)
+
+    @property
+    def live_spot(self) -> bool:
+        """Whether the gauge of Spot instances counts it."""
+        return self.alive and self.spot and self.kind is Kind.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An interruption that waits for something to explain its instance."""
+
+    event: InstanceInterrupted
+    until: float
+    """When the grace ends, by the exporter's clock."""
+
+
+def unexplained(name: InstanceName, identity: str, now: float) -> Instance:
+    """An incarnation that nothing has described yet."""
+    return Instance(name, identity, Kind.UNEXPLAINED, UNKNOWN_NODE, now)

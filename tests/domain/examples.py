@@ -1,0 +1,114 @@
+"""Events and a stage to play them on, for the tests of the rules and of the stores."""
+
+from dataclasses import replace
+from typing import Final
+
+from app.domain.attribution import Rules
+from app.domain.batch import Batch
+from app.domain.events import (
+    CreationFailed,
+    Event,
+    InstanceCreated,
+    InstanceInterrupted,
+    InstanceName,
+    Node,
+)
+from app.domain.instances import Instance, Labels
+from app.domain.outcomes import Counted, Outcome
+from app.domain.totals import Tally, Totals
+
+NOW: Final = 1_772_451_656.0
+GRACE: Final = 1800.0
+DAY: Final = 86400.0
+NAME: Final = InstanceName("shop-prod", "europe-west1-b", "gke-tills-spot-1")
+OTHER_NAME: Final = NAME._replace(instance="gke-tills-spot-2")
+TILLS: Final = Node("tills", "europe-west1", "spot-pool", "e2-standard-8")
+LAB: Final = Node("lab", "europe-west1", "lab-pool", "n2-standard-4")
+LABELS: Final = Labels.of(NAME, TILLS)
+
+
+def created(
+    instance_id: str = "1",
+    at: float = 100.0,
+    *,
+    name: InstanceName = NAME,
+    node: Node | None = TILLS,
+    spot: bool | None = True,
+    operation: str | None = None,
+    number: str = "",
+) -> InstanceCreated:
+    operation = f"insert-{instance_id}" if operation is None else operation
+    key = f"created {name.instance} {instance_id or at}"
+    return InstanceCreated(key, at, name, instance_id, operation, node, spot, number)
+
+
+def failed(
+    instance_id: str = "1", at: float = 110.0, *, name: InstanceName = NAME, operation: str | None = None
+) -> CreationFailed:
+    return CreationFailed(at, name, instance_id, f"insert-{instance_id}" if operation is None else operation)
+
+
+def interrupted(
+    instance_id: str = "1", at: float = 1000.0, *, name: InstanceName = NAME, number: str = ""
+) -> InstanceInterrupted:
+    key = f"interrupted {name.instance} {instance_id} {at}"
+    return InstanceInterrupted(key, at, name, instance_id, number)
+
+
+class Stage:
+    """One long batch in memory: the rules and nothing else."""
+
+    def __init__(self, *, max_label_sets: int = 100, base: Totals | None = None) -> None:
+        self.tally = Tally(base or Totals(), max_label_sets=max_label_sets, revealed=True, now=NOW)
+        self.batch = Batch(self.tally, Rules(grace_seconds=GRACE, max_label_sets=max_label_sets), NOW)
+
+    def play(self, *events: Event) -> list[Outcome]:
+        return [self.batch.decide(event) for event in events]
+
+    def end_grace(self) -> list[Outcome]:
+        return [
+            self.batch.expire(parked) for parked in list(self.batch.parked.values()) if parked is not None
+        ]
+
+    def instance(self, identity: str = "1", name: InstanceName = NAME) -> Instance:
+        instance = self.batch.kept[name, identity]
+        assert instance is not None
+        return instance
+
+    @property
+    def living(self) -> set[str]:
+        return {
+            instance.identity
+            for instance in self.batch.kept.values()
+            if instance is not None and instance.live_spot
+        }
+
+    @property
+    def waiting(self) -> int:
+        return self.batch.pending
+
+    @property
+    def interruptions(self) -> dict[str, int]:
+        rows = self.tally.changed.clusters.values()
+        return {row.cluster: row.interruptions for row in rows if row.interruptions}
+
+    @property
+    def creations(self) -> tuple[int, int]:
+        rows = self.tally.changed.label_sets.values()
+        return sum(row.created for row in rows), sum(row.failed for row in rows)
+
+    @property
+    def ages(self) -> dict[str, float]:
+        rows = self.tally.changed.lifetimes.values()
+        return {row.cluster: row.sum for row in rows if any(row.buckets)}
+
+    @property
+    def ledger(self) -> list[Counted]:
+        """The rows as a store would hold them, the completed ones completed."""
+        return [self._completed(counted, identity) for counted, identity in self.batch.counted]
+
+    def _completed(self, counted: Counted, identity: str) -> Counted:
+        for explain in self.batch.explained:
+            if not counted.explained and (explain.name, explain.identity) == (counted.name, identity):
+                counted = replace(counted, node=explain.node, explained=True)
+        return counted

@@ -1,0 +1,543 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import pytest
+
+from app.domain.attribution import (
+    FAILED_INSERT,
+    NO_CLUSTER_LABEL,
+    NOT_A_NODE,
+    Decision,
+    Known,
+    Park,
+    Release,
+    Rules,
+    See,
+    decide,
+    expire,
+)
+from app.domain.events import (
+    UNKNOWN,
+    UNKNOWN_NODE,
+    Event,
+    InstanceCreated,
+    InstanceInterrupted,
+    Node,
+)
+from app.domain.instances import Instance, Kind, Parked
+from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
+from tests.domain.examples import (
+    GRACE,
+    LAB,
+    NAME,
+    NOW,
+    OTHER_NAME,
+    TILLS,
+    Stage,
+    created,
+    failed,
+    interrupted,
+)
+
+END_OF_GRACE: Final = None
+NOT_OURS: Final = created(node=None, spot=None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What stands in the totals and lives at the end of a story."""
+
+    interruptions: dict[str, int] = field(default_factory=dict)
+    created: int = 0
+    failed: int = 0
+    living: frozenset[str] = frozenset()
+    waiting: int = 0
+
+
+def tell(stage: Stage, story: Sequence[Event | None]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for event in story:
+        outcomes += stage.end_grace() if event is END_OF_GRACE else stage.play(event)
+    return outcomes
+
+
+def result_of(story: Sequence[Event | None]) -> Result:
+    stage = Stage()
+    tell(stage, story)
+    return Result(stage.interruptions, *stage.creations, frozenset(stage.living), stage.waiting)
+
+
+ONE: Final = {"tills": 1}
+TWO: Final = {"tills": 2}
+LOST: Final = {UNKNOWN: 1}
+
+
+@pytest.mark.parametrize(
+    ("story", "result"),
+    [
+        pytest.param([created()], Result(created=1, living=frozenset("1")), id="creation-lives"),
+        pytest.param([created(spot=None)], Result(), id="creation-that-does-not-say-spot-touches-no-series"),
+        pytest.param([created(spot=False)], Result(), id="on-demand-touches-no-series"),
+        pytest.param([created(), interrupted()], Result(ONE, created=1), id="interruption-counts-and-ends"),
+        # exactly once
+        pytest.param([created(), created()], Result(created=1, living=frozenset("1")), id="creation-twice"),
+        pytest.param(
+            [created(), interrupted(), interrupted()], Result(ONE, created=1), id="interruption-twice"
+        ),
+        pytest.param(
+            [interrupted(), interrupted(), created(), interrupted()],
+            Result(ONE, created=1),
+            id="interruption-twice-while-it-waits-and-after",
+        ),
+        pytest.param(
+            [created(), interrupted(), created()],
+            Result(ONE, created=1),
+            id="redelivered-creation-revives-nothing",
+        ),
+        pytest.param(
+            [created(), interrupted(at=1000), interrupted(at=2000)],
+            Result(TWO, created=1),
+            id="same-vm-preempted-again-counts-again",
+        ),
+        # Spot is proven by an interruption
+        pytest.param([created(spot=None), interrupted()], Result(ONE, created=1), id="proven-spot-after"),
+        pytest.param([interrupted(), created(spot=None)], Result(ONE, created=1), id="proven-spot-before"),
+        pytest.param(
+            [created(spot=False), interrupted()], Result(ONE, created=1), id="proven-spot-against-its-word"
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created(spot=None)],
+            Result(LOST, created=1),
+            id="proven-spot-before-its-grace",
+        ),
+        # order
+        pytest.param([interrupted()], Result(waiting=1), id="unknown-instance-waits"),
+        pytest.param([interrupted(), created()], Result(ONE, created=1), id="creation-releases"),
+        pytest.param([interrupted(), END_OF_GRACE], Result(LOST), id="unexplained-counts-as-unknown"),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created()],
+            Result(LOST, created=1),
+            id="late-creation-moves-no-counter",
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created(), interrupted()],
+            Result(LOST, created=1),
+            id="redelivered-after-its-grace",
+        ),
+        pytest.param(
+            [interrupted(), created(name=OTHER_NAME)],
+            Result(created=1, living=frozenset("1"), waiting=1),
+            id="another-name-releases-nothing",
+        ),
+        pytest.param(
+            [interrupted(at=1000), interrupted(at=2000), created()],
+            Result(TWO, created=1),
+            id="creation-releases-all-of-its-interruptions",
+        ),
+        # names are reused
+        pytest.param(
+            [created("1"), created("2", 2000)],
+            Result(created=2, living=frozenset("2")),
+            id="newer-ends-older",
+        ),
+        pytest.param(
+            [created("2", 2000), created("1")],
+            Result(created=2, living=frozenset("2")),
+            id="older-comes-late-and-dead",
+        ),
+        pytest.param(
+            [created("1"), created("2", 2000), interrupted("1")],
+            Result(ONE, created=2, living=frozenset("2")),
+            id="late-interruption-of-the-older-ends-not-the-newer",
+        ),
+        pytest.param(
+            [created("1"), interrupted("2")],
+            Result(created=1, living=frozenset("1"), waiting=1),
+            id="unknown-id-of-a-known-name-waits",
+        ),
+        pytest.param(
+            [created("1"), interrupted("2"), END_OF_GRACE],
+            Result(ONE, created=1, living=frozenset("1")),
+            id="unknown-id-takes-the-neighbours-labels-and-ends-nothing",
+        ),
+        pytest.param(
+            [created("1"), interrupted("2"), END_OF_GRACE, created("2", 900, node=LAB)],
+            Result(ONE, created=2),
+            id="late-creation-of-the-interrupted-newer-is-dead-and-ends-the-older",
+        ),
+        pytest.param(
+            [created("1"), interrupted("2"), created("2", 900)],
+            Result(ONE, created=2),
+            id="creation-of-the-interrupted-newer-ends-the-older",
+        ),
+        pytest.param(
+            [created(at=1000), interrupted(at=999)],
+            Result(ONE, created=1),
+            id="an-id-tells-whatever-the-clocks",
+        ),
+        # without an id
+        pytest.param([created(), interrupted("")], Result(ONE, created=1), id="no-id-belongs-to-the-living"),
+        pytest.param([created(""), interrupted("")], Result(ONE, created=1), id="neither-has-an-id"),
+        pytest.param(
+            [interrupted(""), created("")], Result(ONE, created=1), id="neither-has-an-id-other-order"
+        ),
+        pytest.param(
+            [interrupted(""), END_OF_GRACE, created("")], Result(LOST, created=1), id="no-id-late-creation"
+        ),
+        pytest.param(
+            [interrupted(""), END_OF_GRACE, created("1")],
+            Result(LOST, created=1),
+            id="no-id-late-creation-brings-the-id",
+        ),
+        pytest.param(
+            [interrupted("", 50), created("1", 100)],
+            Result(ONE, created=1, living=frozenset("1")),
+            id="no-id-before-the-creation-counts-and-ends-nothing",
+        ),
+        pytest.param(
+            [interrupted("", 50), END_OF_GRACE, created("1", 100)],
+            Result(LOST, created=1, living=frozenset("1")),
+            id="no-id-long-before-the-creation-was-another-incarnation",
+        ),
+        pytest.param(
+            [created("1"), created("2", 2000, node=LAB), interrupted("", 1000)],
+            Result(ONE, created=2, living=frozenset("2")),
+            id="no-id-belongs-to-the-one-alive-at-its-timestamp",
+        ),
+        pytest.param(
+            [created("1", node=LAB), interrupted("1", 500), created("2", 2000), interrupted("", 600)],
+            Result({"lab": 1, "tills": 1}, created=2, living=frozenset("2")),
+            id="no-id-when-none-was-alive-belongs-to-the-newest",
+        ),
+        pytest.param(
+            [created("", operation="op"), created("2", 2000), interrupted("2", 3000)],
+            Result(ONE, created=2),
+            id="creation-without-id-is-succeeded-by-one-with-an-id",
+        ),
+        # failed inserts
+        pytest.param([created(), failed()], Result(created=1, failed=1), id="failure-ends"),
+        pytest.param([failed(), created()], Result(created=1, failed=1), id="failure-first"),
+        pytest.param([created(), failed(), failed()], Result(created=1, failed=1), id="failure-twice"),
+        pytest.param(
+            [failed(), created(), failed(), created()], Result(created=1, failed=1), id="failure-twice-first"
+        ),
+        pytest.param([created(spot=None), failed()], Result(), id="failure-of-what-is-not-known-to-be-spot"),
+        pytest.param([failed()], Result(), id="failure-of-nothing"),
+        pytest.param([failed("", operation="")], Result(), id="failure-that-says-nothing"),
+        pytest.param(
+            [created(operation="op"), failed("", operation="op")],
+            Result(created=1, failed=1),
+            id="failure-told-by-operation",
+        ),
+        pytest.param(
+            [failed("", operation="op"), created(operation="op")],
+            Result(created=1, failed=1),
+            id="failure-told-by-operation-first",
+        ),
+        pytest.param(
+            [failed("1", operation="op"), created("", operation="op")],
+            Result(created=1, failed=1),
+            id="failure-first-of-a-creation-without-id",
+        ),
+        pytest.param(
+            [created(operation=""), failed(operation="op")],
+            Result(created=1, failed=1),
+            id="failure-told-by-id",
+        ),
+        pytest.param(
+            [created(), failed("", operation="another")],
+            Result(created=1, living=frozenset("1")),
+            id="another-operations-failure",
+        ),
+        pytest.param(
+            [created("1"), failed("1"), created("2", 200), failed("2", 210), created("3", 300)],
+            Result(created=3, failed=2, living=frozenset("3")),
+            id="gke-tries-again-under-the-same-name",
+        ),
+        pytest.param(
+            [created("3", 300), failed("1"), failed("2", 210), created("2", 200), created("1")],
+            Result(created=3, failed=2, living=frozenset("3")),
+            id="gke-tries-again-backwards",
+        ),
+        pytest.param(
+            [created("1"), created("2", 200), failed("2", 210)],
+            Result(created=2, failed=1),
+            id="accepted-insert-ends-the-older-even-if-it-fails",
+        ),
+        pytest.param(
+            [created("1"), failed("2", 210), created("2", 200)],
+            Result(created=2, failed=1),
+            id="accepted-insert-ends-the-older-even-if-it-has-failed",
+        ),
+        pytest.param(
+            [created("2", 200), failed("2", 210), created("1")],
+            Result(created=2, failed=1),
+            id="accepted-insert-ends-the-older-that-comes-late",
+        ),
+        pytest.param(
+            [created("1", node=LAB), failed("1"), interrupted("")],
+            Result(created=1, failed=1, waiting=1),
+            id="no-id-never-belongs-to-a-failed-one",
+        ),
+        # not a node
+        pytest.param([NOT_OURS, interrupted()], Result(), id="not-a-node-is-never-counted"),
+        pytest.param([interrupted(), NOT_OURS], Result(), id="not-a-node-releases-without-counting"),
+        pytest.param(
+            [interrupted("2"), created("1", node=None), END_OF_GRACE],
+            Result(),
+            id="not-a-nodes-successor-neither",
+        ),
+        pytest.param(
+            [created(), replace(NOT_OURS, key="again"), interrupted()],
+            Result(ONE, created=1),
+            id="a-node-stays-a-node",
+        ),
+        pytest.param(
+            [NOT_OURS, replace(created(), key="again"), interrupted()],
+            Result(ONE, created=1),
+            id="what-was-no-node-may-turn-out-one",
+        ),
+        pytest.param(
+            [created("1"), created("2", 200, node=None)],
+            Result(created=1),
+            id="not-a-node-ends-an-older-node",
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, NOT_OURS],
+            Result(LOST),
+            id="counted-before-it-was-known-to-be-no-node",
+        ),
+    ],
+)
+def test_a_story_ends_so(story: Sequence[Event | None], result: Result) -> None:
+    assert result_of(story) == result
+
+
+@pytest.mark.parametrize(
+    ("story", "outcome"),
+    [
+        pytest.param([created()], Tracked(NAME, TILLS), id="tracked"),
+        pytest.param([created(), created()], Duplicate(), id="duplicate-creation"),
+        pytest.param([interrupted()], Pending("shop-prod"), id="pending"),
+        pytest.param([interrupted(), interrupted()], Duplicate(), id="duplicate-of-a-waiting-one"),
+        pytest.param([created(), failed()], FAILED_INSERT, id="failed-insert"),
+        pytest.param([failed()], FAILED_INSERT, id="failed-insert-of-nothing"),
+        pytest.param([NOT_OURS], NO_CLUSTER_LABEL, id="no-cluster-label"),
+        pytest.param([NOT_OURS, NOT_OURS], NO_CLUSTER_LABEL, id="no-cluster-label-again"),
+        pytest.param([NOT_OURS, interrupted()], NOT_A_NODE, id="not-a-node"),
+        pytest.param([NOT_OURS, interrupted(), interrupted()], NOT_A_NODE, id="not-a-node-again"),
+        pytest.param(
+            [interrupted("2"), created("1", node=None), END_OF_GRACE], NOT_A_NODE, id="not-a-node-expired"
+        ),
+    ],
+)
+def test_the_last_outcome_is(story: Sequence[Event | None], outcome: Outcome) -> None:
+    assert tell(Stage(), story)[-1] == outcome
+
+
+def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object) -> Counted:
+    plain = Counted(
+        "interrupted gke-tills-spot-1 1 1000.0", 1000.0, NAME, "1", TILLS, counted_as, age, explained=True
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("story", "counted"),
+    [
+        pytest.param([created(), interrupted()], row(), id="at-once"),
+        pytest.param([interrupted(), created()], row(released_by="creation"), id="released"),
+        pytest.param(
+            [interrupted(), END_OF_GRACE],
+            row(UNKNOWN, None, node=UNKNOWN_NODE, explained=False, released_by="expiry"),
+            id="expired",
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created()],
+            row(UNKNOWN, None, released_by="expiry"),
+            id="completed-later-and-still-counted-as-unknown",
+        ),
+        pytest.param(
+            [created("0", node=LAB), interrupted(), END_OF_GRACE],
+            row("lab", None, node=LAB, explained=False, released_by="expiry"),
+            id="expired-beside-a-neighbour",
+        ),
+        pytest.param(
+            [created("0", node=LAB), interrupted(), END_OF_GRACE, created()],
+            row("lab", None, released_by="expiry"),
+            id="completed-later-and-still-counted-as-the-neighbour",
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, NOT_OURS],
+            row(UNKNOWN, None, node=UNKNOWN_NODE, explained=False, released_by="expiry"),
+            id="not-completed-by-what-is-no-node",
+        ),
+    ],
+)
+def test_the_ledger_has(story: Sequence[Event | None], counted: Counted) -> None:
+    stage = Stage()
+    tell(stage, story)
+
+    assert stage.ledger == [replace(counted, key=interrupted().key)]
+
+
+@pytest.mark.parametrize(
+    ("story", "node"),
+    [
+        pytest.param([created("1", 100, node=LAB), created("2", 2000)], LAB, id="nearest-before"),
+        pytest.param([created("1", 100), created("2", 200, node=LAB)], LAB, id="nearest-of-two-before"),
+        pytest.param([created("1", 2000), created("2", 3000, node=LAB)], LAB, id="else-the-newest"),
+        pytest.param([created("1", 100, node=LAB), failed("1")], LAB, id="a-failed-one-too"),
+        pytest.param([interrupted("8", 500), END_OF_GRACE], UNKNOWN_NODE, id="never-a-guess"),
+        pytest.param([created(name=OTHER_NAME)], UNKNOWN_NODE, id="never-another-name"),
+    ],
+)
+def test_an_unexplained_interruption_takes_the_labels_of(story: Sequence[Event | None], node: Node) -> None:
+    stage = Stage()
+    tell(stage, [*story, interrupted("9"), END_OF_GRACE])
+
+    assert (stage.ledger[-1].id, stage.ledger[-1].node) == ("9", node)
+
+
+@pytest.mark.parametrize(
+    ("story", "age"),
+    [
+        pytest.param([created(at=100), interrupted(at=1000)], 900.0, id="since-the-creation"),
+        pytest.param([interrupted(at=1000), created(at=100)], 900.0, id="released"),
+        pytest.param([created(at=1000), interrupted(at=1000)], 0.0, id="zero"),
+        pytest.param([created(at=1000), interrupted(at=999)], None, id="never-negative"),
+        pytest.param([created(at=100), interrupted("", 1000)], 900.0, id="without-id"),
+        pytest.param([created(at=100), interrupted(at=1000), interrupted(at=5000)], 900.0, id="once-a-start"),
+        pytest.param(
+            [interrupted(at=5000), interrupted(at=1000), created(at=100)], 900.0, id="the-earlier-of-two"
+        ),
+        pytest.param(
+            [created("1", 100), interrupted("1", 1000), created("2", 2000), interrupted("2", 2010)],
+            910.0,
+            id="once-an-incarnation",
+        ),
+        pytest.param([interrupted(), END_OF_GRACE, created()], None, id="expired"),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created(), interrupted(at=5000)],
+            None,
+            id="expired-and-preempted-again",
+        ),
+        pytest.param([created("1"), interrupted("2"), END_OF_GRACE], None, id="not-the-neighbours"),
+    ],
+)
+def test_lifetimes_sum_up_to(story: Sequence[Event | None], age: float | None) -> None:
+    stage = Stage()
+    tell(stage, story)
+
+    assert stage.ages.get("tills") == age
+
+
+def test_an_interruption_before_the_last_start_counts_and_ends_nothing() -> None:
+    started = Instance(
+        NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100, started_at=2000
+    )
+    stage = Stage()
+    stage.batch.load((), [started], ())
+
+    (outcome,) = stage.play(interrupted(at=1000))
+
+    assert isinstance(outcome, Counted)
+    assert outcome.age is None
+    assert stage.instance().alive
+    assert not stage.instance().timed
+
+
+def test_a_lifetime_is_since_the_last_start() -> None:
+    started = Instance(
+        NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100, started_at=2000
+    )
+    stage = Stage()
+    stage.batch.load((), [started], ())
+
+    assert stage.play(interrupted(at=2500))[0] == row(at=2500, age=500, key=interrupted(at=2500).key)
+    assert not stage.instance().alive
+
+
+def test_an_explained_interruption_that_still_waits_is_settled_at_the_end_of_its_grace() -> None:
+    instance = Instance(NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100)
+
+    decision = expire(Parked(interrupted(), NOW), Known(incarnations=[instance]), NOW)
+
+    assert decision.outcome == row(released_by="expiry", key=interrupted().key)
+
+
+def test_an_interruption_waits_for_the_grace() -> None:
+    parked = Parked(interrupted(), NOW + GRACE)
+
+    changes = decide(interrupted(), Known(), Rules(grace_seconds=GRACE), NOW).changes
+
+    assert [change for change in changes if isinstance(change, Park)] == [Park(parked)]
+
+
+def test_an_expired_interruption_leaves_an_ended_incarnation_of_its_own() -> None:
+    stage = Stage()
+    tell(stage, [created("1"), interrupted("2"), END_OF_GRACE])
+
+    stub = stage.instance("2")
+
+    assert (stub.kind, stub.alive, stub.ended_at, stub.timed) == (Kind.UNEXPLAINED, False, 1000.0, True)
+
+
+def test_what_has_ended_is_recorded_by_the_exporters_clock() -> None:
+    stage = Stage()
+    stage.play(created("1", at=-5.0), created("2", at=4e9), interrupted("2", at=9e9))
+
+    assert {instance.recorded_at for instance in map(stage.instance, "12")} == {NOW}
+
+
+@pytest.mark.parametrize("event", [created(), interrupted()], ids=["creation", "interruption"])
+def test_a_duplicate_changes_nothing_but_when_its_key_was_seen(
+    event: InstanceCreated | InstanceInterrupted,
+) -> None:
+    known = Known(seen=True, incarnations=[Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)])
+
+    assert decide(event, known, Rules(), NOW) == Decision(Duplicate(), [See(event.key)])
+
+
+def test_what_is_not_ours_leaves_no_key() -> None:
+    changes = decide(NOT_OURS, Known(), Rules(), NOW).changes
+
+    assert not any(isinstance(change, See) for change in changes)
+
+
+@pytest.mark.parametrize("spot", [True, None, False])
+def test_a_creation_shows_the_series_that_it_may_touch(spot: bool | None) -> None:  # noqa: FBT001 - a row
+    stage = Stage()
+    stage.play(created(spot=spot))
+
+    assert set(stage.tally.changed.clusters) == {"tills"}
+    assert bool(stage.tally.changed.label_sets) == (spot is not False)
+
+
+def test_a_waiting_interruption_shows_the_series_that_it_may_count_under() -> None:
+    stage = Stage()
+    stage.play(interrupted())
+
+    assert {labels.cluster for labels in stage.tally.changed.label_sets} == {UNKNOWN}
+    assert set(stage.tally.changed.clusters) == {UNKNOWN}
+
+
+def test_released_ones_are_settled_in_the_order_of_their_times() -> None:
+    waiting = [Parked(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
+
+    changes = decide(created(), Known(parked=waiting), Rules(), NOW).changes
+
+    assert [change.key for change in changes if isinstance(change, Release)] == [
+        interrupted(at=at).key for at in (1000.0, 2000.0, 3000.0)
+    ]
+
+
+def test_an_id_told_later_takes_the_place_of_none() -> None:
+    stage = Stage()
+    tell(stage, [interrupted(""), END_OF_GRACE, created("1")])
+
+    identities = {identity: kept is not None for (_, identity), kept in stage.batch.kept.items()}
+
+    assert identities == {f"~{interrupted('').key}": False, "1": True}
+    assert stage.ledger[0].node == TILLS
