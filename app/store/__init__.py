@@ -1,0 +1,95 @@
+"""What the exporter remembers, durably: the port, and the one place that names its adapters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from app.domain.attribution import Rules
+from app.domain.batch import Applied
+from app.domain.events import Event
+from app.domain.totals import Totals
+from app.errors import StartError
+
+SLICE = 500
+"""How many rows the periodic work takes at a time, with pushes between."""
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What a store holds when it is opened, or again after it was away."""
+
+    totals: Totals = field(default_factory=Totals)
+    pending: int = 0
+
+
+class Store(Protocol):
+    """What the exporter remembers, durably. Called from one thread at a time; `now` is by the caller's clock.
+
+    Every method raises StoreUnavailableError when the backend fails (StoreCorruptError when it is damaged);
+    then nothing of that call has happened, or, after a lost answer, all of it has and shows as duplicates.
+    Any other exception is a bug's, met by one of the events; nothing of that call has happened.
+    """
+
+    def remembered(self) -> Remembered:
+        """All totals, and how many interruptions wait."""
+        ...
+
+    def apply(self, events: Sequence[Event], now: float) -> Applied:
+        """Decide and commit the events, in order, in one transaction."""
+        ...
+
+    def expire(self, now: float) -> Applied:
+        """Count a slice of the interruptions whose grace has ended."""
+        ...
+
+    def account(self, now: float) -> Applied:
+        """Add the time that Spot instances have lived since the last call, one hour at most."""
+        ...
+
+    def prune(self, now: float) -> Applied:
+        """Forget a slice of what has been remembered for long enough."""
+        ...
+
+    def reveal(self, rows: Totals, now: float) -> Applied:
+        """Make it durable that these rows show their values from now on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the backend. May be called more than once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStore:
+    """A store, and what opening it has to tell."""
+
+    store: Store
+    damaged: Path | None = None
+    """Where a damaged store was moved to; None: it was sound."""
+
+
+def open_store(url: str, rules: Rules, *, hold: bool = False, reset_totals: bool = False) -> OpenedStore:
+    """Open the store that the URL names, and make it where there is none.
+
+    `hold`: series that appear for the first time in their life wait for `reveal`. Raises StartError.
+    """
+    if url.startswith("sqlite:///"):
+        from app.store.sqlite import SQLiteStore  # noqa: PLC0415 - an adapter's driver is loaded when it is used
+        from app.store.sqlite_file import SQLiteFile  # noqa: PLC0415
+
+        file = SQLiteFile.open(url.removeprefix("sqlite:///"))
+        store = SQLiteStore(file, rules, hold=hold)
+        if reset_totals:
+            store.reset_totals()
+        return OpenedStore(store, file.damaged)
+    raise StartError("store.url: this build has no store for that scheme")
+
+
+def inspect_store(url: str) -> str:
+    """What is at the URL, or that a store could be made there; changes nothing. Raises StartError."""
+    if url.startswith("sqlite:///"):
+        from app.store.sqlite_file import inspect_file  # noqa: PLC0415 - as above
+
+        return inspect_file(url.removeprefix("sqlite:///"))
+    raise StartError("store.url: this build has no store for that scheme")

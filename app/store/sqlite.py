@@ -1,0 +1,220 @@
+"""The embedded store: one SQLite file, one writer, one transaction a batch."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from app.domain.attribution import Rules
+from app.domain.batch import Applied, Batch, in_project_ids, keys_of, names_of
+from app.domain.events import Event
+from app.domain.instances import UNKNOWN_LABELS
+from app.domain.totals import LifetimeTotals, Tally, Totals
+from app.store import SLICE, Remembered
+from app.store.sqlite_file import SQLiteFile, translated
+from app.store.sqlite_rows import (
+    SELECT_PARKED,
+    Memory,
+    drop_totals,
+    load,
+    name_of,
+    parked_of,
+    prune_rows,
+    read_memory,
+    rename_project,
+    write,
+)
+
+_PASS_SECONDS: Final = 3600.0
+_LONGEST_GAP_SECONDS: Final = 3600.0
+
+
+class SQLiteStore:
+    """See `app.store.Store`."""
+
+    def __init__(self, file: SQLiteFile, rules: Rules, *, hold: bool = False) -> None:
+        self._file = file
+        self._rules = rules
+        self._hold = hold
+        self._connection: sqlite3.Connection | None = None
+        self._memory = Memory()
+        self._pass_from = ("", "")
+        self._next_pass_at = float("-inf")
+
+    def remembered(self) -> Remembered:
+        with self._transaction():
+            totals = Totals()
+            totals.update(self._memory.totals)
+            return Remembered(totals, self._memory.pending)
+
+    def apply(self, events: Sequence[Event], now: float) -> Applied:
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            projects = self._learn_projects(connection, batch, events)
+            events = [in_project_ids(event, projects) for event in events]
+            load(connection, batch, names_of(events), keys_of(events))
+            outcomes = [batch.decide(event) for event in events]
+            write(connection, batch, now)
+        self._memory.projects = projects
+        return self._committed(batch.applied(outcomes, self._memory.pending))
+
+    def expire(self, now: float) -> Applied:
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            due = [
+                parked_of(row)
+                for row in connection.execute(
+                    f"{SELECT_PARKED} WHERE until <= ? ORDER BY until LIMIT ?", (now, SLICE)
+                )
+            ]
+            load(connection, batch, names_of(parked.event for parked in due), ())
+            outcomes = [batch.expire(parked) for parked in due]
+            write(connection, batch, now)
+        applied = self._committed(batch.applied(outcomes, self._memory.pending))
+        applied.more = len(due) == SLICE
+        return applied
+
+    def account(self, now: float) -> Applied:
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            since = self._memory.accounted_at
+            elapsed = 0.0 if since is None else min(max(now - since, 0.0), _LONGEST_GAP_SECONDS)
+            for row in self._memory.totals.label_sets.values() if elapsed else ():
+                if row.instances:
+                    batch.tally.label_set(row.labels).instance_seconds += row.instances * elapsed
+            connection.execute("DELETE FROM clock")
+            connection.execute("INSERT INTO clock (accounted_at) VALUES (?)", (now,))
+            write(connection, batch, now)
+        self._memory.accounted_at = now
+        return self._committed(batch.applied((), self._memory.pending))
+
+    def reveal(self, rows: Totals, now: float) -> Applied:
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            known = self._memory.totals
+            for labels in rows.label_sets.keys() & known.label_sets.keys():
+                batch.tally.label_set(labels).revealed = True
+            for cluster in rows.clusters.keys() & known.clusters.keys():
+                batch.tally.cluster(cluster).revealed = True
+            for cluster, machine_type in rows.lifetimes.keys() & known.lifetimes.keys():
+                batch.tally.lifetime(cluster, machine_type).revealed = True
+            write(connection, batch, now)
+        return self._committed(batch.applied((), self._memory.pending))
+
+    def prune(self, now: float) -> Applied:
+        before = now - self._rules.retention_seconds
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            more = prune_rows(connection, before)
+            passed = self._prune_instances(connection, batch, now, before)
+            write(connection, batch, now)
+            gone = self._memory.totals.idle(before) if passed else Totals()
+            drop_totals(connection, gone)
+        applied = self._committed(batch.applied((), self._memory.pending))
+        self._memory.totals.drop(gone)
+        applied.dropped = gone
+        applied.more = more or not passed
+        return applied
+
+    def reset_totals(self) -> None:
+        """Have every counter begin at 0, and keep everything else."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE label_sets SET interruptions = 0, created = 0, failed = 0, instance_seconds = 0"
+            )
+            connection.execute("UPDATE clusters SET interruptions = 0")
+            connection.execute(
+                "UPDATE lifetimes SET buckets = ?, sum_seconds = 0",
+                (json.dumps(LifetimeTotals("", "").buckets),),
+            )
+            self._recall(connection)
+
+    def close(self) -> None:
+        self._disconnect()
+        self._file.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is committed at the end, or has not happened."""
+        try:
+            connection = self._connection or self._connect()
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException as exc:
+            self._roll_back(exc)
+            if isinstance(exc, sqlite3.Error):
+                raise translated(exc) from exc
+            raise
+
+    def _roll_back(self, exc: BaseException) -> None:
+        # Whether a COMMIT that failed is on disk, only the file can tell: have it read again.
+        if self._connection is not None and self._connection.in_transaction:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+        if isinstance(exc, sqlite3.Error) and not self._file.in_memory:
+            self._disconnect()
+
+    def _connect(self) -> sqlite3.Connection:
+        self._connection = self._file.connect()
+        self._recall(self._connection)
+        return self._connection
+
+    def _recall(self, connection: sqlite3.Connection) -> None:
+        self._memory = read_memory(connection)
+        unknown = self._batch(0.0).tally
+        unknown.show(UNKNOWN_LABELS)
+        self._memory.totals.update(unknown.changed)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _batch(self, now: float) -> Batch:
+        tally = Tally(
+            self._memory.totals,
+            max_label_sets=self._rules.max_label_sets,
+            revealed=not self._hold,
+            now=now,
+        )
+        return Batch(tally, self._rules, now)
+
+    def _committed(self, applied: Applied) -> Applied:
+        self._memory.totals.update(applied.changed)
+        self._memory.pending = applied.pending
+        return applied
+
+    def _learn_projects(
+        self, connection: sqlite3.Connection, batch: Batch, events: Iterable[Event]
+    ) -> dict[str, str]:
+        """All known pairs of project number and id; rows kept under a number so far move to its id."""
+        projects = self._memory.projects
+        for event in events:
+            number, project = event.project_number, event.name.project
+            if number and projects.get(number) != project:
+                projects = {**projects, number: project}
+                connection.execute("INSERT OR REPLACE INTO projects VALUES (?, ?)", (number, project))
+                rename_project(connection, batch, number, project)
+        return projects
+
+    def _prune_instances(
+        self, connection: sqlite3.Connection, batch: Batch, now: float, before: float
+    ) -> bool:
+        """Look through a slice of the instances; whether the pass, one an hour, has come to its end."""
+        if now < self._next_pass_at:
+            return True
+        looked_at = connection.execute(
+            "SELECT name, identity, recorded_at FROM instances WHERE (name, identity) > (?, ?)"
+            " ORDER BY name, identity LIMIT ?",
+            (*self._pass_from, SLICE),
+        ).fetchall()
+        stale = [(name, identity) for name, identity, recorded_at in looked_at if recorded_at < before]
+        load(connection, batch, {name_of(name): None for name, _ in stale}, ())
+        for name, identity in stale:
+            batch.forget(name_of(name), identity)
+        passed = len(looked_at) < SLICE
+        self._pass_from = ("", "") if passed else looked_at[-1][:2]
+        self._next_pass_at = now + _PASS_SECONDS if passed else self._next_pass_at
+        return passed

@@ -1,0 +1,354 @@
+"""The SQLite file: its lock, its schema, and what happens when it is damaged.
+
+https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html
+"""
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final, Self
+
+from app.errors import StartError, StoreCorruptError, StoreUnavailableError
+
+APPLICATION_ID: Final = 0x53494531  # "SIE1", in the file's header: a database with another one is not ours
+_OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")
+_HEADER: Final = b"SQLite format 3\0"
+_MARK: Final = b"spot-interruption-exporter\n"
+_DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+
+_UNREAD: Final = "was left with a WAL and no index of it: only a start can read it in"
+
+_SCHEMA_1: Final = """
+CREATE TABLE seen (
+    key TEXT PRIMARY KEY,
+    seen_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX seen_by_age ON seen (seen_at);
+CREATE TABLE instances (
+    name TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    cluster TEXT NOT NULL,
+    cluster_location TEXT NOT NULL,
+    node_pool TEXT NOT NULL,
+    machine_type TEXT NOT NULL,
+    recorded_at REAL NOT NULL,
+    spot INTEGER NOT NULL,
+    alive INTEGER NOT NULL,
+    announced INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    timed INTEGER NOT NULL,
+    overflowed INTEGER NOT NULL,
+    operation TEXT NOT NULL,
+    created_at REAL,
+    started_at REAL,
+    interrupted_at REAL,
+    ended_at REAL,
+    PRIMARY KEY (name, identity)
+) WITHOUT ROWID;
+CREATE TABLE parked (
+    key TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    id TEXT NOT NULL,
+    at REAL NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX parked_by_name ON parked (name);
+CREATE INDEX parked_by_end ON parked (until);
+CREATE TABLE ledger (
+    serial INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    at REAL NOT NULL,
+    recorded_at REAL NOT NULL,
+    name TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    cluster TEXT NOT NULL,
+    cluster_location TEXT NOT NULL,
+    node_pool TEXT NOT NULL,
+    machine_type TEXT NOT NULL,
+    counted_as TEXT NOT NULL,
+    age_seconds REAL,
+    explained INTEGER NOT NULL,
+    released_by TEXT
+);
+CREATE INDEX ledger_by_time ON ledger (at);
+CREATE INDEX ledger_unexplained ON ledger (name, identity) WHERE NOT explained;
+CREATE TABLE label_sets (
+    project TEXT NOT NULL,
+    cluster TEXT NOT NULL,
+    cluster_location TEXT NOT NULL,
+    node_pool TEXT NOT NULL,
+    zone TEXT NOT NULL,
+    machine_type TEXT NOT NULL,
+    interruptions INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    instances INTEGER NOT NULL,
+    instance_seconds REAL NOT NULL,
+    touched_at REAL NOT NULL,
+    revealed INTEGER NOT NULL,
+    PRIMARY KEY (project, cluster, cluster_location, node_pool, zone, machine_type)
+) WITHOUT ROWID;
+CREATE TABLE clusters (
+    cluster TEXT PRIMARY KEY,
+    interruptions INTEGER NOT NULL,
+    last_interruption_at REAL,
+    touched_at REAL NOT NULL,
+    revealed INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE lifetimes (
+    cluster TEXT NOT NULL,
+    machine_type TEXT NOT NULL,
+    buckets TEXT NOT NULL,
+    sum_seconds REAL NOT NULL,
+    touched_at REAL NOT NULL,
+    revealed INTEGER NOT NULL,
+    PRIMARY KEY (cluster, machine_type)
+) WITHOUT ROWID;
+CREATE TABLE projects (
+    number TEXT PRIMARY KEY,
+    id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE clock (
+    accounted_at REAL NOT NULL
+);
+"""
+
+MIGRATIONS: Final = (_SCHEMA_1,)
+"""Scripts that lead from each schema version to the next; a file's version is how many it has had."""
+
+
+def translated(exc: sqlite3.Error) -> Exception:
+    """The error that the rest of the service knows: the store's absence, its damage, or the bug itself."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGE:
+        return StoreCorruptError(f"the SQLite file is damaged: {exc}")
+    if isinstance(exc, sqlite3.OperationalError):
+        return StoreUnavailableError(f"the SQLite file cannot be used: {exc}")
+    return exc
+
+
+class SQLiteFile:
+    """A locked, sound SQLite file of the current schema, or a database in memory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.damaged: Path | None = None
+        self.in_memory = path == ":memory:"
+        self._lock: int | None = None
+
+    @classmethod
+    def open(cls, path: str, *, lock_seconds: float = 5.0, migrations: Sequence[str] = MIGRATIONS) -> Self:
+        """Lock the file, set a damaged one aside, and bring its schema up to date.
+
+        Raises StartError: another process holds it, it is not ours, it is newer, or it cannot be made.
+        """
+        file = cls(path)
+        if file.in_memory:
+            return file
+        try:
+            file._hold(lock_seconds)
+            file._examine(len(migrations))
+            with closing(file.connect()) as connection:
+                migrate(connection, migrations)
+            file._mark()
+        except (OSError, sqlite3.Error) as exc:
+            file.release()
+            raise StartError(f"the store {path} cannot be opened: {exc}") from exc
+        except StartError:
+            file.release()
+            raise
+        return file
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection to write with."""
+        connection = sqlite3.connect(
+            self.path, timeout=2.0, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA cache_size = -16384")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+            if self.in_memory:
+                migrate(connection, MIGRATIONS)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def release(self) -> None:
+        """Let another process have the file."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _hold(self, lock_seconds: float) -> None:
+        # The lock is a file of its own: SQLite's locks are dropped when any descriptor of its file is closed.
+        self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + lock_seconds
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    message = f"the store {self.path} is in use by another process, which holds its lock file"
+                    raise StartError(message) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def _examine(self, schema: int) -> None:
+        """Set a damaged file aside, refuse one that is not ours, and make one where there is none."""
+        if find_damage(self.path, schema, alone=True) is not None:
+            self._set_aside()
+        if not _header_of(self.path):
+            self._make()
+
+    def _make(self) -> None:
+        # Under another name first: so our file has our name in its header from its first moment.
+        making = Path(f"{self.path}.new")
+        making.unlink(missing_ok=True)
+        with closing(sqlite3.connect(making, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        making.replace(self.path)
+
+    def _set_aside(self) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        aside = Path(f"{self.path}.damaged-{stamp}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = Path(f"{self.path}.damaged-{stamp}-{number}")
+        for suffix in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                Path(self.path + suffix).rename(f"{aside}{suffix}")
+        self.damaged = aside
+
+    def _mark(self) -> None:
+        # Written once the schema is durable: from then on, what is no database was one, and is damaged.
+        if self._lock is not None and not _is_marked(self.path):
+            os.pwrite(self._lock, _MARK, 0)
+            os.fsync(self._lock)
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+    """Bring the schema up to date, a version a transaction."""
+    version = _version_of(connection)
+    for number, script in enumerate(migrations[version:], version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
+
+
+def find_damage(path: str, schema: int, *, alone: bool) -> str | None:
+    """What is wrong with our file; None if it is sound, or yet to be made. Changes neither it nor its WAL.
+
+    `alone`: the caller has the lock, and the WAL's index may be mended. Raises StartError: the file is
+    somebody else's, or its schema is newer than `schema`.
+    https://www.sqlite.org/pragma.html#pragma_quick_check
+    """
+    marked = _is_marked(path)
+    header = _header_of(path)
+    if not header:
+        return _find_remains(path, marked=marked)
+    ours = header.startswith(_HEADER) and header[68:72] == _OUR_NAME
+    foreign = StartError(f"the store {path} is a file of something else, and was left alone")
+    if not ours and not marked:
+        raise foreign
+    try:
+        with closing(_connect_to_read(path, alone=alone)) as connection:
+            (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            version = _version_of(connection)
+    except sqlite3.DatabaseError as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            return str(exc)
+        raise
+    if finding != "ok":
+        return str(finding)
+    if not ours:
+        raise foreign
+    if version > schema:
+        raise StartError(f"the store's schema is version {version}, newer than this program's {schema}")
+    return None
+
+
+def inspect_file(path: str) -> str:
+    """What is in the file, or that one could be made; changes nothing. Raises StartError."""
+    if path == ":memory:":
+        return "in memory: everything is forgotten at a restart"
+    file = Path(path).absolute()
+    try:
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            raise StartError(f"{path} may not be read and written")
+        if _has_wal(path) and not Path(f"{path}-shm").exists():
+            return f"{path} {_UNREAD}"
+        if (damage := find_damage(path, len(MIGRATIONS), alone=False)) is not None:
+            raise StartError(f"{path} is damaged ({damage}); at its start the exporter moves it aside")
+        if not _header_of(path):
+            return _inspect_folder(file.parent)
+        with closing(_connect_to_read(path, alone=False)) as connection:
+            if not _version_of(connection):
+                return f"{path} is empty yet"
+            (instances,) = connection.execute("SELECT count(*) FROM instances").fetchone()
+            (interruptions,) = connection.execute("SELECT count(*) FROM ledger").fetchone()
+    except (OSError, sqlite3.Error) as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_PROTOCOL:
+            return f"{path} {_UNREAD}"
+        raise StartError(f"{path} cannot be read: {exc}") from exc
+    return f"{path} holds {instances} instances and {interruptions} interruptions"
+
+
+def _inspect_folder(folder: Path) -> str:
+    if not folder.is_dir():
+        raise StartError(f"the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StartError(f"the folder {folder} may not be written")
+    return f"there is none yet; it can be made in {folder}"
+
+
+def _is_marked(path: str) -> bool:
+    """Whether the exporter has had a database there before."""
+    try:
+        return Path(f"{path}.lock").read_bytes() == _MARK
+    except FileNotFoundError:
+        return False
+
+
+def _header_of(path: str) -> bytes:
+    """The first bytes of the file; none where there is no file."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(100)
+    except FileNotFoundError:
+        return b""
+
+
+def _has_wal(path: str) -> bool:
+    wal = Path(f"{path}-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def _find_remains(path: str, *, marked: bool) -> str | None:
+    if marked and Path(path).exists():
+        return "it is empty"
+    # SQLite would read it into whatever database stands beside it.
+    return "only its WAL is left" if _has_wal(path) else None
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _connect_to_read(path: str, *, alone: bool) -> sqlite3.Connection:
+    # "immutable" keeps SQLite from making a WAL where there is none, "readonly_shm" from mending the index
+    # of one that was left by kill -9; but there are states of an index that it cannot read then.
+    mode = "mode=ro" if alone else "mode=ro&readonly_shm=1"
+    if not _has_wal(path):
+        mode = "mode=ro&immutable=1"
+    return sqlite3.connect(f"{Path(path).absolute().as_uri()}?{mode}", uri=True)

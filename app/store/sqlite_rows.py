@@ -1,0 +1,261 @@
+"""The SQLite store's rows: how values are read from its tables, and written to them."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from app.domain.batch import Batch
+from app.domain.events import InstanceInterrupted, InstanceName, Node
+from app.domain.instances import Instance, Kind, Labels, Parked
+from app.domain.outcomes import Counted
+from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
+from app.store import SLICE
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is kept in memory besides the file; read from it at every connect."""
+
+    totals: Totals = field(default_factory=Totals)
+    projects: dict[str, str] = field(default_factory=dict)
+    """Project number to project id."""
+    pending: int = 0
+    accounted_at: float | None = None
+
+
+_SELECT_INSTANCES: Final = """
+    SELECT name, identity, kind, cluster, cluster_location, node_pool, machine_type, recorded_at, spot, alive,
+        announced, failed, timed, overflowed, operation, created_at, started_at, interrupted_at, ended_at
+    FROM instances"""
+SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
+_OF_NAMES: Final = "WHERE name IN (SELECT value FROM json_each(?))"
+
+
+def read_memory(connection: sqlite3.Connection) -> Memory:
+    """What the file holds of what is kept in memory too."""
+    memory = Memory(projects=dict(connection.execute("SELECT number, id FROM projects")))
+    totals = memory.totals
+    for row in connection.execute("SELECT * FROM label_sets"):
+        labels = Labels(*row[:6])
+        totals.label_sets[labels] = LabelSetTotals(labels, *_last_as_bool(row[6:]))
+    for row in connection.execute("SELECT * FROM clusters"):
+        totals.clusters[row[0]] = ClusterTotals(*_last_as_bool(row))
+    for cluster, machine_type, buckets, *rest in connection.execute("SELECT * FROM lifetimes"):
+        totals.lifetimes[cluster, machine_type] = LifetimeTotals(
+            cluster, machine_type, json.loads(buckets), *_last_as_bool(rest)
+        )
+    (memory.pending,) = connection.execute("SELECT count(*) FROM parked").fetchone()
+    for (accounted_at,) in connection.execute("SELECT accounted_at FROM clock"):
+        memory.accounted_at = accounted_at
+    return memory
+
+
+def load(
+    connection: sqlite3.Connection, batch: Batch, names: Iterable[InstanceName], keys: Sequence[str]
+) -> None:
+    """Read ahead everything under the names, and which of the keys were seen."""
+    texts = (json.dumps([_text(name) for name in batch.unread(names)]),)
+    seen = connection.execute(
+        "SELECT key FROM seen WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(keys),)
+    )
+    batch.load(
+        [key for (key,) in seen],
+        [_instance(row) for row in connection.execute(f"{_SELECT_INSTANCES} {_OF_NAMES}", texts)],
+        [parked_of(row) for row in connection.execute(f"{SELECT_PARKED} {_OF_NAMES}", texts)],
+    )
+
+
+def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
+    """Write what the batch has changed."""
+    many = connection.executemany
+    many(
+        "INSERT OR REPLACE INTO seen VALUES (?, ?)",
+        [(key, now) for key, new in batch.seen.items() if new],
+    )
+    many(
+        "DELETE FROM instances WHERE name = ? AND identity = ?",
+        [(_text(name), identity) for (name, identity), kept in batch.kept.items() if kept is None],
+    )
+    many(
+        "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        [_instance_row(kept) for kept in batch.kept.values() if kept is not None],
+    )
+    many(
+        "DELETE FROM parked WHERE key = ?", [(key,) for key, parked in batch.parked.items() if parked is None]
+    )
+    many(
+        "INSERT OR REPLACE INTO parked VALUES (?,?,?,?,?)",
+        [_parked_row(parked) for parked in batch.parked.values() if parked is not None],
+    )
+    many(
+        "INSERT INTO ledger (key, at, recorded_at, name, identity, cluster, cluster_location, node_pool,"
+        " machine_type, counted_as, age_seconds, explained, released_by) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        [_ledger_row(counted, identity, now) for counted, identity in batch.counted],
+    )
+    many(
+        "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?, explained = 1"
+        " WHERE name = ? AND identity = ? AND NOT explained",
+        [(*explain.node, _text(explain.name), explain.identity) for explain in batch.explained],
+    )
+    _write_totals(connection, batch.tally.changed)
+
+
+def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO label_sets VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        [
+            (
+                *row.labels,
+                row.interruptions,
+                row.created,
+                row.failed,
+                row.instances,
+                row.instance_seconds,
+                row.touched_at,
+                row.revealed,
+            )
+            for row in changed.label_sets.values()
+        ],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO clusters VALUES (?,?,?,?,?)",
+        [
+            (row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, row.revealed)
+            for row in changed.clusters.values()
+        ],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO lifetimes VALUES (?,?,?,?,?,?)",
+        [
+            (row.cluster, row.machine_type, json.dumps(row.buckets), row.sum, row.touched_at, row.revealed)
+            for row in changed.lifetimes.values()
+        ],
+    )
+
+
+def drop_totals(connection: sqlite3.Connection, gone: Totals) -> None:
+    """Delete the rows of totals that are no more."""
+    connection.executemany(
+        "DELETE FROM label_sets WHERE (project, cluster, cluster_location, node_pool, zone, machine_type)"
+        " = (?,?,?,?,?,?)",
+        gone.label_sets,
+    )
+    connection.executemany(
+        "DELETE FROM clusters WHERE cluster = ?", [(cluster,) for cluster in gone.clusters]
+    )
+    connection.executemany("DELETE FROM lifetimes WHERE (cluster, machine_type) = (?, ?)", gone.lifetimes)
+
+
+def prune_rows(connection: sqlite3.Connection, before: float) -> bool:
+    """Delete a slice of old keys and of old ledger rows; whether there may be more."""
+    keys = connection.execute(
+        "DELETE FROM seen WHERE key IN (SELECT key FROM seen WHERE seen_at < ? ORDER BY seen_at LIMIT ?)",
+        (before, SLICE),
+    ).rowcount
+    # The ledger is in the order of recording: only its beginning needs a look.
+    rows = connection.execute(
+        "DELETE FROM ledger WHERE serial IN"
+        " (SELECT serial FROM (SELECT serial, recorded_at FROM ledger ORDER BY serial LIMIT ?)"
+        "  WHERE recorded_at < ?)",
+        (SLICE, before),
+    ).rowcount
+    return SLICE in (keys, rows)
+
+
+def rename_project(connection: sqlite3.Connection, batch: Batch, number: str, project: str) -> None:
+    """Move what is kept under a project's number to its id."""
+    under = (f"{number}/", f"{number}0")  # "0" is the character after "/"
+    texts = connection.execute(
+        "SELECT name FROM instances WHERE name >= ? AND name < ?"
+        " UNION SELECT name FROM parked WHERE name >= ? AND name < ?",
+        under * 2,
+    ).fetchall()
+    names = [name_of(text) for (text,) in texts]
+    load(connection, batch, [*names, *(name._replace(project=project) for name in names)], ())
+    for name in names:
+        batch.rename(name, project)
+    connection.execute(
+        "UPDATE ledger SET name = ? || substr(name, ?) WHERE NOT explained AND name >= ? AND name < ?",
+        (project, len(number) + 1, *under),
+    )
+
+
+def _last_as_bool(row: Sequence[Any]) -> Iterable[Any]:
+    return (*row[:-1], bool(row[-1]))
+
+
+def _text(name: InstanceName) -> str:
+    return "/".join(name)
+
+
+def name_of(text: str) -> InstanceName:
+    """The instance name that a row holds."""
+    return InstanceName(*text.rsplit("/", 2))
+
+
+def _instance(row: Sequence[Any]) -> Instance:
+    name, identity, kind, cluster, location, pool, machine_type, recorded_at = row[:8]
+    spot, alive, announced, failed, timed, overflowed = row[8:14]
+    return Instance(
+        name_of(name),
+        identity,
+        Kind(kind),
+        Node(cluster, location, pool, machine_type),
+        recorded_at,
+        bool(spot),
+        bool(alive),
+        bool(announced),
+        bool(failed),
+        bool(timed),
+        bool(overflowed),
+        *row[14:],
+    )
+
+
+def _instance_row(instance: Instance) -> tuple[object, ...]:
+    return (
+        _text(instance.name),
+        instance.identity,
+        int(instance.kind),
+        *instance.node,
+        instance.recorded_at,
+        instance.spot,
+        instance.alive,
+        instance.announced,
+        instance.failed,
+        instance.timed,
+        instance.overflowed,
+        instance.operation,
+        instance.created_at,
+        instance.started_at,
+        instance.interrupted_at,
+        instance.ended_at,
+    )
+
+
+def parked_of(row: Sequence[Any]) -> Parked:
+    """The waiting interruption that a row of SELECT_PARKED holds."""
+    key, name, instance_id, at, until = row
+    return Parked(InstanceInterrupted(key, at, name_of(name), instance_id), until)
+
+
+def _parked_row(parked: Parked) -> tuple[object, ...]:
+    event = parked.event
+    return (event.key, _text(event.name), event.id, event.at, parked.until)
+
+
+def _ledger_row(counted: Counted, identity: str, now: float) -> tuple[object, ...]:
+    return (
+        counted.key,
+        counted.at,
+        now,
+        _text(counted.name),
+        identity,
+        *counted.node,
+        counted.counted_as,
+        counted.age,
+        counted.explained,
+        counted.released_by,
+    )

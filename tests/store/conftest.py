@@ -1,0 +1,52 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from app.domain.attribution import Rules
+from app.store import Store, open_store
+from tests.domain.examples import DAY, GRACE
+
+RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)
+
+Opener: TypeAlias = Callable[..., Store]
+"""Opens the store, with `rules`, `hold` and `reset_totals`; what it opened before is closed first."""
+
+
+def opener(url: str) -> tuple[Opener, Callable[[], None]]:
+    """Something that opens the store at the URL again and again, and something that closes it."""
+    opened: list[Store] = []
+
+    def close() -> None:
+        while opened:
+            opened.pop().close()
+
+    def open_again(*, rules: Rules = RULES, hold: bool = False, reset_totals: bool = False) -> Store:
+        close()
+        opened.append(open_store(url, rules, hold=hold, reset_totals=reset_totals).store)
+        return opened[0]
+
+    return open_again, close
+
+
+@pytest.fixture(params=["sqlite-file", "sqlite-memory"])
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Every implementation."""
+    url = "sqlite:///:memory:" if request.param == "sqlite-memory" else f"sqlite:///{tmp_path}/store.db"
+    open_again, close = opener(url)
+    yield open_again
+    close()
+
+
+@pytest.fixture(params=["sqlite-file"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Every implementation that outlives its process."""
+    open_again, close = opener(f"sqlite:///{tmp_path}/store.db")
+    yield open_again
+    close()
+
+
+@pytest.fixture
+def store(open_again: Opener) -> Store:
+    return open_again()

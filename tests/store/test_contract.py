@@ -1,0 +1,466 @@
+"""What every store promises: one run over all of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from app.domain.attribution import Rules
+from app.domain.batch import Applied
+from app.domain.events import UNKNOWN, Event, InstanceName
+from app.domain.instances import OTHER, UNKNOWN_LABELS, Labels
+from app.domain.outcomes import Counted, Duplicate, Pending, Tracked
+from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
+from app.store import SLICE, Store
+from tests.domain.examples import (
+    DAY,
+    GRACE,
+    LAB,
+    LABELS,
+    NAME,
+    NOW,
+    OTHER_NAME,
+    TILLS,
+    created,
+    failed,
+    interrupted,
+)
+from tests.store.conftest import RULES, Opener
+
+NUMBERED: Final = NAME._replace(project="123456789")
+TEACHES: Final = created("99", name=NAME._replace(instance="teacher"), number="123456789")
+UNSTORABLE: Final = replace(created("66", name=OTHER_NAME), operation="\ud800")
+
+
+def name(number: int) -> InstanceName:
+    return NAME._replace(instance=f"node-{number:05}")
+
+
+def until_done(work: Callable[[float], Applied], now: float) -> list[Applied]:
+    done = [work(now)]
+    while done[-1].more:
+        done.append(work(now))
+    return done
+
+
+def interruptions(store: Store) -> dict[str, int]:
+    clusters = store.remembered().totals.clusters.values()
+    return {row.cluster: row.interruptions for row in clusters if row.interruptions}
+
+
+def row_of(store: Store, labels: Labels = LABELS) -> LabelSetTotals:
+    return store.remembered().totals.label_sets[labels]
+
+
+# committing
+
+
+def test_a_new_store_has_the_unknown_series_at_zero(store: Store) -> None:
+    remembered = store.remembered()
+
+    assert remembered.totals == Totals(
+        {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS, revealed=True)},
+        {UNKNOWN: ClusterTotals(UNKNOWN, revealed=True)},
+        {(UNKNOWN, UNKNOWN): LifetimeTotals(UNKNOWN, UNKNOWN, revealed=True)},
+    )
+    assert remembered.pending == 0
+
+
+def test_outcomes_come_in_the_order_of_the_events(store: Store) -> None:
+    events: list[Event] = [interrupted("9"), created(), interrupted(), interrupted()]
+
+    outcomes = store.apply(events, NOW).outcomes
+
+    assert [type(outcome) for outcome in outcomes] == [Pending, Tracked, Counted, Duplicate]
+
+
+def test_what_was_applied_is_what_is_remembered(store: Store) -> None:
+    shown = store.remembered().totals
+    for work in (
+        store.apply([created(), interrupted("9")], NOW),
+        store.apply([interrupted(), created("2", 2000), failed("2")], NOW),
+        store.account(NOW),
+        store.account(NOW + 60),
+        store.expire(NOW + GRACE),
+    ):
+        shown.update(work.changed)
+
+    assert store.remembered().totals == shown
+    assert store.remembered().pending == work.pending
+
+
+def test_an_event_that_cannot_be_committed_leaves_nothing_of_its_batch(store: Store) -> None:
+    store.apply([created("1")], NOW)
+    before = store.remembered()
+
+    with pytest.raises(UnicodeEncodeError):
+        store.apply([interrupted("1"), UNSTORABLE, interrupted("2")], NOW)
+
+    assert store.remembered() == before
+    outcomes = store.apply([interrupted("1"), interrupted("2")], NOW).outcomes
+    assert [type(outcome) for outcome in outcomes] == [Counted, Pending]
+
+
+def test_a_number_learnt_in_a_failed_batch_is_not_learnt(store: Store) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        store.apply([TEACHES, UNSTORABLE], NOW)
+
+    assert store.apply([created(name=NUMBERED)], NOW).outcomes == [Tracked(NUMBERED, TILLS)]
+
+
+def test_everything_is_remembered_across_a_restart(reopen: Opener) -> None:
+    store = reopen()
+    store.apply(
+        [created(), created("2", 200, name=OTHER_NAME), interrupted(), interrupted("9"), TEACHES], NOW
+    )
+    store.account(NOW)
+    store.account(NOW + 60)
+    before = store.remembered()
+
+    store = reopen()
+
+    assert store.remembered() == before
+    assert [type(outcome) for outcome in store.apply([created(), interrupted()], NOW).outcomes] == [
+        Duplicate
+    ] * 2
+    (released, counted) = store.apply(
+        [created("9", 900, name=NUMBERED), interrupted("2", name=OTHER_NAME)], NOW
+    ).counted
+    assert (released.id, released.released_by) == ("9", "creation")
+    assert counted.age == 800.0
+
+
+def test_the_totals_that_were_given_out_do_not_change(store: Store) -> None:
+    given = store.remembered()
+    changed = store.apply([created()], NOW).changed
+    store.apply([interrupted()], NOW)
+
+    assert LABELS not in given.totals.label_sets
+    assert changed.label_sets[LABELS].interruptions == 0
+
+
+def test_closing_twice_is_closing(store: Store) -> None:
+    store.close()
+    store.close()
+
+
+# waiting
+
+
+def test_grace_ends_by_the_exporters_clock(store: Store) -> None:
+    store.apply([interrupted(at=0.0)], NOW)
+
+    assert not store.expire(NOW + GRACE - 1).counted
+    (counted,) = store.expire(NOW + GRACE).counted
+    assert (counted.counted_as, counted.released_by) == (UNKNOWN, "expiry")
+    assert not store.expire(NOW + GRACE).counted
+    assert interruptions(store) == {UNKNOWN: 1}
+
+
+def test_expiry_comes_in_slices(store: Store) -> None:
+    waiting = [interrupted(str(number), name=name(number)) for number in range(2 * SLICE + 1)]
+    store.apply(waiting, NOW)
+
+    done = until_done(store.expire, NOW + GRACE)
+
+    assert [len(applied.counted) for applied in done] == [SLICE, SLICE, 1]
+    assert [applied.pending for applied in done] == [SLICE + 1, 1, 0]
+    assert sum(applied.released["expiry"] for applied in done) == len(waiting)
+    assert interruptions(store) == {UNKNOWN: len(waiting)}
+
+
+def test_what_was_released_does_not_expire(store: Store) -> None:
+    store.apply([interrupted()], NOW)
+    applied = store.apply([created()], NOW + 1)
+
+    assert (applied.released, applied.pending) == ({"creation": 1}, 0)
+    assert not store.expire(NOW + GRACE).counted
+
+
+def test_two_of_one_name_may_expire_in_one_slice(store: Store) -> None:
+    store.apply([interrupted("1"), interrupted("1", 2000), interrupted("2", 3000)], NOW)
+
+    assert len(store.expire(NOW + GRACE).counted) == 3
+    assert isinstance(store.apply([created("1")], NOW + GRACE).outcomes[0], Tracked)
+    assert row_of(store).instances == 0
+
+
+# the time that instances have lived
+
+
+def test_time_is_added_for_each_that_lives(store: Store) -> None:
+    store.apply(
+        [created("1"), created("2", name=OTHER_NAME), created("3", name=name(3), node=LAB, spot=None)], NOW
+    )
+
+    assert not store.account(NOW).changed
+    store.account(NOW + 60)
+    store.apply([interrupted("1")], NOW + 60)
+    store.account(NOW + 90)
+
+    assert row_of(store).instance_seconds == 150.0
+    assert sum(row.instance_seconds for row in store.remembered().totals.label_sets.values()) == 150.0
+
+
+@pytest.mark.parametrize(
+    ("moments", "seconds"),
+    [
+        pytest.param([0, 60, 61], 61.0, id="since-the-last-call"),
+        pytest.param([0, 3 * 3600], 3600.0, id="one-hour-at-most"),
+        pytest.param([100, 0, 60], 60.0, id="never-less-when-the-clock-steps-back"),
+        pytest.param([5], 0.0, id="nothing-at-first"),
+    ],
+)
+def test_time_is_added(open_again: Opener, moments: list[float], seconds: float) -> None:
+    store = open_again()
+    store.apply([created()], NOW)
+    for moment in moments:
+        store.account(NOW + moment)
+
+    assert row_of(store).instance_seconds == seconds
+
+
+def test_time_goes_on_after_a_restart(reopen: Opener) -> None:
+    store = reopen()
+    store.apply([created()], NOW)
+    store.account(NOW)
+
+    assert reopen().account(NOW + 600).changed.label_sets[LABELS].instance_seconds == 600.0
+
+
+# forgetting
+
+
+def test_a_key_is_remembered_for_the_retention_and_no_longer(store: Store) -> None:
+    store.apply([created(at=NOW - 9 * DAY), interrupted(at=NOW)], NOW)
+
+    until_done(store.prune, NOW + 31 * DAY)
+    assert isinstance(store.apply([interrupted(at=NOW)], NOW + 31 * DAY).outcomes[0], Duplicate)
+
+    until_done(store.prune, NOW + 62 * DAY + 1)
+    assert isinstance(store.apply([interrupted(at=NOW)], NOW + 62 * DAY + 1).outcomes[0], Pending)
+
+
+def test_a_duplicate_prolongs_its_keys_life(store: Store) -> None:
+    store.apply([created(), interrupted()], NOW)
+    store.apply([created()], NOW + 30 * DAY)
+    until_done(store.prune, NOW + 32 * DAY)
+
+    outcomes = store.apply([created(), interrupted()], NOW + 32 * DAY).outcomes
+
+    assert [type(outcome) for outcome in outcomes] == [Duplicate, Pending]
+
+
+@pytest.mark.parametrize("at", [0.0, NOW - 400 * DAY, NOW + 400 * DAY], ids=["epoch", "old", "future"])
+def test_log_timestamps_have_nothing_forgotten(open_again: Opener, at: float) -> None:
+    store = open_again()
+    store.apply([created("1", at), interrupted("1", at + 5), created("2", at, name=OTHER_NAME)], NOW)
+
+    until_done(store.prune, NOW + 30 * DAY)
+
+    assert isinstance(store.apply([interrupted("1", at + 5)], NOW + 30 * DAY).outcomes[0], Duplicate)
+    assert isinstance(store.apply([interrupted("1", at + 9)], NOW + 30 * DAY).outcomes[0], Counted)
+    assert isinstance(
+        store.apply([interrupted("2", at + 9, name=OTHER_NAME)], NOW + 30 * DAY).outcomes[0], Counted
+    )
+
+
+def test_instances_that_nothing_confirms_are_forgotten(store: Store) -> None:
+    store.apply([created("1"), interrupted("1"), created("2", 2000)], NOW)
+
+    applied = until_done(store.prune, NOW + 31 * DAY + 1)[-1]
+
+    assert applied.changed.label_sets[LABELS].instances == 0
+    assert isinstance(store.apply([interrupted("1", 7.0)], NOW + 32 * DAY).outcomes[0], Pending)
+
+
+def test_an_instance_that_was_interrupted_lately_is_remembered(store: Store) -> None:
+    store.apply([created()], NOW)
+    store.apply([interrupted()], NOW + 20 * DAY)
+    until_done(store.prune, NOW + 40 * DAY)
+
+    assert isinstance(store.apply([interrupted(at=7.0)], NOW + 40 * DAY).outcomes[0], Counted)
+
+
+def test_forgetting_comes_in_slices(store: Store) -> None:
+    many = range(SLICE + 1)
+    store.apply([created(str(number), name=name(number)) for number in many], NOW)
+    store.apply([interrupted(str(number), name=name(number)) for number in many], NOW)
+
+    done = until_done(store.prune, NOW + 31 * DAY + 1)
+
+    assert len(done) > 1
+    outcomes = store.apply([created(str(number), name=name(number)) for number in many], NOW).outcomes
+    assert {type(outcome) for outcome in outcomes} == {Tracked}
+    outcomes = store.apply([interrupted(str(number), name=name(number)) for number in many], NOW).outcomes
+    assert {type(outcome) for outcome in outcomes} == {Counted}
+
+
+def test_what_is_old_is_found_behind_any_number_of_what_is_not(store: Store) -> None:
+    fresh: list[Event] = [created(str(number), name=name(number)) for number in range(2 * SLICE)]
+    store.apply([created("1", name=name(99_999))], NOW)
+    store.apply(fresh, NOW + 20 * DAY)
+
+    done = until_done(store.prune, NOW + 32 * DAY)
+
+    assert len(done) == 3
+    assert row_of(store).instances == 2 * SLICE
+
+
+def test_an_idle_label_set_goes_with_its_cluster_and_histogram(reopen: Opener) -> None:
+    store = reopen()
+    store.apply([created(), interrupted()], NOW)
+    store.apply([created("2", name=OTHER_NAME, node=LAB)], NOW + 20 * DAY)
+
+    dropped = until_done(store.prune, NOW + 32 * DAY)[-1].dropped
+
+    assert set(dropped.label_sets) == {LABELS}
+    assert set(dropped.clusters) == {"tills"}
+    assert set(dropped.lifetimes) == {("tills", "e2-standard-8")}
+    for again in (store, reopen()):
+        assert set(again.remembered().totals.clusters) == {"lab", UNKNOWN}
+
+
+def test_unknown_is_never_dropped(store: Store) -> None:
+    store.apply([interrupted(name=InstanceName(UNKNOWN, UNKNOWN, "x"))], NOW)
+    store.expire(NOW + GRACE)
+    until_done(store.prune, NOW + 99 * DAY)
+
+    assert interruptions(store) == {UNKNOWN: 1}
+
+
+# holding
+
+
+def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
+    store = reopen(hold=True)
+    store.apply([created(), interrupted(), created("2", name=OTHER_NAME, node=LAB)], NOW)
+    rows = Totals(
+        {LABELS: row_of(store), LABELS._replace(zone="gone"): row_of(store)},
+        {"tills": store.remembered().totals.clusters["tills"]},
+        {("tills", "e2-standard-8"): LifetimeTotals("tills", "e2-standard-8")},
+    )
+
+    changed = store.reveal(rows, NOW).changed
+
+    assert all(row.revealed for row in changed.label_sets.values())
+    for again in (store, reopen(hold=True)):
+        totals = again.remembered().totals
+        assert {key for key, row in totals.label_sets.items() if row.revealed} == {LABELS}
+        assert {key for key, row in totals.clusters.items() if row.revealed} == {"tills"}
+        assert {key for key, row in totals.lifetimes.items() if row.revealed} == {("tills", "e2-standard-8")}
+        assert totals.label_sets[LABELS].interruptions == 1
+
+
+def test_nothing_is_held_where_nothing_asks_for_it(store: Store) -> None:
+    store.apply([created(), interrupted()], NOW)
+    totals = store.remembered().totals
+
+    assert all(row.revealed for row in totals.label_sets.values())
+    assert all(row.revealed for row in totals.clusters.values())
+    assert all(row.revealed for row in totals.lifetimes.values())
+
+
+# counters that begin at 0
+
+
+def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
+    store = reopen()
+    store.apply([created("1"), interrupted("1"), created("2", 2000), interrupted("9")], NOW)
+    store.account(NOW)
+    store.account(NOW + 60)
+
+    store = reopen(reset_totals=True)
+
+    for again in (store, reopen()):
+        totals = again.remembered().totals
+        assert totals.label_sets[LABELS] == LabelSetTotals(
+            LABELS, instances=1, touched_at=NOW + 60, revealed=True
+        )
+        assert totals.clusters["tills"] == ClusterTotals("tills", 0, 1000.0, NOW, revealed=True)
+        assert totals.lifetimes["tills", "e2-standard-8"] == LifetimeTotals(
+            "tills", "e2-standard-8", touched_at=NOW, revealed=True
+        )
+        assert again.remembered().pending == 1
+    assert isinstance(reopen().apply([interrupted("1")], NOW).outcomes[0], Duplicate)
+
+
+def test_a_new_store_can_begin_at_zero_too(open_again: Opener) -> None:
+    store = open_again(reset_totals=True)
+
+    assert set(store.remembered().totals.clusters) == {UNKNOWN}
+
+
+# limits
+
+
+def test_the_limit_of_label_sets_holds_across_batches(open_again: Opener) -> None:
+    store = open_again(rules=replace(RULES, max_label_sets=1))
+    store.apply([created("1")], NOW)
+    applied = store.apply([created("2", name=OTHER_NAME, node=LAB), interrupted("2", name=OTHER_NAME)], NOW)
+
+    assert applied.overflowed == 2
+    assert interruptions(store) == {OTHER: 1}
+
+
+def test_what_overflowed_stays_under_other_when_there_is_room(reopen: Opener) -> None:
+    store = reopen(rules=Rules(max_label_sets=1))
+    store.apply([created("1"), created("2", name=OTHER_NAME, node=LAB)], NOW)
+    store = reopen()
+    store.apply([interrupted("2", name=OTHER_NAME), created("3", name=name(3), node=LAB)], NOW)
+    store.apply([interrupted("3", name=name(3))], NOW)
+
+    assert interruptions(store) == {OTHER: 1, "lab": 1}
+
+
+# a project's number
+
+
+def test_what_was_told_under_a_number_is_found_under_the_id(store: Store) -> None:
+    store.apply([created(name=NUMBERED), interrupted()], NOW)
+    assert store.remembered().pending == 1
+
+    applied = store.apply([TEACHES], NOW + 1)
+
+    assert applied.released == {"creation": 1}
+    assert interruptions(store) == {"tills": 1}
+    assert row_of(store, LABELS._replace(project="123456789")).instances == 0
+    assert row_of(store, LABELS._replace(project="123456789")).created == 1
+    assert row_of(store).instances == 1  # the teacher's
+
+
+def test_a_number_is_translated_from_then_on(store: Store) -> None:
+    store.apply([TEACHES], NOW)
+
+    assert store.apply([created(name=NUMBERED)], NOW).outcomes == [Tracked(NAME, TILLS)]
+
+
+def test_a_number_is_translated_after_a_restart(reopen: Opener) -> None:
+    reopen().apply([TEACHES], NOW)
+
+    assert reopen().apply([created(name=NUMBERED)], NOW).outcomes == [Tracked(NAME, TILLS)]
+
+
+def test_a_number_is_translated_for_all_of_the_batch_that_teaches_it(store: Store) -> None:
+    store.apply([created(name=NUMBERED), TEACHES, interrupted()], NOW)
+
+    assert set(store.remembered().totals.label_sets) == {LABELS, UNKNOWN_LABELS}
+
+
+def test_a_number_that_begins_another_moves_only_its_own(store: Store) -> None:
+    longer = NUMBERED._replace(project="1234567890")
+    store.apply([created(name=longer)], NOW)
+    store.apply([TEACHES], NOW)
+
+    assert row_of(store, LABELS._replace(project="1234567890")).instances == 1
+
+
+def test_what_expired_under_a_number_is_completed_under_the_id(store: Store) -> None:
+    store.apply([interrupted(name=NUMBERED)], NOW)
+    store.expire(NOW + GRACE)
+    store.apply([TEACHES], NOW + GRACE)
+
+    assert isinstance(store.apply([created()], NOW + GRACE).outcomes[0], Tracked)
+    assert row_of(store).instances == 1  # the teacher's
+    assert interruptions(store) == {UNKNOWN: 1}

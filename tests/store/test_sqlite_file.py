@@ -1,0 +1,455 @@
+"""The SQLite file itself: who may have it, what is done about damage, and what is left alone."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from app.domain.attribution import Rules
+from app.domain.outcomes import Duplicate
+from app.errors import StartError, StoreCorruptError
+from app.store import SLICE, Store, inspect_store, open_store
+from app.store.sqlite_file import MIGRATIONS, SQLiteFile, inspect_file
+from tests.domain.examples import NAME, NOW, created, interrupted
+
+MANY: Final = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2000)]
+
+HOLDER: Final = """
+import sys
+from app.domain.attribution import Rules
+from app.store import open_store
+from tests.domain.examples import NOW, created, interrupted
+store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
+store.apply([created(), interrupted()], NOW)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+FIRST_START: Final = """
+import signal, sys
+from app.domain.attribution import Rules
+from app.store import open_store, sqlite
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
+open_store(f"sqlite:///{sys.argv[1]}", Rules())
+signal.pause()
+"""
+FULL_DISK: Final = """
+import resource, signal, sys
+from app.domain.attribution import Rules
+from app.errors import StoreUnavailableError
+from app.store import open_store
+from tests.domain.examples import NOW
+from tests.store.test_sqlite_file import MANY
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
+store.apply(MANY[:10], NOW)
+before = store.remembered()
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+refused = False
+try:
+    store.apply(MANY, NOW)
+except StoreUnavailableError:
+    refused = True
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert refused
+assert store.remembered() == before
+outcomes = store.apply(MANY, NOW).outcomes
+print(len(outcomes), sum(row.created for row in store.remembered().totals.label_sets.values()))
+store.close()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def opened(path: Path) -> Store:
+    return open_store(f"sqlite:///{path}", Rules()).store
+
+
+def used(path: Path) -> None:
+    """Leave a store with a counted interruption, closed."""
+    store = opened(path)
+    store.apply([created(), interrupted()], NOW)
+    store.close()
+
+
+def contents(folder: Path, *, but: str = "") -> dict[str, bytes]:
+    """Every file's bytes; none of the one with the suffix `but`."""
+    files = {file.name: file for file in folder.iterdir()}
+    return {name: b"" if but and name.endswith(but) else file.read_bytes() for name, file in files.items()}
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the store open, with something in it."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def killed(path: Path) -> None:
+    """Leave a store as `kill -9` leaves it: with a WAL that nobody has read in."""
+    with holder(path):
+        pass
+
+
+# the lock
+
+
+def test_a_second_process_does_not_start_and_names_the_file(path: Path) -> None:
+    with holder(path), pytest.raises(StartError, match=f"{path} is in use"):
+        SQLiteFile.open(str(path), lock_seconds=0)
+
+
+def test_the_lock_is_gone_with_kill_9_and_what_was_committed_is_not(path: Path) -> None:
+    killed(path)
+
+    store = opened(path)
+
+    assert [type(outcome) for outcome in store.apply([created(), interrupted()], NOW).outcomes] == [
+        Duplicate
+    ] * 2
+    store.close()
+
+
+def test_the_lock_is_gone_with_close(path: Path) -> None:
+    used(path)
+
+    SQLiteFile.open(str(path), lock_seconds=0).release()
+
+
+def test_a_start_that_fails_holds_no_lock(path: Path) -> None:
+    path.write_text("a diary")
+    for _ in range(2):
+        with pytest.raises(StartError, match="something else"):
+            SQLiteFile.open(str(path), lock_seconds=0)
+
+
+# damage
+
+
+def overwrite(path: Path, start: int, size: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xa5" * size)
+
+
+DAMAGES: Final[dict[str, Callable[[Path], object]]] = {
+    "pages": lambda path: overwrite(path, 4096, 8 * 4096),
+    "header": lambda path: overwrite(path, 0, 4096),
+    "name": lambda path: overwrite(path, 68, 4032),
+    "text": lambda path: path.write_text("a diary"),
+    "truncated": lambda path: os.truncate(path, 5 * 4096 + 17),
+    "truncated-to-a-header": lambda path: os.truncate(path, 50),
+    "empty": lambda path: os.truncate(path, 0),
+}
+damages = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+
+
+@damages
+def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(
+    path: Path, damage: Callable[[Path], object]
+) -> None:
+    used(path)
+    damage(path)
+    damaged = path.read_bytes()
+    Path(f"{path}-wal").write_bytes(b"old WAL")
+    Path(f"{path}-shm").write_bytes(b"old index")
+
+    start = open_store(f"sqlite:///{path}", Rules())
+
+    assert start.damaged is not None
+    assert start.damaged.name.startswith("store.db.damaged-")
+    moved = [Path(f"{start.damaged}{suffix}").read_bytes() for suffix in ("", "-wal", "-shm")]
+    assert moved[:2] == [damaged, b"old WAL"]
+    assert start.store.apply([created(), interrupted()], NOW).counted
+    start.store.close()
+    assert open_store(f"sqlite:///{path}", Rules()).damaged is None
+
+
+def test_two_damaged_files_of_one_second_are_both_kept(path: Path) -> None:
+    for text in ("first", "second"):
+        used(path)
+        path.write_text(text)
+        opened(path).close()
+
+    aside = sorted(file.read_text() for file in path.parent.glob("*.damaged-*"))
+
+    assert aside == ["first", "second"]
+
+
+def test_a_file_that_was_deleted_is_no_damaged_one(path: Path) -> None:
+    used(path)
+    path.unlink()
+
+    start = open_store(f"sqlite:///{path}", Rules())
+
+    assert start.damaged is None
+    assert start.store.apply([interrupted()], NOW).pending == 1
+    start.store.close()
+
+
+def test_a_wal_without_its_file_is_never_read_into_a_new_one(path: Path) -> None:
+    killed(path)
+    path.unlink()
+
+    start = open_store(f"sqlite:///{path}", Rules())
+
+    assert start.damaged is not None
+    assert Path(f"{start.damaged}-wal").exists()
+    assert start.store.apply([interrupted()], NOW).pending == 1
+    start.store.close()
+
+
+def test_a_backup_without_its_lock_file_is_ours(path: Path) -> None:
+    used(path)
+    Path(f"{path}.lock").unlink()
+
+    store = opened(path)
+
+    assert isinstance(store.apply([interrupted()], NOW).outcomes[0], Duplicate)
+    store.close()
+
+
+def test_damage_met_while_running_is_told_from_absence(path: Path) -> None:
+    store = opened(path)
+    for start in range(0, len(MANY), SLICE):
+        store.apply(MANY[start : start + SLICE], NOW)
+    store.close()
+    store = opened(path)
+    store.remembered()
+    overwrite(path, 4096, path.stat().st_size - 4096)
+
+    with pytest.raises(StoreCorruptError):
+        store.apply(MANY, NOW)
+
+    store.close()
+
+
+# what is not ours
+
+
+def foreign_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA application_id = 7; CREATE TABLE diary (entry TEXT)")
+
+
+def foreign_in_our_place(path: Path) -> None:
+    used(path)
+    path.unlink()
+    foreign_database(path)
+
+
+def newer_database(path: Path) -> None:
+    used(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+
+
+def newer_database_after_kill_9(path: Path) -> None:
+    newer_database(path)
+    script = (
+        "import os, signal, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('DELETE FROM seen')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert Path(f"{path}-wal").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(lambda path: path.write_text("a diary"), "something else", id="text"),
+        pytest.param(lambda path: path.write_text("x"), "something else", id="one-byte"),
+        pytest.param(foreign_database, "something else", id="another-database"),
+        pytest.param(
+            foreign_in_our_place,
+            "something else",
+            id="another-in-its-place",
+        ),
+        pytest.param(newer_database, "newer than this program", id="newer"),
+        pytest.param(newer_database_after_kill_9, "newer than this program", id="newer-after-kill-9"),
+    ],
+)
+def test_what_is_not_ours_is_left_alone(path: Path, make: Callable[[Path], object], reason: str) -> None:
+    Path(f"{path}.lock").touch()
+    make(path)
+    before = contents(path.parent, but="-shm")
+
+    with pytest.raises(StartError, match=reason):
+        opened(path)
+
+    assert contents(path.parent, but="-shm") == before
+
+
+@pytest.mark.parametrize("look", [opened, lambda path: inspect_file(str(path))], ids=["open", "inspect"])
+def test_a_missing_folder_is_named(tmp_path: Path, look: Callable[[Path], object]) -> None:
+    with pytest.raises(StartError, match="nowhere"):
+        look(tmp_path / "nowhere" / "store.db")
+
+
+def test_a_folder_is_no_store(path: Path) -> None:
+    path.mkdir()
+
+    with pytest.raises(StartError, match=str(path)):
+        opened(path)
+
+
+def test_another_scheme_is_refused() -> None:
+    with pytest.raises(StartError, match="scheme"):
+        open_store("mysql://x", Rules())
+    with pytest.raises(StartError, match="scheme"):
+        inspect_store("mysql://x")
+
+
+# the schema
+
+
+def test_migrations_are_applied_in_order_and_once(path: Path) -> None:
+    used(path)
+    later = (
+        *MIGRATIONS,
+        "CREATE TABLE notes (text); INSERT INTO notes VALUES ('2');",
+        "INSERT INTO notes VALUES ('3');",
+    )
+    for _ in range(2):
+        SQLiteFile.open(str(path), migrations=later).release()
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert [text for (text,) in connection.execute("SELECT text FROM notes ORDER BY rowid")] == ["2", "3"]
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 2,)
+        assert connection.execute("SELECT count(*) FROM ledger").fetchone() == (1,)
+
+
+def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
+    used(path)
+    broken = (*MIGRATIONS, "CREATE TABLE notes (text);", "CREATE TABLE more (text); nonsense;")
+
+    with pytest.raises(StartError, match="nonsense"):
+        SQLiteFile.open(str(path), migrations=broken)
+
+    with closing(sqlite3.connect(path)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
+    assert "notes" in tables
+    assert "more" not in tables
+
+
+@pytest.mark.parametrize("milliseconds", [0.1, 0.3, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30])
+def test_a_first_start_may_be_killed_at_any_moment(path: Path, milliseconds: float) -> None:
+    # An alarm that nobody handles ends a process as suddenly as SIGKILL.
+    run = subprocess.run(
+        [sys.executable, "-c", FIRST_START, str(path), str(milliseconds / 1000)], check=False
+    )
+    assert run.returncode == -signal.SIGALRM
+
+    start = open_store(f"sqlite:///{path}", Rules())
+    assert start.store.apply([created(), interrupted()], NOW).counted
+    start.store.close()
+
+    start = open_store(f"sqlite:///{path}", Rules())
+    assert start.damaged is None
+    assert isinstance(start.store.apply([interrupted()], NOW).outcomes[0], Duplicate)
+    start.store.close()
+
+
+# looking
+
+
+def test_looking_at_nothing_says_that_it_could_be_made(path: Path) -> None:
+    assert "can be made" in inspect_file(str(path))
+    assert not list(path.parent.iterdir())
+
+
+def test_looking_at_memory_says_what_that_means() -> None:
+    assert "forgotten" in inspect_store("sqlite:///:memory:")
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def unfinished(path: Path) -> None:
+    """A first start that ended before there was a schema."""
+    SQLiteFile.open(str(path), migrations=()).release()
+
+
+def copied(path: Path) -> None:
+    killed(path)
+    Path(f"{path}-shm").unlink()
+
+
+def killed_before_the_index(path: Path) -> None:
+    killed(path)
+    Path(f"{path}-shm").write_bytes(bytes(32768))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        pytest.param(used, "holds 1 instances and 1 interruptions", id="closed"),
+        pytest.param(killed, "holds 1 instances and 1 interruptions", id="after-kill-9"),
+        pytest.param(copied, "only a start can read it", id="copied-after-kill-9"),
+        pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
+        pytest.param(empty, "can be made", id="empty"),
+        pytest.param(unfinished, "empty yet", id="without-a-schema"),
+    ],
+)
+def test_looking_changes_nothing(path: Path, make: Callable[[Path], object], text: str) -> None:
+    make(path)
+    before = contents(path.parent)
+
+    assert text in inspect_store(f"sqlite:///{path}")
+    assert contents(path.parent) == before
+    opened(path).close()
+
+
+def test_looking_works_beside_a_live_exporter(path: Path) -> None:
+    with holder(path):
+        before = contents(path.parent, but="-shm")
+
+        assert "holds 1 instances and 1 interruptions" in inspect_file(str(path))
+        assert contents(path.parent, but="-shm") == before
+
+
+@damages
+def test_looking_at_damage_tells_it_and_leaves_it(path: Path, damage: Callable[[Path], object]) -> None:
+    used(path)
+    damage(path)
+    before = contents(path.parent)
+
+    with pytest.raises(StartError, match="moves it aside"):
+        inspect_file(str(path))
+
+    assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize("make", [foreign_database, newer_database], ids=["foreign", "newer"])
+def test_looking_at_what_is_not_ours_tells_it(path: Path, make: Callable[[Path], object]) -> None:
+    make(path)
+
+    with pytest.raises(StartError, match=r"something else|newer"):
+        inspect_file(str(path))
+
+
+# a full disk
+
+
+def test_a_full_disk_takes_nothing_and_works_again_once_there_is_room(path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", FULL_DISK, str(path)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+
+    assert run.stdout.split() == ["2000", "2000"]
