@@ -28,6 +28,8 @@ T = TypeVar("T")
 Samples: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """Values by the sample's name and labels."""
 
+OWN: Final = "spot_interruption_exporter"
+"""What the names of the exporter's own series begin with."""
 AUDIENCE: Final = "https://sie.example.com"
 ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
 _WITHIN_SECONDS: Final = 20
@@ -37,6 +39,12 @@ _WITHIN_SECONDS: Final = 20
 def issuer() -> Issuer:
     """The issuer of all good tokens; making its key takes a tenth of a second."""
     return Issuer()
+
+
+def token(by: Issuer | None = None, **fields: object) -> str:
+    """An Authorization header: good, but for the claims and the `header` given; see `Issuer.token`."""
+    usual: dict[str, Any] = {"audience": AUDIENCE, "email": ACCOUNT}
+    return f"Bearer {(by or issuer()).token(**(usual | fields))}"
 
 
 def subscription(endpoint: Endpoint) -> str:
@@ -76,7 +84,7 @@ class Exporter:
             "patience_seconds": patience_seconds,
         }
         self._running = ExitStack()
-        self.authorization = f"Bearer {issuer().token(audience=AUDIENCE, email=ACCOUNT)}"
+        self.authorization = token()
 
     def __enter__(self) -> Self:
         self.start()
@@ -88,7 +96,7 @@ class Exporter:
     def start(self) -> None:
         """Serve; raises what keeps it from starting."""
         with ExitStack() as running:
-            self.client = running.enter_context(httpx.Client(trust_env=False, verify=False))  # noqa: S501  # loopback
+            self.client = running.enter_context(_client())
             self.certificates = running.enter_context(IssuerServer(issuer()))
             server = _Server(self._environment(), self._parts_made_otherwise)
             running.callback(server.stop)
@@ -152,12 +160,30 @@ class Exporter:
         """A sample's value now; None where there is no such series."""
         return self.exposition().get((series, frozenset(labels.items())))
 
+    def answered(self, endpoint: Endpoint, outcome: str) -> float:
+        """How many pushes were answered 200 with this outcome."""
+        return self._own("push_messages_total", endpoint=endpoint, outcome=outcome)
+
+    def refused(self, endpoint: Endpoint, reason: str) -> float:
+        """How many pushes were refused for this reason."""
+        return self._own("push_errors_total", endpoint=endpoint, reason=reason)
+
+    def _own(self, series: str, **labels: str) -> float:
+        value = self.value(f"{OWN}_{series}", **labels)
+        assert value is not None, f"there is no {series} with {labels}"
+        return value
+
     def _environment(self) -> dict[str, str]:
         settings = {"pubsub.certs_url": self.certificates.url, **self._settings}
         return {
             variable(key): value if isinstance(value, str) else json.dumps(value)
             for key, value in settings.items()
         }
+
+
+def _client() -> httpx.Client:
+    # Nothing here speaks TLS, and authorities take time to be read.
+    return httpx.Client(trust_env=False, verify=False, timeout=_WITHIN_SECONDS)  # noqa: S501
 
 
 class _Server:

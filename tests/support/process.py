@@ -144,6 +144,10 @@ class Process:
             eventually(self._exited, within=within, what=f"the end of {self!r}")
         return self.kill()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it, and not what it started, a signal."""
+        os.kill(self.pid, number)
+
     def wait(self, *, within: float = 10) -> int:
         """Its exit status once it has ended by itself, 0 where it was not running; else TimeoutError."""
         if self._popen is None:

@@ -48,11 +48,11 @@ def open_door() -> Iterator[Door]:
 
 
 def run(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, within: float = 30
+    *arguments: str | Path, by: Sequence[str] = (), env: Mapping[str, str] | None = None, within: float = 30
 ) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself, with its output."""
+    """A command that ends by itself, with its output; `by` is a program that starts it."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*by, *COMMAND, *map(str, arguments)],
         env=os.environ | ENVIRONMENT | dict(env or {}),
         capture_output=True,
         text=True,

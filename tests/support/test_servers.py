@@ -171,6 +171,17 @@ def test_a_process_that_ended_by_itself_is_stopped_with_its_own_status(tmp_path:
         assert process.stop() == 3
 
 
+def test_a_process_that_is_sent_a_signal_is_waited_for(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    command = ["sh", "-c", 'trap "exit 4" INT; echo ready; while :; do sleep 0.02; done']
+    with Process(command, output=output, ready=lambda: "ready" in output.read_text()) as process:
+        with pytest.raises(TimeoutError):
+            process.wait(within=0.1)
+
+        process.send(signal.SIGINT)
+        assert process.wait() == 4
+
+
 def test_a_process_that_does_not_get_ready_is_killed(tmp_path: Path) -> None:
     process = Process(["sh", "-c", "echo $$; sleep 600"], output=tmp_path / "output", ready=never, within=0.5)
 

@@ -1,0 +1,299 @@
+"""Every series, in one place: the store's totals, shown as they are, and what this process has seen.
+
+https://prometheus.io/docs/instrumenting/writing_exporters/
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final, Literal, TypeAlias, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from app import VERSION
+from app.domain.batch import Applied
+from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
+from app.store import Remembered
+
+Endpoint: TypeAlias = Literal["creation", "interruption"]
+ENDPOINTS: Final[Sequence[Endpoint]] = ("creation", "interruption")
+OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ignored")
+RELEASERS: Final = ("creation", "inventory", "expiry")
+_DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
+_COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+_LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
+
+_Row: TypeAlias = LabelSetTotals | ClusterTotals | LifetimeTotals
+_Key = TypeVar("_Key")
+_AnyRow = TypeVar("_AnyRow", LabelSetTotals, ClusterTotals, LifetimeTotals)
+
+disable_created_metrics()
+
+
+class Metrics:
+    """The registry behind /metrics. Changed by the event loop alone; rendered by any thread."""
+
+    def __init__(
+        self,
+        *,
+        cluster_label: str = "kubernetes_cluster",
+        hold_seconds: float = 0.0,
+        reasons: Iterable[str] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`reasons`: every reason for which a push can be refused."""
+        self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic)
+        self._registry = CollectorRegistry()
+        self._registry.register(self._totals)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._make_own_series()
+        self._start_at_zero(reasons)
+
+    def _make_own_series(self) -> None:
+        registry, own = self._registry, "spot_interruption_exporter"
+        self._messages = Counter(
+            f"{own}_push_messages_total", "Pushes answered 200", ["endpoint", "outcome"], registry=registry
+        )
+        self._errors = Counter(
+            f"{own}_push_errors_total",
+            "Pushes answered anything but 200",
+            ["endpoint", "reason"],
+            registry=registry,
+        )
+        self._released = Counter(
+            f"{own}_pending_released_total",
+            "Waiting interruptions that were released, by what explained or ended them",
+            ["by"],
+            registry=registry,
+        )
+        self._delay = Histogram(
+            f"{own}_event_delay_seconds",
+            "Time from an event's log timestamp to its commit",
+            ["endpoint"],
+            buckets=_DELAY_BUCKETS,
+            registry=registry,
+        )
+        self._last_push = Gauge(
+            f"{own}_last_push_timestamp_seconds",
+            "When the newest authentic push came",
+            ["endpoint"],
+            registry=registry,
+        )
+        self._pending = Gauge(
+            f"{own}_pending_interruptions",
+            "Interruptions that wait for something to explain their instance",
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            f"{own}_store_commit_seconds",
+            "Duration of one commit, a batch of events",
+            buckets=_COMMIT_BUCKETS,
+            registry=registry,
+        )
+        self._resets = Counter(
+            f"{own}_store_resets_total", "Damaged stores that were moved aside", registry=registry
+        )
+        self._overflowed = Counter(
+            f"{own}_label_overflow_total",
+            "Events committed under `other`, for too many label sets",
+            registry=registry,
+        )
+        build = Gauge(
+            f"{own}_build_info", "The running build", ["version", "python_version"], registry=registry
+        )
+        build.labels(VERSION, platform.python_version()).set(1)
+
+    def _start_at_zero(self, reasons: Iterable[str]) -> None:
+        for endpoint in ENDPOINTS:
+            self._delay.labels(endpoint)
+            for outcome in OUTCOMES:
+                self._messages.labels(endpoint, outcome)
+            for reason in reasons:
+                self._errors.labels(endpoint, reason)
+        for releaser in RELEASERS:
+            self._released.labels(releaser)
+
+    @property
+    def pending(self) -> int:
+        """How many interruptions wait."""
+        return self._totals.pending
+
+    def restore(self, remembered: Remembered) -> None:
+        """Show what the store holds, after it was opened or was away."""
+        self._totals.restore(remembered.totals)
+        self._show_pending(remembered.pending)
+
+    def show(self, applied: Applied) -> None:
+        """Show what a commit has done."""
+        self._totals.update(applied.changed, applied.dropped)
+        self._show_pending(applied.pending)
+        for releaser, number in applied.released.items():
+            self._released.labels(releaser).inc(number)
+        if applied.overflowed:
+            self._overflowed.inc(applied.overflowed)
+
+    def _show_pending(self, pending: int) -> None:
+        self._totals.pending = pending
+        self._pending.set(pending)
+
+    def pushed(self, endpoint: Endpoint, at: float) -> None:
+        """An authentic push has come."""
+        self._last_push.labels(endpoint).set(at)
+
+    def answered(self, endpoint: Endpoint, outcome: str) -> None:
+        """A push was answered 200."""
+        self._messages.labels(endpoint, outcome).inc()
+
+    def refused(self, endpoint: Endpoint, reason: str) -> None:
+        """A push was answered anything else."""
+        self._errors.labels(endpoint, reason).inc()
+
+    def delayed(self, endpoint: Endpoint, seconds: float) -> None:
+        """An event was committed that long after it was logged."""
+        self._delay.labels(endpoint).observe(max(seconds, 0.0))
+
+    def reset(self) -> None:
+        """A damaged store was moved aside."""
+        self._resets.inc()
+
+    def due(self) -> Totals:
+        """The rows that have shown 0 for long enough, since they were first scraped."""
+        return self._totals.due()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the format that the Accept header asks for, and its content type."""
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except TypeError:  # the library's answer to a version that is none
+            encoder, content_type = choose_encoder("")
+        return encoder(self._registry), content_type
+
+
+class _TotalsCollector(Collector):
+    """Renders the store's totals. prometheus_client's own counters and histograms cannot be restored."""
+
+    def __init__(self, cluster_label: str, hold_seconds: float, monotonic: Callable[[], float]) -> None:
+        self.pending = 0
+        self._totals = Totals()
+        self._hold_seconds = hold_seconds
+        self._monotonic = monotonic
+        self._held_since: dict[object, float] = {}
+        self._cluster_label = cluster_label
+        self._six = ["project", cluster_label, "cluster_location", "node_pool", "zone", "machine_type"]
+
+    def restore(self, totals: Totals) -> None:
+        self._totals = totals
+
+    def update(self, changed: Totals, dropped: Totals) -> None:
+        self._totals.update(changed)
+        self._totals.drop(dropped)
+
+    def due(self) -> Totals:
+        """The rows whose hold has ended; what the store has revealed since is held no more."""
+        ended = self._monotonic() - self._hold_seconds
+        # A copy, made at one go: a scrape in its thread may begin a hold meanwhile.
+        keys = {key for key, since in list(self._held_since.items()) if since <= ended}
+        due = Totals(
+            _hidden(self._totals.label_sets, keys),
+            _hidden(self._totals.clusters, keys),
+            _hidden(self._totals.lifetimes, keys),
+        )
+        for key in keys - due.label_sets.keys() - due.clusters.keys() - due.lifetimes.keys():
+            del self._held_since[key]
+        return due
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._monotonic()
+        label_sets = [
+            (row, self._shows(row.labels, row, now)) for row in list(self._totals.label_sets.values())
+        ]
+        clusters = [(row, self._shows(row.cluster, row, now)) for row in list(self._totals.clusters.values())]
+        lifetimes = [
+            (row, self._shows((row.cluster, row.machine_type), row, now))
+            for row in list(self._totals.lifetimes.values())
+        ]
+        yield from self._cluster_families(clusters)
+        yield from self._label_set_families(label_sets)
+        yield self._lifetime_family(lifetimes)
+
+    def _shows(self, key: object, row: _Row, now: float) -> bool:
+        """Whether the row shows its counters; from its first scrape on it is held, then it is due.
+
+        Where nothing is held any more, what an earlier configuration held is due at once.
+        """
+        if not row.revealed:
+            self._held_since.setdefault(key, now)
+        return row.revealed or self._hold_seconds <= 0
+
+    def _cluster_families(self, rows: Sequence[tuple[ClusterTotals, bool]]) -> Iterator[Metric]:
+        total = CounterMetricFamily(
+            "interruption_events",
+            "The total number of interruption events for a given cluster",
+            labels=[self._cluster_label],
+        )
+        newest = GaugeMetricFamily(
+            "spot_last_interruption_timestamp_seconds",
+            "Log time of the newest interruption",
+            labels=[self._cluster_label],
+        )
+        for row, shows in rows:
+            total.add_metric([row.cluster], row.interruptions if shows else 0)
+            if row.last_interruption_at is not None:
+                newest.add_metric([row.cluster], row.last_interruption_at)
+        yield total
+        yield newest
+
+    def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, bool]]) -> Iterator[Metric]:
+        interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._six)
+        created = CounterMetricFamily(
+            "spot_instances_created", "Spot instances whose creation was announced", labels=self._six
+        )
+        failed = CounterMetricFamily(
+            "spot_instance_creations_failed",
+            "Spot instances whose creation was announced and then failed",
+            labels=self._six,
+        )
+        seconds = CounterMetricFamily(
+            "spot_instance_seconds", "Time that Spot instances have lived", labels=self._six
+        )
+        instances = GaugeMetricFamily("spot_instances", "Spot instances alive now", labels=self._six)
+        for row, shows in rows:
+            interruptions.add_metric(row.labels, row.interruptions if shows else 0)
+            created.add_metric(row.labels, row.created if shows else 0)
+            failed.add_metric(row.labels, row.failed if shows else 0)
+            seconds.add_metric(row.labels, row.instance_seconds if shows else 0)
+            instances.add_metric(row.labels, row.instances)
+        yield from (interruptions, created, failed, seconds, instances)
+
+    def _lifetime_family(self, rows: Sequence[tuple[LifetimeTotals, bool]]) -> Metric:
+        family = HistogramMetricFamily(
+            "spot_instance_lifetime_seconds",
+            "Age at interruption, since the instance's last start",
+            labels=[self._cluster_label, "machine_type"],
+        )
+        for row, shows in rows:
+            cumulated = list(accumulate(row.buckets)) if shows else [0] * len(_LE)
+            family.add_metric(
+                [row.cluster, row.machine_type],
+                buckets=list(zip(_LE, cumulated, strict=True)),
+                sum_value=row.sum if shows else 0,
+            )
+        return family
+
+
+def _hidden(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
+    return {key: row for key, row in rows.items() if key in keys and not row.revealed}

@@ -1,0 +1,241 @@
+"""The single writer: commits the events that requests hand it, in batches, and does the periodic work."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
+
+from app.domain.batch import Applied
+from app.domain.events import Event
+from app.domain.outcomes import Counted, Outcome
+from app.errors import (
+    InternalError,
+    OverloadError,
+    StoppingError,
+    StoreCorruptError,
+    StoreSlowError,
+    StoreUnavailableError,
+)
+from app.metrics import Metrics
+from app.store import Store
+
+_LONGEST_QUEUE: Final = 10_000
+_LARGEST_BATCH: Final = 500
+PATIENCE_SECONDS: Final = 20.0
+
+_log = logging.getLogger(__name__)
+
+Work: TypeAlias = Callable[[Store, float], Applied]
+"""Something of the store's, and the time at which it is done."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    event: Event
+    future: asyncio.Future[Outcome]
+    since: float
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    work: Work
+    future: asyncio.Future[Applied]
+
+
+@dataclass(slots=True)
+class _Queue:
+    events: deque[_Waiting] = field(default_factory=deque)
+    jobs: deque[_Job] = field(default_factory=deque)
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.jobs)
+
+
+class Recorder:
+    """Commits events in the order in which they come, as many at once as wait (group commit)."""
+
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`patience_seconds`: how long a request waits for its commit before it is told to come again."""
+        self._store = store
+        self._metrics = metrics
+        self._patience_seconds = patience_seconds
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._queue = _Queue()
+        self._committing: Sequence[_Waiting] = ()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._stale = False
+        self.corrupt = asyncio.Event()
+        """Set once the store was found damaged: only a restart can mend it."""
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait for their commit to begin."""
+        return len(self._queue.events)
+
+    async def record(self, event: Event) -> Outcome:
+        """Have an event committed; returns once it is durable.
+
+        Raises an UnavailableError where it may be tried again, or InternalError for a bug.
+        """
+        if self._stopping:
+            raise StoppingError("the exporter is stopping")
+        if self.waiting >= _LONGEST_QUEUE:
+            raise OverloadError(f"{_LONGEST_QUEUE} events wait for their commit")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        self._queue.events.append(_Waiting(event, future, loop.time()))
+        self._wake.set()
+        return await future
+
+    async def perform(self, work: Work) -> Applied:
+        """Have periodic work done between two batches; raises as `record` does."""
+        if self._stopping:
+            raise StoppingError("the exporter is stopping")
+        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        self._queue.jobs.append(_Job(work, future))
+        self._wake.set()
+        return await future
+
+    async def run(self) -> None:
+        """Write until `close` is called and nothing waits. It ends otherwise only by a bug of its own."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            while not (self._stopping and not self._queue):
+                if not self._queue:
+                    self._wake.clear()
+                    await self._wake.wait()
+                if self._queue.jobs:
+                    await self._do(self._queue.jobs.popleft())
+                if self._queue.events:
+                    await self._commit(self._take())
+        finally:
+            watch.cancel()
+            self._thread.shutdown(wait=False)
+
+    def close(self) -> None:
+        """Refuse what comes from now on, and let `run` end once everything accepted is answered."""
+        self._stopping = True
+        self._wake.set()
+
+    def _take(self) -> Sequence[_Waiting]:
+        waiting = self._queue.events
+        self._committing = [waiting.popleft() for _ in range(min(len(waiting), _LARGEST_BATCH))]
+        return self._committing
+
+    async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        """Commit a batch; one that meets a bug is halved until its culprit is alone, and the others pass."""
+        batches = [batch]
+        while batches:
+            batch = [waiting for waiting in batches.pop() if not waiting.future.done()]
+            if not batch:
+                continue
+            try:
+                applied = await self._apply([waiting.event for waiting in batch])
+            except StoreUnavailableError as exc:
+                _fail(batch, exc)
+            except Exception:  # noqa: BLE001 - the writer must live, whatever one event meets
+                if len(batch) == 1:
+                    _log.exception(
+                        "an event could not be recorded", extra={"event": str(batch[0].event.name)}
+                    )
+                    _fail(batch, InternalError("the event could not be recorded; the log has the trace"))
+                else:
+                    middle = len(batch) // 2
+                    batches += [batch[middle:], batch[:middle]]
+            else:
+                for waiting, outcome in zip(batch, applied.outcomes, strict=True):
+                    if not waiting.future.done():
+                        waiting.future.set_result(outcome)
+
+    async def _apply(self, events: Sequence[Event]) -> Applied:
+        started = time.perf_counter()
+        applied = await self._in_thread(lambda store, now: store.apply(events, now))
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        return applied
+
+    async def _do(self, job: _Job) -> None:
+        failure: Exception
+        try:
+            applied = await self._in_thread(job.work)
+        except StoreUnavailableError as exc:
+            failure = exc
+        except Exception:  # noqa: BLE001 - likewise
+            _log.exception("periodic work has failed")
+            failure = InternalError("periodic work has failed; the log has the trace")
+        else:
+            if not job.future.done():
+                job.future.set_result(applied)
+            return
+        if not job.future.done():
+            job.future.set_exception(failure)
+
+    async def _in_thread(self, work: Work) -> Applied:
+        """Do it in the store's thread, and show what it has done before anybody is told."""
+        run = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        try:
+            if self._stale:
+                self._metrics.restore(await run(self._store.remembered))
+                self._stale = False
+            applied = await run(work, self._store, self._clock())
+        except StoreUnavailableError as exc:
+            self._stale = True
+            if isinstance(exc, StoreCorruptError):
+                _log.error(
+                    "the store is damaged; it can only be mended by a restart", extra={"error": str(exc)}
+                )
+                self.corrupt.set()
+            raise
+        self._metrics.show(applied)
+        for counted in applied.counted:
+            _tell(counted)
+        return applied
+
+    async def _watch(self) -> None:
+        """Answer requests whose commit takes too long; it may still come."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._patience_seconds / 20)
+            oldest = loop.time() - self._patience_seconds
+            late = [waiting for waiting in (*self._committing, *self._queue.events) if waiting.since < oldest]
+            _fail(late, StoreSlowError(f"the commit was not done in {self._patience_seconds:g} s"))
+
+
+def _fail(batch: Sequence[_Waiting], exc: Exception) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(exc)
+
+
+def _tell(counted: Counted) -> None:
+    node = counted.node
+    _log.info(
+        "interruption counted",
+        extra={
+            "project": counted.name.project,
+            "kubernetes_cluster": node.cluster,
+            "cluster_location": node.cluster_location,
+            "node_pool": node.node_pool,
+            "zone": counted.name.zone,
+            "machine_type": node.machine_type,
+            "instance": counted.name.instance,
+            "instance_id": counted.id,
+            "interrupted_at": counted.at,
+            "age_seconds": counted.age,
+            "counted_as": counted.counted_as,
+            "released_by": counted.released_by,
+        },
+    )

@@ -1,0 +1,39 @@
+"""The periodic work, as it comes to pass in the running exporter."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.exporter import OWN, Exporter
+from tests.support.process import eventually
+from tests.support.stores import Disk
+
+
+def test_when_the_grace_ends_an_interruption_is_counted_as_unknown(tmp_path: Path) -> None:
+    with Exporter(tmp_path, {"attribution.grace_seconds": 0}) as exporter:
+        exporter.interrupt("node-1")
+        eventually(
+            lambda: exporter.value("interruption_events_total", kubernetes_cluster="unknown"),
+            within=20,
+            what="the expiry",
+        )
+
+        assert exporter.value(f"{OWN}_pending_released_total", by="expiry") == 1
+        assert exporter.value(f"{OWN}_pending_interruptions") == 0
+        assert exporter.interrupt("node-1").json()["outcome"] == "duplicate"
+
+
+def test_what_the_stores_absence_prevents_is_done_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    with Exporter(tmp_path, {"attribution.grace_seconds": 0}, open_store=disk.open) as exporter:
+        exporter.interrupt("node-1")
+        disk.away = True
+        eventually(lambda: "periodic work was put off" in caplog.text, within=20, what="the warning")
+        disk.away = False
+        eventually(
+            lambda: exporter.value("interruption_events_total", kubernetes_cluster="unknown"),
+            within=20,
+            what="the expiry",
+        )

@@ -1,0 +1,321 @@
+"""The writer by itself, over a real store whose disk obeys the test."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.domain.attribution import Rules
+from app.domain.batch import Applied
+from app.domain.events import Event, InstanceCreated, InstanceInterrupted, InstanceName, Node
+from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
+from app.errors import (
+    InternalError,
+    StoppingError,
+    StoreCorruptError,
+    StoreSlowError,
+    StoreUnavailableError,
+)
+from app.metrics import Metrics
+from app.recorder import Recorder
+from app.store import Store
+from tests.support.process import eventually
+from tests.support.stores import Disk
+
+NODE = Node("tills", "europe-west1", "spot", "e2-standard-8")
+
+
+def created(name: str) -> InstanceCreated:
+    return InstanceCreated(f"created {name}", 100.0, instance(name), name, f"op-{name}", NODE, spot=True)
+
+
+def interrupted(name: str, key: str = "1") -> InstanceInterrupted:
+    return InstanceInterrupted(f"interrupted {name} {key}", 200.0, instance(name), name)
+
+
+def instance(name: str) -> InstanceName:
+    return InstanceName("shop-prod", "europe-west1-c", name)
+
+
+class Writer:
+    """A recorder at work."""
+
+    def __init__(self, disk: Disk, *, patience_seconds: float = 20) -> None:
+        self.disk = disk
+        self.metrics = Metrics()
+        self.store = disk.open("sqlite:///:memory:", Rules()).store
+        self.recorder = Recorder(self.store, self.metrics, patience_seconds=patience_seconds)
+
+    def begin(self, *events: Event) -> "list[asyncio.Task[Outcome]]":
+        return [asyncio.create_task(self.recorder.record(event)) for event in events]
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """While this event's commit lasts, what is recorded waits; then it is the second batch."""
+        with self.disk.busy():
+            self.begin(created("the first"))
+            await until(lambda: bool(self.disk.batches))
+            yield
+            await asyncio.sleep(0)  # so that what was begun has been handed over
+
+    def shown(self, cluster: str = "tills") -> str | None:
+        line = f'interruption_events_total{{kubernetes_cluster="{cluster}"}} '
+        exposition = self.metrics.render("")[0].decode()
+        return next((rest for rest in exposition.split("\n") if rest.startswith(line)), "").removeprefix(line)
+
+
+@asynccontextmanager
+async def writing(disk: Disk, *, patience_seconds: float = 20) -> AsyncIterator[Writer]:
+    writer = Writer(disk, patience_seconds=patience_seconds)
+    running = asyncio.create_task(writer.recorder.run())
+    try:
+        yield writer
+    finally:
+        writer.recorder.close()
+        await asyncio.wait_for(running, 10)
+        writer.store.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(eventually, condition, within=20, what="the disk's next commit")
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+def test_the_outcomes_are_told(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            record = writer.recorder.record
+            assert await record(created("a")) == Tracked(instance("a"), NODE)
+            assert isinstance(await record(interrupted("a")), Counted)
+            assert await record(interrupted("a")) == Duplicate()
+            assert await record(interrupted("b")) == Pending("shop-prod")
+
+    asyncio.run(scenario())
+
+
+def test_events_that_wait_are_one_commit_in_their_order(disk: Disk) -> None:
+    names = [f"n{number}" for number in range(300)]
+
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                tasks = writer.begin(*map(created, names))
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert disk.batches == [["the first"], names]
+
+
+def test_a_batch_is_bounded(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                tasks = writer.begin(*(created(f"n{number}") for number in range(1100)))
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert [len(batch) for batch in disk.batches] == [1, 500, 500, 100]
+
+
+def test_an_event_sees_what_the_one_before_it_in_the_batch_has_done(disk: Disk) -> None:
+    async def scenario() -> list[Outcome]:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                tasks = writer.begin(created("a"), interrupted("a"), interrupted("a"), interrupted("a", "2"))
+            return await asyncio.gather(*tasks)
+
+    assert [type(outcome) for outcome in asyncio.run(scenario())] == [Tracked, Counted, Duplicate, Counted]
+
+
+@pytest.mark.parametrize(
+    "poisonous",
+    [{"n0"}, {"n9"}, {"n3", "n4"}, {f"n{n}" for n in range(10)}],
+    ids=lambda names: str(len(names)),
+)
+def test_culprits_fail_alone_and_the_order_is_kept(
+    disk: Disk, caplog: pytest.LogCaptureFixture, poisonous: set[str]
+) -> None:
+    names = [f"n{number}" for number in range(10)]
+    disk.poisonous = poisonous
+
+    async def scenario() -> list[Outcome | BaseException]:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                tasks = writer.begin(*map(created, names))
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            disk.poisonous = set()
+            assert isinstance(await writer.recorder.record(created("after")), Tracked)
+            return outcomes
+
+    outcomes = dict(zip(names, asyncio.run(scenario()), strict=True))
+    assert {name for name, outcome in outcomes.items() if isinstance(outcome, InternalError)} == poisonous
+    assert {name for name, outcome in outcomes.items() if isinstance(outcome, Tracked)} == (
+        set(names) - poisonous
+    )
+    passed = [name for batch in disk.batches if poisonous.isdisjoint(batch) for name in batch]
+    assert passed == ["the first", *(name for name in names if name not in poisonous), "after"]
+    assert len([line for line in caplog.records if line.levelno == logging.ERROR]) == len(poisonous)
+    assert caplog.text.count("Traceback") == len(poisonous)
+
+
+def test_an_outcome_is_told_once_it_is_durable_and_shown(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            await writer.recorder.record(created("a"))
+            with disk.busy():
+                (task,) = writer.begin(interrupted("a"))
+                await until(lambda: len(disk.batches) == 2)
+                assert not task.done()
+                assert writer.shown() == "0.0"
+            await task
+            assert writer.shown() == "1.0"
+
+    asyncio.run(scenario())
+
+
+def test_while_the_store_is_away_events_fail_and_afterwards_everything_is_shown(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            record = writer.recorder.record
+            await record(created("a"))
+            disk.loses_answers = True
+            with pytest.raises(StoreUnavailableError):
+                await record(interrupted("a"))
+            assert writer.shown() == "0.0"
+
+            disk.loses_answers, disk.away = False, True
+            with pytest.raises(StoreUnavailableError):
+                await record(interrupted("b"))
+
+            disk.away = False
+            await record(created("c"))
+            assert writer.shown() == "1.0"
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_too_long_is_told_be_it_in_the_queue_or_in_the_commit(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk, patience_seconds=0.1) as writer:
+            async with writer.busy():
+                begun = asyncio.get_running_loop().time()
+                (queued,) = writer.begin(created("a"))
+                with pytest.raises(StoreSlowError):
+                    await queued
+                assert asyncio.get_running_loop().time() - begun >= 0.1
+            assert await writer.recorder.record(created("the first")) == Duplicate()
+
+    asyncio.run(scenario())
+
+
+def test_an_event_nobody_waits_for_any_more_is_left_out_of_its_batch(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                one, other = writer.begin(created("a"), created("b"))
+                await asyncio.sleep(0)
+                one.cancel()
+            assert isinstance(await other, Tracked)
+
+    asyncio.run(scenario())
+    assert disk.batches == [["the first"], ["b"]]
+
+
+def test_periodic_work_is_done_between_two_batches(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                work = asyncio.create_task(writer.recorder.perform(lambda store, now: store.expire(now)))
+                tasks = writer.begin(*(created(f"n{number}") for number in range(501)))
+            assert not (await work).counted
+            assert sum(task.done() for task in tasks) == 0
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_bug_in_periodic_work_is_told_and_the_writer_lives(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            with pytest.raises(InternalError):
+                await writer.recorder.perform(lambda _store, _now: 1 // 0)  # type: ignore[arg-type, return-value]
+            assert isinstance(await writer.recorder.record(created("a")), Tracked)
+
+    asyncio.run(scenario())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_damage_found_while_running_is_told_once_to_everybody(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(_store: Store, _now: float) -> Applied:
+        raise StoreCorruptError("the file is damaged")
+
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            assert not writer.recorder.corrupt.is_set()
+            with pytest.raises(StoreCorruptError):
+                await writer.recorder.perform(damaged)
+            assert writer.recorder.corrupt.is_set()
+
+    asyncio.run(scenario())
+    assert [line.levelname for line in caplog.records] == ["ERROR"]
+
+
+def test_at_the_end_everything_accepted_is_answered_and_nothing_more_taken(disk: Disk) -> None:
+    async def scenario() -> Recorder:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                tasks = writer.begin(*(created(f"n{number}") for number in range(501)))
+                await asyncio.sleep(0)
+                writer.recorder.close()
+                with pytest.raises(StoppingError):
+                    await writer.recorder.record(created("late"))
+                with pytest.raises(StoppingError):
+                    await writer.recorder.perform(lambda store, now: store.expire(now))
+            assert {type(outcome) for outcome in await asyncio.gather(*tasks)} == {Tracked}
+            return writer.recorder
+
+    ended = asyncio.run(scenario())
+    eventually(
+        lambda: not any(thread.name.startswith("store") for thread in threading.enumerate()),
+        within=20,
+        what=f"the end of the thread of {ended}",
+    )
+
+
+def test_a_counted_interruption_is_one_line_with_its_attribution(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            for event in (interrupted("a"), interrupted("a"), created("a"), interrupted("a", "2")):
+                await writer.recorder.record(event)
+
+    asyncio.run(scenario())
+    lines = [vars(line) for line in caplog.records if line.message == "interruption counted"]
+    told = {
+        "project": "shop-prod",
+        "kubernetes_cluster": "tills",
+        "cluster_location": "europe-west1",
+        "node_pool": "spot",
+        "zone": "europe-west1-c",
+        "machine_type": "e2-standard-8",
+        "instance": "a",
+        "instance_id": "a",
+        "interrupted_at": 200.0,
+        "counted_as": "tills",
+    }
+    assert [line["released_by"] for line in lines] == ["creation", None]
+    assert all(told.items() <= line.items() for line in lines)
