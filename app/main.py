@@ -1,0 +1,226 @@
+"""The composition root: what is made of which setting, and what lives as long as the application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Lifespan, Receive, Scope, Send
+
+from app import VERSION
+from app.chores import Chores
+from app.domain.attribution import Rules
+from app.errors import InternalError
+from app.gcp.oidc import Verifier
+from app.metrics import ENDPOINTS, Endpoint, Metrics
+from app.recorder import PATIENCE_SECONDS, Recorder
+from app.settings import Settings
+from app.store import OpenedStore, open_store
+from app.web.openapi import describe
+from app.web.ops import add_health, add_metrics, as_response
+from app.web.problems import leaves, problem, problem_of
+from app.web.push import Gate, PushEndpoint
+
+_DAY: Final = 86400.0
+
+_log = logging.getLogger(__name__)
+
+
+class Exporter:
+    """Everything that runs, wired; and how it is."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        reset_totals: bool = False,
+        open_store: Callable[..., OpenedStore] = open_store,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Open the store. Raises StartError."""
+        self.settings = settings
+        self.metrics = Metrics(
+            cluster_label=settings.prometheus.cluster_label,
+            hold_seconds=settings.prometheus.hold_seconds,
+            reasons=[leaf.reason for leaf in leaves()],
+        )
+        opened = open_store(
+            settings.store.url,
+            Rules(
+                grace_seconds=settings.attribution.grace_seconds,
+                retention_seconds=settings.store.retention_days * _DAY,
+                max_label_sets=settings.prometheus.max_label_sets,
+            ),
+            hold=settings.prometheus.hold_seconds > 0,
+            reset_totals=reset_totals,
+        )
+        if opened.damaged is not None:
+            _log.error(
+                "the store was damaged; it was moved aside, and a new one begun",
+                extra={"moved_to": str(opened.damaged)},
+            )
+            self.metrics.reset()
+        self.store = opened.store
+        self.recorder = Recorder(self.store, self.metrics, patience_seconds=patience_seconds)
+        self.client = httpx.AsyncClient()
+        self.verifier = self._make_verifier()
+        self.gate = Gate()
+        self.stopping = False
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def _make_verifier(self) -> Verifier | None:
+        pubsub = self.settings.pubsub
+        if pubsub.authentication == "none":
+            return None
+        return Verifier(
+            self.client,
+            certs_url=pubsub.certs_url,
+            audiences=pubsub.audience,
+            accounts=pubsub.service_account_email,
+            clock_skew_seconds=pubsub.clock_skew_seconds,
+        )
+
+    def ailing(self) -> str | None:
+        """Why only a restart would help; None while the writer and the periodic work live."""
+        ended = [task.get_name() for task in self._tasks if task.done()]
+        return None if self._tasks and not ended else f"not running: {', '.join(ended) or 'the writer'}"
+
+    def missing(self) -> Sequence[str]:
+        """What is missing before every interruption can be attributed at once."""
+        return ["the exporter is stopping"] if self.stopping else []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write and do the periodic work; at the end, commit everything accepted and close the store."""
+        writer = asyncio.create_task(self.recorder.run(), name="writer")
+        chores = asyncio.create_task(Chores(self.recorder, self.metrics).run(), name="chores")
+        self._tasks = (writer, chores)
+        try:
+            self.metrics.restore(self.store.remembered())
+            yield
+        finally:
+            chores.cancel()
+            self.recorder.close()
+            await asyncio.wait(self._tasks)
+            if self.verifier is not None:
+                await self.verifier.aclose()
+            await self.client.aclose()
+            self.store.close()
+
+    async def broken(self) -> str:
+        """Wait until nothing but a restart helps, and say why."""
+        corrupt = asyncio.create_task(self.recorder.corrupt.wait())
+        await asyncio.wait([corrupt, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        corrupt.cancel()
+        return "the store is damaged" if self.recorder.corrupt.is_set() else str(self.ailing())
+
+
+def create_app(
+    settings: Settings,
+    *,
+    reset_totals: bool = False,
+    open_store: Callable[..., OpenedStore] = open_store,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> FastAPI:
+    """The main application, which an ingress reaches; its lifespan runs the exporter. Raises StartError.
+
+    With one listener it serves the metrics too; with two, `create_ops_app` makes the other's.
+    """
+    exporter = Exporter(
+        settings, reset_totals=reset_totals, open_store=open_store, patience_seconds=patience_seconds
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with exporter.running():
+            yield
+
+    app = _application(lifespan)
+    app.state.exporter = exporter
+    for endpoint in ENDPOINTS:
+        app.add_push(f"/events/{endpoint}", _push(exporter, endpoint))
+    add_health(app, exporter)
+    if settings.one_listener:
+        add_metrics(app, exporter.metrics, settings.prometheus.path)
+    describe(app, authenticated=exporter.verifier is not None)
+    return app
+
+
+def create_ops_app(exporter: Exporter) -> FastAPI:
+    """The metrics listener's application, where it has a port of its own."""
+    app = _application(openapi_url=None)
+    add_health(app, exporter)
+    add_metrics(app, exporter.metrics, exporter.settings.prometheus.path)
+    return app
+
+
+def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
+    pubsub = exporter.settings.pubsub
+    subscriptions: Mapping[Endpoint, str] = {
+        "creation": pubsub.instance_creation_subscription_name,
+        "interruption": pubsub.instance_interruption_subscription_name,
+    }
+    return PushEndpoint(
+        endpoint=endpoint,
+        subscription=subscriptions[endpoint],
+        authenticator=exporter.verifier,
+        recorder=exporter.recorder,
+        metrics=exporter.metrics,
+        gate=exporter.gate,
+        max_body_bytes=exporter.settings.server.max_body_bytes,
+    )
+
+
+class _Application(FastAPI):
+    """FastAPI, but for the pushes: its layers a request would cost more than all that is done with one."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        self._pushes: dict[str, PushEndpoint] = {}
+        super().__init__(**options)
+
+    def add_push(self, path: str, push: PushEndpoint) -> None:
+        """Have the endpoint answer POST at the path; the router only refuses the other methods."""
+        self._pushes[path] = push
+        self.router.routes.append(Route(path, push, methods=["POST"]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._pushes:
+            await self._pushes[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _application(
+    lifespan: Lifespan[FastAPI] | None = None, *, openapi_url: str | None = "/openapi.json"
+) -> _Application:
+    app = _Application(
+        title="spot-interruption-exporter",
+        version=VERSION,
+        lifespan=lifespan,
+        openapi_url=openapi_url,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(Exception, _bug)
+    return app
+
+
+async def _http_problem(_request: Request, exc: Exception) -> Response:
+    """Say in a problem document what the router refuses: another path, another method."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - FastAPI hands over what it was registered for
+    status = HTTPStatus(exc.status_code)
+    reason = status.phrase.lower().replace(" ", "_")
+    return as_response(problem(status, reason, str(exc.detail).lower(), exc.headers))
+
+
+async def _bug(_request: Request, _exc: Exception) -> Response:
+    return as_response(problem_of(InternalError("a bug; the log has the trace")))

@@ -1,0 +1,148 @@
+"""The listeners: which application is served on which port, and how the process stops."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from app.errors import StartError
+from app.main import Exporter, create_app, create_ops_app
+from app.settings import Settings
+
+_SHUTDOWN_SECONDS: Final = 8
+"""For requests that are still under way when everything else has stopped."""
+_BACKLOG: Final = 2048
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, *, reset_totals: bool = False) -> None:
+    """Run the exporter until SIGTERM or SIGINT. Raises StartError, also where it has to give up later."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, reset_totals=reset_totals))
+
+
+async def _serve(settings: Settings, *, reset_totals: bool) -> None:
+    # A signal may come while the store is opened, which can take its time.
+    with stop_signals() as stops:
+        app = create_app(settings, reset_totals=reset_totals)
+        exporter: Exporter = app.state.exporter
+        async with exporter.running(), listening(settings, app) as listeners:
+            gave_up = await _until_asked(exporter, stops, listeners)
+    if gave_up:
+        raise StartError(gave_up)
+    _log.info("stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """What is being served."""
+
+    ports: Sequence[int]
+    """The main listener's, and the metrics listener's where it is another."""
+    tasks: "Sequence[asyncio.Task[None]]"
+
+
+@asynccontextmanager
+async def listening(settings: Settings, app: FastAPI) -> AsyncIterator["Listeners"]:
+    """Serve the application, and its metrics where they have a port of their own. Raises StartError."""
+    servers = [_Server(settings, settings.server.port, app)]
+    if not settings.one_listener:
+        servers.append(_Server(settings, settings.metrics_port, create_ops_app(app.state.exporter)))
+    running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
+    try:
+        yield Listeners([server.port for server in servers], running)
+    finally:
+        for server in servers:
+            server.should_exit = True
+        await asyncio.wait(running)
+
+
+async def _until_asked(exporter: Exporter, stops: "asyncio.Queue[int]", listeners: "Listeners") -> str | None:
+    """Wait for a signal and wind down; or for a reason to give up, and tell it."""
+    asked = asyncio.create_task(stops.get())
+    broken = asyncio.create_task(exporter.broken())
+    await asyncio.wait([asked, broken, *listeners.tasks], return_when=asyncio.FIRST_COMPLETED)
+    if asked.done():
+        await _wind_down(exporter, stops)
+    asked.cancel()
+    broken.cancel()
+    if broken.done():
+        return broken.result()
+    return None if asked.done() else "a listener has ended"
+
+
+async def _wind_down(exporter: Exporter, stops: "asyncio.Queue[int]") -> None:
+    """Take pushes for a while, then only scrapes; another signal cuts either short."""
+    _log.info("stopping")
+    exporter.stopping = True
+    await _at_most(exporter.settings.server.drain_seconds, stops.get())
+    exporter.gate.closed = True
+    await _at_most(exporter.settings.prometheus.linger_seconds, stops.get())
+
+
+async def _at_most(seconds: float, something: Awaitable[int]) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(something, seconds)
+
+
+@contextmanager
+def stop_signals() -> Iterator["asyncio.Queue[int]"]:
+    """The signals that ask to stop, as they come."""
+    loop = asyncio.get_running_loop()
+    stops: asyncio.Queue[int] = asyncio.Queue()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stops.put_nowait, number)
+    try:
+        yield stops
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    """One listener; signals and the lifespan are handled once, for all of them."""
+
+    def __init__(self, settings: Settings, port: int, app: FastAPI) -> None:
+        self.socket = _listen(settings.server.host, port)
+        self.port: int = self.socket.getsockname()[1]
+        super().__init__(
+            uvicorn.Config(
+                app,
+                workers=1,  # whatever $WEB_CONCURRENCY says
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=settings.server.keep_alive_seconds,
+                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            )
+        )
+
+    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises StartError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        # The library repeats the address behind the reason, in parentheses.
+        reason = (exc.strerror or str(exc)).partition(" (")[0]
+        raise StartError(f"cannot listen on {host} port {port}: {reason}") from exc
+    _log.info("listening", extra={"host": host, "port": listener.getsockname()[1]})
+    return listener

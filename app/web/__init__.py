@@ -1,0 +1,1 @@
+"""HTTP: the thin skin. Requests in, problem documents and outcomes out."""

@@ -1,0 +1,150 @@
+"""The OpenAPI description of the two push endpoints, which FastAPI cannot derive: they are plain ASGI.
+
+https://spec.openapis.org/oas/v3.1.0
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app import VERSION
+from app.metrics import OUTCOMES
+from app.web.problems import leaves, status_of
+
+_TEXT: Final = {"type": "string"}
+_ATTRIBUTION: Final = (
+    "instance",
+    "project",
+    "kubernetes_cluster",
+    "cluster_location",
+    "node_pool",
+    "zone",
+    "machine_type",
+)
+
+_SCHEMAS: Final[Mapping[str, Any]] = {
+    "Envelope": {
+        "type": "object",
+        "description": "Pub/Sub's wrapped push body; its data is a Cloud Logging entry, as JSON, in base64.",
+        "required": ["message"],
+        "properties": {
+            "message": {
+                "type": "object",
+                "required": ["messageId", "data"],
+                "properties": {
+                    "data": {"type": "string", "contentEncoding": "base64"},
+                    "messageId": {"type": "string", "minLength": 1},
+                    "publishTime": {"type": "string", "format": "date-time"},
+                    "attributes": {"type": "object", "additionalProperties": _TEXT},
+                },
+            },
+            "subscription": _TEXT,
+        },
+    },
+    "LogEntry": {
+        "type": "object",
+        "description": "Pub/Sub's unwrapped push body: the Cloud Logging entry itself.",
+        "required": ["protoPayload"],
+        "properties": {
+            "protoPayload": {
+                "type": "object",
+                "required": ["methodName"],
+                "properties": {"methodName": _TEXT, "resourceName": _TEXT},
+            },
+            "insertId": _TEXT,
+            "timestamp": {"type": "string", "format": "date-time"},
+        },
+    },
+    "Outcome": {
+        "type": "object",
+        "required": ["outcome"],
+        "properties": {
+            "outcome": {"enum": list(OUTCOMES)},
+            "reason": {"type": "string", "description": "Why it was ignored."},
+            **dict.fromkeys(_ATTRIBUTION, _TEXT),
+        },
+    },
+    "Problem": {
+        "type": "object",
+        "required": ["title", "status", "detail", "reason"],
+        "properties": {"title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT, "reason": _TEXT},
+    },
+    "State": {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}},
+}
+
+
+def describe(app: FastAPI, *, authenticated: bool) -> None:
+    """Have the application's OpenAPI description hold the push endpoints too."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _description(app, authenticated=authenticated)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _description(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
+    description = get_openapi(title=app.title, version=VERSION, routes=app.routes)
+    components = description.setdefault("components", {})
+    components["schemas"] = {**components.get("schemas", {}), **_SCHEMAS}
+    components["securitySchemes"] = {
+        "oidc": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "An OIDC token of Google's, as Pub/Sub push subscriptions send it.",
+        }
+    }
+    for endpoint in ("creation", "interruption"):
+        description["paths"][f"/events/{endpoint}"] = {"post": _push(endpoint, authenticated=authenticated)}
+    return description
+
+
+def _push(endpoint: str, *, authenticated: bool) -> dict[str, Any]:
+    return {
+        "operationId": f"push_{endpoint}",
+        "summary": f"Take a pushed message of the {endpoint} topic",
+        "description": "Answers 200 once the effect is durable. What an entry means is told by its method,"
+        " not by the endpoint that it came to.",
+        "security": [{"oidc": []}] if authenticated else [],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/Envelope"},
+                            {"$ref": "#/components/schemas/LogEntry"},
+                        ]
+                    }
+                }
+            },
+        },
+        "responses": {
+            "200": _response("What became of the message", "application/json", "Outcome"),
+            **{
+                str(status.value): _response(
+                    f"{status.phrase}: {', '.join(reasons)}", "application/problem+json", "Problem"
+                )
+                for status, reasons in sorted(_reasons().items())
+            },
+        },
+    }
+
+
+def _reasons() -> dict[HTTPStatus, list[str]]:
+    reasons: dict[HTTPStatus, list[str]] = {HTTPStatus.METHOD_NOT_ALLOWED: ["`method_not_allowed`"]}
+    for leaf in leaves():
+        reasons.setdefault(status_of(leaf), []).append(f"`{leaf.reason}`")
+    return reasons
+
+
+def _response(description: str, media_type: str, schema: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }

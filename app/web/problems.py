@@ -1,0 +1,89 @@
+"""Errors as problem documents; the statuses stand here, in one table.
+
+https://www.rfc-editor.org/rfc/rfc9457
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from app.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    CallerError,
+    ExporterError,
+    InternalError,
+    MalformedEntryError,
+    MalformedEnvelopeError,
+    NotAuthenticatedError,
+    NotPermittedError,
+    UnavailableError,
+    WrongSubscriptionError,
+)
+
+STATUSES: Final[Mapping[type[ExporterError], HTTPStatus]] = {
+    NotAuthenticatedError: HTTPStatus.UNAUTHORIZED,
+    NotPermittedError: HTTPStatus.FORBIDDEN,
+    WrongSubscriptionError: HTTPStatus.FORBIDDEN,
+    MalformedEnvelopeError: HTTPStatus.BAD_REQUEST,
+    MalformedEntryError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
+    UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""The status of each error; a class without a row has its parent's."""
+
+_RETRY_AFTER_SECONDS: Final = "5"
+_HEADERS: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": _RETRY_AFTER_SECONDS},
+    # The rest of the body is not read: the connection cannot carry another request.
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"connection": "close"},
+    HTTPStatus.REQUEST_TIMEOUT: {"connection": "close"},
+}
+
+AnyReasonedError = CallerError | UnavailableError | InternalError
+"""The errors that answer a request; each has a reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An answer other than 2xx."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def status_of(error: type[ExporterError]) -> HTTPStatus:
+    """The status of an error; KeyError for one that answers no request."""
+    return next(STATUSES[cls] for cls in error.__mro__ if cls in STATUSES or cls is ExporterError)
+
+
+def problem_of(exc: AnyReasonedError) -> Problem:
+    """The problem document for an error."""
+    return problem(status_of(type(exc)), exc.reason, str(exc))
+
+
+def problem(
+    status: HTTPStatus, reason: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Problem:
+    """A problem document; `reason` is a slug, the same as the metric's label."""
+    document = {"title": status.phrase, "status": status.value, "detail": detail, "reason": reason}
+    body = json.dumps(document).encode()
+    return Problem(
+        status.value,
+        {"content-type": "application/problem+json", **_HEADERS.get(status, {}), **(headers or {})},
+        body,
+    )
+
+
+def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[AnyReasonedError]]:
+    """Every error class that answers a request, each with its reason."""
+    if issubclass(error, CallerError | UnavailableError | InternalError) and "reason" in vars(error):
+        yield error
+    for child in error.__subclasses__():
+        yield from leaves(child)

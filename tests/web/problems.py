@@ -1,0 +1,16 @@
+"""What every answer other than 200 looks like."""
+
+from http import HTTPStatus
+
+import httpx
+
+
+def assert_problem(response: httpx.Response, status: HTTPStatus, reason: str) -> None:
+    """The response is this problem, whole, and has its status's own headers."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.pop("detail")
+    assert problem == {"title": status.phrase, "status": status.value, "reason": reason}
+    assert ("retry-after" in response.headers) == (status == HTTPStatus.SERVICE_UNAVAILABLE)
+    assert (response.headers.get("www-authenticate") == "Bearer") == (status == HTTPStatus.UNAUTHORIZED)

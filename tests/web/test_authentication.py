@@ -1,0 +1,89 @@
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from app.demo.issuer import ABSENT, Issuer
+from app.metrics import ENDPOINTS, Endpoint
+from tests.support.entries import insert, push
+from tests.support.exporter import OWN, Exporter, subscription, token
+from tests.web.problems import assert_problem
+
+
+def payload_exchanged() -> str:
+    header, _, signature = token().split(".")
+    return f"{header}.{token(sub='1').split('.')[1]}.{signature}"
+
+
+HOSTILE = [
+    *(
+        pytest.param(authorization, HTTPStatus.UNAUTHORIZED, "not_authenticated", id=name)
+        for name, authorization in {
+            "no-header": None,
+            "empty": "",
+            "basic": "Basic dXNlcjpwYXNzd29yZA==",
+            "no-jwt": "Bearer token",
+            "bad-signature": payload_exchanged(),
+            "another-key": token(Issuer()),
+            "alg-none": token(header={"alg": "none"}),
+            "alg-hs256": token(header={"alg": "HS256"}),
+            "expired": token(iat=1, exp=2),
+            "from-the-future": token(iat=int(datetime.now(UTC).timestamp()) + 600),
+            "wrong-issuer": token(iss="https://accounts.example.com"),
+            "wrong-audience": token(audience="https://other.example.com"),
+            "no-audience": token(audience=ABSENT),
+            "no-email": token(email=ABSENT),
+            "no-expiry": token(exp=ABSENT),
+            "64-kB": f"Bearer {'a' * 60_000}",
+        }.items()
+    ),
+    *(
+        pytest.param(authorization, HTTPStatus.FORBIDDEN, "not_permitted", id=name)
+        for name, authorization in {
+            "another-account": token(email="other@example-project.iam.gserviceaccount.com"),
+            "email-not-verified": token(email_verified=False),
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize(("authorization", "status", "reason"), HOSTILE)
+def test_nobody_else_may_push(
+    shared_exporter: Exporter, endpoint: Endpoint, authorization: str | None, status: HTTPStatus, reason: str
+) -> None:
+    before = shared_exporter.refused(endpoint, reason)
+    response = shared_exporter.post(endpoint, push(insert("stranger")), authorization=authorization)
+
+    assert_problem(response, status, reason)
+    assert shared_exporter.refused(endpoint, reason) == before + 1
+
+
+def test_without_certificates_a_push_is_to_come_again(exporter: Exporter) -> None:
+    exporter.certificates.status = HTTPStatus.INTERNAL_SERVER_ERROR
+    assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "certificates_unavailable")
+
+    exporter.certificates.status = HTTPStatus.OK
+    assert exporter.create("node-1").json()["outcome"] == "tracked"
+
+
+def test_everybody_may_push_where_authentication_is_off(tmp_path: Path) -> None:
+    settings = {"pubsub.authentication": "none", "pubsub.audience": "", "pubsub.service_account_email": ""}
+    with Exporter(tmp_path, settings) as exporter:
+        body = push(insert("node-1"), subscription=subscription("creation"))
+        assert exporter.post("creation", body, authorization=None).json()["outcome"] == "tracked"
+        assert exporter.certificates.fetches == 0
+
+
+def test_only_an_authentic_push_is_the_newest(exporter: Exporter) -> None:
+    series = f"{OWN}_last_push_timestamp_seconds"
+    exporter.post("creation", push(insert("node-1")), authorization=None)
+    assert exporter.value(series, endpoint="creation") is None
+
+    before = datetime.now(UTC).timestamp()
+    exporter.post("creation", b"unreadable")
+    at = exporter.value(series, endpoint="creation")
+    assert at is not None
+    assert before <= at <= datetime.now(UTC).timestamp()
+    assert exporter.value(series, endpoint="interruption") is None

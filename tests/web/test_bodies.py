@@ -1,0 +1,113 @@
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from http import HTTPStatus
+from typing import Final
+
+import pytest
+
+from tests.support.entries import insert, push
+from tests.support.exporter import OWN, Exporter, subscription
+from tests.support.process import LOOPBACK, eventually
+from tests.web.problems import assert_problem
+
+
+def connected(exporter: Exporter) -> "closing[socket.socket]":
+    return closing(socket.create_connection((LOOPBACK, exporter.ports[0]), timeout=20))
+
+
+def request_head(*headers: str, path: str = "/events/creation") -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: exporter", *headers, "", ""]).encode()
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes the connection."""
+    return b"".join(iter(partial(connection.recv, 65536), b""))
+
+
+def test_authentication_comes_before_the_body_is_read(exporter: Exporter) -> None:
+    with connected(exporter) as connection:
+        connection.sendall(request_head("Content-Length: 1000", "Expect: 100-continue", "Connection: close"))
+        answer = read_answer(connection)
+
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+def padded(size: int) -> bytes:
+    body = push(insert("node-1"), subscription=subscription("creation"))
+    return body + b" " * (size - len(body))
+
+
+LIMIT: Final = 8192
+
+
+@pytest.fixture(scope="module")
+def narrow_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    with Exporter(tmp_path_factory.mktemp("narrow"), {"server.max_body_bytes": LIMIT}) as exporter:
+        yield exporter
+
+
+def in_chunks(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), 1000):
+        yield body[start : start + 1000]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
+def test_a_body_as_long_as_the_limit_is_read(narrow_exporter: Exporter, chunked: bool) -> None:  # noqa: FBT001
+    body = padded(LIMIT)
+    response = narrow_exporter.client.post(
+        f"{narrow_exporter.url}/events/creation",
+        content=in_chunks(body) if chunked else body,
+        headers={"authorization": narrow_exporter.authorization},
+    )
+
+    assert response.json()["outcome"] in {"tracked", "duplicate"}
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
+def test_a_body_over_the_limit_is_refused(narrow_exporter: Exporter, chunked: bool) -> None:  # noqa: FBT001
+    before = narrow_exporter.refused("creation", "body_too_large")
+    body = padded(LIMIT + 1)
+    response = narrow_exporter.client.post(
+        f"{narrow_exporter.url}/events/creation",
+        content=in_chunks(body) if chunked else body,
+        headers={"authorization": narrow_exporter.authorization},
+    )
+
+    assert_problem(response, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")
+    assert response.headers["connection"] == "close"
+    assert narrow_exporter.refused("creation", "body_too_large") == before + 1
+
+
+def test_an_endless_body_is_refused_at_the_limit(narrow_exporter: Exporter) -> None:
+    with connected(narrow_exporter) as connection:
+        connection.sendall(
+            request_head(f"Authorization: {narrow_exporter.authorization}", f"Content-Length: {10**12}")
+        )
+        connection.sendall(b" " * (LIMIT + 1))
+        answer = read_answer(connection)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_caller_who_goes_away_in_the_middle_of_the_body_is_no_error(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = exporter.exposition()
+    with connected(exporter) as connection:
+        connection.sendall(
+            request_head(f"Authorization: {exporter.authorization}", "Content-Length: 1000") + b"{"
+        )
+        eventually(
+            lambda: exporter.value(f"{OWN}_last_push_timestamp_seconds", endpoint="creation"),
+            within=20,
+            what="the push",
+        )
+    exporter.stop()
+    assert not caplog.records
+    exporter.start()
+
+    answered = {sample for sample in before if sample[0].startswith(f"{OWN}_push_")}
+    now = exporter.exposition()
+    assert all(now[sample] == 0 for sample in answered)

@@ -1,0 +1,99 @@
+"""The endpoint by itself, for what a server and a store of ours would not do to it."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import pytest
+from starlette.types import Message, Receive
+
+from app.domain.attribution import Rules
+from app.errors import BodyTimeoutError, BodyTooLargeError
+from app.metrics import Metrics
+from app.recorder import Recorder
+from app.store import open_store
+from app.web.push import Authenticator, Gate, PushEndpoint, read_body
+from tests.support.entries import preempted, push
+
+
+class Broken:
+    """An authenticator that meets a bug."""
+
+    def cached(self, authorization: str) -> str | None:
+        raise ZeroDivisionError(authorization)
+
+    async def verify(self, authorization: str | None) -> str:
+        raise ZeroDivisionError(authorization)
+
+
+class Answer:
+    """What the endpoint answers to a request, and what it counts."""
+
+    def __init__(self, receive: Receive, authenticator: Authenticator | None = None) -> None:
+        self.sent: list[Message] = []
+        self.metrics = Metrics(reasons=["body_timeout", "internal"])
+        asyncio.run(self._ask(receive, authenticator))
+
+    async def _ask(self, receive: Receive, authenticator: Authenticator | None) -> None:
+        recorder = Recorder(open_store("sqlite:///:memory:", Rules()).store, self.metrics)
+        endpoint = PushEndpoint(
+            "creation", "", authenticator, recorder, self.metrics, Gate(), 10_000, body_seconds=0.01
+        )
+        await endpoint({"type": "http", "headers": []}, receive, self._send)
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def refused(self, reason: str) -> bool:
+        series = f'push_errors_total{{endpoint="creation",reason="{reason}"}} 1.0'
+        return series.encode() in self.metrics.render("")[0]
+
+
+def receiving(*chunks: bytes, whole: bool) -> Receive:
+    """Gives the chunks of a body; where it is not `whole`, one waits for the rest for ever."""
+    rest = list(chunks)
+
+    async def receive() -> Message:
+        if not rest:
+            await asyncio.Event().wait()
+        chunk = rest.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(rest) or not whole}
+
+    return receive
+
+
+@pytest.mark.parametrize(
+    ("chunks", "error"),
+    [
+        pytest.param([], BodyTimeoutError, id="nothing"),
+        pytest.param([b"12345"], BodyTimeoutError, id="not-all"),
+        pytest.param([b"12345", b"67890", b"1"], BodyTooLargeError, id="too-large-before-it-is-late"),
+    ],
+)
+def test_a_body_is_waited_for_only_so_long(chunks: Sequence[bytes], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        asyncio.run(read_body(receiving(*chunks, whole=False), 10, 0.01))
+
+
+def test_a_slow_body_is_refused_and_counted() -> None:
+    answer = Answer(receiving(b"{", whole=False))
+
+    start, body = answer.sent
+    assert start["status"] == HTTPStatus.REQUEST_TIMEOUT
+    assert (b"connection", b"close") in start["headers"]
+    assert json.loads(body["body"])["reason"] == "body_timeout"
+    assert answer.refused("body_timeout")
+
+
+def test_a_bug_is_answered_counted_and_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    answer = Answer(receiving(push(preempted()), whole=True), Broken())
+
+    start, body = answer.sent
+    assert start["status"] == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert json.loads(body["body"])["reason"] == "internal"
+    assert answer.refused("internal")
+    (line,) = caplog.records
+    assert line.levelno == logging.ERROR
+    assert "ZeroDivisionError" in caplog.text

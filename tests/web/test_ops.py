@@ -1,0 +1,210 @@
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.metrics import ENDPOINTS, OUTCOMES
+from app.web.problems import leaves, status_of
+from tests.support.exporter import Exporter
+from tests.support.process import eventually
+from tests.web.problems import assert_problem
+
+OPS = ["/metrics", "/"]
+
+
+@pytest.fixture(scope="module")
+def split_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    with Exporter(tmp_path_factory.mktemp("exporter"), two_listeners=True) as exporter:
+        yield exporter
+
+
+@pytest.fixture(scope="module")
+def description(shared_exporter: Exporter) -> dict[str, Any]:
+    described: dict[str, Any] = shared_exporter.client.get(f"{shared_exporter.url}/openapi.json").json()
+    return described
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_running_exporter_is_well(split_exporter: Exporter, path: str) -> None:
+    for url in (split_exporter.url, split_exporter.metrics_url):
+        response = split_exporter.client.get(f"{url}{path}")
+        assert response.status_code == HTTPStatus.OK
+        assert response.json() == {"status": "ok"}
+
+
+def test_a_stopping_exporter_is_healthy_and_not_ready(exporter: Exporter) -> None:
+    exporter.parts.stopping = True
+    response = exporter.client.get(f"{exporter.url}/readyz")
+
+    assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "not_ready")
+    assert response.json()["detail"] == "the exporter is stopping"
+    assert exporter.client.get(f"{exporter.url}/healthz").is_success
+    assert exporter.create("node-1").is_success
+
+
+def test_once_drained_pushes_are_refused_and_scrapes_still_answered(exporter: Exporter) -> None:
+    exporter.parts.gate.closed = True
+
+    assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
+    assert exporter.refused("creation", "stopping") == 1
+    assert exporter.answered("creation", "tracked") == 0
+
+
+def test_an_exporter_whose_writer_has_ended_is_not_healthy(exporter: Exporter) -> None:
+    async def end_the_writer() -> None:
+        exporter.parts.recorder.close()
+
+    def ailing() -> httpx.Response | None:
+        response = exporter.client.get(f"{exporter.url}/healthz")
+        return None if response.is_success else response
+
+    exporter.perform(end_the_writer()).result(20)
+    response = eventually(ailing, within=20, what="the end of the writer")
+    assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "unhealthy")
+    assert response.json()["detail"] == "not running: writer"
+
+
+@pytest.mark.parametrize("path", OPS)
+def test_one_listener_serves_everything(shared_exporter: Exporter, path: str) -> None:
+    assert shared_exporter.client.get(f"{shared_exporter.url}{path}").is_success
+
+
+@pytest.mark.parametrize("path", OPS)
+def test_of_two_listeners_the_main_one_does_not_serve_the_other_ones(
+    split_exporter: Exporter, path: str
+) -> None:
+    assert split_exporter.client.get(f"{split_exporter.metrics_url}{path}").is_success
+    response = split_exporter.client.get(f"{split_exporter.url}{path}")
+
+    assert_problem(response, HTTPStatus.NOT_FOUND, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/events/creation"), ("POST", "/events/interruption"), ("GET", "/openapi.json")],
+)
+def test_of_two_listeners_the_metrics_one_does_not_serve_the_main_ones(
+    split_exporter: Exporter, method: str, path: str
+) -> None:
+    assert split_exporter.client.request(method, f"{split_exporter.url}{path}").status_code != (
+        HTTPStatus.NOT_FOUND
+    )
+    response = split_exporter.client.request(method, f"{split_exporter.metrics_url}{path}")
+
+    assert_problem(response, HTTPStatus.NOT_FOUND, "not_found")
+
+
+def test_both_listeners_tell_of_the_same_exporter(split_exporter: Exporter) -> None:
+    split_exporter.create("node-1")
+
+    assert split_exporter.value("interruption_events_total", kubernetes_cluster="tills") == 0
+
+
+def test_the_metrics_are_at_the_configured_path(tmp_path: Path) -> None:
+    with Exporter(tmp_path, {"prometheus.path": "/federated/metrics"}) as exporter:
+        response = exporter.client.get(f"{exporter.url}/federated/metrics")
+        assert response.text.startswith("# HELP")
+        assert_problem(exporter.scrape(), HTTPStatus.NOT_FOUND, "not_found")
+        assert "/federated/metrics" in links(exporter)
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in {"href", "src"}]
+
+
+def links(exporter: Exporter) -> list[str]:
+    parser = Links()
+    parser.feed(exporter.client.get(f"{exporter.metrics_url}/").text)
+    return parser.found
+
+
+def test_the_landing_pages_links_work(split_exporter: Exporter) -> None:
+    found = links(split_exporter)
+
+    assert "/metrics" in found
+    for link in found:
+        assert split_exporter.client.get(f"{split_exporter.metrics_url}{link}").is_success, link
+
+
+def test_the_landing_page_lets_nothing_else_in(shared_exporter: Exporter) -> None:
+    headers = shared_exporter.client.get(f"{shared_exporter.url}/").headers
+
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_the_description_tells_every_answer_to_a_push(description: dict[str, Any], endpoint: str) -> None:
+    push = description["paths"][f"/events/{endpoint}"]["post"]
+    schemas = description["components"]["schemas"]
+
+    assert push["security"] == [{"oidc": []}]
+    assert push["requestBody"]["required"]
+    assert set(push["responses"]) == {"200", "405", *(str(status_of(leaf).value) for leaf in leaves())}
+    for leaf in leaves():
+        response = push["responses"][str(status_of(leaf).value)]
+        assert f"`{leaf.reason}`" in response["description"]
+        assert response["content"].keys() == {"application/problem+json"}
+    assert schemas["Outcome"]["properties"]["outcome"]["enum"] == list(OUTCOMES)
+
+
+def test_the_description_is_whole(description: dict[str, Any]) -> None:
+    assert description["openapi"].startswith("3.1.")
+    assert set(description["paths"]) == {"/events/creation", "/events/interruption", "/healthz", "/readyz"}
+    operations = [operation for path in description["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    for operation in operations:
+        assert operation["summary"]
+        assert all(response["description"] for response in operation["responses"].values())
+    for scheme in (name for operation in operations for name in operation.get("security", [{}])[0]):
+        assert scheme in description["components"]["securitySchemes"]
+    for reference in references(description):
+        assert resolved(description, reference), reference
+
+
+def references(value: Any) -> Iterator[str]:  # noqa: ANN401  # JSON
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def resolved(description: dict[str, Any], reference: str) -> Any:  # noqa: ANN401  # JSON
+    root, *path = reference.split("/")
+    assert root == "#"
+    for key in path:
+        description = description[key]
+    return description
+
+
+def test_answers_are_as_the_description_says(shared_exporter: Exporter, description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    tracked = shared_exporter.create("described").json()
+    problem = shared_exporter.post("creation", b"").json()
+
+    for value, schema in ((tracked, schemas["Outcome"]), (problem, schemas["Problem"])):
+        assert set(schema["required"]) <= value.keys() <= schema["properties"].keys()
+    assert problem.keys() == schemas["Problem"]["properties"].keys()
+
+
+def test_without_authentication_the_description_asks_for_none(tmp_path: Path) -> None:
+    settings = {"pubsub.authentication": "none", "pubsub.audience": "", "pubsub.service_account_email": ""}
+    with Exporter(tmp_path, settings) as exporter:
+        description = json.loads(exporter.client.get(f"{exporter.url}/openapi.json").text)
+
+    assert description["paths"]["/events/creation"]["post"]["security"] == []

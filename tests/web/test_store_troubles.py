@@ -1,0 +1,169 @@
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.domain.events import InstanceInterrupted, InstanceName
+from app.domain.outcomes import Outcome, Pending
+from tests.support.exporter import Exporter
+from tests.support.process import eventually
+from tests.support.stores import Disk
+from tests.web.problems import assert_problem
+
+PATIENCE_SECONDS = 0.5
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def exporter(tmp_path: Path, disk: Disk) -> Iterator[Exporter]:
+    with Exporter(tmp_path, open_store=disk.open) as exporter:
+        yield exporter
+
+
+@pytest.fixture
+def impatient(tmp_path: Path, disk: Disk) -> Iterator[Exporter]:
+    with Exporter(tmp_path, open_store=disk.open, patience_seconds=PATIENCE_SECONDS) as exporter:
+        yield exporter
+
+
+def test_while_the_store_is_away_a_push_is_to_come_again(exporter: Exporter, disk: Disk) -> None:
+    exporter.create("node-1")
+    disk.away = True
+    assert_problem(exporter.interrupt("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
+    assert exporter.refused("interruption", "store_unavailable") == 1
+    assert exporter.client.get(f"{exporter.url}/healthz").is_success
+
+    disk.away = False
+    assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 0
+    assert exporter.interrupt("node-1").json()["outcome"] == "counted"
+    assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 1
+
+
+def test_what_was_committed_and_not_answered_is_counted_once_and_shown(
+    exporter: Exporter, disk: Disk
+) -> None:
+    exporter.create("node-1")
+    disk.loses_answers = True
+    assert_problem(exporter.interrupt("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
+
+    disk.loses_answers = False
+    assert exporter.interrupt("node-1").json()["outcome"] == "duplicate"
+    assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 1
+
+
+@contextmanager
+def creating(exporter: Exporter, disk: Disk, names: Sequence[str]) -> Iterator[dict[str, httpx.Response]]:
+    """Push these creations while another one's commit lasts, so that they will be one batch."""
+    answers: dict[str, httpx.Response] = {}
+
+    def create(name: str) -> None:
+        answers[name] = exporter.create(name)
+
+    first, *others = [threading.Thread(target=create, args=(name,)) for name in ("first", *names)]
+    with disk.busy():
+        first.start()
+        eventually(lambda: disk.batches, within=20, what="the first commit")
+        for thread in others:
+            thread.start()
+        eventually(lambda: exporter.parts.recorder.waiting == len(names), within=20, what="all pushes")
+        yield answers
+    for thread in (first, *others):
+        thread.join()
+
+
+def test_a_bug_harms_only_the_event_that_meets_it(
+    exporter: Exporter, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"node-{number}" for number in range(8)]
+    disk.poisonous = {"node-5"}
+    with creating(exporter, disk, names) as answers:
+        pass
+
+    assert_problem(answers.pop("node-5"), HTTPStatus.INTERNAL_SERVER_ERROR, "internal")
+    assert all(answer.json()["outcome"] == "tracked" for answer in answers.values())
+    assert sorted(disk.batches[1]) == names
+
+    (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.message == "an event could not be recorded"
+    assert caplog.text.count("Traceback") == 1
+    assert "ZeroDivisionError" in caplog.text
+
+    disk.poisonous = set()
+    assert exporter.create("node-5").json()["outcome"] == "tracked"
+
+
+def test_nobody_is_answered_before_the_commit(exporter: Exporter, disk: Disk) -> None:
+    with creating(exporter, disk, ["node-1"]) as answers:
+        assert exporter.value("interruption_events_total", kubernetes_cluster="tills") is None
+        assert not answers
+    assert answers.keys() == {"first", "node-1"}
+    assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 0
+
+
+def test_a_commit_that_lasts_too_long_is_told_and_counts_all_the_same(
+    impatient: Exporter, disk: Disk
+) -> None:
+    with disk.busy():
+        started = time.monotonic()
+        assert_problem(impatient.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_slow")
+        assert time.monotonic() - started >= PATIENCE_SECONDS
+        assert impatient.client.get(f"{impatient.url}/healthz").is_success
+
+    assert impatient.create("node-1").json()["outcome"] == "duplicate"
+
+
+def test_beyond_ten_thousand_waiting_events_the_next_is_to_come_again(exporter: Exporter, disk: Disk) -> None:
+    async def record(numbers: range) -> list[Outcome]:
+        return await asyncio.gather(*(exporter.parts.recorder.record(interruption(n)) for n in numbers))
+
+    with disk.busy():
+        first = exporter.perform(record(range(1)))
+        eventually(lambda: disk.batches, within=20, what="the first commit")
+        others = exporter.perform(record(range(1, 10_001)))
+        eventually(lambda: exporter.parts.recorder.waiting == 10_000, within=20, what="all events")
+        assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "overload")
+        assert exporter.refused("creation", "overload") == 1
+
+    assert set(first.result(30) + others.result(30)) == {Pending("p")}
+    assert exporter.create("node-1").json()["outcome"] == "tracked"
+
+
+def interruption(number: int) -> InstanceInterrupted:
+    return InstanceInterrupted(str(number), 0.0, InstanceName("p", "z", f"n{number}"), str(number))
+
+
+def test_what_a_caller_does_not_wait_for_is_committed_all_the_same(exporter: Exporter, disk: Disk) -> None:
+    patient = exporter.client
+    with disk.busy(), httpx.Client(trust_env=False, timeout=httpx.Timeout(20, read=0.1)) as hasty:
+        exporter.client = hasty
+        with pytest.raises(httpx.ReadTimeout):
+            exporter.create("node-1")
+        exporter.client = patient
+        eventually(lambda: disk.batches, within=20, what="the commit")
+
+    assert exporter.create("node-1").json()["outcome"] == "duplicate"
+
+
+def test_what_was_accepted_is_answered_when_the_exporter_stops(exporter: Exporter, disk: Disk) -> None:
+    with creating(exporter, disk, ["node-1", "node-2"]) as answers:
+        exporter.perform(stop(exporter)).result(20)
+        assert_problem(exporter.create("late"), HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
+
+    assert [answer.json()["outcome"] for answer in answers.values()] == ["tracked"] * 3
+
+
+async def stop(exporter: Exporter) -> None:
+    exporter.parts.stopping = True
+    exporter.parts.gate.closed = True
+    exporter.parts.recorder.close()
