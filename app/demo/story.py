@@ -1,0 +1,156 @@
+"""The demo: a real exporter on loopback, real tokens, sample messages over HTTP, and what they make."""
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import httpx
+import uvloop
+
+from app.demo.issuer import Issuer, IssuerServer
+from app.logs import configure
+from app.main import Exporter, create_app
+from app.serving import listening, stop_signals
+from app.settings import Settings, load_settings
+
+_AUDIENCE: Final = "https://sie.example.com"
+_ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
+_EXPECTED: Final = {
+    'interruption_events_total{kubernetes_cluster="shop"}': 2,
+    'interruption_events_total{kubernetes_cluster="unknown"}': 0,
+}
+
+
+def run_demo(*, port: int, once: bool) -> int:
+    """Tell the story on that port, then serve until Ctrl-C unless `once`; 0 if the counts are right."""
+    configure("warning")
+    issuer = Issuer()
+    with (
+        TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
+        IssuerServer(issuer) as certificates,
+    ):
+        settings, _ = load_settings(None, _environment(port, directory, certificates.url))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(settings, issuer, once=once))
+
+
+def _environment(port: int, directory: str, certs_url: str) -> Mapping[str, str]:
+    return {
+        "SIE_SERVER__HOST": "127.0.0.1",
+        "SIE_SERVER__PORT": str(port),
+        "SIE_STORE__URL": f"sqlite:///{directory}/demo.db",
+        "SIE_PUBSUB__AUDIENCE": _AUDIENCE,
+        "SIE_PUBSUB__SERVICE_ACCOUNT_EMAIL": _ACCOUNT,
+        "SIE_PUBSUB__CERTS_URL": certs_url,
+    }
+
+
+async def _run(settings: Settings, issuer: Issuer, *, once: bool) -> int:
+    app = create_app(settings)
+    exporter: Exporter = app.state.exporter
+    with stop_signals() as stops:
+        async with exporter.running(), listening(settings, app) as listeners:
+            base = f"http://127.0.0.1:{listeners.ports[0]}"
+            async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
+                right = await _Story(client, issuer).tell()
+            if not once:
+                _say(f"\nServing at {base}/ until Ctrl-C.")
+                await stops.get()
+    return 0 if right else 1
+
+
+class _Story:
+    """Posts one message after the other, and says what came back."""
+
+    def __init__(self, client: httpx.AsyncClient, issuer: Issuer) -> None:
+        self._client = client
+        self._token = issuer.token(audience=_AUDIENCE, email=_ACCOUNT)
+        self._stranger = Issuer().token(audience=_AUDIENCE, email=_ACCOUNT)
+        self._messages = 0
+
+    async def tell(self) -> bool:
+        """Whether the counts are right in the end."""
+        creation, interruption = _sample("creation", hours_ago=5), _sample("interruption", hours_ago=0)
+        early = _of_another_instance(_sample("interruption", hours_ago=0))
+        late = _of_another_instance(_sample("creation", hours_ago=2))
+        other = _sample("interruption", hours_ago=0)
+        other["protoPayload"]["methodName"] = "compute.instances.hostError"
+
+        await self._post("creation", "A Spot node is created", creation)
+        await self._post("interruption", "It is interrupted", interruption)
+        await self._post("interruption", "The same, redelivered", interruption)
+        await self._post("interruption", "An interruption overtakes its node's creation", early)
+        await self._post("creation", "The creation comes", late)
+        await self._post("interruption", "Another system event", other)
+        await self._post("interruption", "A token that somebody else signed", interruption, self._stranger)
+        return await self._read()
+
+    async def _post(self, endpoint: str, title: str, entry: Mapping[str, Any], token: str = "") -> None:
+        self._messages += 1
+        envelope = {
+            "message": {
+                "data": base64.b64encode(json.dumps(entry).encode()).decode(),
+                "messageId": str(self._messages),
+                "publishTime": datetime.now(UTC).isoformat(),
+                "attributes": {"logging.googleapis.com/timestamp": entry["timestamp"]},
+            },
+            "subscription": f"projects/example-project/subscriptions/sie-{endpoint}-subscription",
+        }
+        response = await self._client.post(
+            f"/events/{endpoint}",
+            json=envelope,
+            headers={"authorization": f"Bearer {token or self._token}"},
+        )
+        _say(f"\n{title}.\n  POST /events/{endpoint}  {entry['protoPayload']['methodName']}")
+        _say(f"  {response.status_code} {response.text}")
+
+    async def _read(self) -> bool:
+        exposition = (await self._client.get("/metrics")).text
+        _say("\nGET /metrics")
+        for line in exposition.splitlines():
+            if line.startswith(("interruption_events_total", "spot_interruptions_total")):
+                _say(f"  {line}")
+        wrong = differences(exposition)
+        _say("\n".join(["\nTHE COUNTS ARE WRONG.", *wrong]) if wrong else "\nThe counts are right.")
+        return not wrong
+
+
+def differences(exposition: str) -> list[str]:
+    """What of an exposition is not as the story must end; empty if all of it is."""
+    samples = (line.rpartition(" ") for line in exposition.splitlines() if not line.startswith("#"))
+    values = {series: float(value) for series, _, value in samples if series}
+    return [
+        f"{series} is missing" if series not in values else f"{series} is {values[series]:g}, not {expected}"
+        for series, expected in _EXPECTED.items()
+        if values.get(series) != expected
+    ]
+
+
+def _sample(name: str, *, hours_ago: float) -> dict[str, Any]:
+    """A sample log entry, as if it had been written that long ago."""
+    entry: dict[str, Any] = json.loads(files("app.demo").joinpath("samples", f"{name}.json").read_text())
+    entry["timestamp"] = (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
+    return entry
+
+
+def _of_another_instance(entry: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(entry)
+    for theirs, ours in (
+        ("x8kd", "q2mz"),
+        ("5044672298213346021", "7318005521904467735"),
+        ("tion-1", "tion-2"),
+    ):
+        text = text.replace(theirs, ours)
+    another: dict[str, Any] = json.loads(text)
+    return another
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,284 @@
+"""The command `check`: a line a check, and nothing changed."""
+
+import os
+import re
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.attribution import Rules
+from app.store import open_store
+from tests.support.entries import insert, preempted
+from tests.support.process import LOOPBACK, free_port
+from tests.support.program import Door, Exporter, configuration, open_door, run, written
+from tests.support.requirement import require
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    with open_door() as door:
+        yield door
+
+
+def made_store(path: Path) -> None:
+    open_store(f"sqlite:///{path}", Rules()).store.close()
+
+
+def listed(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory, with its content."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def checked(
+    directory: Path, configured: Mapping[str, Any], *, by: Sequence[str] = ()
+) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit code, and of each subject whether it is well and what was found; nothing may change."""
+    path = written(directory, configured)
+    before = listed(directory)
+    done = run("check", "--config", path, by=by)
+    assert done.stderr == ""
+    assert listed(directory) == before
+    return done.returncode, findings(done.stdout)
+
+
+def findings(output: str) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for line in output.splitlines():
+        parts = re.fullmatch(r"(ok|FAIL) +(.+?): (.+)", line)
+        assert parts, line
+        found[parts[2]] = (parts[1], parts[3])
+    return found
+
+
+def test_where_all_is_well_every_line_is_ok(tmp_path: Path, door: Door) -> None:
+    code, found = checked(tmp_path, configuration(tmp_path, door))
+
+    assert code == 0
+    assert found == {
+        "configuration": ("ok", f"{tmp_path / 'config.yaml'} and environment"),
+        "store": ("ok", f"there is none yet; it can be made in {tmp_path}"),
+        "certificates": ("ok", f"1 keys at {door.server.url}"),
+    }
+
+
+def test_a_warning_is_told_and_is_no_failure(tmp_path: Path) -> None:
+    code, found = checked(tmp_path, configuration(tmp_path, None))
+
+    assert code == 0
+    assert found["warning"][0] == "ok"
+    assert "NOT AUTHENTICATED" in found["warning"][1]
+    assert found["certificates"] == ("ok", "not needed, for pushes are not authenticated")
+
+
+def test_a_wrong_configuration_is_no_finding_but_an_error(tmp_path: Path) -> None:
+    configured = configuration(tmp_path, None, server={"port": "eighty"})
+
+    done = run("check", "--config", written(tmp_path, configured))
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"spot-interruption-exporter: {tmp_path / 'config.yaml'}: server.port: ")
+
+
+# Certificates
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(HTTPStatus.OK, b"<html>welcome to the hotel</html>", id="a-page"),
+        pytest.param(HTTPStatus.OK, b"{}", id="no-certificate"),
+        pytest.param(HTTPStatus.OK, b'{"a": "-----BEGIN CERTIFICATE-----\\nqq==\\n"}', id="no-pem"),
+        pytest.param(HTTPStatus.BAD_GATEWAY, None, id="an-error"),
+    ],
+)
+def test_certificates_that_are_none_fail(
+    tmp_path: Path, door: Door, status: HTTPStatus, body: bytes | None
+) -> None:
+    door.server.status, door.server.body = status, body
+    try:
+        code, found = checked(tmp_path, configuration(tmp_path, door))
+    finally:
+        door.server.status, door.server.body = HTTPStatus.OK, None
+
+    assert code == 1
+    assert found["certificates"][0] == "FAIL"
+    assert found["store"][0] == "ok"
+
+
+def test_certificates_that_nobody_serves_fail(tmp_path: Path, door: Door) -> None:
+    url = f"http://{LOOPBACK}:{free_port()}/certs"
+
+    code, found = checked(tmp_path, configuration(tmp_path, door, pubsub={"certs_url": url}))
+
+    assert code == 1
+    assert found["certificates"][0] == "FAIL"
+
+
+# The store
+
+
+def a_text(path: Path) -> str:
+    path.write_text("shopping list: tea, biscuits\n" * 300)
+    return "something else"
+
+
+def another_programs_database(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE biscuits (name)")
+        connection.commit()
+    return "something else"
+
+
+def one_whose_pages_are_nonsense(path: Path) -> str:
+    made_store(path)
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    return "damaged"
+
+
+def one_whose_every_byte_is_nonsense(path: Path) -> str:
+    made_store(path)
+    path.write_bytes(b"\xa5" * path.stat().st_size)
+    return "damaged"
+
+
+def a_newer_schema(path: Path) -> str:
+    made_store(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    return "version 99"
+
+
+def a_folder(path: Path) -> str:
+    path.mkdir()
+    return "cannot be read"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        a_text,
+        another_programs_database,
+        one_whose_pages_are_nonsense,
+        one_whose_every_byte_is_nonsense,
+        a_newer_schema,
+        a_folder,
+    ],
+)
+def test_a_store_with_which_it_could_not_start_fails(
+    tmp_path: Path, door: Door, make: Callable[[Path], str]
+) -> None:
+    reason = make(tmp_path / "exporter.db")
+
+    code, found = checked(tmp_path, configuration(tmp_path, door))
+
+    assert code == 1
+    assert found["store"][0] == "FAIL"
+    assert reason in found["store"][1]
+    assert found["certificates"][0] == "ok"
+
+
+def test_a_folder_that_is_missing_fails(tmp_path: Path, door: Door) -> None:
+    url = f"sqlite:///{tmp_path}/nowhere/exporter.db"
+
+    code, found = checked(tmp_path, configuration(tmp_path, door, store={"url": url}))
+
+    assert code == 1
+    assert found["store"] == ("FAIL", f"the folder {tmp_path}/nowhere does not exist")
+
+
+def bound_by_permissions() -> list[str]:
+    """What to put before a command so that permissions bind it, root's too."""
+    if os.geteuid():
+        return []
+    setpriv = require("setpriv of util-linux", shutil.which("setpriv"))
+    return [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
+
+
+def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, door: Door) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(0o555)
+    configured = configuration(tmp_path, door, store={"url": f"sqlite:///{folder}/exporter.db"})
+
+    code, found = checked(tmp_path, configured, by=bound_by_permissions())
+
+    assert code == 1
+    assert found["store"] == ("FAIL", f"the folder {folder} may not be written")
+    assert found["certificates"][0] == "ok"
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o000], ids=["not-written", "not-read"])
+def test_a_store_that_may_not_be_used_fails(tmp_path: Path, door: Door, mode: int) -> None:
+    path = tmp_path / "exporter.db"
+    made_store(path)
+    path.chmod(mode)
+    done = run(
+        "check", "--config", written(tmp_path, configuration(tmp_path, door)), by=bound_by_permissions()
+    )
+
+    assert done.returncode == 1
+    assert findings(done.stdout)["store"] == ("FAIL", f"{path} may not be read and written")
+
+
+# Beside a live exporter
+
+
+def test_beside_a_live_exporter_it_works_and_changes_nothing(tmp_path: Path, door: Door) -> None:
+    with Exporter(tmp_path, door) as exporter:
+        exporter.push(insert())
+        exporter.push(preempted())
+        before = listed(tmp_path)
+
+        done = run("check", "--config", tmp_path / "config.yaml")
+
+        assert done.returncode == 0
+        assert findings(done.stdout)["store"] == (
+            "ok",
+            f"{exporter.store} holds 1 instances and 1 interruptions",
+        )
+        after = listed(tmp_path)
+        # The index of the write-ahead log is memory that its readers share: each marks there what it reads.
+        assert {name: after[name] for name in after if not name.endswith("-shm")} == {
+            name: before[name] for name in before if not name.endswith("-shm")
+        }
+        assert after.keys() == before.keys()
+        assert exporter.outcome(preempted()) == "duplicate"
+        assert exporter.outcome(preempted(operation="systemevent-2")) == "counted"
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_what_an_exporter_left_is_looked_at_and_not_changed(tmp_path: Path, door: Door, end: str) -> None:
+    with Exporter(tmp_path, door) as exporter:
+        exporter.push(insert())
+        exporter.push(preempted())
+        getattr(exporter.process, end)()
+        # With `kill` what was committed is in the write-ahead log alone.
+        assert exporter.store.with_name("exporter.db-wal").exists() is (end == "kill")
+
+        code, found = checked(tmp_path, exporter.configured)
+
+        assert code == 0
+        assert found["store"] == ("ok", f"{exporter.store} holds 1 instances and 1 interruptions")
+        exporter.process.start()
+        assert exporter.interruptions("tills") == 1
+
+
+def test_a_port_in_use_is_no_obstacle(tmp_path: Path, door: Door) -> None:
+    # It would be for a second exporter; `check` is for beside the first one.
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        code, _ = checked(tmp_path, configuration(tmp_path, door, server={"port": port}))
+
+    assert code == 0

@@ -1,0 +1,514 @@
+"""The command `serve` as users meet it: exit codes, standard error, starting and stopping."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pytest
+
+from app.domain.attribution import Rules
+from app.store import open_store
+from tests.support.entries import JsonObject, insert, preempted
+from tests.support.process import LOOPBACK, eventually, free_port
+from tests.support.program import (
+    Door,
+    Exporter,
+    body_of,
+    configuration,
+    endpoint_of,
+    open_door,
+    run,
+    written,
+)
+
+PROGRAM = "spot-interruption-exporter: "
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    with open_door() as door:
+        yield door
+
+
+def quiet(directory: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with which nothing is logged but errors."""
+    return {**configuration(directory, None, **sections), "log_level": "error"}
+
+
+def made_store(path: Path) -> None:
+    open_store(f"sqlite:///{path}", Rules()).store.close()
+
+
+# Configuration
+
+
+def test_each_wrong_key_has_a_line_that_names_key_and_file_and_not_the_value(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "log_level: l0ud\nprometheus: {port: 8O90, colour: r3d}\npubsub: {audience: [[s3cret]]}\n"
+    )
+
+    done = run("--config", path)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert [re.match(r"(.*?: .*?: \S+): ", line)[1] for line in lines] == [  # type: ignore[index]
+        f"{PROGRAM}{path}: {key}"
+        for key in (
+            "log_level",
+            "pubsub.audience.0",
+            "pubsub.service_account_email",
+            "prometheus.port",
+            "prometheus.colour",
+        )
+    ]
+    assert not re.search("l0ud|8O90|r3d|s3cret|Traceback", done.stderr)
+
+
+def test_a_wrong_variable_is_named_in_place_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, configuration(tmp_path, None))
+
+    done = run("serve", "--config", path, env={"SIE_SERVER__PORT": "eighty"})
+
+    assert done.returncode == 2
+    assert re.fullmatch(rf"{PROGRAM}SIE_SERVER__PORT: server\.port: .+\n", done.stderr)
+    assert "eighty" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_file_that_is_named_but_missing_is_a_configuration_error(tmp_path: Path, command: str) -> None:
+    missing = tmp_path / "nowhere.yaml"
+
+    by_option = run(command, "--config", missing)
+    by_variable = run(command, env={"CONFIG_PATH": str(missing)})
+
+    line = f"{PROGRAM}{missing}: cannot be read: No such file or directory\n"
+    assert (by_option.returncode, by_option.stderr) == (2, line)
+    assert (by_variable.returncode, by_variable.stderr) == (2, line)
+
+
+def test_an_unknown_option_is_an_error_with_usage() -> None:
+    done = run("--no-such-option")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+
+
+def test_the_version_is_told() -> None:
+    done = run("--version")
+
+    assert done.returncode == 0
+    assert re.fullmatch(rf"{PROGRAM[:-2]} \d+\.\d+\.\d+\S*\n", done.stdout)
+
+
+# What keeps it from starting
+
+
+@contextmanager
+def the_main_port_is_taken(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        configured = quiet(directory, server={"port": port})
+        yield configured, f"cannot listen on {LOOPBACK} port {port}: Address already in use"
+
+
+@contextmanager
+def the_metrics_port_is_taken(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        configured = quiet(directory, prometheus={"port": port})
+        yield configured, f"cannot listen on {LOOPBACK} port {port}: Address already in use"
+
+
+@contextmanager
+def the_folder_is_missing(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    path = directory / "nowhere" / "exporter.db"
+    message = f"the store {path} cannot be opened: .*No such file or directory.*"
+    yield quiet(directory, store={"url": f"sqlite:///{path}"}), message
+    assert not path.parent.exists()
+
+
+@contextmanager
+def the_store_is_a_text(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    path = directory / "exporter.db"
+    path.write_text("shopping list: tea, biscuits\n" * 300)
+    yield quiet(directory), f"the store {path} is a file of something else.*"
+
+
+@contextmanager
+def the_store_is_another_programs_database(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    path = directory / "exporter.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE biscuits (name)")
+        connection.commit()
+    yield quiet(directory), f"the store {path} is a file of something else.*"
+
+
+@contextmanager
+def the_stores_schema_is_newer(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    path = directory / "exporter.db"
+    made_store(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    yield quiet(directory), r"the store's schema is version 99, newer than this program's \d+"
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        the_main_port_is_taken,
+        the_metrics_port_is_taken,
+        the_folder_is_missing,
+        the_store_is_a_text,
+        the_store_is_another_programs_database,
+        the_stores_schema_is_newer,
+    ],
+)
+def test_it_ends_with_one_line_and_leaves_what_is_there_alone(
+    tmp_path: Path, obstacle: Callable[[Path], Any]
+) -> None:
+    with obstacle(tmp_path) as (configured, message):
+        path = tmp_path / "exporter.db"
+        before = path.read_bytes() if path.exists() else None
+
+        done = run("--config", written(tmp_path, configured))
+
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert re.fullmatch(f"{PROGRAM}{message}\n", done.stderr), done.stderr
+        assert before is None or path.read_bytes() == before
+        assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_second_process_on_the_same_store_ends_and_names_the_file(tmp_path: Path, door: Door) -> None:
+    with Exporter(tmp_path, door) as first:
+        assert first.outcome(insert()) == "tracked"
+        other = tmp_path / "other"
+        other.mkdir()
+        configured = quiet(other, store={"url": first.configured["store"]["url"]})
+
+        begun = time.monotonic()
+        done = run("--config", written(other, configured))
+
+        assert time.monotonic() - begun >= 5
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"{PROGRAM}the store {first.store} is in use by another process, which holds its lock file\n"
+        )
+        assert first.outcome(preempted()) == "counted"
+
+
+# Running
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named_by", "number"),
+    [
+        pytest.param((), "option", signal.SIGTERM, id="by-default"),
+        pytest.param(("serve",), "variable", signal.SIGTERM, id="serve"),
+        pytest.param((), "variable", signal.SIGINT, id="sigint"),
+    ],
+)
+def test_it_serves_until_it_is_asked_to_stop(
+    tmp_path: Path,
+    door: Door,
+    arguments: tuple[str, ...],
+    named_by: Literal["option", "variable"],
+    number: signal.Signals,
+) -> None:
+    with Exporter(tmp_path, door, arguments=arguments, named_by=named_by) as exporter:
+        assert exporter.outcome(insert()) == "tracked"
+        exporter.process.send(number)
+
+        assert exporter.process.wait() == 0
+        assert [line["message"] for line in exporter.logs()][-2:] == ["stopping", "stopped"]
+
+
+def test_every_line_on_standard_error_is_json_as_cloud_logging_reads_it(tmp_path: Path, door: Door) -> None:
+    with Exporter(tmp_path, door) as exporter:
+        exporter.push(insert())
+        exporter.push(preempted())
+        exporter.process.stop()
+
+        lines = exporter.logs()
+        assert {line["severity"] for line in lines} == {"INFO"}
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line["time"]) for line in lines)
+        listening, _, counted, _, _ = lines
+        assert (listening["message"], listening["port"]) == (
+            "listening",
+            exporter.configured["server"]["port"],
+        )
+        assert (counted["message"], counted["kubernetes_cluster"]) == ("interruption counted", "tills")
+
+
+def test_what_is_risky_in_a_configuration_is_warned_of(tmp_path: Path) -> None:
+    port = free_port()
+    with Exporter(
+        tmp_path,
+        env={"SIE_SERVICE_HOST": "10.0.0.7"},
+        server={"port": port},
+        prometheus={"port": port},
+        store={"retention_days": 7},
+    ) as exporter:
+        warnings = [line["message"] for line in exporter.logs() if line["severity"] == "WARNING"]
+
+    assert len(warnings) == 4
+    assert "SIE_SERVICE_HOST" in warnings[0]
+    assert "10.0.0.7" not in warnings[0]
+    assert "NOT AUTHENTICATED" in warnings[1]
+    assert "/metrics" in warnings[2]
+    assert "retention_days" in warnings[3]
+
+
+@pytest.mark.parametrize("workers", ["4", "many"])
+def test_it_is_one_process_whatever_web_concurrency_says(tmp_path: Path, workers: str) -> None:
+    with Exporter(tmp_path, env={"WEB_CONCURRENCY": workers}) as exporter:
+        assert exporter.outcome(insert()) == "tracked"
+        pid = exporter.process.pid
+        children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+
+    assert children
+    assert not "".join(children)
+
+
+def test_reset_totals_has_counters_begin_at_0_and_keeps_everything_else(tmp_path: Path) -> None:
+    labels = {
+        "project": "shop-prod",
+        "kubernetes_cluster": "tills",
+        "cluster_location": "europe-west1",
+        "node_pool": "spot",
+        "zone": "europe-west1-c",
+        "machine_type": "e2-standard-8",
+    }
+    waiting = preempted("gke-unknown")
+    with Exporter(tmp_path) as exporter:
+        for entry in (insert(), insert("gke-alive"), preempted(), waiting):
+            exporter.push(entry)
+        newest = exporter.value("spot_last_interruption_timestamp_seconds", kubernetes_cluster="tills")
+        configured = exporter.configured
+
+    with Exporter(tmp_path, configured=configured, arguments=["--reset-totals"]) as exporter:
+        samples = exporter.samples()
+        counters = {
+            key: value
+            for key, value in samples.items()
+            if re.fullmatch("interruption_events_total|spot_.*_(total|bucket|count|sum)", key[0])
+        }
+        assert ("interruption_events_total", frozenset({("kubernetes_cluster", "tills")})) in counters
+        lived = counters.pop(("spot_instance_seconds_total", frozenset(labels.items())))
+        assert lived < 60  # since the last start; nothing of before
+        assert not any(value for key, value in counters.items() if "exporter" not in key[0])
+        assert exporter.value("spot_instances", **labels) == 1
+        assert exporter.value("spot_interruption_exporter_pending_interruptions") == 1
+        assert (
+            exporter.value("spot_last_interruption_timestamp_seconds", kubernetes_cluster="tills") == newest
+        )
+        assert [exporter.outcome(entry) for entry in (preempted(), waiting, insert())] == ["duplicate"] * 3
+        assert exporter.outcome(preempted("gke-alive")) == "counted"
+
+    with Exporter(tmp_path, configured=configured) as exporter:
+        assert exporter.value("spot_interruptions_total", **labels) == 1
+        assert exporter.interruptions("tills") == 1
+
+
+def test_an_idle_connection_is_kept_as_long_as_configured(tmp_path: Path) -> None:
+    with (
+        Exporter(tmp_path, server={"keep_alive_seconds": 1}) as exporter,
+        closing(HTTPConnection(LOOPBACK, exporter.configured["server"]["port"], timeout=10)) as connection,
+    ):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        answered = time.monotonic()
+
+        assert connection.sock.recv(1) == b""
+        assert 0.9 < time.monotonic() - answered < 5
+
+
+# Damage
+
+
+def test_a_damaged_store_is_moved_aside_and_a_new_one_begun(tmp_path: Path) -> None:
+    with Exporter(tmp_path) as exporter:
+        exporter.push(insert())
+        exporter.push(preempted())
+        exporter.process.stop()
+        damage(exporter.store)
+        damaged = exporter.store.read_bytes()
+
+        exporter.process.start()
+
+        [aside] = tmp_path.glob("exporter.db.damaged-*")
+        assert aside.read_bytes() == damaged
+        [error] = [line for line in exporter.logs() if line["severity"] == "ERROR"]
+        assert error["moved_to"] == str(aside)
+        assert exporter.value("spot_interruption_exporter_store_resets_total") == 1
+        assert exporter.interruptions("tills") is None
+        assert exporter.outcome(insert()) == "tracked"
+        assert exporter.outcome(preempted()) == "counted"
+
+        exporter.process.stop()
+        exporter.process.start()
+        assert exporter.value("spot_interruption_exporter_store_resets_total") == 0
+        assert exporter.interruptions("tills") == 1
+
+
+def test_damage_met_while_running_is_answered_503_and_ends_the_process(tmp_path: Path) -> None:
+    with Exporter(tmp_path) as exporter:
+        exporter.push(insert())
+        with closing(sqlite3.connect(exporter.store)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        damage(exporter.store)
+
+        response = exporter.push(preempted())
+
+        assert response.status_code == 503
+        assert response.headers["retry-after"]
+        assert response.json()["reason"] == "store_corrupt"
+        assert exporter.process.wait() == 1
+        *logged, last = exporter.process.text().splitlines()
+        assert last == f"{PROGRAM}the store is damaged"
+        assert [json.loads(line)["severity"] for line in logged].count("ERROR") == 1
+
+        exporter.process.output.unlink()
+        exporter.process.start()
+        assert exporter.value("spot_interruption_exporter_store_resets_total") == 1
+        assert exporter.outcome(preempted()) == "pending"
+
+
+def damage(store: Path) -> None:
+    """Write nonsense over every page but the first."""
+    with store.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        assert size > 3 * 4096
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+
+
+# Stopping
+
+
+def test_while_draining_pushes_are_taken_and_while_lingering_only_scrapes(tmp_path: Path) -> None:
+    with Exporter(tmp_path, server={"drain_seconds": 60}, prometheus={"linger_seconds": 60}) as exporter:
+        assert exporter.status("/readyz") == 200
+        exporter.process.send(signal.SIGTERM)
+        eventually(lambda: exporter.status("/readyz") == 503, within=5, what="it is not ready")
+
+        assert exporter.outcome(insert()) == "tracked"
+        assert exporter.outcome(preempted()) == "counted"
+        assert exporter.status("/healthz") == 200
+
+        # Another signal cuts the draining short.
+        exporter.process.send(signal.SIGTERM)
+        eventually(lambda: exporter.push(preempted()).status_code == 503, within=5, what="a push is refused")
+        refused = exporter.push(preempted())
+        assert refused.json()["reason"] == "stopping"
+        assert refused.headers["retry-after"]
+        assert exporter.interruptions("tills") == 1
+        assert exporter.status("/readyz") == 503
+        assert exporter.status("/healthz") == 200
+
+        # And another one the lingering.
+        exporter.process.send(signal.SIGINT)
+        assert exporter.process.wait(within=5) == 0
+
+
+def test_draining_and_lingering_last_as_long_as_configured(tmp_path: Path) -> None:
+    with Exporter(tmp_path, server={"drain_seconds": 1}, prometheus={"linger_seconds": 1}) as exporter:
+        begun = time.monotonic()
+        exporter.process.send(signal.SIGTERM)
+
+        eventually(lambda: exporter.push(insert()).status_code == 503, within=5, what="a push is refused")
+        drained = time.monotonic() - begun
+        assert 0.9 < drained < 4
+        assert exporter.status("/metrics") == 200
+        assert exporter.process.wait(within=5) == 0
+        assert 1.9 < time.monotonic() - begun < 8
+
+
+def test_a_body_that_does_not_come_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    with (
+        Exporter(tmp_path) as exporter,
+        socket.create_connection((LOOPBACK, exporter.configured["server"]["port"])) as connection,
+    ):
+        connection.sendall(b"POST /events/creation HTTP/1.1\r\nHost: sie\r\nContent-Length: 1000\r\n\r\n{")
+        assert exporter.outcome(insert()) == "tracked"
+
+        exporter.process.send(signal.SIGTERM)
+        assert exporter.process.wait(within=10) == 0
+
+
+def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    with Exporter(tmp_path) as exporter, ThreadPoolExecutor(8) as callers:
+        with closing(sqlite3.connect(exporter.store, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused = [callers.submit(exporter.reason, insert(f"gke-{number}")) for number in range(8)]
+            eventually(lambda: connections(exporter) >= 8, within=5, what="the pushes are under way")
+
+            exporter.process.send(signal.SIGTERM)
+            assert exporter.process.wait(within=10) == 0
+
+        assert {future.result() for future in refused} <= {(503, "store_unavailable"), (503, "stopping")}
+
+
+def connections(exporter: Exporter) -> int:
+    """How many connections to the main listener are established."""
+    port = f":{exporter.configured['server']['port']:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[1].endswith(port) and line.split()[3] == "01" for line in lines)
+
+
+def test_what_is_accepted_when_it_is_asked_to_stop_is_committed_and_answered(
+    tmp_path: Path, door: Door
+) -> None:
+    # More than can be posted before the listener is closed: the last ones are never taken.
+    entries = [insert(f"gke-{number}") for number in range(300)]
+    with Exporter(tmp_path, door) as exporter:
+        answers = asyncio.run(posted_until_it_stops(exporter, entries))
+        assert exporter.process.wait() == 0
+
+        taken = [entry for entry, status in zip(entries, answers, strict=True) if status == 200]
+        others = [entry for entry, status in zip(entries, answers, strict=True) if status != 200]
+        assert 60 <= len(taken) < len(entries)
+        assert set(answers) <= {200, 503, None}
+
+        exporter.process.start()
+        assert Counter(map(exporter.outcome, taken)) == {"duplicate": len(taken)}
+        # What was not answered was not committed either: nothing was accepted and then dropped.
+        assert Counter(map(exporter.outcome, others)) == {"tracked": len(others)}
+
+
+async def posted_until_it_stops(exporter: Exporter, entries: list[JsonObject]) -> list[int | None]:
+    """The status that each entry was answered with, None for no answer; SIGTERM comes after 60 of them."""
+    answered: dict[int, int] = {}
+    waiting = iter(enumerate(entries))
+    async with httpx.AsyncClient(
+        base_url=exporter.url, headers=exporter.headers, trust_env=False, timeout=15
+    ) as client:
+
+        async def post() -> None:
+            for number, entry in waiting:
+                try:
+                    response = await client.post(f"/events/{endpoint_of(entry)}", content=body_of(entry))
+                except httpx.TransportError:
+                    continue
+                answered[number] = response.status_code
+                if len(answered) == 60:
+                    exporter.process.send(signal.SIGTERM)
+
+        await asyncio.gather(*(post() for _ in range(24)))
+    return [answered.get(number) for number in range(len(entries))]
