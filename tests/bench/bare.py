@@ -1,0 +1,36 @@
+"""The limit: a bare ASGI application that reads the body and answers 200."""
+
+import socket
+import sys
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+
+async def bare(_scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer like the exporter, having done nothing."""
+    message = await receive()
+    while message.get("more_body"):
+        message = await receive()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+def main() -> None:
+    """Serve on the port that the command line names, as the exporter does."""
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=2048)
+    config = uvicorn.Config(
+        bare,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

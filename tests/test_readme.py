@@ -1,0 +1,58 @@
+"""The README's tables are the code's."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.metrics import Metrics
+from app.settings import describe
+from app.web.problems import leaves, status_of
+
+_README = Path(__file__).parent.parent / "README.md"
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of the marked table, row by row, without its head."""
+    text = _README.read_text()
+    marked = re.search(rf"<!-- {table} -->\n(.*?)<!-- /{table} -->", text, re.DOTALL)
+    assert marked is not None, f"the README has no table {table}"
+    lines = marked[1].strip().splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
+    assert rows("settings") == [
+        [f"`{key}`", f"`{default}`" if default else "", meaning] for key, default, meaning in describe()
+    ]
+
+
+def test_every_problem_is_in_the_table_with_its_status() -> None:
+    listed = {(status, reason) for status, reason, _ in rows("problems")}
+
+    assert listed == {(str(status_of(leaf).value), f"`{leaf.reason}`") for leaf in leaves()}
+
+
+def families() -> Iterator[tuple[str, str, str]]:
+    """Name (a counter's as it is queried), type and help text of each family of the exporter's own."""
+    exposition, _ = Metrics().render("")
+    for family in text_string_to_metric_families(exposition.decode()):
+        if not family.name.startswith(("process_", "python_")):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            yield f"`{name}`", family.type, family.documentation
+
+
+def test_every_series_is_in_the_table_with_its_type_and_help_text() -> None:
+    listed = [(name, kind, meaning) for name, kind, _, meaning in rows("metrics")]
+
+    assert sorted(listed) == sorted(families())
+
+
+@pytest.mark.parametrize("mark", ["demo", "test"])
+def test_each_of_the_two_commands_is_one_line(mark: str) -> None:
+    found = re.search(rf"<!-- {mark} -->\n```sh\n(.*?)\n```", _README.read_text(), re.DOTALL)
+
+    assert found is not None
+    assert "\n" not in found[1]
