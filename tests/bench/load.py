@@ -1,7 +1,7 @@
 """A wrk script whose every request is a new interruption of one of many instances.
 
-wrk's Lua must be cheap: the envelope's base64 is cut where its numbers stand, each aligned to three bytes, and
-only those are encoded a request, three digits at a time.
+wrk's Lua must be cheap: the envelope's base64 is cut where its numbers stand, each aligned to three bytes;
+those alone are encoded for each request, three digits at a time.
 """
 
 import base64
