@@ -157,7 +157,7 @@ OVERRIDES: Final = {
     "pubsub.audience": ("https://other.example.com", ("https://other.example.com",)),
     "pubsub.service_account_email": ('["a@b.example", "c@d.example"]', ("a@b.example", "c@d.example")),
     "pubsub.certs_url": ("http://127.0.0.1:9000/certs", "http://127.0.0.1:9000/certs"),
-    "pubsub.clock_skew_seconds": ("2.5", 2.5),
+    "pubsub.clock_skew_seconds": ("25", 25),
     "prometheus.port": ("0", 0),
     "prometheus.path": ("/other/metrics", "/other/metrics"),
     "prometheus.cluster_label": ("target_kubernetes_cluster", "target_kubernetes_cluster"),
