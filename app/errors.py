@@ -17,6 +17,7 @@ ExporterError
 │   ├── OverloadError                 overload
 │   └── StoppingError                 stopping
 ├── InternalError                     internal: a bug, one event's
+├── InventoryUnavailableError         a project's fleet cannot be listed; no request's
 ├── StartError                        cannot start; one line tells why
 └── ConfigurationError                cannot start; a line a wrong key
 
@@ -126,6 +127,15 @@ class InternalError(ExporterError):
     """A bug met by one event; its trace is in the log."""
 
     reason: ClassVar[str] = "internal"
+
+
+class InventoryUnavailableError(ExporterError):
+    """A project's fleet cannot be listed now; what is known of it stays."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        """`cause` is a slug: what the metric of failed listings calls it."""
+        self.cause = cause
+        super().__init__(message)
 
 
 class StartError(ExporterError):

@@ -25,13 +25,8 @@ from app.domain.events import (
     Node,
 )
 from app.errors import MalformedEntryError
+from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
 from app.gcp.logentry import is_log_entry
-
-_CLUSTER: Final = "goog-k8s-cluster-name"
-_CLUSTER_LOCATION: Final = "goog-k8s-cluster-location"
-_NODE_POOL: Final = "goog-k8s-node-pool-name"
-_GKE_NODE: Final = "goog-gke-node"
-_PROVISIONING_MODEL: Final = "goog-gke-node-pool-provisioning-model"
 
 _FAILURES: Final = frozenset({"ERROR", "CRITICAL", "ALERT", "EMERGENCY"})
 
@@ -165,7 +160,7 @@ def _inserted(entry: _LogEntry, fallback_key: str, fallback_at: float) -> Event 
         return CreationFailed(at, name, instance_id, operation, project_number)
     labels = _labels(entry)
     node = _node(entry, labels)
-    if node is None and (_GKE_NODE in labels or (entry.splits or 0) > 1):
+    if node is None and (GKE_NODE in labels or (entry.splits or 0) > 1):
         # A node all the same: an old one, without its cluster's name, or one whose labels are in another
         # piece of the entry. Remembered as no node, its interruption would be ignored.
         return Ignored("no_cluster_label")
@@ -224,13 +219,13 @@ def _labels(entry: _LogEntry) -> Mapping[str, str | None]:
 
 
 def _node(entry: _LogEntry, labels: Mapping[str, str | None]) -> Node | None:
-    cluster = labels.get(_CLUSTER)
+    cluster = labels.get(CLUSTER)
     if not cluster:
         return None
     node = Node(
         cluster,
-        labels.get(_CLUSTER_LOCATION) or UNKNOWN,
-        labels.get(_NODE_POOL) or UNKNOWN,
+        labels.get(CLUSTER_LOCATION) or UNKNOWN,
+        labels.get(NODE_POOL) or UNKNOWN,
         (entry.machine_type or "").rpartition("/")[2] or UNKNOWN,
     )
     _refuse_unfit(*node)
@@ -239,7 +234,7 @@ def _node(entry: _LogEntry, labels: Mapping[str, str | None]) -> Node | None:
 
 def _spot(entry: _LogEntry, labels: Mapping[str, str | None]) -> bool | None:
     # A legacy preemptible instance has no provisioning model, and counts as Spot.
-    label = labels.get(_PROVISIONING_MODEL)
+    label = labels.get(PROVISIONING_MODEL)
     if entry.preemptible or entry.provisioning_model == "SPOT" or label == "spot":
         return True
     return False if entry.preemptible is not None or entry.provisioning_model or label else None

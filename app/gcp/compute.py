@@ -1,0 +1,485 @@
+"""One project's instances, streamed as lines: the program of a child process, never imported by the server.
+
+On stdout, in ASCII, one JSON value a line, written page by page:
+
+- An array is an instance: `[zone, name, id, is_node, cluster, cluster_location, node_pool, machine_type,
+  spot, status, created_at, started_at]`. Always twelve elements; `id` is text; times are seconds since the
+  epoch; null is what Google does not say. Where `is_node` is false it is a Spot VM outside GKE, of which
+  only zone, name and id are told.
+- `{"progress": {"pages", "instances", "seconds", "retrying"}}` comes after a page, at most once a second,
+  and before each retry, whose reason is in `retrying` (else null).
+- `{"summary": {"began", "complete", "failed_scopes", "pages", "instances", "unfit", "seconds",
+  "peak_rss_mib", "error"}}` is the last line. Without it the listing was cut off. `began` is the moment that
+  the listing speaks for. If it is `complete`, every page was read, and instances that it does not name exist
+  at most in the `failed_scopes` (sorted, each `zones/Z`). `unfit` counts instances left out because a name
+  or a label could not be stored or shown. `error` is null or `{"reason", "message"}`; reasons are forbidden,
+  api_disabled, rate_limited, unavailable, not_found, credentials, malformed (no list of instances came
+  back), partial (something is missing, and cannot be told by its zone), memory, other.
+
+It ends with 0 if the listing is complete, else with 1; so too where `--pages` left pages unread, with no
+error.
+
+https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
+"""
+# ruff: noqa: E402 - what comes before the imports makes them cheaper
+
+import argparse
+import ctypes
+import gc
+import importlib.util
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeAlias
+
+
+def _import_less() -> None:
+    # The package's own __init__ imports the clients of all of Compute Engine's hundred services: 1.2 s and
+    # 40 MiB more than the only one needed. With this in its place, submodules are found and it is not run.
+    spec = importlib.util.find_spec("google.cloud.compute_v1")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError("google-cloud-compute is not installed")
+    package = ModuleType(spec.name)
+    package.__path__ = spec.submodule_search_locations
+    sys.modules[spec.name] = package
+
+
+_import_less()
+
+from google.api_core.exceptions import BadRequest, GoogleAPICallError, NotFound, RetryError, Unauthorized
+from google.api_core.retry import Retry
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.cloud.compute_v1.services.instances import InstancesClient
+from google.cloud.compute_v1.services.instances.transports import InstancesRestTransport
+from google.cloud.compute_v1.types import AggregatedListInstancesRequest, InstanceAggregatedList
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+
+from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest
+
+_Page: TypeAlias = Any
+"""An InstanceAggregatedList as protobuf has it: proto-plus wraps each field at each reading, and is slow."""
+_Instance: TypeAlias = Any
+
+# Nodes, and Spot instances that are none, in one listing: so none is named twice, and all of it speaks for
+# one moment. The syntax is AIP-160's, as documented for the parameter. Only a saving: see `_entry`.
+_FILTER: Final = " OR ".join(
+    (
+        f"(labels.{CLUSTER}:*)",
+        f"(labels.{GKE_NODE}:*)",
+        "(scheduling.preemptible = true)",
+        '(scheduling.provisioningModel = "SPOT")',
+    )
+)
+# https://cloud.google.com/compute/docs/api/how-tos/performance#partial-response
+_FIELDS: Final = (
+    "kind,nextPageToken,unreachables,warning/code,items/*/warning/code,"
+    "items/*/instances(name,id,machineType,status,creationTimestamp,lastStartTimestamp,labels,"
+    "scheduling(preemptible,provisioningModel))"
+)
+# The request class has neither; the service has both.
+_PARAMETERS: Final = {"returnPartialSuccess": "true", "fields": _FIELDS}
+
+_MAX_RESULTS: Final = 500
+_PROGRESS_SECONDS: Final = 1.0
+_MAX_TEXT: Final = 512
+_MAX_DETAIL: Final = 300
+_NO_RESULTS: Final = "NO_RESULTS_ON_PAGE"
+
+_NOT_SHOWN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LONG_URL: Final = re.compile(r"^[A-Z]+ \S+: |(?<=/instances)\?\S+")
+_ZONE: Final = re.compile(r"(?:.*/)?zones/([^/]+)")
+
+_TRANSIENT: Final = frozenset({"rate_limited", "unavailable", "malformed"})
+_RATE_LIMITS: Final = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"})
+_DISABLED: Final = frozenset({"accessNotConfigured", "SERVICE_DISABLED"})
+
+_MESSAGES: Final[Mapping[str, str]] = {
+    "forbidden": "listing the instances of project {project} is forbidden: it takes the permission "
+    "compute.instances.list (role roles/compute.viewer, or a custom one): {detail}",
+    "api_disabled": "the Compute Engine API is not enabled in project {project}: "
+    "enable compute.googleapis.com there: {detail}",
+    "rate_limited": "the Compute Engine API keeps limiting the rate of project {project}: {detail}",
+    "unavailable": "the Compute Engine API does not answer for project {project}: {detail}",
+    "not_found": "there is no project {project}, or it cannot be seen: {detail}",
+    "credentials": "no usable Google Cloud credentials for project {project}: {detail}",
+    "malformed": "what answers for project {project} is no list of instances: {detail}",
+    "partial": "the listing of project {project} is missing something that is no zone: {detail}",
+    "memory": "listing project {project} takes more memory than it may use",
+    "other": "listing project {project} failed: {detail}",
+}
+
+_log = logging.getLogger(__name__)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def main() -> int:
+    """List as the arguments say; gives the exit code."""
+    options = _options()
+    if options.parent:
+        _end_with(options.parent)
+    os.nice(options.nice)
+    _limit_memory(options.memory_mib)
+    gc.freeze()
+    # Python's own has no buffer under PYTHONUNBUFFERED, and a write without one may be of a part.
+    stream = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - for as long as the process lives
+    try:
+        return _run(options, stream)
+    except BrokenPipeError:
+        # Nobody reads any more.
+        return 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.gcp.compute", description="List a project's instances."
+    )
+    parser.add_argument("--project", required=True)
+    parser.add_argument(
+        "--endpoint", default="", help="another Compute API; with http:// without credentials"
+    )
+    parser.add_argument("--pages", type=int, default=0, help="stop after so many; 0: all")
+    parser.add_argument("--parent", type=int, default=0, help="a process id: end when it does")
+    parser.add_argument("--memory-mib", type=int, default=256, help="data it may hold; 0: no limit")
+    parser.add_argument("--nice", type=int, default=10, help="how much to yield to other processes")
+    parser.add_argument("--patience", type=float, default=90, help="seconds in which to get a page")
+    parser.add_argument("--answer-seconds", type=float, default=30, help="how long one request may take")
+    parser.add_argument("--backoff", type=float, default=1, help="seconds before the first retry, at most")
+    return parser.parse_args()
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however it ends.
+
+    Strictly, when the thread that started it does: a server starts it from one that lives as long as itself.
+    """
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit("the parent has ended")
+
+
+def _limit_memory(mib: int) -> None:
+    # Private writable memory, which is what an out-of-memory kill is about. RLIMIT_AS would count mapped
+    # libraries and reserved addresses too, half as much again, and differently on each machine.
+    if mib:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = mib * 2**20 if hard == resource.RLIM_INFINITY else min(mib * 2**20, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _run(options: argparse.Namespace, stream: BinaryIO) -> int:
+    listing = _Listing(stream)
+    failure: _Failure | None = None
+    try:
+        listing.read(_pages(options, listing.retrying), limit=options.pages)
+    except BrokenPipeError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - the edge of the process: the summary says what it was
+        failure = _failure(exc, options.project)
+    if failure is None and listing.lost:
+        failure = _failed("partial", options.project, ", ".join(sorted(listing.lost)))
+    return listing.end(failure)
+
+
+class _Failure(NamedTuple):
+    reason: str
+    message: str
+
+
+class _NotAListError(Exception):
+    """A successful answer that is something else: a proxy's page, an empty object."""
+
+
+class _Listing:
+    """What was read of a project so far, written as it was read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.lost: set[str] = set()
+        self._stream = stream
+        self._began = time.time()
+        self._started = self._reported = time.monotonic()
+        self._pages = self._instances = self._unfit = 0
+        self._failed: set[str] = set()
+        self._complete = False
+
+    def read(self, pages: Iterator[_Page], *, limit: int) -> None:
+        for page in pages:
+            lines = list(self._lines(page))
+            self._pages += 1
+            self._instances += len(lines)
+            self._write(lines)
+            if time.monotonic() - self._reported >= _PROGRESS_SECONDS:
+                self._report(None)
+            if self._pages == limit and page.next_page_token:
+                return
+        self._complete = True
+
+    def retrying(self, error: Exception) -> None:
+        self._report(_reason(error))
+
+    def end(self, failure: _Failure | None) -> int:
+        complete = self._complete and failure is None
+        summary = {
+            "began": self._began,
+            "complete": complete,
+            "failed_scopes": sorted(self._failed),
+            "pages": self._pages,
+            "instances": self._instances,
+            "unfit": self._unfit,
+            "seconds": self._seconds(),
+            "peak_rss_mib": _peak_rss_mib(),
+            "error": failure and failure._asdict(),
+        }
+        self._write([_encode({"summary": summary})])
+        return 0 if complete else 1
+
+    def _lines(self, page: _Page) -> Iterator[str]:
+        for missing in page.unreachables:
+            self._fail(missing)
+        if page.warning.code not in {"", _NO_RESULTS} and not page.unreachables:
+            self._fail(page.warning.code)
+        for scope, listed in page.items.items():
+            if listed.warning.code not in {"", _NO_RESULTS}:
+                self._fail(scope)
+            zone = scope.rpartition("/")[2]
+            for instance in listed.instances:
+                entry = _entry(instance, zone)
+                if entry is None:
+                    continue
+                if entry.is_fit():
+                    yield _encode(entry)
+                else:
+                    self._unfit += 1
+
+    def _fail(self, scope: str) -> None:
+        zone = _ZONE.fullmatch(scope)
+        if zone:
+            self._failed.add(f"zones/{zone[1]}")
+        else:
+            self.lost.add(scope)
+
+    def _report(self, retrying: str | None) -> None:
+        self._reported = time.monotonic()
+        progress = {
+            "pages": self._pages,
+            "instances": self._instances,
+            "seconds": self._seconds(),
+            "retrying": retrying,
+        }
+        self._write([_encode({"progress": progress})])
+
+    def _write(self, lines: list[str]) -> None:
+        self._stream.write("".join(f"{line}\n" for line in lines).encode())
+        self._stream.flush()
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+
+class _Entry(NamedTuple):
+    """An instance's line; a tuple, so that it is encoded as an array."""
+
+    zone: str
+    name: str
+    id: str
+    is_node: bool
+    cluster: str | None = None
+    cluster_location: str | None = None
+    node_pool: str | None = None
+    machine_type: str | None = None
+    spot: bool = True
+    status: str | None = None
+    created_at: float | None = None
+    started_at: float | None = None
+
+    def is_fit(self) -> bool:
+        if not (self.zone and self.name and self.id):
+            return False
+        texts = [value for value in self if isinstance(value, str)]
+        joined = "".join(texts)
+        if len(joined) <= _MAX_TEXT and joined.isascii() and joined.isprintable():
+            return True
+        return max(map(len, texts)) <= _MAX_TEXT and not _NOT_SHOWN.search(joined)
+
+
+def _entry(instance: _Instance, zone: str) -> _Entry | None:
+    """What an instance is, by what it carries: a server may take a filter for a hint. None: not our business.
+
+    As the audit log's inserts are read: an old node has `goog-gke-node` and no cluster's name, and a legacy
+    preemptible instance has no provisioning model and counts as Spot.
+    """
+    labels, scheduling = instance.labels, instance.scheduling
+    identity = (zone, instance.name, str(instance.id or ""))
+    cluster = labels.get(CLUSTER)
+    spot = (
+        scheduling.preemptible
+        or scheduling.provisioning_model == "SPOT"
+        or labels.get(PROVISIONING_MODEL) == "spot"
+    )
+    if not cluster and GKE_NODE not in labels:
+        return _Entry(*identity, is_node=False) if spot else None
+    return _Entry(
+        *identity,
+        is_node=True,
+        cluster=cluster or None,
+        cluster_location=labels.get(CLUSTER_LOCATION) or None,
+        node_pool=labels.get(NODE_POOL) or None,
+        machine_type=instance.machine_type.rpartition("/")[2] or None,
+        spot=spot,
+        status=instance.status or None,
+        created_at=_seconds(instance.creation_timestamp),
+        started_at=_seconds(instance.last_start_timestamp),
+    )
+
+
+def _seconds(timestamp: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(timestamp)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _pages(options: argparse.Namespace, on_retry: Callable[[Exception], None]) -> Iterator[_Page]:
+    """Every page, each tried until it is there: a retry repeats a page, not the listing."""
+    transport = _transport(options.endpoint)
+    client = InstancesClient(transport=transport)
+    retry = Retry(
+        predicate=_is_transient,
+        initial=options.backoff,
+        maximum=15 * options.backoff,
+        timeout=options.patience,
+        on_error=on_retry,
+    )
+    fetch = retry(partial(_fetch, client, options.answer_seconds))
+    request = AggregatedListInstancesRequest(
+        project=options.project, max_results=_MAX_RESULTS, filter=_FILTER
+    )
+    # Filter and fields are savings: a server that does not know them so can still be listed in full.
+    savings: list[Callable[[], None]] = [transport.parameters.clear, partial(delattr, request, "filter")]
+    while True:
+        try:
+            page = fetch(request)
+        except BadRequest as exc:
+            # Not later: page tokens belong to a query.
+            if request.page_token or not savings:
+                raise
+            _log.warning("the query was refused, asking a plainer one: %s", _detail(exc))
+            savings.pop()()
+            continue
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+def _fetch(client: InstancesClient, timeout: float, request: AggregatedListInstancesRequest) -> _Page:
+    """The page that the request asks for: the pager's first, so that a retry includes the check of it."""
+    pager = client.aggregated_list(request=request, retry=None, timeout=timeout)
+    page = InstanceAggregatedList.pb(next(pager.pages))
+    # An empty object reads as a page without instances, and would be taken for the end of the fleet.
+    if page.kind != "compute#instanceAggregatedList" and not page.items:
+        raise _NotAListError("no kind and no items")
+    if page.next_page_token and page.next_page_token == request.page_token:
+        raise _NotAListError("the page after this is this")
+    return page
+
+
+class _Transport(InstancesRestTransport):
+    """The library's, with query parameters that its request class does not have."""
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - the base's own
+        super().__init__(**arguments)
+        self.parameters = dict(_PARAMETERS)
+        self._session.auth = self._add_parameters
+
+    def _add_parameters(self, request: "PreparedRequest") -> "PreparedRequest":
+        request.prepare_url(request.url or "", self.parameters)
+        return request
+
+
+def _transport(endpoint: str) -> _Transport:
+    if endpoint.startswith("http://"):
+        return _Transport(host=endpoint.rstrip("/"), url_scheme="http", credentials=AnonymousCredentials())
+    return _Transport(host=endpoint.rstrip("/")) if endpoint else _Transport()
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, GoogleAuthError):
+        return isinstance(error, TransportError) or error.retryable
+    return _reason(error) in _TRANSIENT
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RetryError) and error.cause:
+        error = error.cause
+    for kinds, reason in _REASONS:
+        if isinstance(error, kinds):
+            return reason
+    return _refusal(error) if isinstance(error, GoogleAPICallError) else "other"
+
+
+# All of requests' exceptions are OSErrors; google-auth's own OSError is about credentials.
+_REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
+    ((GoogleAuthError, Unauthorized), "credentials"),
+    ((NotFound,), "not_found"),
+    ((OSError,), "unavailable"),
+    ((ParseError, UnicodeError, _NotAListError), "malformed"),
+    ((MemoryError,), "memory"),
+)
+
+
+def _refusal(error: GoogleAPICallError) -> str:
+    # A 403 can be a lacking permission, a disabled API, or no more than haste.
+    code = int(error.code or 0)
+    slugs = {str(item.get("reason")) for item in error.errors if isinstance(item, dict)} | {str(error.reason)}
+    if code == 429 or slugs & _RATE_LIMITS:  # noqa: PLR2004 - an HTTP status
+        return "rate_limited"
+    if slugs & _DISABLED:
+        return "api_disabled"
+    if code == 403:  # noqa: PLR2004
+        return "forbidden"
+    return "unavailable" if code >= 500 or code == 408 else "other"  # noqa: PLR2004
+
+
+def _failure(error: Exception, project: str) -> _Failure:
+    reason = _reason(error)
+    if reason == "other":
+        _log.error("the listing failed unexpectedly", exc_info=error)
+    return _failed(reason, project, _detail(error))
+
+
+def _failed(reason: str, project: str, detail: str) -> _Failure:
+    return _Failure(reason, _MESSAGES[reason].format(project=project, detail=detail))
+
+
+def _detail(error: BaseException) -> str:
+    cause = error.cause if isinstance(error, RetryError) and error.cause else error
+    text = cause.message if isinstance(cause, GoogleAPICallError) else f"{type(cause).__name__}: {cause}"
+    # The libraries' texts have a URL in them that is longer than the rest.
+    return _NOT_SHOWN.sub(" ", _LONG_URL.sub("", str(text)))[:_MAX_DETAIL]
+
+
+def _peak_rss_mib() -> float:
+    # Not getrusage's maximum, which begins with what the parent held when it forked.
+    status = Path("/proc/self/status").read_text()
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return round(int(peak[1]) / 1024, 1) if peak else 0.0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

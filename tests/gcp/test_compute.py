@@ -1,0 +1,597 @@
+"""The child that lists a project: the real program and client library against a local Compute API."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from tests.support.compute_api import (
+    ACCESS_NOT_CONFIGURED,
+    BACKEND_ERROR,
+    BAD_GATEWAY,
+    EMPTY_OBJECT,
+    FORBIDDEN,
+    GARBAGE,
+    INTERNAL_ERROR,
+    NOT_FOUND,
+    RATE_LIMIT_EXCEEDED,
+    TOO_MANY_REQUESTS,
+    UNAUTHORIZED,
+    Answer,
+    ComputeApi,
+    Drop,
+    Failure,
+    FakeInstance,
+    Hold,
+    ManyInstances,
+    error,
+    node_labels,
+)
+from tests.support.process import LOOPBACK, eventually
+
+COMMAND: Final = (sys.executable, "-m", "app.gcp.compute")
+# Whoever runs the tests may have a proxy, and credentials that are not for them.
+ENVIRONMENT: Final = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE_", "CLOUDSDK_"))},
+    "NO_PROXY": LOOPBACK,
+    "no_proxy": LOOPBACK,
+    "NO_GCE_CHECK": "true",
+}
+ON_DEMAND: Final = {"preemptible": False, "provisioningModel": "STANDARD"}
+CREATED: Final = 1772366706.789
+STARTED: Final = 1772366716.123
+
+
+class Listing(NamedTuple):
+    instances: list[list[Any]]
+    progress: list[dict[str, Any]]
+    summary: dict[str, Any]
+    exit_code: int
+    stderr: str
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name, *_ in self.instances]
+
+    @property
+    def reason(self) -> str | None:
+        return self.summary["error"] and str(self.summary["error"]["reason"])
+
+
+@pytest.fixture
+def api() -> Iterator[ComputeApi]:
+    with ComputeApi() as api:
+        yield api
+
+
+def arguments(endpoint: str, *more: str, project: str = "shop", patience: float = 10) -> list[str]:
+    words = ["--project", project, "--endpoint", endpoint, "--patience", str(patience), "--backoff", "0.01"]
+    return [*COMMAND, *words, *more]
+
+
+def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=ENVIRONMENT | dict(env or {}), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def listed(api: ComputeApi, *more: str, project: str = "shop", patience: float = 10) -> Listing:
+    done = run(arguments(api.url, *more, project=project, patience=patience))
+    assert done.stdout.isascii()
+    assert done.stdout.endswith("\n")
+    *lines, last = [json.loads(line) for line in done.stdout.splitlines()]
+    return Listing(
+        [line for line in lines if isinstance(line, list)],
+        [line["progress"] for line in lines if isinstance(line, dict)],
+        last["summary"],
+        done.returncode,
+        done.stderr,
+    )
+
+
+def shop(count: int) -> list[FakeInstance]:
+    """Instances `vm-0`, `vm-1`, …."""
+    return [FakeInstance(f"vm-{index}", id=str(index + 1)) for index in range(count)]
+
+
+def test_a_fleet_is_told_instance_by_instance(api: ComputeApi) -> None:
+    old = {"goog-gke-node": ""}
+    api.projects["shop"] = [
+        FakeInstance("node", id="18446744073709551615", labels=node_labels("tills")),
+        FakeInstance("same-name-elsewhere", labels=node_labels("tills", location="us-east1-b")),
+        FakeInstance("old-node", labels=old),
+        FakeInstance("old-on-demand-node", labels=old, scheduling=ON_DEMAND),
+        FakeInstance("without-a-pool", labels={"goog-k8s-cluster-name": "karpenter"}),
+        FakeInstance("legacy", labels=node_labels("tills"), scheduling={"preemptible": True}),
+        FakeInstance("by-label-alone", labels=node_labels("tills"), scheduling={}),
+        FakeInstance(
+            "on-demand",
+            labels=node_labels("tills") | {"goog-gke-node-pool-provisioning-model": "on-demand"},
+            scheduling=ON_DEMAND,
+        ),
+        FakeInstance("stopped", labels=node_labels("tills"), status="TERMINATED"),
+        FakeInstance(
+            "restarted", labels=node_labels("tills"), zone="us-east1-c", started="2026-03-01T13:00:00+01:00"
+        ),
+        FakeInstance("never-started", labels=node_labels("tills"), status="PROVISIONING", started=None),
+        FakeInstance("plain-spot"),
+        FakeInstance("plain-legacy", scheduling={"preemptible": True}),
+        FakeInstance("plain", scheduling=ON_DEMAND),
+        FakeInstance("nameless-cluster", labels={"goog-k8s-cluster-name": ""}),
+    ]
+    listing = listed(api)
+
+    zone, number = "us-east1-b", "4158127351007949610"
+    spot_node = ["tills", "us-east1", "spot-pool", "e2-standard-8", True, "RUNNING", CREATED, STARTED]
+    no_node = [False, None, None, None, None, True, None, None, None]
+    unknown = [None, None, None, "e2-standard-8"]
+    expected = [
+        [zone, "node", "18446744073709551615", True, *spot_node],
+        [zone, "same-name-elsewhere", number, True, "tills", "us-east1-b", *spot_node[2:]],
+        [zone, "old-node", number, True, *unknown, *spot_node[4:]],
+        [zone, "old-on-demand-node", number, True, *unknown, False, *spot_node[5:]],
+        [zone, "without-a-pool", number, True, "karpenter", *unknown[1:], *spot_node[4:]],
+        [zone, "legacy", number, True, *spot_node],
+        [zone, "by-label-alone", number, True, *spot_node],
+        [zone, "on-demand", number, True, *spot_node[:4], False, *spot_node[5:]],
+        [zone, "stopped", number, True, *spot_node[:5], "TERMINATED", *spot_node[6:]],
+        ["us-east1-c", "restarted", number, True, *spot_node[:7], 1772366400.0],
+        [zone, "never-started", number, True, *spot_node[:5], "PROVISIONING", CREATED, None],
+        [zone, "plain-spot", number, *no_node],
+        [zone, "plain-legacy", number, *no_node],
+        [zone, "nameless-cluster", number, *no_node],
+    ]
+    # Zones come in any order.
+    assert sorted(listing.instances, key=str) == sorted(expected, key=str)
+    assert listing.exit_code == 0
+    assert listing.stderr == ""
+
+
+def test_a_server_that_ignores_the_filter_changes_nothing(api: ComputeApi) -> None:
+    api.ignores_filters = True
+    api.projects["shop"] = [
+        FakeInstance("node", labels=node_labels("tills")),
+        FakeInstance("old-node", labels={"goog-gke-node": ""}, scheduling=ON_DEMAND),
+        FakeInstance("plain-spot"),
+        FakeInstance("plain", scheduling=ON_DEMAND),
+    ]
+
+    assert listed(api).names == ["node", "old-node", "plain-spot"]
+
+
+def test_a_server_that_refuses_the_filter_is_asked_without(api: ComputeApi) -> None:
+    api.refuses_filters = True
+    api.projects["shop"] = [*shop(1), FakeInstance("plain", scheduling=ON_DEMAND)]
+    listing = listed(api)
+
+    assert listing.names == ["vm-0"]
+    assert listing.summary["complete"]
+    assert "filter" not in api.requests[-1].query
+    assert api.requests[-1].query["fields"]
+    assert "Invalid value for field 'filter'" in listing.stderr
+
+
+def test_a_server_that_refuses_the_fields_is_asked_without(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(1)
+    api.fail(error(400, "invalidParameter", "Invalid field selection"), times=2)
+    listing = listed(api)
+
+    assert listing.names == ["vm-0"]
+    assert set(api.requests[-1].query) == {"maxResults"}
+
+
+def test_a_page_refused_later_is_not_asked_for_in_another_query(api: ComputeApi) -> None:
+    api.page_size = 1
+    api.projects["shop"] = shop(3)
+    api.fail(error(400, "invalid", "Invalid value for field 'pageToken'"), page=2)
+    listing = listed(api)
+
+    assert listing.names == ["vm-0"]
+    assert listing.reason == "other"
+    assert "Invalid value for field 'pageToken'" in listing.summary["error"]["message"]
+
+
+def test_what_is_asked_for(api: ComputeApi) -> None:
+    api.projects["shop"] = ManyInstances(501)
+    listed(api)
+
+    first, second = api.requests
+    assert first.query["maxResults"] == "500"
+    assert first.query["returnPartialSuccess"] == "true"
+    assert "(labels.goog-k8s-cluster-name:*)" in first.query["filter"]
+    assert "networkInterfaces" not in first.query["fields"]
+    assert second.query == {**first.query, "pageToken": "500"}
+
+
+def test_no_credentials_are_sent_over_http(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(1)
+    listed(api)
+
+    assert "authorization" not in {name.lower() for name in api.requests[0].headers}
+
+
+def test_every_page_is_read_even_after_empty_ones(api: ComputeApi) -> None:
+    # A filter is applied to pages of all there is: some are left with nothing.
+    api.page_size = 2
+    api.projects["shop"] = [
+        *shop(1),
+        *(FakeInstance(f"plain-{index}", scheduling=ON_DEMAND) for index in range(6)),
+        FakeInstance("last"),
+    ]
+    listing = listed(api)
+
+    assert listing.names == ["vm-0", "last"]
+    assert (listing.summary["pages"], listing.summary["instances"]) == (4, 2)
+
+
+def test_the_summary_tells_of_the_listing(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(3)
+    before = time.time()
+    summary = listed(api).summary
+
+    assert before < summary["began"] < time.time()
+    assert 0 < summary["seconds"] < 60
+    assert 50 < summary["peak_rss_mib"] < 200
+    del summary["began"], summary["seconds"], summary["peak_rss_mib"]
+    assert summary == {
+        "complete": True,
+        "failed_scopes": [],
+        "pages": 1,
+        "instances": 3,
+        "unfit": 0,
+        "error": None,
+    }
+
+
+def test_an_empty_project_is_complete(api: ComputeApi) -> None:
+    api.projects["shop"] = []
+    listing = listed(api)
+
+    assert listing.instances == []
+    assert listing.summary["complete"]
+
+
+def test_some_pages_are_not_a_complete_listing_and_no_failure(api: ComputeApi) -> None:
+    api.page_size = 2
+    api.projects["shop"] = shop(5)
+    listing = listed(api, "--pages", "2")
+
+    assert listing.names == ["vm-0", "vm-1", "vm-2", "vm-3"]
+    assert not listing.summary["complete"]
+    assert listing.reason is None
+    assert listing.exit_code == 1
+
+
+def test_as_many_pages_as_there_are_is_a_complete_listing(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(5)
+
+    assert listed(api, "--pages", "1").summary["complete"]
+
+
+def test_what_could_not_be_stored_or_shown_is_left_out_and_counted(api: ComputeApi) -> None:
+    api.projects["shop"] = [
+        FakeInstance("nul\x00"),
+        FakeInstance("line-in-cluster", labels=node_labels("til\nls")),
+        FakeInstance("long-pool", labels=node_labels("tills", pool="p" * 513)),
+        FakeInstance("c1-in-location", labels=node_labels("tills", location="\x85")),
+        FakeInstance("escape-in-zone", zone="us\x1beast1-b"),
+        FakeInstance("delete-in-machine-type", machine_type="e2\x7f", labels=node_labels("tills")),
+        FakeInstance("", labels=node_labels("without-a-name")),
+        FakeInstance("without-an-id", id="0"),
+        *shop(1),
+    ]
+    listing = listed(api)
+
+    assert listing.names == ["vm-0"]
+    assert (listing.summary["instances"], listing.summary["unfit"]) == (1, 8)
+    assert listing.summary["complete"]
+
+
+def test_unusual_text_is_told_as_it_is(api: ComputeApi) -> None:
+    api.projects["shop"] = [FakeInstance("node", labels=node_labels("kassen-größe-😀", pool="p" * 512))]
+
+    assert listed(api).instances[0][4:7] == ["kassen-größe-😀", "us-east1", "p" * 512]
+
+
+def test_a_time_that_is_none_is_not_told(api: ComputeApi) -> None:
+    times = ["", "yesterday", "2026-03-01T25:00:00Z", "2026-03-01T04:05:06.789-08:00"]
+    api.projects["shop"] = [
+        FakeInstance("node", labels=node_labels("tills"), created=created, started=None) for created in times
+    ]
+
+    assert [line[10:] for line in listed(api).instances] == [*[[None, None]] * 3, [CREATED, None]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "page", "reason", "message"),
+    [
+        pytest.param(FORBIDDEN, 1, "forbidden", "compute.instances.list", id="forbidden-at-once"),
+        pytest.param(FORBIDDEN, 3, "forbidden", "compute.instances.list", id="forbidden"),
+        pytest.param(
+            ACCESS_NOT_CONFIGURED, 1, "api_disabled", "enable compute.googleapis.com", id="disabled-at-once"
+        ),
+        pytest.param(
+            ACCESS_NOT_CONFIGURED, 3, "api_disabled", "enable compute.googleapis.com", id="disabled"
+        ),
+        pytest.param(NOT_FOUND, 3, "not_found", "no project shop", id="not-found"),
+        pytest.param(UNAUTHORIZED, 3, "credentials", "no usable Google Cloud credentials", id="unauthorized"),
+        pytest.param(error(410, "gone", "No more."), 3, "other", "No more.", id="gone"),
+        pytest.param(Answer(403, b"<html>"), 3, "forbidden", "<html>", id="forbidden-by-a-proxy"),
+    ],
+)
+def test_what_will_not_change_is_told_at_once(
+    api: ComputeApi, failure: Failure, page: int, reason: str, message: str
+) -> None:
+    api.page_size = 2
+    api.projects["shop"] = shop(8)
+    api.fail(failure, page=page)
+    listing = listed(api)
+
+    assert listing.names == [f"vm-{index}" for index in range(2 * (page - 1))]
+    assert listing.reason == reason
+    assert "shop" in listing.summary["error"]["message"]
+    assert message in listing.summary["error"]["message"]
+    assert not listing.summary["complete"]
+    assert listing.exit_code == 1
+    assert listing.progress == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "page", "reason", "message"),
+    [
+        pytest.param(RATE_LIMIT_EXCEEDED, 1, "rate_limited", "Quota exceeded", id="rate-limit-at-once"),
+        pytest.param(RATE_LIMIT_EXCEEDED, 3, "rate_limited", "Quota exceeded", id="rate-limit"),
+        pytest.param(TOO_MANY_REQUESTS, 1, "rate_limited", "Too many requests", id="429-at-once"),
+        pytest.param(TOO_MANY_REQUESTS, 3, "rate_limited", "Too many requests", id="429"),
+        pytest.param(BACKEND_ERROR, 1, "unavailable", "Backend Error", id="backend-error-at-once"),
+        pytest.param(BACKEND_ERROR, 3, "unavailable", "Backend Error", id="backend-error"),
+        pytest.param(BAD_GATEWAY, 3, "unavailable", "Bad Gateway", id="bad-gateway"),
+        pytest.param(Drop(), 1, "unavailable", "ConnectionError", id="dropped-at-once"),
+        pytest.param(Drop(after_bytes=900), 3, "unavailable", "IncompleteRead", id="cut-off"),
+        pytest.param(Hold(), 3, "unavailable", "timed out", id="never-answered"),
+        pytest.param(GARBAGE, 1, "malformed", "no list of instances", id="garbage-at-once"),
+        pytest.param(GARBAGE, 3, "malformed", "no list of instances", id="garbage"),
+        pytest.param(EMPTY_OBJECT, 1, "malformed", "no list of instances", id="empty-object-at-once"),
+        pytest.param(EMPTY_OBJECT, 3, "malformed", "no list of instances", id="empty-object"),
+    ],
+)
+def test_what_may_pass_is_told_when_it_does_not(
+    api: ComputeApi, failure: Failure, page: int, reason: str, message: str
+) -> None:
+    api.page_size = 2
+    api.projects["shop"] = shop(8)
+    api.fail(failure, page=page, times=10_000)
+    answer_seconds = "0.5" if isinstance(failure, Hold) else "30"
+    listing = listed(api, "--answer-seconds", answer_seconds, patience=0.2)
+
+    assert listing.names == [f"vm-{index}" for index in range(2 * (page - 1))]
+    assert listing.reason == reason
+    assert "shop" in listing.summary["error"]["message"]
+    assert message in listing.summary["error"]["message"]
+    assert not listing.summary["complete"]
+    assert listing.exit_code == 1
+    # A single attempt can use up the patience.
+    assert {progress["retrying"] for progress in listing.progress} <= {reason}
+
+
+def test_what_passes_costs_no_page_and_no_beginning(api: ComputeApi) -> None:
+    api.page_size = 2
+    api.projects["shop"] = shop(7)
+    passing: dict[Failure, str] = {
+        RATE_LIMIT_EXCEEDED: "rate_limited",
+        error(403, "userRateLimitExceeded", "Slow down."): "rate_limited",
+        TOO_MANY_REQUESTS: "rate_limited",
+        BACKEND_ERROR: "unavailable",
+        INTERNAL_ERROR: "unavailable",
+        BAD_GATEWAY: "unavailable",
+        Drop(): "unavailable",
+        Drop(after_bytes=900): "unavailable",
+        GARBAGE: "malformed",
+        Answer(200, b"\xff\xfe"): "malformed",
+        EMPTY_OBJECT: "malformed",
+        Answer(200, b"[]"): "malformed",
+    }
+    for failure in passing:
+        for page in (1, 3):
+            api.fail(failure, page=page)
+    listing = listed(api)
+
+    assert listing.names == [f"vm-{index}" for index in range(7)]
+    assert listing.summary["complete"]
+    assert [request.page for request in api.requests] == [*[1] * 13, 2, *[3] * 13, 4]
+    assert [(progress["pages"], progress["retrying"]) for progress in listing.progress] == [
+        *[(0, reason) for reason in passing.values()],
+        *[(2, reason) for reason in passing.values()],
+    ]
+
+
+def test_nobody_there_is_unavailable(api: ComputeApi) -> None:
+    done = run(arguments(f"http://{LOOPBACK}:1", patience=0.2))
+
+    summary = json.loads(done.stdout.splitlines()[-1])["summary"]
+    assert summary["error"]["reason"] == "unavailable"
+    assert "Connection refused" in summary["error"]["message"]
+
+
+def test_without_credentials_it_says_so() -> None:
+    done = run(arguments(f"https://{LOOPBACK}:1"), env={"HOME": "/nowhere"})
+
+    [line] = done.stdout.splitlines()
+    told = json.loads(line)["summary"]["error"]
+    assert told["reason"] == "credentials"
+    assert "no usable Google Cloud credentials for project shop" in told["message"]
+    assert done.returncode == 1
+
+
+def test_an_error_is_told_in_one_plain_line(api: ComputeApi) -> None:
+    api.fail(error(403, "forbidden", "no\nnot \x1b[31m" + "x" * 10_000))
+    message = listed(api).summary["error"]["message"]
+
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def test_a_page_that_leads_to_itself_ends_the_listing(api: ComputeApi) -> None:
+    api.page_size = 1
+    api.projects["shop"] = shop(3)
+    loop = {"kind": "compute#instanceAggregatedList", "items": {}, "nextPageToken": "1"}
+    api.fail(Answer(200, json.dumps(loop).encode()), page=2, times=10_000)
+    listing = listed(api, patience=0.2)
+
+    assert listing.reason == "malformed"
+    assert listing.names == ["vm-0"]
+
+
+def test_an_unreachable_zone_is_a_failed_scope(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(2)
+    api.unreachables["shop"] = [
+        "zones/us-east1-c",
+        "projects/shop/zones/asia-east1-a",
+        "https://www.googleapis.com/compute/v1/projects/shop/zones/europe-west1-b",
+    ]
+    listing = listed(api)
+
+    assert listing.summary["failed_scopes"] == [
+        "zones/asia-east1-a",
+        "zones/europe-west1-b",
+        "zones/us-east1-c",
+    ]
+    assert listing.summary["complete"]
+    assert listing.names == ["vm-0", "vm-1"]
+
+
+def test_a_warning_other_than_of_emptiness_is_a_failed_scope(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(2)
+    api.scope_warnings = {
+        "zones/us-east1-b": "UNREACHABLE",
+        "zones/europe-west1-c": "LARGE_DEPLOYMENT_WARNING",
+    }
+    listing = listed(api)
+
+    assert listing.summary["failed_scopes"] == ["zones/europe-west1-c", "zones/us-east1-b"]
+    assert listing.summary["complete"]
+    assert listing.names == ["vm-0", "vm-1"]
+
+
+def test_what_is_missing_and_no_zone_makes_the_listing_incomplete(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(2)
+    api.unreachables["shop"] = ["zones/us-east1-c", "regions/us-east1"]
+    listing = listed(api)
+
+    assert listing.summary["failed_scopes"] == ["zones/us-east1-c"]
+    assert not listing.summary["complete"]
+    assert listing.reason == "partial"
+    assert "regions/us-east1" in listing.summary["error"]["message"]
+    assert listing.names == ["vm-0", "vm-1"]
+
+
+def test_a_warning_about_the_whole_makes_the_listing_incomplete(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(2)
+    api.warning = "PARTIAL_SUCCESS"
+    listing = listed(api)
+
+    assert (listing.reason, listing.exit_code) == ("partial", 1)
+
+
+def test_projects_are_told_apart(api: ComputeApi) -> None:
+    api.projects |= {"shop": shop(2), "example.com:depot": [FakeInstance("van")]}
+    api.fail(FORBIDDEN, project="shop")
+
+    assert listed(api, project="example.com:depot").names == ["van"]
+    assert listed(api).reason == "forbidden"
+
+
+def test_a_large_fleet_takes_no_more_memory_than_a_small_one(api: ComputeApi) -> None:
+    api.projects |= {"shop": ManyInstances(500), "mall": ManyInstances(20_000)}
+    small, large = listed(api), listed(api, project="mall")
+
+    assert len({tuple(instance) for instance in large.instances}) == 20_000
+    assert large.summary["peak_rss_mib"] < small.summary["peak_rss_mib"] + 10
+    assert large.summary["seconds"] < 60
+    pages = [progress["pages"] for progress in large.progress]
+    assert pages == sorted(pages)
+    assert len(pages) <= large.summary["seconds"]
+
+
+def test_a_listing_that_needs_too_much_memory_says_so(api: ComputeApi) -> None:
+    page = {"kind": "compute#instanceAggregatedList", "id": "x" * 60_000_000, "items": {}}
+    api.fail(Answer(200, json.dumps(page).encode()))
+    listing = listed(api, "--memory-mib", "128")
+
+    assert listing.reason == "memory"
+    assert listing.summary["peak_rss_mib"] < 200
+
+
+def test_instances_are_told_page_by_page(api: ComputeApi) -> None:
+    api.page_size = 1
+    api.projects["shop"] = shop(2)
+    hold = Hold()
+    api.fail(hold, page=2)
+    with child(arguments(api.url)) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())[1] == "vm-0"
+        hold.until.set()
+        assert json.loads(process.stdout.readline())[1] == "vm-1"
+
+
+def test_it_ends_quietly_when_nobody_reads_any_more(api: ComputeApi) -> None:
+    api.projects["shop"] = ManyInstances(5_000)
+    with child(arguments(api.url)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=10) == 1
+        assert process.stderr.read() == b""
+
+
+def test_it_dies_with_its_parent(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(1)
+    api.fail(Hold(), times=100)
+    parent = (
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([*sys.argv[1:], '--parent', str(os.getpid())])\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    with child([sys.executable, "-c", parent, *arguments(api.url, patience=100)]) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        eventually(lambda: api.requests, within=10, what="the first request")
+        assert is_running(pid)
+        process.send_signal(signal.SIGKILL)
+        eventually(lambda: not is_running(pid), within=5, what="the child's end")
+
+
+def test_it_does_not_begin_when_its_parent_is_gone(api: ComputeApi) -> None:
+    done = run(arguments(api.url, "--parent", "1"))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the parent has ended" in done.stderr
+    assert api.requests == []
+
+
+@contextmanager
+def child(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
