@@ -1,4 +1,4 @@
-"""The rules: what becomes of an event, given what is known of its instance. Every rule stands here once.
+"""The rules: what becomes of an event, given what is known of its instance. `fleet` has those of a listing.
 
 Pure and total: no I/O, no clock. Changes are values; a store makes them durable and knows no rule.
 """
@@ -130,7 +130,7 @@ class Decision:
 
 def decide(event: Event, known: Known, rules: Rules, now: float) -> Decision:
     """What becomes of an event, given what is known of it. `now` is by the exporter's clock."""
-    draft = _Draft(known.incarnations, now)
+    draft = Draft(known.incarnations, now)
     match event:
         case InstanceInterrupted():
             outcome = _interrupted(event, known, rules, draft)
@@ -150,7 +150,7 @@ def expire(parked: Parked, known: Known, now: float) -> Decision:
     it ends nothing else, and leaves an ended incarnation behind for a creation that comes late.
     """
     event = parked.event
-    draft = _Draft(known.incarnations, now)
+    draft = Draft(known.incarnations, now)
     draft.changes.append(Release(event.key, event.name, "expiry"))
     incarnation = _belongs_to(event, draft.incarnations.values())
     if incarnation is None:
@@ -168,22 +168,22 @@ def move(incarnations: Sequence[Instance], there: Known, name: InstanceName, now
 
     `there` has what waits under both.
     """
-    draft = _Draft(there.incarnations, now)
+    draft = Draft(there.incarnations, now)
     for incarnation in incarnations:
         draft.changes.append(Forget(incarnation.name, incarnation.identity))
         twin = draft.incarnations.get(incarnation.identity)
         moved = incarnation._replace(name=name)
         draft.incarnations[moved.identity] = moved  # its creation has been counted
-        draft.keep(_succeed(moved if twin is None else _joined(moved, twin), draft))
+        draft.keep(succeed(moved if twin is None else _joined(moved, twin), draft))
         if moved.kind is Kind.NODE:
             draft.changes.append(Show(moved.labels, cluster_alone=not moved.spot))
             if twin is not None and twin.kind is Kind.UNEXPLAINED:
                 draft.changes.append(Explain(name, moved.identity, moved.node))
-    _release(there.parked, draft, "creation")
+    release(there.parked, draft, "creation")
     return draft.changes
 
 
-class _Draft:
+class Draft:
     """The incarnations of a name while a decision changes them, and the changes so far."""
 
     __slots__ = ("changes", "incarnations", "now")
@@ -220,7 +220,7 @@ class _Draft:
         return renamed
 
 
-def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: _Draft) -> Outcome:
+def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: Draft) -> Outcome:
     if known.seen:
         draft.changes.append(See(event.key))
         return Duplicate()
@@ -238,7 +238,7 @@ def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: 
 
 
 def _settle(
-    event: InstanceInterrupted, incarnation: Instance, draft: _Draft, released_by: ReleasedBy | None
+    event: InstanceInterrupted, incarnation: Instance, draft: Draft, released_by: ReleasedBy | None
 ) -> Counted | Ignored:
     """Count an interruption of the incarnation, and end it unless it has been started since."""
     if incarnation.kind is Kind.NOT_A_NODE:
@@ -285,7 +285,7 @@ def _counted(
     )
 
 
-def _created(event: InstanceCreated, known: Known, draft: _Draft) -> Outcome:
+def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
     if known.seen:
         draft.changes.append(See(event.key))
         return Duplicate()
@@ -293,15 +293,15 @@ def _created(event: InstanceCreated, known: Known, draft: _Draft) -> Outcome:
     if event.node is None:
         if before is None or before.kind is Kind.UNEXPLAINED:
             _learn(event, before, draft)
-            _release(known.parked, draft, "creation")
+            release(known.parked, draft, "creation")
         return NO_CLUSTER_LABEL
     instance = _learn(event, before, draft)
     draft.changes += (See(event.key), Show(instance.labels, cluster_alone=event.spot is False))
-    _release(known.parked, draft, "creation")
+    release(known.parked, draft, "creation")
     return Tracked(event.name, event.node)
 
 
-def _learn(event: InstanceCreated, before: Instance | None, draft: _Draft) -> Instance:
+def _learn(event: InstanceCreated, before: Instance | None, draft: Draft) -> Instance:
     """Keep what a creation tells of its instance, be it new or known already."""
     identity = event.id or (f"~{event.key}" if before is None else before.identity)
     if before is None:
@@ -318,14 +318,14 @@ def _learn(event: InstanceCreated, before: Instance | None, draft: _Draft) -> In
         created_at=event.at if instance.created_at is None else instance.created_at,
         recorded_at=draft.now,
     )
-    instance = _succeed(instance, draft)
+    instance = succeed(instance, draft)
     draft.keep(instance)
     if before is not None and before.kind is Kind.UNEXPLAINED and event.node is not None:
         draft.changes.append(Explain(event.name, before.identity, event.node))
     return instance
 
 
-def _succeed(instance: Instance, draft: _Draft) -> Instance:
+def succeed(instance: Instance, draft: Draft) -> Instance:
     """The incarnation in its place among those of its name: it ends older ones, a newer one has ended it.
 
     Dead ones too: an accepted insert tells that the name was free, even if it failed afterwards.
@@ -352,12 +352,13 @@ def _joined(moved: Instance, twin: Instance) -> Instance:
         failed=told.failed or end.failed,
         timed=told.timed or end.timed,
         operation=told.operation or end.operation,
+        started_at=end.started_at if told.started_at is None else told.started_at,
         interrupted_at=end.interrupted_at if told.interrupted_at is None else told.interrupted_at,
         ended_at=end.ended_at if told.ended_at is None else told.ended_at,
     )
 
 
-def _release(waiting: Sequence[Parked], draft: _Draft, by: ReleasedBy) -> None:
+def release(waiting: Sequence[Parked], draft: Draft, by: ReleasedBy) -> None:
     """Settle the waiting interruptions that what is known now explains."""
     for parked in sorted(waiting, key=lambda parked: parked.event.at):
         event = parked.event
@@ -367,7 +368,7 @@ def _release(waiting: Sequence[Parked], draft: _Draft, by: ReleasedBy) -> None:
             _settle(event, incarnation, draft, by)
 
 
-def _failed(event: CreationFailed, draft: _Draft) -> Outcome:
+def _failed(event: CreationFailed, draft: Draft) -> Outcome:
     """End what the failed insert's first entry announced, or remember that it will have ended."""
     announced = _announced_by(event, draft.incarnations)
     if announced is None and (event.id or event.operation):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from app.domain import attribution
+from app.domain import attribution, fleet
 from app.domain.attribution import (
     Change,
     Count,
@@ -24,7 +24,7 @@ from app.domain.attribution import (
     See,
     Show,
 )
-from app.domain.events import CreationFailed, Event, InstanceName
+from app.domain.events import CreationFailed, Event, InstanceName, Listed
 from app.domain.instances import OTHER_LABELS, Instance, Labels, Parked
 from app.domain.outcomes import Counted, Outcome
 from app.domain.totals import Tally, Totals
@@ -119,14 +119,21 @@ class Batch:
         """Decide an interruption whose grace has ended."""
         return self._enact(attribution.expire(parked, self._known(parked.event.name), self._now))
 
+    def hear(self, listed: Listed, began: float) -> None:
+        """Take in that a listing names the instance."""
+        self._make_all(fleet.hear(listed, self._known(listed.name), began, self._now))
+
+    def miss(self, name: InstanceName, identity: str, began: float) -> None:
+        """Take in that a complete listing does not name the incarnation."""
+        self._make_all(fleet.miss(self._incarnations[name][identity], began, self._now))
+
     def rename(self, name: InstanceName, project: str) -> None:
         """Move everything under a name to the same name in the project's other spelling."""
         renamed = name._replace(project=project)
         moving = self._known(name).incarnations
         for waiting in self._waiting.pop(name, {}).values():
             self._park(replace(waiting, event=replace(waiting.event, name=renamed)))
-        for change in attribution.move(moving, self._known(renamed), renamed, self._now):
-            self._make(change)
+        self._make_all(attribution.move(moving, self._known(renamed), renamed, self._now))
 
     def forget(self, name: InstanceName, identity: str) -> None:
         """Have an incarnation remembered no longer."""
@@ -147,11 +154,14 @@ class Batch:
         return Known(seen, tuple(self._incarnations[name].values()), tuple(self._waiting[name].values()))
 
     def _enact(self, decision: Decision) -> Outcome:
-        for change in decision.changes:
-            self._make(change)
+        self._make_all(decision.changes)
         if isinstance(decision.outcome, Counted):
             return self.counted[-1][0]  # it may have been counted under `other`
         return decision.outcome
+
+    def _make_all(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._make(change)
 
     def _make(self, change: Change) -> None:
         match change:

@@ -87,3 +87,19 @@ class Ignored:
 
 Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted
 """What is recorded; an `Ignored` never reaches the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An instance as a listing of its project's fleet shows it."""
+
+    name: InstanceName
+    id: str
+    node: Node | None
+    """None: the instance is no GKE node."""
+    spot: bool
+    alive: bool
+    """It is being started, runs, or is being repaired."""
+    created_at: float | None
+    started_at: float | None
+    """When it was started last."""

@@ -1,13 +1,13 @@
 """What the exporter remembers, durably: the port, and the one place that names its adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from app.domain.attribution import Rules
 from app.domain.batch import Applied
-from app.domain.events import Event
+from app.domain.events import Event, Listed
 from app.domain.totals import Totals
 from app.errors import StartError
 
@@ -21,6 +21,8 @@ class Remembered:
 
     totals: Totals = field(default_factory=Totals)
     pending: int = 0
+    listed: Mapping[str, float] = field(default_factory=dict)
+    """The moment for which each project's last complete listing spoke."""
 
 
 class Store(Protocol):
@@ -49,6 +51,18 @@ class Store(Protocol):
 
     def prune(self, now: float) -> Applied:
         """Forget a slice of what has been remembered for long enough."""
+        ...
+
+    def begin_listing(self, project: str, now: float) -> Applied:
+        """Begin a listing of the project's fleet, in place of one that has not come to its end."""
+        ...
+
+    def take_in(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
+        """Commit a slice of the listing that began at that moment."""
+        ...
+
+    def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
+        """End a slice of what the listing, which is complete but for those zones, has not named."""
         ...
 
     def reveal(self, rows: Totals, now: float) -> Applied:

@@ -2,17 +2,19 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from app.domain.attribution import Rules
 from app.domain.batch import Applied, Batch, in_project_ids, keys_of, names_of
-from app.domain.events import Event
+from app.domain.events import Event, Listed
+from app.domain.fleet import ends_what_it_misses
 from app.domain.instances import UNKNOWN_LABELS
 from app.domain.totals import LifetimeTotals, Tally, Totals
 from app.store import SLICE, Remembered
 from app.store.sqlite_file import SQLiteFile, translated
+from app.store.sqlite_listing import Listings
 from app.store.sqlite_rows import (
     SELECT_PARKED,
     Memory,
@@ -39,6 +41,8 @@ class SQLiteStore:
         self._hold = hold
         self._connection: sqlite3.Connection | None = None
         self._memory = Memory()
+        self._listings = Listings()
+        self._swept_at: dict[str, float] = {}
         self._pass_from = ("", "")
         self._next_pass_at = float("-inf")
 
@@ -46,7 +50,7 @@ class SQLiteStore:
         with self._transaction():
             totals = Totals()
             totals.update(self._memory.totals)
-            return Remembered(totals, self._memory.pending)
+            return Remembered(totals, self._memory.pending, dict(self._memory.listed))
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         with self._transaction() as connection:
@@ -88,6 +92,41 @@ class SQLiteStore:
             write(connection, batch, now)
         self._memory.accounted_at = now
         return self._committed(batch.applied((), self._memory.pending))
+
+    def begin_listing(self, project: str, now: float) -> Applied:
+        with self._transaction() as connection:
+            self._listings.begin(connection, project)
+        return self._committed(self._batch(now).applied((), self._memory.pending))
+
+    def take_in(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            self._listings.name(connection, project, [instance.id for instance in listed])
+            load(connection, batch, {instance.name: None for instance in listed}, ())
+            for instance in listed:
+                batch.hear(instance, began)
+            write(connection, batch, now)
+        return self._committed(batch.applied((), self._memory.pending))
+
+    def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
+        with self._transaction() as connection:
+            batch = self._batch(now)
+            sweeps = ends_what_it_misses(began, self._swept_at.get(project))
+            unnamed, swept = self._listings.sweep(connection, project, unread_zones) if sweeps else ([], True)
+            load(connection, batch, {name: None for name, _ in unnamed}, ())
+            for name, identity in unnamed:
+                batch.miss(name, identity, began)
+            write(connection, batch, now)
+            if swept:
+                self._listings.end(connection, project)
+                connection.execute("INSERT OR REPLACE INTO listings VALUES (?, ?)", (project, began))
+        if swept:
+            self._memory.listed[project] = began
+        if swept and sweeps:
+            self._swept_at[project] = began
+        applied = self._committed(batch.applied((), self._memory.pending))
+        applied.more = not swept
+        return applied
 
     def reveal(self, rows: Totals, now: float) -> Applied:
         with self._transaction() as connection:
@@ -169,6 +208,7 @@ class SQLiteStore:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._listings.lose()
         if connection is not None:
             connection.close()
 
@@ -203,7 +243,7 @@ class SQLiteStore:
         self, connection: sqlite3.Connection, batch: Batch, now: float, before: float
     ) -> bool:
         """Look through a slice of the instances; whether the pass, one an hour, has come to its end."""
-        if now < self._next_pass_at:
+        if now < self._next_pass_at <= now + _PASS_SECONDS:  # no further off, unless the clock was set back
             return True
         looked_at = connection.execute(
             "SELECT name, identity, recorded_at FROM instances WHERE (name, identity) > (?, ?)"

@@ -113,6 +113,10 @@ CREATE TABLE projects (
     number TEXT PRIMARY KEY,
     id TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE listings (
+    project TEXT PRIMARY KEY,
+    began REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE clock (
     accounted_at REAL NOT NULL
 );
@@ -172,8 +176,8 @@ class SQLiteFile:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -16384")
-            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("PRAGMA cache_size = -4096")
+            connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             if self.in_memory:
                 migrate(connection, MIGRATIONS)
@@ -273,7 +277,7 @@ def find_damage(path: str, schema: int, *, alone: bool) -> str | None:
     if not ours:
         raise foreign
     if version > schema:
-        raise StartError(f"the store's schema is version {version}, newer than this program's {schema}")
+        raise StartError(f"the store {path} has schema {version}, newer than this program's {schema}")
     return None
 
 

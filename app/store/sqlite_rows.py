@@ -23,6 +23,8 @@ class Memory:
     """Project number to project id."""
     pending: int = 0
     accounted_at: float | None = None
+    listed: dict[str, float] = field(default_factory=dict)
+    """Project to the moment for which its last complete listing spoke."""
 
 
 _SELECT_INSTANCES: Final = """
@@ -36,6 +38,7 @@ _OF_NAMES: Final = "WHERE name IN (SELECT value FROM json_each(?))"
 def read_memory(connection: sqlite3.Connection) -> Memory:
     """What the file holds of what is kept in memory too."""
     memory = Memory(projects=dict(connection.execute("SELECT number, id FROM projects")))
+    memory.listed.update(connection.execute("SELECT project, began FROM listings"))
     totals = memory.totals
     for row in connection.execute("SELECT * FROM label_sets"):
         labels = Labels(*row[:6])
@@ -176,10 +179,11 @@ def rename_project(connection: sqlite3.Connection, batch: Batch, number: str, pr
     load(connection, batch, [*names, *(name._replace(project=project) for name in names)], ())
     for name in names:
         batch.rename(name, project)
-    connection.execute(
-        "UPDATE ledger SET name = ? || substr(name, ?) WHERE NOT explained AND name >= ? AND name < ?",
-        (project, len(number) + 1, *under),
-    )
+    if names:
+        connection.execute(
+            "UPDATE ledger SET name = ? || substr(name, ?) WHERE name >= ? AND name < ?",
+            (project, len(number) + 1, *under),
+        )
 
 
 def _last_as_bool(row: Sequence[Any]) -> Iterable[Any]:

@@ -11,6 +11,7 @@ from app.domain.events import (
     InstanceCreated,
     InstanceInterrupted,
     InstanceName,
+    Listed,
     Node,
 )
 from app.domain.instances import Instance, Labels
@@ -55,6 +56,20 @@ def interrupted(
     return InstanceInterrupted(key, at, name, instance_id, number)
 
 
+def listed(
+    instance_id: str = "1",
+    created_at: float = 100.0,
+    *,
+    name: InstanceName = NAME,
+    node: Node | None = TILLS,
+    spot: bool = True,
+    alive: bool = True,
+    started_at: float | None = None,
+) -> Listed:
+    """As the Compute API has it: the first start is the creation."""
+    return Listed(name, instance_id, node, spot, alive, created_at, started_at or created_at)
+
+
 class Stage:
     """One long batch in memory: the rules and nothing else."""
 
@@ -64,6 +79,10 @@ class Stage:
 
     def play(self, *events: Event) -> list[Outcome]:
         return [self.batch.decide(event) for event in events]
+
+    def hear(self, *listed: Listed, began: float) -> None:
+        for instance in listed:
+            self.batch.hear(instance, began)
 
     def end_grace(self) -> list[Outcome]:
         return [

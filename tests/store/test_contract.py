@@ -1,6 +1,6 @@
 """What every store promises: one run over all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -8,10 +8,11 @@ import pytest
 
 from app.domain.attribution import Rules
 from app.domain.batch import Applied
-from app.domain.events import UNKNOWN, Event, InstanceName
+from app.domain.events import UNKNOWN, Event, InstanceName, Listed
 from app.domain.instances import OTHER, UNKNOWN_LABELS, Labels
 from app.domain.outcomes import Counted, Duplicate, Pending, Tracked
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
+from app.errors import StoreUnavailableError
 from app.store import SLICE, Store
 from tests.domain.examples import (
     DAY,
@@ -25,6 +26,7 @@ from tests.domain.examples import (
     created,
     failed,
     interrupted,
+    listed,
 )
 from tests.store.conftest import RULES, Opener
 
@@ -47,6 +49,35 @@ def until_done(work: Callable[[float], Applied], now: float) -> list[Applied]:
 def interruptions(store: Store) -> dict[str, int]:
     clusters = store.remembered().totals.clusters.values()
     return {row.cluster: row.interruptions for row in clusters if row.interruptions}
+
+
+def in_slices(fleet: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
+    return (fleet[start : start + SLICE] for start in range(0, len(fleet), SLICE))
+
+
+def name_all(store: Store, fleet: Sequence[Listed], began: float, *, project: str = NAME.project) -> None:
+    """Begin a listing, and name what it has to name."""
+    store.begin_listing(project, began)
+    for part in in_slices(fleet):
+        store.take_in(project, began, part, began)
+
+
+def list_fleet(
+    store: Store,
+    fleet: Sequence[Listed],
+    began: float,
+    *,
+    project: str = NAME.project,
+    unread_zones: Collection[str] = (),
+) -> list[Applied]:
+    """A complete listing; what its end, slice by slice, has done."""
+    name_all(store, fleet, began, project=project)
+    return until_done(lambda now: store.end_listing(project, began, unread_zones, now), began)
+
+
+def living(store: Store) -> int:
+    """What the gauges of Spot instances sum up to."""
+    return sum(row.instances for row in store.remembered().totals.label_sets.values())
 
 
 def row_of(store: Store, labels: Labels = LABELS) -> LabelSetTotals:
@@ -464,3 +495,251 @@ def test_what_expired_under_a_number_is_completed_under_the_id(store: Store) -> 
     assert isinstance(store.apply([created()], NOW + GRACE).outcomes[0], Tracked)
     assert row_of(store).instances == 1  # the teacher's
     assert interruptions(store) == {UNKNOWN: 1}
+
+
+# listings
+
+
+def test_a_listing_is_taken_in(store: Store) -> None:
+    store.apply([interrupted("2", name=name(2))], NOW)
+    store.begin_listing(NAME.project, NOW)
+
+    applied = store.take_in(NAME.project, NOW, [listed("1", name=name(1)), listed("2", name=name(2))], NOW)
+
+    assert (applied.pending, applied.released) == (0, {"inventory": 1})
+    assert [(counted.id, counted.age) for counted in applied.counted] == [("2", 900.0)]
+    assert applied.changed.label_sets[LABELS].instances == 1
+    assert store.remembered().totals.label_sets[LABELS] == applied.changed.label_sets[LABELS]
+
+
+def test_what_a_complete_listing_does_not_name_has_ended(store: Store) -> None:
+    list_fleet(store, [listed("1"), listed("2", name=OTHER_NAME)], NOW)
+
+    (applied,) = list_fleet(store, [listed("1")], NOW + 600)
+
+    assert applied.changed.label_sets[LABELS].instances == 1
+    (counted,) = store.apply([interrupted("2", name=OTHER_NAME)], NOW + 700).counted
+    assert counted.age == 900.0
+    assert living(store) == 1
+
+
+def test_a_listing_that_is_not_ended_ends_nothing(store: Store) -> None:
+    store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    name_all(store, [listed("1")], NOW + 600)
+
+    assert living(store) == 2
+
+
+def test_a_listing_begins_with_nothing_named(store: Store) -> None:
+    store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    name_all(store, [listed("1")], NOW + 600)
+    list_fleet(store, [listed("2", name=OTHER_NAME)], NOW + 1200)
+
+    store.apply([interrupted("2", name=OTHER_NAME)], NOW + 1300)
+    assert living(store) == 0
+
+
+def test_an_empty_fleet_is_a_fleet(store: Store) -> None:
+    store.apply([created()], NOW)
+    list_fleet(store, [], NOW + 600)
+
+    assert living(store) == 0
+    assert store.remembered().listed == {NAME.project: NOW + 600}
+
+
+def test_unread_zones_keep_what_was_known(store: Store) -> None:
+    elsewhere = NAME._replace(zone="europe-west1-c")
+    store.apply([created("1"), created("2", name=elsewhere)], NOW)
+
+    list_fleet(store, [], NOW + 600, unread_zones=[elsewhere.zone])
+
+    assert row_of(store).instances == 0
+    assert row_of(store, LABELS._replace(zone=elsewhere.zone)).instances == 1
+
+
+def test_what_is_created_while_the_fleet_is_listed_has_not_ended(store: Store) -> None:
+    store.apply([created("1")], NOW)
+    name_all(store, [listed("1")], NOW + 600)
+    store.apply([created("2", NOW + 601, name=OTHER_NAME)], NOW + 602)
+    until_done(lambda now: store.end_listing(NAME.project, NOW + 600, (), now), NOW + 603)
+
+    assert living(store) == 2
+
+
+def test_what_is_interrupted_while_the_fleet_is_listed_stays_ended(store: Store) -> None:
+    store.begin_listing(NAME.project, NOW)
+    store.apply([created("1"), interrupted("1", NOW + 1)], NOW + 1)
+    store.take_in(NAME.project, NOW, [listed("1")], NOW + 2)
+    store.end_listing(NAME.project, NOW, (), NOW + 3)
+
+    assert living(store) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("shop", "shop-2"), ("a", "a0"), ("a", "a-"), ("x", "example.com:x"), ("a.", "a")]
+)
+def test_projects_are_listed_side_by_side(open_again: Opener, one: str, other: str) -> None:
+    store = open_again()
+    one_name, other_name = NAME._replace(project=one), NAME._replace(project=other)
+    store.apply([created("1", name=one_name), created("2", name=other_name)], NOW)
+
+    def gauges() -> tuple[int, int]:
+        rows = [row_of(store, LABELS._replace(project=project)) for project in (one, other)]
+        return rows[0].instances, rows[1].instances
+
+    name_all(store, [listed("1", name=one_name)], NOW + 600, project=one)
+    name_all(store, [listed("2", name=other_name)], NOW + 601, project=other)
+    store.end_listing(one, NOW + 600, (), NOW + 602)
+    assert gauges() == (1, 1)
+    store.end_listing(other, NOW + 601, (), NOW + 603)
+    assert gauges() == (1, 1)
+    assert store.remembered().listed == {one: NOW + 600, other: NOW + 601}
+
+    list_fleet(store, [], NOW + 1200, project=one)
+    assert gauges() == (0, 1)
+    list_fleet(store, [listed("1", name=one_name)], NOW + 1800, project=one)
+    list_fleet(store, [], NOW + 1801, project=other)
+    assert gauges() == (1, 0)
+
+
+def test_a_listing_ends_in_slices(store: Store) -> None:
+    fleet = [listed(str(number), name=name(number)) for number in range(2 * SLICE + 1)]
+    list_fleet(store, fleet, NOW)
+    assert living(store) == len(fleet)
+
+    done = list_fleet(store, fleet[:1], NOW + 600)
+
+    assert [applied.more for applied in done] == [True, True, False]
+    assert [applied.changed.label_sets[LABELS].instances for applied in done] == [SLICE + 2, 2, 1]
+
+
+def test_a_listing_counts_as_complete_once_its_last_slice_is_ended(store: Store) -> None:
+    fleet = [listed(str(number), name=name(number)) for number in range(SLICE)]
+    list_fleet(store, fleet, NOW)
+    name_all(store, [], NOW + 600)
+
+    assert store.end_listing(NAME.project, NOW + 600, (), NOW).more
+    assert store.remembered().listed == {NAME.project: NOW}
+    assert not store.end_listing(NAME.project, NOW + 600, (), NOW).more
+    assert store.remembered().listed == {NAME.project: NOW + 600}
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "never-begun"])
+def test_a_listing_that_is_not_under_way_is_refused(open_again: Opener, ended: bool) -> None:  # noqa: FBT001 - a row
+    store = open_again()
+    store.apply([created()], NOW)
+    if ended:
+        list_fleet(store, [listed()], NOW)
+
+    with pytest.raises(StoreUnavailableError):
+        store.take_in(NAME.project, NOW, [listed("2", name=OTHER_NAME)], NOW)
+    with pytest.raises(StoreUnavailableError):
+        store.end_listing(NAME.project, NOW + 600, (), NOW)
+
+    assert living(store) == 1
+
+
+def test_the_last_complete_listing_is_remembered_across_a_restart(reopen: Opener) -> None:
+    list_fleet(reopen(), [listed()], NOW)
+    before = reopen().remembered()
+
+    assert before.listed == {NAME.project: NOW}
+    assert living(reopen()) == 1
+
+
+def test_a_listing_does_not_outlive_a_restart(reopen: Opener) -> None:
+    store = reopen()
+    store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    name_all(store, [listed("1")], NOW + 600)
+
+    store = reopen()
+
+    with pytest.raises(StoreUnavailableError):
+        store.end_listing(NAME.project, NOW + 600, (), NOW + 601)
+    assert living(store) == 2
+    assert not store.remembered().listed
+
+
+def test_a_slice_that_cannot_be_committed_leaves_nothing_behind(store: Store) -> None:
+    store.begin_listing(NAME.project, NOW)
+    before = store.remembered()
+    unstorable = listed("2", name=OTHER_NAME, node=TILLS._replace(node_pool="\ud800"))
+
+    with pytest.raises(UnicodeEncodeError):
+        store.take_in(NAME.project, NOW, [listed("1"), unstorable], NOW)
+
+    assert store.remembered() == before
+
+
+def test_those_of_a_great_scale_down_are_found_by_their_late_interruptions(store: Store) -> None:
+    fleet = [listed(str(number), name=name(number)) for number in range(1000)]
+    list_fleet(store, fleet, NOW)
+    list_fleet(store, fleet[::10], NOW + 600)
+    assert living(store) == 100
+
+    late = [interrupted(str(number), NOW, name=name(number)) for number in range(1000) if number % 20]
+    counted = store.apply(late, NOW + 700).counted
+
+    assert {row.age for row in counted} == {NOW - 100}
+    assert interruptions(store) == {"tills": 950}
+    assert sum(store.remembered().totals.lifetimes["tills", TILLS.machine_type].buckets) == 950
+    assert living(store) == 50
+
+
+def test_the_gauge_is_how_many_live_after_many_listings(store: Store) -> None:
+    fleet = [listed(str(number), name=name(number), node=(TILLS, LAB)[number % 2]) for number in range(600)]
+    store.apply([created(str(number), name=name(number)) for number in range(0, 600, 3)], NOW)
+    list_fleet(store, fleet, NOW)
+    store.apply([interrupted(str(number), NOW, name=name(number)) for number in range(100)], NOW + 60)
+    list_fleet(store, fleet[:300], NOW + 600)
+    list_fleet(store, [replace(one, started_at=NOW + 900) for one in fleet[50:150]], NOW + 1200)
+
+    gauge = {row.labels.cluster: row.instances for row in store.remembered().totals.label_sets.values()}
+    assert gauge == {"tills": 50, "lab": 50, UNKNOWN: 0}
+
+
+def test_what_a_listing_told_of_a_start_is_kept_when_the_projects_number_is_learnt(store: Store) -> None:
+    store.apply([created(name=NUMBERED), interrupted(at=1000)], NOW)
+    list_fleet(store, [listed(started_at=2000)], NOW)
+    store.apply([TEACHES], NOW + 1)
+
+    (counted,) = store.apply([interrupted(at=1500)], NOW + 2).counted
+
+    assert counted.age is None
+    assert row_of(store).instances == 2  # the teacher's too
+    assert store.apply([interrupted(at=2500)], NOW + 3).counted[0].age == 500.0
+
+
+# what listings confirm, and what they do not
+
+
+def test_what_is_listed_is_not_forgotten(store: Store) -> None:
+    store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    terminated = listed("3", name=name(3), alive=False)
+    for day in range(41):
+        list_fleet(store, [listed("1"), terminated], NOW + day * DAY)
+        until_done(store.prune, NOW + day * DAY)
+
+    assert living(store) == 1
+    late = [interrupted("1"), interrupted("3", name=name(3)), interrupted("2", name=OTHER_NAME)]
+    outcomes = store.apply(late, NOW + 41 * DAY).outcomes
+    assert [type(outcome) for outcome in outcomes] == [Counted, Counted, Pending]
+
+
+def test_what_a_listing_ended_is_forgotten_after_the_retention(store: Store) -> None:
+    store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    list_fleet(store, [], NOW + 20 * DAY)
+
+    until_done(store.prune, NOW + 50 * DAY)
+    assert isinstance(store.apply([interrupted("1")], NOW + 50 * DAY).outcomes[0], Counted)
+    until_done(store.prune, NOW + 52 * DAY)
+    assert isinstance(store.apply([interrupted("2", name=OTHER_NAME)], NOW + 52 * DAY).outcomes[0], Pending)
+
+
+def test_what_is_listed_is_not_forgotten_by_the_shortest_retention(open_again: Opener) -> None:
+    store = open_again(rules=replace(RULES, retention_seconds=DAY))
+    for minutes in range(0, 3 * 24 * 60, 10):
+        now = NOW + minutes * 60
+        until_done(store.prune, now)
+        assert living(store) == min(minutes, 1)
+        list_fleet(store, [listed()], now)

@@ -3,15 +3,17 @@
 import os
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from app.domain.attribution import Rules
 from app.domain.events import (
@@ -21,9 +23,11 @@ from app.domain.events import (
     InstanceCreated,
     InstanceInterrupted,
     InstanceName,
+    Listed,
 )
 from app.domain.instances import Labels
 from app.domain.totals import Totals
+from app.errors import StoreUnavailableError
 from app.store import Store, open_store
 from tests.domain.examples import (
     DAY,
@@ -36,6 +40,7 @@ from tests.domain.examples import (
     created,
     failed,
     interrupted,
+    listed,
 )
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
@@ -51,6 +56,7 @@ SETTINGS: Final = settings(
 NODES: Final = {NAME: TILLS, OTHER_NAME: LAB}
 NUMBER: Final = "123456789"
 NAMES: Final = st.sampled_from([NAME, OTHER_NAME])
+MOSTLY: Final = st.sampled_from([True, True, True, False])
 
 
 @dataclass
@@ -60,7 +66,9 @@ class Model:
     counted: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, tuple[float, InstanceInterrupted]] = field(default_factory=dict)
     created: dict[str, InstanceCreated] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
+    described: set[tuple[InstanceName, str]] = field(default_factory=set)
+    """Names and ids that a creation or a listing told of."""
+    failed: set[tuple[InstanceName, str]] = field(default_factory=set)
     interrupted: set[str] = field(default_factory=set)
     """Keys."""
     learnt: bool = False
@@ -68,24 +76,50 @@ class Model:
 
     def take(self, event: Event, now: float) -> None:
         if isinstance(event, CreationFailed):
-            self.failed.add(event.id)
+            self.failed.add((event.name, event.id))
         elif isinstance(event, InstanceCreated):
             self.created.setdefault(event.key, event)
+            self.described.add((event.name, event.id))
         elif event.key not in self.interrupted:
             self.interrupted.add(event.key)
             self.waiting[event.key] = (now + GRACE, event)
         self.settle()
 
+    def hear(self, fleet: Sequence[Listed]) -> None:
+        self.described |= {(instance.name, instance.id) for instance in fleet}
+        self.settle()
+
     def settle(self, graces_end_at: float = 0.0) -> None:
+        described, failures = self.told(self.described), self.told(self.failed)
         for key, (until, event) in list(self.waiting.items()):
-            namesakes = [one for one in self.created.values() if self.name(one) == self.name(event)]
-            its = [one for one in namesakes if event.id == one.id or not (event.id or one.id in self.failed)]
+            namesakes = {one for one in described if one[0] == self.name(event)}
+            its = {one for one in namesakes if event.id == one[1]} if event.id else namesakes - failures
             if its or until <= graces_end_at:
                 del self.waiting[key]
                 self.counted[NODES[event.name].cluster if namesakes else UNKNOWN] += 1
 
+    def told(self, names: Iterable[tuple[InstanceName, str]]) -> set[tuple[InstanceName, str]]:
+        """The names in the spelling in which they are known now."""
+        return {(self.spelt(name), identity) for name, identity in names}
+
     def name(self, event: Event) -> InstanceName:
-        return event.name._replace(project=NAME.project) if self.learnt else event.name
+        return self.spelt(event.name)
+
+    def spelt(self, name: InstanceName) -> InstanceName:
+        return name._replace(project=NAME.project) if self.learnt else name
+
+
+@dataclass
+class Listing:
+    """A listing under way: the truth as it was when it began."""
+
+    began: float
+    fleet: list[Listed]
+    """What it has still to name."""
+
+
+def name_of(text: str) -> InstanceName:
+    return InstanceName(*text.split("/"))
 
 
 class Exporter(RuleBasedStateMachine):
@@ -100,10 +134,16 @@ class Exporter(RuleBasedStateMachine):
         self.store = self.open()
         self.model = Model()
         self.now = NOW
-        self.at = 0.0
         self.newest: dict[InstanceName, InstanceCreated] = {}
         self.living: set[str] = set()
         """In truth, whatever has been delivered."""
+        self.starts: dict[str, list[float]] = {}
+        """In truth, of every instance id."""
+        self.stopped: set[str] = set()
+        """By an interruption, in truth: they may be started again."""
+        self.unheard: set[str] = set()
+        """Started again, which nothing but a listing tells."""
+        self.listing: Listing | None = None
         self.shown = Totals()
 
     def open(self) -> Store:
@@ -113,39 +153,136 @@ class Exporter(RuleBasedStateMachine):
         self.store.close()
         self.folder.cleanup()
 
-    @rule(target=messages, name=NAMES, spelling=st.sampled_from(["id", "number", "both"]))
-    def create(self, name: InstanceName, spelling: str) -> Event:
-        self.at += 10.0
+    def happens(self) -> float:
+        self.now += 10.0
+        return self.now
+
+    @rule(
+        target=messages,
+        name=NAMES,
+        spelling=st.sampled_from(["id", "both", "number"]),
+        at_once=MOSTLY,
+    )
+    def create(self, name: InstanceName, spelling: str, at_once: bool) -> Event:  # noqa: FBT001 - drawn
+        at = self.happens()
         event = created(
-            f"{self.at:.0f}",
-            self.at,
+            f"{at:.0f}",
+            at,
             name=name._replace(project=NUMBER) if spelling == "number" else name,
             node=NODES[name],
             number=NUMBER if spelling == "both" else "",
         )
         if older := self.newest.get(name):
             self.living.discard(older.id)
+            self.stopped.discard(older.id)
         self.newest[name] = event
         self.living.add(event.id)
+        self.starts[event.id] = [at]
+        return self.told(event, at_once=at_once)
+
+    @rule(target=messages, name=NAMES, tells_id=MOSTLY, at_once=MOSTLY)
+    def interrupt(self, name: InstanceName, tells_id: bool, at_once: bool) -> Event:  # noqa: FBT001 - drawn
+        at = self.happens()
+        newest = self.newest.get(name)
+        instance_id = newest.id if newest else f"{at:.0f}"
+        if instance_id in self.living:
+            self.living.discard(instance_id)
+            self.stopped.add(instance_id)
+        return self.told(interrupted(instance_id if tells_id else "", at, name=name), at_once=at_once)
+
+    @rule(target=messages, name=NAMES, at_once=MOSTLY)
+    def fail(self, name: InstanceName, at_once: bool) -> Event:  # noqa: FBT001 - drawn
+        at = self.happens()
+        newest = self.newest.get(name)
+        if newest is None or len(self.starts[newest.id]) > 1:
+            newest = created("never", name=name)
+        self.living.discard(newest.id)
+        self.stopped.discard(newest.id)
+        return self.told(failed(newest.id, at, name=newest.name), at_once=at_once)
+
+    def told(self, event: Event, *, at_once: bool) -> Event:
+        """A message, which may come again; and at its time, or some time."""
+        if at_once:
+            self.take([event])
         return event
 
-    @rule(target=messages, name=NAMES, tells_id=st.booleans())
-    def interrupt(self, name: InstanceName, tells_id: bool) -> Event:  # noqa: FBT001 - drawn
-        self.at += 10.0
-        newest = self.newest.get(name)
-        instance_id = newest.id if newest else f"{self.at:.0f}"
-        self.living.discard(instance_id)
-        return interrupted(instance_id if tells_id else "", self.at, name=name)
+    @precondition(lambda self: self.stopped)
+    @rule(data=st.data())
+    def start_again(self, data: st.DataObject) -> None:
+        instance_id = data.draw(st.sampled_from(sorted(self.stopped)))
+        self.stopped.remove(instance_id)
+        self.starts[instance_id].append(self.happens())
+        self.living.add(instance_id)
+        self.unheard.add(instance_id)
 
-    @rule(target=messages, name=NAMES)
-    def fail(self, name: InstanceName) -> Event:
-        self.at += 10.0
-        newest = self.newest.get(name) or created("never", name=name)
-        self.living.discard(newest.id)
-        return failed(newest.id, self.at, name=newest.name)
+    @rule(ended=st.sampled_from(["gone", "terminated", "still listed as running"]))
+    def begin_listing(self, ended: str) -> None:
+        """In place of one under way, which is abandoned so."""
+        self.happens()
+        self.listing = Listing(self.now, self.true_fleet(ended))
+        self.store.begin_listing(NAME.project, self.now)
+
+    def true_fleet(self, ended: str) -> list[Listed]:
+        """What lives; and what was interrupted as far as it is listed then."""
+        fleet = []
+        for name, event in self.newest.items():
+            if event.id not in self.living and (event.id not in self.stopped or ended == "gone"):
+                self.stopped.discard(event.id)  # what is gone is not started again
+                continue
+            alive = event.id in self.living or ended != "terminated"
+            start = self.starts[event.id][-1]
+            fleet.append(
+                listed(event.id, event.at, name=name, node=NODES[name], alive=alive, started_at=start)
+            )
+        return fleet
+
+    @precondition(lambda self: self.listing and self.listing.fleet)
+    @rule(whole=MOSTLY)
+    def go_on_listing(self, whole: bool) -> None:  # noqa: FBT001 - drawn
+        assert self.listing
+        count = len(self.listing.fleet) if whole else 1
+        named, self.listing.fleet = self.listing.fleet[:count], self.listing.fleet[count:]
+        self.hear(named, self.listing.began)
+
+    def hear(self, fleet: Sequence[Listed], began: float) -> None:
+        self.store.take_in(NAME.project, began, fleet, self.now)
+        self.model.hear(fleet)
+        self.unheard -= {
+            instance.id
+            for instance in fleet
+            if instance.alive and instance.started_at == self.starts[instance.id][-1]
+        }
+
+    @precondition(lambda self: self.listing and not self.listing.fleet)
+    @rule()
+    def end_listing(self) -> None:
+        assert self.listing
+        self.end(self.listing.began)
+        self.listing = None
+
+    def end(self, began: float) -> None:
+        while self.store.end_listing(NAME.project, began, (), self.now).more:
+            pass
+        assert self.store.remembered().listed == {NAME.project: began}
+
+    @rule(ended=st.sampled_from(["gone", "terminated", "still listed as running"]))
+    def list_in_quiet(self, ended: str) -> None:
+        """Nothing comes between: then what lives, lives in truth, whatever is still to be delivered."""
+        self.now += 61.0
+        self.listing = None
+        fleet = self.true_fleet(ended)
+        self.store.begin_listing(NAME.project, self.now)
+        self.hear(fleet, self.now)
+        self.end(self.now)
+        listed_as_running = {instance.id for instance in fleet if instance.alive}
+        alive = {identity for name, identity in self.alive() if name.project == NAME.project}
+        assert self.living <= alive <= listed_as_running
 
     @rule(events=st.lists(messages, min_size=1, max_size=5))
     def deliver(self, events: list[Event]) -> None:
+        self.take(events)
+
+    def take(self, events: list[Event]) -> None:
         self.store.apply(events, self.now)
         if any(event.project_number for event in events):
             self.model.learnt = True
@@ -167,6 +304,10 @@ class Exporter(RuleBasedStateMachine):
         self.store.close()
         self.store = self.open()
         assert self.store.remembered() == before
+        if self.listing:
+            with pytest.raises(StoreUnavailableError):
+                self.store.end_listing(NAME.project, self.listing.began, (), self.now)
+        self.listing = None
 
     @invariant()
     def nothing_is_lost_and_nothing_counts_twice(self) -> None:
@@ -176,8 +317,8 @@ class Exporter(RuleBasedStateMachine):
         assert remembered.pending == len(self.model.waiting)
         rows = remembered.totals.label_sets.values()
         assert sum(row.created for row in rows) == len(self.model.created)
-        ids = {event.id for event in self.model.created.values()}
-        assert sum(row.failed for row in rows) == len(ids & self.model.failed)
+        announced = self.model.told((event.name, event.id) for event in self.model.created.values())
+        assert sum(row.failed for row in rows) == len(announced & self.model.told(self.model.failed))
 
     @invariant()
     def label_sets_sum_up_to_their_clusters(self) -> None:
@@ -227,17 +368,27 @@ class Exporter(RuleBasedStateMachine):
 
     @invariant()
     def nothing_ended_that_lives_and_nothing_lives_that_was_seen_to_end(self) -> None:
-        rows = self.read("SELECT name, identity FROM instances WHERE alive")
-        assert len({name for name, _ in rows}) == len(rows)
-        alive = {identity for _, identity in rows}
-        known = {event.id: self.model.name(event) for event in self.model.created.values()}
-        assert self.living & known.keys() <= alive
-        assert not alive & self.model.failed
-        told = self.read("SELECT name, identity FROM ledger WHERE explained")
-        assert not alive & {identity for _, identity in told if self.ended_by_id(identity)}
+        alive = self.alive()
+        assert len({name for name, _ in alive}) == len(alive)
+        known = {identity for _, identity in self.model.described}
+        assert (self.living & known) - self.unheard <= {identity for _, identity in alive}
+        assert not alive & self.model.told(self.model.failed)
+        assert not alive & {
+            (name_of(name), identity)
+            for name, identity, key, at in self.read(
+                "SELECT name, identity, key, at FROM ledger WHERE explained"
+            )
+            if f" {identity} " in key and at > self.starts.get(identity, [0.0])[-1]
+        }
 
-    def ended_by_id(self, identity: str) -> bool:
-        return any(f" {identity} " in key for key in self.model.interrupted)
+    @invariant()
+    def a_lifetime_is_observed_once_a_start(self) -> None:
+        lifetimes = self.store.remembered().totals.lifetimes.values()
+        assert sum(sum(row.buckets) for row in lifetimes) <= sum(map(len, self.starts.values()))
+
+    def alive(self) -> set[tuple[InstanceName, str]]:
+        rows = self.read("SELECT name, identity FROM instances WHERE alive")
+        return {(name_of(name), identity) for name, identity in rows}
 
     def read(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:

@@ -36,6 +36,11 @@ UNDER_ID: Final = "/".join(NAME)
             id="completed",
         ),
         pytest.param(
+            [created(name=NUMBERED), interrupted(name=NUMBERED), TEACHES],
+            (UNDER_ID, "1", "tills", "tills", 900.0, 1, None),
+            id="counted-under-the-number",
+        ),
+        pytest.param(
             [interrupted(name=NUMBERED), END_OF_GRACE, TEACHES, created()],
             (UNDER_ID, "1", "tills", UNKNOWN, None, 1, "expiry"),
             id="completed-under-the-id",

@@ -1,11 +1,11 @@
 """A real store whose disk has troubles to order."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from app.domain.batch import Applied
-from app.domain.events import Event
+from app.domain.events import Event, Listed
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
 from app.store import OpenedStore, Remembered, Store, open_store
@@ -91,6 +91,18 @@ class StoreOnDisk:
     def reveal(self, rows: Totals, now: float) -> Applied:
         self._disk.read()
         return self._store.reveal(rows, now)
+
+    def begin_listing(self, project: str, now: float) -> Applied:
+        self._disk.read()
+        return self._store.begin_listing(project, now)
+
+    def take_in(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
+        self._disk.read()
+        return self._store.take_in(project, began, listed, now)
+
+    def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
+        self._disk.read()
+        return self._store.end_listing(project, began, unread_zones, now)
 
     def close(self) -> None:
         self._store.close()

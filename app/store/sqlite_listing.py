@@ -1,0 +1,75 @@
+"""Which instances a listing under way has named: tables of the connection's own, on temporary disk.
+
+https://www.sqlite.org/tempfiles.html
+"""
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from app.domain.events import InstanceName
+from app.errors import StoreUnavailableError
+from app.store import SLICE
+from app.store.sqlite_rows import name_of
+
+
+@dataclass(slots=True)
+class _Listing:
+    table: str
+    swept_to: tuple[str, str]
+    """The name and identity up to which unnamed instances were looked for."""
+
+
+class Listings:
+    """The listings under way, at most one a project; gone with the connection."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, _Listing] = {}
+        self._begun = 0
+
+    def begin(self, connection: sqlite3.Connection, project: str) -> None:
+        """Begin with nothing named."""
+        self.end(connection, project)
+        self._begun += 1
+        listing = _Listing(f"temp.named_{self._begun}", (f"{project}/", ""))
+        connection.execute(f"CREATE TABLE {listing.table} (identity TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._under_way[project] = listing
+
+    def name(self, connection: sqlite3.Connection, project: str, identities: Iterable[str]) -> None:
+        """Remember that these were named. Raises StoreUnavailableError for a listing that was lost."""
+        connection.executemany(
+            f"INSERT OR IGNORE INTO {self._of(project).table} VALUES (?)",  # noqa: S608 - a name of ours
+            [(identity,) for identity in identities],
+        )
+
+    def sweep(
+        self, connection: sqlite3.Connection, project: str, unread_zones: Collection[str]
+    ) -> tuple[list[tuple[InstanceName, str]], bool]:
+        """Living instances that were not named, of the next slice; and whether it was the last."""
+        listing = self._of(project)
+        looked_at = connection.execute(
+            "SELECT name, identity, alive AND NOT EXISTS"  # noqa: S608 - likewise
+            f" (SELECT 1 FROM {listing.table} AS named WHERE named.identity = instances.identity)"
+            " FROM instances WHERE (name, identity) > (?, ?) AND name < ? ORDER BY name, identity LIMIT ?",
+            (*listing.swept_to, f"{project}0", SLICE),  # "0" is the character after "/"
+        ).fetchall()
+        if looked_at:
+            listing.swept_to = looked_at[-1][:2]
+        unnamed = [(name_of(name), identity) for name, identity, missed in looked_at if missed]
+        read = [(name, identity) for name, identity in unnamed if name.zone not in unread_zones]
+        return read, len(looked_at) < SLICE
+
+    def end(self, connection: sqlite3.Connection, project: str) -> None:
+        """Forget what was named."""
+        listing = self._under_way.pop(project, None)
+        if listing is not None:
+            connection.execute(f"DROP TABLE IF EXISTS {listing.table}")
+
+    def lose(self) -> None:
+        """The connection is gone, and its tables with it."""
+        self._under_way.clear()
+
+    def _of(self, project: str) -> _Listing:
+        if project not in self._under_way:
+            raise StoreUnavailableError("the store was away while the fleet was being listed")
+        return self._under_way[project]

@@ -1,0 +1,40 @@
+"""What a listing under way is to a SQLite store."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from app.errors import StoreUnavailableError
+from tests.domain.examples import NAME, NOW, OTHER_NAME, created, listed
+from tests.store.conftest import Opener
+from tests.store.test_contract import list_fleet, living, name_all
+
+
+def test_a_listing_is_lost_with_the_connection_and_ends_nothing(reopen: Opener, tmp_path: Path) -> None:
+    store = reopen()
+    store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    name_all(store, [listed("1")], NOW + 600)
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as intruder:
+        intruder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailableError, match="locked"):
+            store.apply([created("3", name=NAME._replace(instance="third"))], NOW + 601)
+
+    with pytest.raises(StoreUnavailableError, match="away"):
+        store.take_in(NAME.project, NOW + 600, [listed("2", name=OTHER_NAME)], NOW + 602)
+    with pytest.raises(StoreUnavailableError, match="away"):
+        store.end_listing(NAME.project, NOW + 600, (), NOW + 603)
+    assert living(store) == 2
+    assert not store.remembered().listed
+
+    list_fleet(store, [listed("1")], NOW + 1200)
+    assert living(store) == 1
+
+
+def test_what_a_listing_named_is_not_in_the_file(reopen: Opener, tmp_path: Path) -> None:
+    name_all(reopen(), [listed()], NOW)
+
+    with closing(sqlite3.connect(f"file:{tmp_path}/store.db?mode=ro", uri=True)) as reader:
+        tables = {table for (table,) in reader.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    assert not {table for table in tables if "named" in table}
