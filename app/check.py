@@ -3,15 +3,21 @@
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import httpx
 
-from app.errors import ExporterError
+from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
+from app.gcp.listing import Summary, list_fleet
 from app.settings import PubSubSettings, Settings
-from app.store import inspect_store
+from app.store import SLICE, inspect_store
+
+_AT_ONCE: Final = 2
+_PAGE_SECONDS: Final = 10.0
+_FLEET_SECONDS: Final = 60.0
 
 Finding: TypeAlias = tuple[bool, str, str]
 """Whether it is well, what was looked at, and what was found."""
@@ -37,6 +43,12 @@ def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) ->
     except ExporterError as exc:
         yield False, "store", str(exc)
     yield asyncio.run(_certificates(settings.pubsub))
+    if not settings.inventory.enabled:
+        yield True, "fleet", "not listed, for inventory.enabled is false"
+    elif not settings.project_ids:
+        yield True, "fleet", "not listed, for no project is named"
+    else:
+        yield from asyncio.run(_fleets(settings.project_ids, settings.inventory.endpoint))
 
 
 async def _certificates(pubsub: PubSubSettings) -> Finding:
@@ -48,3 +60,38 @@ async def _certificates(pubsub: PubSubSettings) -> Finding:
         except ExporterError as exc:
             return False, "certificates", str(exc)
     return True, "certificates", f"{len(certificates.keys)} keys at {pubsub.certs_url}"
+
+
+async def _fleets(projects: Sequence[str], endpoint: str) -> Sequence[Finding]:
+    # Like the exporter, not many at once: each is a process of its own.
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(project: str) -> Finding:
+        async with places:
+            return await _fleet(project, endpoint)
+
+    return await asyncio.gather(*map(look, projects))
+
+
+async def _fleet(project: str, endpoint: str) -> Finding:
+    subject = f"fleet of project {project}"
+    listing = list_fleet(
+        project,
+        endpoint=endpoint,
+        deadline_seconds=_FLEET_SECONDS,
+        slice_size=SLICE,
+        page_seconds=_PAGE_SECONDS,
+        pages=1,
+    )
+    try:
+        async with aclosing(listing) as parts:
+            async for part in parts:
+                if isinstance(part, Summary):
+                    summary = part
+    except InventoryUnavailableError as exc:
+        return False, subject, str(exc)
+    if summary.reason:
+        return False, subject, summary.message
+    found = f"at least {summary.instances} instances on the first page"
+    unread = f"; {', '.join(sorted(summary.failed_zones))} not reachable" if summary.failed_zones else ""
+    return True, subject, found + unread

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the exporter (the default)")
     serve.add_argument("--reset-totals", action="store_true", help="have every counter begin at 0")
-    check = commands.add_parser("check", help="look at configuration, store and certificates; change nothing")
+    check = commands.add_parser("check", help="look at everything it needs, and change nothing")
     for command in (serve, check):
         command.add_argument("--config", type=Path, metavar="PATH", help="the file; default: $CONFIG_PATH")
     demo = commands.add_parser("demo", help="see it work on this machine, with no cloud account")

@@ -25,6 +25,7 @@ def configure(level: str) -> None:
 
     Servers' and clients' own loggers speak from WARNING on, and through the same handler.
     """
+    _gather_less()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
@@ -38,6 +39,15 @@ def configure(level: str) -> None:
         logger.setLevel(max(root.level, logging.WARNING))
 
 
+def _gather_less() -> None:
+    # What no line shows is not looked up: a third of a line's cost, and there is one an interruption.
+    # https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = False
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
+    vars(logging)["_srcfile"] = None
+
+
 class JsonFormatter(logging.Formatter):
     """One line of ASCII JSON a record: `severity`, `time`, `message`, `logger`, the extras, `exception`."""
 
@@ -45,7 +55,7 @@ class JsonFormatter(logging.Formatter):
         """The record as a line, whatever its extras are."""
         line: dict[str, object] = {
             "severity": _SEVERITIES.get(record.levelno, "DEFAULT"),
-            "time": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "time": f"{datetime.fromtimestamp(record.created, UTC).isoformat(timespec='microseconds')[:-6]}Z",
             "message": record.getMessage(),
             "logger": record.name,
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -17,7 +18,9 @@ from app import VERSION
 from app.chores import Chores
 from app.domain.attribution import Rules
 from app.errors import InternalError
+from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
+from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import Settings
@@ -42,6 +45,9 @@ class Exporter:
         reset_totals: bool = False,
         open_store: Callable[..., OpenedStore] = open_store,
         patience_seconds: float = PATIENCE_SECONDS,
+        shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
+        page_seconds: float = PAGE_SECONDS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
@@ -49,6 +55,8 @@ class Exporter:
             cluster_label=settings.prometheus.cluster_label,
             hold_seconds=settings.prometheus.hold_seconds,
             reasons=[leaf.reason for leaf in leaves()],
+            projects=_projects(settings),
+            listing_failures=FAILURES,
         )
         opened = open_store(
             settings.store.url,
@@ -67,11 +75,24 @@ class Exporter:
             )
             self.metrics.reset()
         self.store = opened.store
-        self.recorder = Recorder(self.store, self.metrics, patience_seconds=patience_seconds)
+        self.recorder = Recorder(self.store, self.metrics, patience_seconds=patience_seconds, clock=clock)
         self.client = httpx.AsyncClient()
         self.verifier = self._make_verifier()
         self.gate = Gate()
         self.stopping = False
+        remembered = self.store.remembered()
+        self.metrics.restore(remembered)
+        self.inventory = Inventory(
+            _projects(settings),
+            self.recorder,
+            self.metrics,
+            remembered=remembered.listed,
+            interval_seconds=settings.inventory.interval_seconds,
+            endpoint=settings.inventory.endpoint,
+            shortest_pause_seconds=shortest_pause_seconds,
+            page_seconds=page_seconds,
+            clock=clock,
+        )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def _make_verifier(self) -> Verifier | None:
@@ -93,21 +114,25 @@ class Exporter:
 
     def missing(self) -> Sequence[str]:
         """What is missing before every interruption can be attributed at once."""
-        return ["the exporter is stopping"] if self.stopping else []
+        return ["the exporter is stopping"] if self.stopping else self.inventory.missing()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write and do the periodic work; at the end, commit everything accepted and close the store."""
         writer = asyncio.create_task(self.recorder.run(), name="writer")
-        chores = asyncio.create_task(Chores(self.recorder, self.metrics).run(), name="chores")
-        self._tasks = (writer, chores)
+        periodic = [
+            asyncio.create_task(Chores(self.recorder, self.metrics).run(), name="periodic work"),
+            asyncio.create_task(self.inventory.run(), name="inventory"),
+        ]
+        self._tasks = (writer, *periodic)
         try:
-            self.metrics.restore(self.store.remembered())
             yield
         finally:
-            chores.cancel()
+            for task in periodic:
+                task.cancel()
+            await asyncio.wait(periodic)
             self.recorder.close()
-            await asyncio.wait(self._tasks)
+            await asyncio.wait([writer])
             if self.verifier is not None:
                 await self.verifier.aclose()
             await self.client.aclose()
@@ -121,19 +146,32 @@ class Exporter:
         return "the store is damaged" if self.recorder.corrupt.is_set() else str(self.ailing())
 
 
+def _projects(settings: Settings) -> Sequence[str]:
+    return settings.project_ids if settings.inventory.enabled else ()
+
+
 def create_app(
     settings: Settings,
     *,
     reset_totals: bool = False,
     open_store: Callable[..., OpenedStore] = open_store,
     patience_seconds: float = PATIENCE_SECONDS,
+    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
+    page_seconds: float = PAGE_SECONDS,
+    clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The main application, which an ingress reaches; its lifespan runs the exporter. Raises StartError.
 
     With one listener it serves the metrics too; with two, `create_ops_app` makes the other's.
     """
     exporter = Exporter(
-        settings, reset_totals=reset_totals, open_store=open_store, patience_seconds=patience_seconds
+        settings,
+        reset_totals=reset_totals,
+        open_store=open_store,
+        patience_seconds=patience_seconds,
+        shortest_pause_seconds=shortest_pause_seconds,
+        page_seconds=page_seconds,
+        clock=clock,
     )
 
     @asynccontextmanager
@@ -173,6 +211,7 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
         recorder=exporter.recorder,
         metrics=exporter.metrics,
         gate=exporter.gate,
+        ask=exporter.inventory.ask,
         max_body_bytes=exporter.settings.server.max_body_bytes,
     )
 

@@ -6,7 +6,7 @@ https://prometheus.io/docs/instrumenting/writing_exporters/
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from prometheus_client import (
@@ -52,9 +52,11 @@ class Metrics:
         cluster_label: str = "kubernetes_cluster",
         hold_seconds: float = 0.0,
         reasons: Iterable[str] = (),
+        projects: Iterable[str] = (),
+        listing_failures: Iterable[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reasons`: every reason for which a push can be refused."""
+        """`reasons`: why a push can be refused; `listing_failures`: why the fleet of a project can fail."""
         self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic)
         self._registry = CollectorRegistry()
         self._registry.register(self._totals)
@@ -62,6 +64,8 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._make_own_series()
         self._start_at_zero(reasons)
+        for project, failure in product(projects, listing_failures):
+            self._listing_failures.labels(project, failure)
 
     def _make_own_series(self) -> None:
         registry, own = self._registry, "spot_interruption_exporter"
@@ -110,6 +114,30 @@ class Metrics:
         self._overflowed = Counter(
             f"{own}_label_overflow_total",
             "Events committed under `other`, for too many label sets",
+            registry=registry,
+        )
+        self._listed_at = Gauge(
+            f"{own}_inventory_last_success_timestamp_seconds",
+            "The moment for which the newest complete fleet listing speaks",
+            ["project"],
+            registry=registry,
+        )
+        self._listing_seconds = Gauge(
+            f"{own}_inventory_duration_seconds",
+            "How long the newest complete fleet listing took",
+            ["project"],
+            registry=registry,
+        )
+        self._listed_instances = Gauge(
+            f"{own}_inventory_instances",
+            "Instances that the newest complete fleet listing named",
+            ["project"],
+            registry=registry,
+        )
+        self._listing_failures = Counter(
+            f"{own}_inventory_failures_total",
+            "Fleet listings that failed, or lack some zones",
+            ["project", "reason"],
             registry=registry,
         )
         build = Gauge(
@@ -165,6 +193,16 @@ class Metrics:
     def delayed(self, endpoint: Endpoint, seconds: float) -> None:
         """An event was committed that long after it was logged."""
         self._delay.labels(endpoint).observe(max(seconds, 0.0))
+
+    def listed(self, project: str, *, at: float, seconds: float, instances: int) -> None:
+        """The project's fleet was listed completely; the listing speaks for the moment `at`."""
+        self._listed_at.labels(project).set(at)
+        self._listing_seconds.labels(project).set(seconds)
+        self._listed_instances.labels(project).set(instances)
+
+    def listing_failed(self, project: str, reason: str) -> None:
+        """A listing of the project's fleet failed, or lacks some zones."""
+        self._listing_failures.labels(project, reason).inc()
 
     def reset(self) -> None:
         """A damaged store was moved aside."""

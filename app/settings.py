@@ -29,6 +29,7 @@ _SUBSCRIPTION_DAYS: Final = 7  # Pub/Sub redelivers for this long at most
 
 _FLEET_LABELS: Final = ("project", "cluster_location", "node_pool", "zone", "machine_type")
 _LABELS: Final = (*_FLEET_LABELS, "endpoint", "outcome", "reason", "by", "version", "python_version", "le")
+_DAY_SECONDS: Final = 86400
 _PATHS: Final = ("/healthz", "/readyz", "/interruptions", "/openapi.json")
 _HOST: Final = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?([/?]\S*)?"
 
@@ -229,6 +230,14 @@ class Settings(_Section):
             raise ValueError("is given beside project_name; give one of the two")
         return projects
 
+    @field_validator("attribution")
+    @classmethod
+    def _within_memory(cls, attribution: AttributionSettings, info: ValidationInfo) -> AttributionSettings:
+        store = info.data.get("store")
+        if store is not None and attribution.grace_seconds >= store.retention_days * _DAY_SECONDS:
+            raise ValueError("grace_seconds should be shorter than store.retention_days")
+        return attribution
+
     @property
     def project_ids(self) -> tuple[str, ...]:
         """The projects to list, however they were named; there may be none."""
@@ -352,7 +361,7 @@ def _warnings(settings: Settings, unknown: list[str]) -> Iterator[str]:
     if settings.pubsub.authentication == "none":
         yield "PUSHES ARE NOT AUTHENTICATED (pubsub.authentication is none): whoever can reach us is believed"
     if settings.one_listener:
-        shown = f"{settings.prometheus.path}, /, /interruptions"
+        shown = f"{settings.prometheus.path} and /"
         yield f"prometheus.port is server.port: {shown} are public on the listener an ingress reaches"
     if settings.store.retention_days <= _SUBSCRIPTION_DAYS:
         yield "store.retention_days is below 8: what a subscription redelivers after 7 days would count again"

@@ -15,6 +15,7 @@ import pytest
 
 from app.domain.attribution import Rules
 from app.store import open_store
+from tests.support.compute_api import ACCESS_NOT_CONFIGURED, FORBIDDEN, ComputeApi, ManyInstances
 from tests.support.entries import insert, preempted
 from tests.support.process import LOOPBACK, free_port
 from tests.support.program import Door, Exporter, configuration, open_door, run, written
@@ -67,6 +68,7 @@ def test_where_all_is_well_every_line_is_ok(tmp_path: Path, door: Door) -> None:
         "configuration": ("ok", f"{tmp_path / 'config.yaml'} and environment"),
         "store": ("ok", f"there is none yet; it can be made in {tmp_path}"),
         "certificates": ("ok", f"1 keys at {door.server.url}"),
+        "fleet": ("ok", "not listed, for inventory.enabled is false"),
     }
 
 
@@ -158,7 +160,7 @@ def a_newer_schema(path: Path) -> str:
     made_store(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    return "version 99"
+    return "schema 99"
 
 
 def a_folder(path: Path) -> str:
@@ -230,6 +232,77 @@ def test_a_store_that_may_not_be_used_fails(tmp_path: Path, door: Door, mode: in
 
     assert done.returncode == 1
     assert findings(done.stdout)["store"] == ("FAIL", f"{path} may not be read and written")
+
+
+# The fleet
+
+
+@pytest.fixture
+def api() -> Iterator[ComputeApi]:
+    with ComputeApi() as api:
+        yield api
+
+
+def naming(api: ComputeApi | None, *projects: str) -> dict[str, Any]:
+    """The sections of a configuration that has projects listed."""
+    inventory = {"enabled": True} | ({} if api is None else {"endpoint": api.url})
+    return {"projects": list(projects), "inventory": inventory}
+
+
+def test_one_page_of_each_project_is_listed(tmp_path: Path, api: ComputeApi) -> None:
+    api.projects |= {"shop": ManyInstances(1250), "till": ManyInstances(3)}
+    api.unreachables["till"] = ["projects/till/zones/us-east1-c"]
+    configured = configuration(tmp_path, None) | naming(api, "shop", "till")
+
+    code, found = checked(tmp_path, configured)
+
+    assert code == 0
+    assert found["fleet of project shop"] == ("ok", "at least 500 instances on the first page")
+    assert found["fleet of project till"] == (
+        "ok",
+        "at least 3 instances on the first page; us-east1-c not reachable",
+    )
+    assert sorted((request.project, request.page) for request in api.requests) == [("shop", 1), ("till", 1)]
+
+
+def test_a_project_that_fails_says_what_to_do_and_the_others_are_listed(
+    tmp_path: Path, api: ComputeApi
+) -> None:
+    api.projects |= {"shop": ManyInstances(1), "till": ManyInstances(1), "bakery": ManyInstances(1)}
+    api.fail(FORBIDDEN, project="shop")
+    api.fail(ACCESS_NOT_CONFIGURED, project="till")
+    configured = configuration(tmp_path, None) | naming(api, "shop", "till", "butcher", "bakery")
+
+    code, found = checked(tmp_path, configured)
+
+    assert code == 1
+    assert {subject: well for subject, (well, _) in found.items() if subject.startswith("fleet")} == {
+        "fleet of project shop": "FAIL",
+        "fleet of project till": "FAIL",
+        "fleet of project butcher": "FAIL",
+        "fleet of project bakery": "ok",
+    }
+    assert "it takes the permission compute.instances.list" in found["fleet of project shop"][1]
+    assert "enable compute.googleapis.com there" in found["fleet of project till"][1]
+    assert "there is no project butcher" in found["fleet of project butcher"][1]
+
+
+def test_where_nobody_answers_for_the_compute_api_it_fails(tmp_path: Path) -> None:
+    configured = configuration(tmp_path, None) | naming(None, "shop")
+    configured["inventory"]["endpoint"] = f"http://{LOOPBACK}:{free_port()}"
+
+    code, found = checked(tmp_path, configured)
+
+    assert code == 1
+    assert found["fleet of project shop"][0] == "FAIL"
+    assert "does not answer for project shop" in found["fleet of project shop"][1]
+
+
+def test_without_a_project_no_fleet_is_listed(tmp_path: Path) -> None:
+    code, found = checked(tmp_path, configuration(tmp_path, None) | naming(None))
+
+    assert code == 0
+    assert found["fleet"] == ("ok", "not listed, for no project is named")
 
 
 # Beside a live exporter

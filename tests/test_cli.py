@@ -165,7 +165,7 @@ def the_stores_schema_is_newer(directory: Path) -> Iterator[tuple[dict[str, Any]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    yield quiet(directory), r"the store's schema is version 99, newer than this program's \d+"
+    yield quiet(directory), rf"the store {path} has schema 99, newer than this program's \d+"
 
 
 @pytest.mark.parametrize(

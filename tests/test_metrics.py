@@ -35,6 +35,7 @@ CLUSTER: Final = {"kubernetes_cluster"}
 SIX: Final = {"project", "kubernetes_cluster", "cluster_location", "node_pool", "zone", "machine_type"}
 ENDPOINT: Final = {"endpoint"}
 
+PROJECT: Final = {"project"}
 FAMILIES: Final = {
     "interruption_events": ("counter", CLUSTER),
     "spot_interruptions": ("counter", SIX),
@@ -53,6 +54,10 @@ FAMILIES: Final = {
     f"{OWN}_store_commit_seconds": ("histogram", set[str]()),
     f"{OWN}_store_resets": ("counter", set[str]()),
     f"{OWN}_label_overflow": ("counter", set[str]()),
+    f"{OWN}_inventory_last_success_timestamp_seconds": ("gauge", PROJECT),
+    f"{OWN}_inventory_duration_seconds": ("gauge", PROJECT),
+    f"{OWN}_inventory_instances": ("gauge", PROJECT),
+    f"{OWN}_inventory_failures": ("counter", {"project", "reason"}),
     f"{OWN}_build_info": ("gauge", {"version", "python_version"}),
 }
 OF_THE_LIBRARY: Final = {
@@ -115,6 +120,8 @@ def story(exporter: Exporter) -> None:
     exporter.deliver("creation", insert("node-2", last=True, failed=True))
     exporter.interrupt("node-3")
     exporter.post("creation", b"")
+    exporter.parts.metrics.listed("shop-prod", at=1.0, seconds=2.0, instances=3)
+    exporter.parts.metrics.listing_failed("shop-test", "forbidden")
 
 
 @pytest.mark.parametrize(

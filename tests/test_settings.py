@@ -541,7 +541,7 @@ def test_unknown_variables_share_a_line() -> None:
     ("environ", "words"),
     [
         ({"SIE_PUBSUB__AUTHENTICATION": "none"}, "NOT AUTHENTICATED"),
-        ({"SIE_PROMETHEUS__PORT": "8080"}, "/metrics, /, /interruptions are public"),
+        ({"SIE_PROMETHEUS__PORT": "8080"}, "/metrics and / are public"),
         ({"SIE_STORE__RETENTION_DAYS": "7"}, "store.retention_days is below 8"),
     ],
 )
@@ -577,3 +577,10 @@ def test_defaults_are_described_as_they_are_written(file: Write) -> None:
         if key not in NO_DEFAULT
     }
     assert {default for key, default, _ in describe() if key in NO_DEFAULT or key == "projects"} == {""}
+
+
+def test_a_grace_as_long_as_the_memory_is_wrong() -> None:
+    environ = {"SIE_STORE__RETENTION_DAYS": "1", "SIE_ATTRIBUTION__GRACE_SECONDS": "86400"}
+
+    with pytest.raises(ConfigurationError, match=r"attribution: grace_seconds should be shorter than"):
+        load_settings(None, environ)

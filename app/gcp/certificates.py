@@ -87,6 +87,8 @@ class Keys:
         self._keys: Mapping[str, RSAPublicKey] = {}
         self._stale_at = 0.0
         self._begun: deque[float] = deque(maxlen=_MAX_FETCHES)
+        self._not_before = float("-inf")
+        self._failing = False
         self._refreshing: asyncio.Task[None] | None = None
 
     async def get(self, kid: str) -> RSAPublicKey:
@@ -118,6 +120,8 @@ class Keys:
             now = self._monotonic()
             if len(self._begun) == _MAX_FETCHES and now - self._begun[0] < _FETCHES_PERIOD_SECONDS:
                 return None
+            if now < self._not_before:
+                return None
             self._begun.append(now)
             self._refreshing = asyncio.create_task(self._replace())
         return self._refreshing
@@ -128,7 +132,12 @@ class Keys:
         except CertificatesUnavailableError as exc:
             _log.warning("the OIDC certificates could not be fetched", extra={"kind": str(exc)})
             self._stale_at = max(self._stale_at, self._monotonic() + _RETRY_SECONDS)
+            # After a second one in a row, spread: else the pushes of one second use up a minute's fetches.
+            if self._failing:
+                self._not_before = self._monotonic() + _FETCHES_PERIOD_SECONDS / _MAX_FETCHES
+            self._failing = True
         else:
+            self._failing = False
             self._keys = certificates.keys
             self._stale_at = self._monotonic() + certificates.fresh_seconds
 

@@ -3,6 +3,7 @@
 https://cloud.google.com/pubsub/docs/push, https://cloud.google.com/pubsub/docs/payload-unwrapping
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, datetime
@@ -103,10 +104,21 @@ def _refusal(body: bytes) -> MalformedEnvelopeError | MalformedEntryError:
     try:
         envelope = _Metadata.model_validate_json(body)
     except ValidationError:
+        if _is_unfit_entry(body):
+            return MalformedEntryError("the log entry holds text or a number that cannot be stored")
         return MalformedEnvelopeError("the body is no JSON object that fits a Pub/Sub envelope")
     if not envelope.id:
         return MalformedEnvelopeError("the envelope's message has no message id")
     return MalformedEntryError("the message's data is not base64")
+
+
+def _is_unfit_entry(body: bytes) -> bool:
+    # Python's own parser takes lone surrogates, which pydantic's, like SQLite, does not.
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and "message" not in fields and is_log_entry(fields)
 
 
 def _unwrapped(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> PushMessage:

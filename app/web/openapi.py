@@ -33,10 +33,11 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         "properties": {
             "message": {
                 "type": "object",
-                "required": ["messageId", "data"],
+                "anyOf": [{"required": ["messageId"]}, {"required": ["message_id"]}],
                 "properties": {
                     "data": {"type": "string", "contentEncoding": "base64"},
                     "messageId": {"type": "string", "minLength": 1},
+                    "message_id": {"type": "string", "minLength": 1},
                     "publishTime": {"type": "string", "format": "date-time"},
                     "attributes": {"type": "object", "additionalProperties": _TEXT},
                 },
@@ -47,7 +48,10 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "LogEntry": {
         "type": "object",
         "description": "Pub/Sub's unwrapped push body: the Cloud Logging entry itself.",
-        "required": ["protoPayload"],
+        "anyOf": [
+            {"required": [field]}
+            for field in ("protoPayload", "jsonPayload", "textPayload", "logName", "insertId")
+        ],
         "properties": {
             "protoPayload": {
                 "type": "object",

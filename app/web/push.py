@@ -71,6 +71,8 @@ class PushEndpoint:
     recorder: Recorder
     metrics: Metrics
     gate: Gate
+    ask: Callable[[str], None]
+    """Asks for a listing of a project's fleet: something waits for an instance of it."""
     max_body_bytes: int
     body_seconds: float = 10.0
     """How long the body may take."""
@@ -84,6 +86,8 @@ class PushEndpoint:
             await self._refuse(exc, send)
         except _CallerGoneError:
             return
+        except asyncio.CancelledError:  # the server gives up on what is still under way when it stops
+            await self._refuse(StoppingError("the exporter has stopped"), send)
         except Exception:  # noqa: BLE001 - a bug must be answered, or the message is redelivered blindly
             _log.exception("a push has met a bug", extra={"endpoint": self.endpoint})
             await self._refuse(InternalError("a bug; the log has the trace"), send)
@@ -109,7 +113,10 @@ class PushEndpoint:
         if isinstance(event, Ignored):
             return event
         outcome = await self.recorder.record(event)
-        self.metrics.delayed(self.endpoint, self.clock() - event.at)
+        if isinstance(outcome, Pending):
+            self.ask(outcome.project)
+        if not isinstance(outcome, Duplicate):
+            self.metrics.delayed(self.endpoint, self.clock() - event.at)
         return outcome
 
     async def _authenticate(self, scope: Scope) -> None:

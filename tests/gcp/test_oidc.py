@@ -457,13 +457,16 @@ def test_failed_fetches_are_limited_too(server: IssuerServer, clock: Clock) -> N
 
     async def scenario() -> None:
         async with verifying(server, clock) as verifier:
-            for _ in range(20):
+            fetches = []
+            for _ in range(70):
                 with pytest.raises(CertificatesUnavailableError):
                     await verifier.verify(bearer())
-            assert server.fetches == 5
+                fetches.append(server.fetches)
+                clock.now += 1
+            assert [fetches.index(count) for count in range(2, 7)] == [1, 13, 25, 37, 60]
 
             server.status = HTTPStatus.OK
-            clock.now += 60
+            clock.now += 12
             assert await is_accepted(verifier, bearer())
 
     asyncio.run(scenario())

@@ -199,7 +199,6 @@ def test_what_looks_like_a_log_entry_is_unwrapped(entry: dict[str, Any]) -> None
         pytest.param(b'{"message": {"data": "?"}}', id="neither-message-id-nor-data"),
         pytest.param(encoded(ENVELOPE | {"subscription": 1}), id="subscription-not-text"),
         pytest.param(encoded(ENVELOPE | {"subscription": 1, "message": {"data": 1}}), id="nothing-right"),
-        pytest.param(b'{"insertId": "\\ud800"}', id="lone-surrogate"),
         pytest.param(b'{"insertId":' + b"[" * 100_000, id="deeply-nested-lists"),
         pytest.param(b'{"insertId":' * 100_000, id="deeply-nested-objects"),
         pytest.param(b'{"insertId": ' + b"9" * 5_000 + b"}", id="huge-integer"),
@@ -208,6 +207,11 @@ def test_what_looks_like_a_log_entry_is_unwrapped(entry: dict[str, Any]) -> None
 def test_what_is_neither_an_envelope_nor_an_entry_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedEnvelopeError):
         decode_push(body, METADATA)
+
+
+def test_an_unwrapped_entry_with_text_that_cannot_be_stored_is_a_malformed_entry() -> None:
+    with pytest.raises(MalformedEntryError):
+        decode_push(b'{"insertId": "\\ud800"}', METADATA)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cache
@@ -20,7 +20,6 @@ from app.main import create_app
 from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable
-from app.store import OpenedStore, open_store
 from tests.support.entries import JsonObject, insert, preempted, push
 from tests.support.process import LOOPBACK, free_port
 
@@ -56,7 +55,8 @@ class Exporter:
     """Runs between `start` and `stop`, or for the time of a `with` block; may be started again.
 
     `settings` are dotted keys with their values. The store is a file in the directory: what runs there
-    later remembers. With `two_listeners` the metrics have a port of their own.
+    later remembers. With `two_listeners` the metrics have a port of their own. What else `create_app`
+    makes otherwise in tests, it is told as there.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class Exporter:
         settings: Mapping[str, object] | None = None,
         *,
         two_listeners: bool = False,
-        open_store: Callable[..., OpenedStore] = open_store,
-        patience_seconds: float = 20,
+        **parts_made_otherwise: Any,  # noqa: ANN401  # `create_app`'s own
     ) -> None:
         self._settings = {
             "server.host": LOOPBACK,
@@ -79,10 +78,7 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        self._parts_made_otherwise: dict[str, Any] = {
-            "open_store": open_store,
-            "patience_seconds": patience_seconds,
-        }
+        self._parts_made_otherwise = parts_made_otherwise
         self._running = ExitStack()
         self.authorization = token()
 

@@ -33,13 +33,21 @@ class Answer:
 
     def __init__(self, receive: Receive, authenticator: Authenticator | None = None) -> None:
         self.sent: list[Message] = []
-        self.metrics = Metrics(reasons=["body_timeout", "internal"])
+        self.metrics = Metrics(reasons=["body_timeout", "internal", "stopping"])
         asyncio.run(self._ask(receive, authenticator))
 
     async def _ask(self, receive: Receive, authenticator: Authenticator | None) -> None:
         recorder = Recorder(open_store("sqlite:///:memory:", Rules()).store, self.metrics)
         endpoint = PushEndpoint(
-            "creation", "", authenticator, recorder, self.metrics, Gate(), 10_000, body_seconds=0.01
+            "creation",
+            subscription="",
+            authenticator=authenticator,
+            recorder=recorder,
+            metrics=self.metrics,
+            gate=Gate(),
+            ask=lambda _: None,
+            max_body_bytes=10_000,
+            body_seconds=0.01,
         )
         await endpoint({"type": "http", "headers": []}, receive, self._send)
 
@@ -85,6 +93,18 @@ def test_a_slow_body_is_refused_and_counted() -> None:
     assert (b"connection", b"close") in start["headers"]
     assert json.loads(body["body"])["reason"] == "body_timeout"
     assert answer.refused("body_timeout")
+
+
+def test_what_is_under_way_when_the_server_gives_up_is_to_come_again() -> None:
+    async def cut_short() -> Message:
+        raise asyncio.CancelledError
+
+    answer = Answer(cut_short)
+
+    start, body = answer.sent
+    assert start["status"] == HTTPStatus.SERVICE_UNAVAILABLE
+    assert json.loads(body["body"])["reason"] == "stopping"
+    assert answer.refused("stopping")
 
 
 def test_a_bug_is_answered_counted_and_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,215 @@
+"""The fleet: when each project is listed, and how its listing enters the recorder, in slices."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, assert_never
+
+from app.domain.batch import Applied
+from app.errors import ExporterError, InventoryUnavailableError
+from app.gcp.listing import PAGE_SECONDS, Progress, Slice, Summary, list_fleet, listed_of
+from app.metrics import Metrics
+from app.recorder import Recorder
+from app.store import Store
+
+_AT_ONCE: Final = 2
+_SLICE: Final = 25
+"""Instances recorded at a time: pushes wait as long as that takes."""
+_DEADLINE_SECONDS: Final = 1800.0
+SHORTEST_PAUSE_SECONDS: Final = 60.0
+_PROGRESS_SECONDS: Final = 10.0
+_JITTER: Final = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Project:
+    """One project's listings."""
+
+    id: str
+    asked: asyncio.Event
+    known: bool
+    """It was listed, in this life or an earlier one."""
+    tried: bool = False
+    """A listing of this life has ended, well or not."""
+    heard_at: float = float("-inf")
+    """When it was last listed because somebody asked, by the loop's clock."""
+
+
+class Inventory:
+    """Lists every project at start, regularly, and when an interruption waits for its instance."""
+
+    def __init__(  # noqa: PLR0913 - what it works with, and what the configuration or a test decides
+        self,
+        projects: Sequence[str],
+        recorder: Recorder,
+        metrics: Metrics,
+        *,
+        remembered: Mapping[str, float],
+        interval_seconds: float,
+        endpoint: str,
+        shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
+        page_seconds: float = PAGE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`remembered`: the projects whose fleet the store knows already, and the moment it is known for.
+
+        `shortest_pause_seconds`: between two listings of a project that were asked for, or after a failed
+        one. `page_seconds`: how long a page is tried to get.
+        """
+        self._projects = {
+            project: _Project(project, asyncio.Event(), known=project in remembered) for project in projects
+        }
+        self._recorder = recorder
+        self._metrics = metrics
+        self._interval_seconds = interval_seconds
+        self._shortest_pause_seconds = shortest_pause_seconds
+        self._page_seconds = page_seconds
+        self._endpoint = endpoint
+        self._clock = clock
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._remembered = any(project.known for project in self._projects.values())
+
+    def ask(self, project: str) -> None:
+        """Have the project listed soon: something waits for an instance of it."""
+        if project in self._projects:
+            self._projects[project].asked.set()
+
+    def missing(self) -> Sequence[str]:
+        """Which listings are missing before the fleet counts as known."""
+        projects = self._projects.values()
+        if self._remembered or not projects:
+            return ()
+        if untried := [project.id for project in projects if not project.tried]:
+            return [f"the fleet of project {project} was not listed yet" for project in untried]
+        if not any(project.known for project in projects):
+            return ["the fleet of no project could be listed; the log says why"]
+        return ()
+
+    async def run(self) -> None:
+        """List again and again; without a project, wait for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.Event().wait())
+            for project in self._projects.values():
+                group.create_task(self._keep_listed(project))
+
+    async def _keep_listed(self, project: _Project) -> None:
+        while True:
+            async with self._places:
+                project.asked.clear()
+                listed = await self._list(project, self._clock())
+            project.tried = True
+            project.known = project.known or listed
+            await self._pause(project, self._interval_seconds if listed else self._retry_seconds())
+
+    def _retry_seconds(self) -> float:
+        return min(self._interval_seconds, self._shortest_pause_seconds)
+
+    async def _pause(self, project: _Project, seconds: float) -> None:
+        """Wait until the next listing is due, or asked for. By the jitter, projects are listed apart."""
+        loop = asyncio.get_running_loop()
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds * jitter):
+                await project.asked.wait()
+                await asyncio.sleep(project.heard_at + self._shortest_pause_seconds - loop.time())
+                project.heard_at = loop.time()
+
+    async def _list(self, project: _Project, began: float) -> bool:
+        """List a project; whether its fleet is known now."""
+        started = time.monotonic()
+        try:
+            summary = await self._take_in(project.id, began)
+        except InventoryUnavailableError as exc:
+            self._failed(project.id, exc.cause, str(exc))
+            return False
+        except ExporterError as exc:
+            self._failed(project.id, "store", str(exc))
+            return False
+        seconds = time.monotonic() - started
+        if summary.reason or summary.failed_zones:
+            self._failed(project.id, summary.reason or "partial", summary.message or _unread(summary))
+        if not summary.complete:
+            return False
+        self._metrics.listed(project.id, at=began, seconds=seconds, instances=summary.instances)
+        _log.info(
+            "fleet listed",
+            extra={
+                "project": project.id,
+                "instances": summary.instances,
+                "unfit": summary.unfit,
+                "pages": summary.pages,
+                "seconds": round(seconds, 3),
+                "child_peak_mib": summary.peak_rss_mib,
+            },
+        )
+        return True
+
+    def _failed(self, project: str, reason: str, message: str) -> None:
+        self._metrics.listing_failed(project, reason)
+        _log.warning("fleet not listed", extra={"project": project, "reason": reason, "error": message})
+
+    async def _take_in(self, project: str, began: float) -> Summary:
+        """Record the listing slice by slice; only a complete one ends what it does not name."""
+        perform = self._recorder.perform
+        await perform(lambda store, now: store.begin_listing(project, now))
+        told_at = time.monotonic()
+        listing = list_fleet(
+            project,
+            endpoint=self._endpoint,
+            deadline_seconds=_DEADLINE_SECONDS,
+            slice_size=_SLICE,
+            page_seconds=self._page_seconds,
+        )
+        async with aclosing(listing) as parts:
+            async for part in parts:
+                match part:
+                    case Slice():
+                        await perform(partial(_record, project=project, began=began, lines=part.lines))
+                    case Progress():
+                        if part.retrying or time.monotonic() - told_at >= _PROGRESS_SECONDS:
+                            told_at = time.monotonic()
+                            _tell(project, part)
+                    case Summary():
+                        summary = part
+                    case _:
+                        assert_never(part)
+        if summary.complete:
+            await self._end(project, began, summary)
+        return summary
+
+    async def _end(self, project: str, began: float, summary: Summary) -> None:
+        zones = summary.failed_zones
+        while (await self._recorder.perform(partial(_sweep, project=project, began=began, zones=zones))).more:
+            pass
+
+
+def _record(store: Store, now: float, *, project: str, began: float, lines: Sequence[bytes]) -> Applied:
+    return store.take_in(project, began, listed_of(project, lines), now)
+
+
+def _sweep(store: Store, now: float, *, project: str, began: float, zones: Collection[str]) -> Applied:
+    return store.end_listing(project, began, zones, now)
+
+
+def _tell(project: str, progress: Progress) -> None:
+    _log.info(
+        "listing the fleet",
+        extra={
+            "project": project,
+            "pages": progress.pages,
+            "instances": progress.instances,
+            "seconds": progress.seconds,
+            "retrying": progress.retrying,
+        },
+    )
+
+
+def _unread(summary: Summary) -> str:
+    return f"what was known of {', '.join(sorted(summary.failed_zones))} is kept: not reachable"
