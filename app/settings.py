@@ -76,7 +76,14 @@ def _like(pattern: str, said: str, taken: tuple[str, ...] = ()) -> AfterValidato
 
 _Choice = BeforeValidator(_lower)
 _Name = Annotated[str, Field(min_length=1)]
-_Names = Annotated[tuple[_Name, ...], NoDecode, BeforeValidator(_unpack_json), AfterValidator(_distinct)]
+# Instances are kept under their project's id: listed under its number they would count twice.
+_ProjectId = Annotated[str, _like(r"(?!\d+$).*", "should be a project's id, not its number")]
+_ProjectIds = Annotated[
+    tuple[Annotated[_ProjectId, Field(min_length=1)], ...],
+    NoDecode,
+    BeforeValidator(_unpack_json),
+    AfterValidator(_distinct),
+]
 _NameOrNames = Annotated[
     tuple[_Name, ...], NoDecode, BeforeValidator(_one_or_many), AfterValidator(_distinct)
 ]
@@ -214,8 +221,8 @@ class Settings(_Section):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Choice] = Field(
         "info", description="`debug`, `info`, `warning` or `error`"
     )
-    project_name: str = Field("", description="the project whose fleet is listed")
-    projects: _Names = Field((), description="several projects, in place of `project_name`")
+    project_name: _ProjectId = Field("", description="the project whose fleet is listed")
+    projects: _ProjectIds = Field((), description="several projects, in place of `project_name`")
     pubsub: PubSubSettings
     prometheus: PrometheusSettings = PrometheusSettings()
     server: ServerSettings = ServerSettings()

@@ -286,6 +286,7 @@ WRONG: Final = [
     ("pubsub.certs_url", "ftp://s3cret"),
     ("pubsub.certs_url", '""'),
     ("pubsub.certs_url", "https://"),
+    ("project_name", "'123456789'"),
     ("pubsub.clock_skew_seconds", "-1"),
     ("pubsub.clock_skew_seconds", ".nan"),
     ("pubsub.clock_skew_seconds", ".inf"),
