@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -35,19 +36,25 @@ _DAY: Final = 86400.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What nobody configures, and a test may change: the disk, the clock, how long things take."""
+
+    open_store: Callable[..., OpenedStore] = open_store
+    clock: Callable[[], float] = time.time
+    patience_seconds: float = PATIENCE_SECONDS
+    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
+    page_seconds: float = PAGE_SECONDS
+
+
+_REAL: Final = Surroundings()
+
+
 class Exporter:
     """Everything that runs, wired; and how it is."""
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        reset_totals: bool = False,
-        open_store: Callable[..., OpenedStore] = open_store,
-        patience_seconds: float = PATIENCE_SECONDS,
-        shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
-        page_seconds: float = PAGE_SECONDS,
-        clock: Callable[[], float] = time.time,
+        self, settings: Settings, *, reset_totals: bool = False, surroundings: Surroundings = _REAL
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
@@ -58,7 +65,7 @@ class Exporter:
             projects=_projects(settings),
             listing_failures=FAILURES,
         )
-        opened = open_store(
+        opened = surroundings.open_store(
             settings.store.url,
             Rules(
                 grace_seconds=settings.attribution.grace_seconds,
@@ -75,7 +82,12 @@ class Exporter:
             )
             self.metrics.reset()
         self.store = opened.store
-        self.recorder = Recorder(self.store, self.metrics, patience_seconds=patience_seconds, clock=clock)
+        self.recorder = Recorder(
+            self.store,
+            self.metrics,
+            patience_seconds=surroundings.patience_seconds,
+            clock=surroundings.clock,
+        )
         self.client = httpx.AsyncClient()
         self.verifier = self._make_verifier()
         self.gate = Gate()
@@ -89,9 +101,9 @@ class Exporter:
             remembered=remembered.listed,
             interval_seconds=settings.inventory.interval_seconds,
             endpoint=settings.inventory.endpoint,
-            shortest_pause_seconds=shortest_pause_seconds,
-            page_seconds=page_seconds,
-            clock=clock,
+            shortest_pause_seconds=surroundings.shortest_pause_seconds,
+            page_seconds=surroundings.page_seconds,
+            clock=surroundings.clock,
         )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -151,28 +163,13 @@ def _projects(settings: Settings) -> Sequence[str]:
 
 
 def create_app(
-    settings: Settings,
-    *,
-    reset_totals: bool = False,
-    open_store: Callable[..., OpenedStore] = open_store,
-    patience_seconds: float = PATIENCE_SECONDS,
-    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
-    page_seconds: float = PAGE_SECONDS,
-    clock: Callable[[], float] = time.time,
+    settings: Settings, *, reset_totals: bool = False, surroundings: Surroundings = _REAL
 ) -> FastAPI:
     """The main application, which an ingress reaches; its lifespan runs the exporter. Raises StartError.
 
     With one listener it serves the metrics too; with two, `create_ops_app` makes the other's.
     """
-    exporter = Exporter(
-        settings,
-        reset_totals=reset_totals,
-        open_store=open_store,
-        patience_seconds=patience_seconds,
-        shortest_pause_seconds=shortest_pause_seconds,
-        page_seconds=page_seconds,
-        clock=clock,
-    )
+    exporter = Exporter(settings, reset_totals=reset_totals, surroundings=surroundings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

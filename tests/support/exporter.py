@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.main import Exporter as Parts
-from app.main import create_app
+from app.main import Surroundings, create_app
 from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable
@@ -55,8 +55,8 @@ class Exporter:
     """Runs between `start` and `stop`, or for the time of a `with` block; may be started again.
 
     `settings` are dotted keys with their values. The store is a file in the directory: what runs there
-    later remembers. With `two_listeners` the metrics have a port of their own. What else `create_app`
-    makes otherwise in tests, it is told as there.
+    later remembers. With `two_listeners` the metrics have a port of their own. Other keywords are those of
+    `Surroundings`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Exporter:
         settings: Mapping[str, object] | None = None,
         *,
         two_listeners: bool = False,
-        **parts_made_otherwise: Any,  # noqa: ANN401  # `create_app`'s own
+        **surroundings: Any,  # noqa: ANN401  # of `Surroundings`
     ) -> None:
         self._settings = {
             "server.host": LOOPBACK,
@@ -78,7 +78,7 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        self._parts_made_otherwise = parts_made_otherwise
+        self._surroundings = surroundings
         self._running = ExitStack()
         self.authorization = token()
 
@@ -94,7 +94,7 @@ class Exporter:
         with ExitStack() as running:
             self.client = running.enter_context(_client())
             self.certificates = running.enter_context(IssuerServer(issuer()))
-            server = _Server(self._environment(), self._parts_made_otherwise)
+            server = _Server(self._environment(), self._surroundings)
             running.callback(server.stop)
             self.ports = server.start()
             self.parts = server.parts
@@ -185,9 +185,9 @@ def _client() -> httpx.Client:
 class _Server:
     """One run of the application."""
 
-    def __init__(self, environment: Mapping[str, str], parts_made_otherwise: Mapping[str, Any]) -> None:
+    def __init__(self, environment: Mapping[str, str], surroundings: Mapping[str, Any]) -> None:
         self._environment = environment
-        self._parts_made_otherwise = parts_made_otherwise
+        self._surroundings = surroundings
         self._ports: Future[Sequence[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="exporter")
 
@@ -217,7 +217,7 @@ class _Server:
         self._stopped = asyncio.Event()
         try:
             settings, _ = load_settings(None, self._environment)
-            app = create_app(settings, **self._parts_made_otherwise)
+            app = create_app(settings, surroundings=Surroundings(**self._surroundings))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
             self._ports.set_exception(exc)
             return
