@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,8 +78,11 @@ def descriptors() -> int:
 
 def children() -> list[int]:
     """The process ids of listings that this process has started, zombies included."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    found: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended has none
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def listing(
