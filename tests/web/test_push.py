@@ -213,3 +213,10 @@ def test_any_subscription_is_taken_where_none_is_configured(tmp_path: Path) -> N
         response = exporter.deliver("creation", insert("node-1"), subscription="projects/p/subscriptions/any")
 
         assert response.json()["outcome"] == "tracked"
+
+
+def test_the_delay_of_an_event_is_observed_once_however_often_it_comes(exporter: Exporter) -> None:
+    for _ in range(3):
+        exporter.create("node-1")
+
+    assert exporter.value("spot_interruption_exporter_event_delay_seconds_count", endpoint="creation") == 1
