@@ -26,9 +26,10 @@ from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import Settings
 from app.store import OpenedStore, open_store
+from app.web.interruptions import add_interruptions
 from app.web.openapi import describe
-from app.web.ops import add_health, add_metrics, as_response
-from app.web.problems import leaves, problem, problem_of
+from app.web.ops import add_health, add_metrics
+from app.web.problems import as_response, leaves, problem, problem_of
 from app.web.push import Gate, PushEndpoint
 
 _DAY: Final = 86400.0
@@ -82,6 +83,7 @@ class Exporter:
             )
             self.metrics.reset()
         self.store = opened.store
+        self.history = opened.history
         self.recorder = Recorder(
             self.store,
             self.metrics,
@@ -182,7 +184,7 @@ def create_app(
         app.add_push(f"/events/{endpoint}", _push(exporter, endpoint))
     add_health(app, exporter)
     if settings.one_listener:
-        add_metrics(app, exporter.metrics, settings.prometheus.path)
+        _add_ops(app, exporter)
     describe(app, authenticated=exporter.verifier is not None)
     return app
 
@@ -191,8 +193,13 @@ def create_ops_app(exporter: Exporter) -> FastAPI:
     """The metrics listener's application, where it has a port of its own."""
     app = _application(openapi_url=None)
     add_health(app, exporter)
-    add_metrics(app, exporter.metrics, exporter.settings.prometheus.path)
+    _add_ops(app, exporter)
     return app
+
+
+def _add_ops(app: FastAPI, exporter: Exporter) -> None:
+    add_metrics(app, exporter.metrics, exporter.settings.prometheus.path)
+    add_interruptions(app, exporter.history)
 
 
 def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:

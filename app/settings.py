@@ -368,7 +368,7 @@ def _warnings(settings: Settings, unknown: list[str]) -> Iterator[str]:
     if settings.pubsub.authentication == "none":
         yield "PUSHES ARE NOT AUTHENTICATED (pubsub.authentication is none): whoever can reach us is believed"
     if settings.one_listener:
-        shown = f"{settings.prometheus.path} and /"
+        shown = f"{settings.prometheus.path}, / and /interruptions"
         yield f"prometheus.port is server.port: {shown} are public on the listener an ingress reaches"
     if settings.store.retention_days <= _SUBSCRIPTION_DAYS:
         yield "store.retention_days is below 8: what a subscription redelivers after 7 days would count again"

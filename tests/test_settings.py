@@ -542,7 +542,7 @@ def test_unknown_variables_share_a_line() -> None:
     ("environ", "words"),
     [
         ({"SIE_PUBSUB__AUTHENTICATION": "none"}, "NOT AUTHENTICATED"),
-        ({"SIE_PROMETHEUS__PORT": "8080"}, "/metrics and / are public"),
+        ({"SIE_PROMETHEUS__PORT": "8080"}, "/metrics, / and /interruptions are public"),
         ({"SIE_STORE__RETENTION_DAYS": "7"}, "store.retention_days is below 8"),
     ],
 )

@@ -78,7 +78,7 @@ class Instance(NamedTuple):
     @property
     def id(self) -> str:
         """The instance id; "" where no entry has told it."""
-        return "" if self.identity.startswith("~") else self.identity
+        return id_of(self.identity)
 
     @property
     def labels(self) -> Labels:
@@ -98,6 +98,11 @@ class Parked:
     event: InstanceInterrupted
     until: float
     """When the grace ends, by the exporter's clock."""
+
+
+def id_of(identity: str) -> str:
+    """The instance id in an identity; "" where no entry has told it."""
+    return "" if identity.startswith("~") else identity
 
 
 def unexplained(name: InstanceName, identity: str, now: float) -> Instance:

@@ -8,11 +8,14 @@ from typing import Protocol
 from app.domain.attribution import Rules
 from app.domain.batch import Applied
 from app.domain.events import Event, Listed
+from app.domain.history import Entry, PoolHistory, Query
 from app.domain.totals import Totals
 from app.errors import StartError
 
 SLICE = 500
 """How many rows the periodic work takes at a time, with pushes between."""
+READ_SECONDS = 10.0
+"""How long reading the ledger may take."""
 
 
 @dataclass(slots=True)
@@ -74,11 +77,27 @@ class Store(Protocol):
         ...
 
 
+class History(Protocol):
+    """The ledger, read beside the writer; from any thread.
+
+    Every method raises StoreUnavailableError when the backend fails, or needs longer than READ_SECONDS.
+    """
+
+    def interruptions(self, query: Query) -> Sequence[Entry]:
+        """The newest interruptions that fit the query, newest first."""
+        ...
+
+    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
+        """The node pools with most interruptions in the week before `now`, most first."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedStore:
-    """A store, and what opening it has to tell."""
+    """A store, its ledger, and what opening it has to tell."""
 
     store: Store
+    history: History
     damaged: Path | None = None
     """Where a damaged store was moved to; None: it was sound."""
 
@@ -91,12 +110,13 @@ def open_store(url: str, rules: Rules, *, hold: bool = False, reset_totals: bool
     if url.startswith("sqlite:///"):
         from app.store.sqlite import SQLiteStore  # noqa: PLC0415 - an adapter's driver is loaded when it is used
         from app.store.sqlite_file import SQLiteFile  # noqa: PLC0415
+        from app.store.sqlite_history import SQLiteHistory  # noqa: PLC0415
 
         file = SQLiteFile.open(url.removeprefix("sqlite:///"))
         store = SQLiteStore(file, rules, hold=hold)
         if reset_totals:
             store.reset_totals()
-        return OpenedStore(store, file.damaged)
+        return OpenedStore(store, SQLiteHistory(file), file.damaged)
     raise StartError("store.url: this build has no store for that scheme")
 
 

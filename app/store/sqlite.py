@@ -192,7 +192,7 @@ class SQLiteStore:
         if self._connection is not None and self._connection.in_transaction:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-        if isinstance(exc, sqlite3.Error) and not self._file.in_memory:
+        if isinstance(exc, sqlite3.Error):
             self._disconnect()
 
     def _connect(self) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Self
+from uuid import uuid4
 
 from app.errors import StartError, StoreCorruptError, StoreUnavailableError
 
@@ -143,7 +144,10 @@ class SQLiteFile:
         self.path = path
         self.damaged: Path | None = None
         self.in_memory = path == ":memory:"
+        # The VFS "memdb" shares a name that begins with "/" within the process, as long as somebody holds it.
+        self._uri = f"file:/{uuid4()}?vfs=memdb" if self.in_memory else Path(path).absolute().as_uri()
         self._lock: int | None = None
+        self._held: sqlite3.Connection | None = None
 
     @classmethod
     def open(cls, path: str, *, lock_seconds: float = 5.0, migrations: Sequence[str] = MIGRATIONS) -> Self:
@@ -153,6 +157,8 @@ class SQLiteFile:
         """
         file = cls(path)
         if file.in_memory:
+            file._held = file.connect()
+            migrate(file._held, migrations)
             return file
         try:
             file._hold(lock_seconds)
@@ -171,7 +177,12 @@ class SQLiteFile:
     def connect(self) -> sqlite3.Connection:
         """Open a connection to write with."""
         connection = sqlite3.connect(
-            self.path, timeout=2.0, isolation_level=None, check_same_thread=False, cached_statements=64
+            self._uri,
+            uri=True,
+            timeout=2.0,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -179,11 +190,18 @@ class SQLiteFile:
             connection.execute("PRAGMA cache_size = -4096")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA journal_size_limit = 67108864")
-            if self.in_memory:
-                migrate(connection, MIGRATIONS)
         except sqlite3.Error:
             connection.close()
             raise
+        return connection
+
+    def connect_to_read(self) -> sqlite3.Connection:
+        """Open a connection that reads beside the writer's, and can change nothing."""
+        uri = self._uri if self.in_memory else f"{self._uri}?mode=ro"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=2.0, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA query_only = ON")
         return connection
 
     def release(self) -> None:
@@ -191,6 +209,9 @@ class SQLiteFile:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _hold(self, lock_seconds: float) -> None:
         # The lock is a file of its own: SQLite's locks are dropped when any descriptor of its file is closed.

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from app import VERSION
 from app.metrics import Metrics
-from app.web.problems import Problem, problem
+from app.web.problems import as_response, problem
 
 _TEMPLATES: Final = Environment(loader=PackageLoader("app.web"), autoescape=True)
 _PAGE_HEADERS: Final = {
@@ -74,8 +74,3 @@ def _state(wrong: Sequence[str], reason: str) -> Response:
     if not wrong:
         return JSONResponse({"status": "ok"})
     return as_response(problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, "; ".join(wrong)))
-
-
-def as_response(answer: Problem) -> Response:
-    """The problem document as a response."""
-    return Response(answer.body, answer.status, headers=dict(answer.headers))

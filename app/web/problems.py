@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
+from starlette.responses import Response
+
 from app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -45,6 +47,12 @@ _HEADERS: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
     HTTPStatus.REQUEST_TIMEOUT: {"connection": "close"},
 }
 
+INERT: Final[Mapping[str, str]] = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""Headers by which a browser neither runs nor guesses anything."""
+
 AnyReasonedError = CallerError | UnavailableError | InternalError
 """The errors that answer a request; each has a reason."""
 
@@ -79,6 +87,11 @@ def problem(
         {"content-type": "application/problem+json", **_HEADERS.get(status, {}), **(headers or {})},
         body,
     )
+
+
+def as_response(answer: Problem) -> Response:
+    """The problem document as a response."""
+    return Response(answer.body, answer.status, headers={**INERT, **answer.headers})
 
 
 def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[AnyReasonedError]]:

@@ -44,4 +44,9 @@ def test_the_commands_by_hand_give_the_answers_shown(port: int) -> None:
             timeout=30,
             check=True,
         ).stdout
-        assert printed.strip() == answer.strip(), command
+        assert _dateless(printed) == _dateless(answer), command
+
+
+def _dateless(text: str) -> str:
+    """The text without the times at which it was made: the samples have none of their own."""
+    return re.sub(r'"(interrupted_at|recorded_at|age_seconds)":[^,]*', r'"\1":0', text.strip())

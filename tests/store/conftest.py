@@ -5,7 +5,7 @@ from typing import TypeAlias
 import pytest
 
 from app.domain.attribution import Rules
-from app.store import Store, open_store
+from app.store import OpenedStore, Store, open_store
 from tests.domain.examples import DAY, GRACE
 
 RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)
@@ -31,12 +31,25 @@ def opener(url: str) -> tuple[Opener, Callable[[], None]]:
 
 
 @pytest.fixture(params=["sqlite-file", "sqlite-memory"])
-def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Every implementation's."""
+    return "sqlite:///:memory:" if request.param == "sqlite-memory" else f"sqlite:///{tmp_path}/store.db"
+
+
+@pytest.fixture
+def open_again(url: str) -> Iterator[Opener]:
     """Every implementation."""
-    url = "sqlite:///:memory:" if request.param == "sqlite-memory" else f"sqlite:///{tmp_path}/store.db"
     open_again, close = opener(url)
     yield open_again
     close()
+
+
+@pytest.fixture
+def opened(url: str) -> Iterator[OpenedStore]:
+    """A store of every implementation, and its ledger."""
+    opened = open_store(url, RULES)
+    yield opened
+    opened.store.close()
 
 
 @pytest.fixture(params=["sqlite-file"])

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from app.domain.batch import Applied
 from app.domain.events import Event, Listed
@@ -37,7 +38,7 @@ class Disk:
     def open(self, url: str, *args: object, **options: object) -> OpenedStore:
         """As `open_store`, on this disk."""
         opened = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
-        return OpenedStore(StoreOnDisk(opened.store, self), opened.damaged)
+        return replace(opened, store=StoreOnDisk(opened.store, self))
 
     def write(self, events: Sequence[Event]) -> None:
         """Take as long as the disk takes, and raise what it raises."""

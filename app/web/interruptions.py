@@ -1,0 +1,107 @@
+"""`GET /interruptions`: the ledger as JSON, a page at a time, for annotations and scripts."""
+
+import asyncio
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Query, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter
+from starlette.requests import Request
+
+from app.domain import history
+from app.domain.history import Entry, Place
+from app.errors import StoreUnavailableError
+from app.store import History
+from app.web.problems import INERT, as_response, problem, problem_of
+
+MOST_ROWS: Final = 1000
+
+_PLACE: Final[TypeAdapter[tuple[float, str]]] = TypeAdapter(tuple[FiniteFloat, str])
+
+
+def _place(cursor: object) -> object:
+    try:
+        return Place(*_PLACE.validate_json(urlsafe_b64decode(str(cursor))))
+    except ValueError:
+        raise ValueError("is no cursor of an earlier answer") from None
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    since: AwareDatetime | None = None
+    """RFC 3339 with an offset, or Unix seconds; milliseconds too, by their size."""
+    until: AwareDatetime | None = None
+    cluster: Annotated[str | None, Field(max_length=512)] = None
+    limit: Annotated[int, Field(ge=1)] = 100
+    cursor: Annotated[Any, BeforeValidator(_place)] = None
+
+    def query(self) -> history.Query:
+        """What to read: a row more than is shown tells whether there is a next page."""
+        most = history.Query()
+        return history.Query(
+            since=self.since.timestamp() if self.since else most.since,
+            until=self.until.timestamp() if self.until else most.until,
+            cluster=self.cluster,
+            before=self.cursor,
+            limit=min(self.limit, MOST_ROWS) + 1,
+        )
+
+
+def add_interruptions(app: FastAPI, ledger: History) -> None:
+    """The ledger's endpoint. One answer at a time is read, in a thread of its own: the writer goes first."""
+    reader = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+    app.add_exception_handler(RequestValidationError, _bad_parameters)
+
+    @app.get("/interruptions", include_in_schema=False)
+    async def interruptions(parameters: Annotated[_Parameters, Query()]) -> Response:
+        query = parameters.query()
+        try:
+            entries = await asyncio.get_running_loop().run_in_executor(reader, ledger.interruptions, query)
+        except StoreUnavailableError as exc:
+            return as_response(problem_of(exc))
+        page = entries[: query.limit - 1]
+        following = _cursor(page[-1].place) if len(entries) > len(page) else None
+        return JSONResponse(
+            {"interruptions": [_row(entry) for entry in page], "next": following}, headers=INERT
+        )
+
+
+async def _bad_parameters(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)  # noqa: S101 - FastAPI hands over what it was registered for
+    wrong = [
+        f"{error['loc'][-1]}: {error['msg'].removeprefix('Value error, ').lower()}" for error in exc.errors()
+    ]
+    return as_response(problem(HTTPStatus.BAD_REQUEST, "bad_request", "; ".join(wrong)))
+
+
+def _cursor(place: Place) -> str:
+    return urlsafe_b64encode(_PLACE.dump_json((place.at, place.key))).decode()
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    counted = entry.counted
+    return {
+        "interrupted_at": _moment(counted.at),
+        "recorded_at": _moment(entry.recorded_at),
+        "instance": counted.name.instance,
+        "instance_id": counted.id,
+        "project": counted.name.project,
+        "kubernetes_cluster": counted.node.cluster,
+        "cluster_location": counted.node.cluster_location,
+        "node_pool": counted.node.node_pool,
+        "zone": counted.name.zone,
+        "machine_type": counted.node.machine_type,
+        "age_seconds": None if counted.age is None else round(counted.age, 3),
+        "counted_as": counted.counted_as,
+        "released_by": counted.released_by,
+    }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

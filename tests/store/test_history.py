@@ -1,0 +1,187 @@
+"""What every store's ledger promises to those who read it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from app.domain.events import UNKNOWN_NODE, Event, InstanceName, Node
+from app.domain.history import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, Entry, Pool, Query
+from app.domain.outcomes import Counted
+from app.store import History, OpenedStore
+from tests.domain.examples import GRACE, LAB, NAME, NOW, TILLS, created, interrupted
+
+WEEK: Final = PERIODS * PERIOD_SECONDS
+TILLS_POOL: Final = Pool(NAME.project, "tills", "europe-west1", "spot-pool")
+LAB_POOL: Final = Pool(NAME.project, "lab", "europe-west1", "lab-pool")
+
+
+def life(number: int, *, node: Node = TILLS, at: float = NOW, age: float = 60.0) -> list[Event]:
+    """An instance that was created and, at that age, interrupted."""
+    name = NAME._replace(instance=f"node-{number:05}")
+    return [
+        replace(created(str(number), at - age, name=name), node=node),
+        interrupted(str(number), at, name=name),
+    ]
+
+
+def lives(*several: list[Event]) -> list[Event]:
+    return [event for one in several for event in one]
+
+
+def ids(entries: Sequence[Entry]) -> list[str]:
+    return [entry.counted.id for entry in entries]
+
+
+def pages(history: History, query: Query) -> list[list[str]]:
+    """The ids on every page, read one after the other."""
+    read: list[list[str]] = []
+    while page := history.interruptions(query):
+        read.append(ids(page))
+        query = replace(query, before=page[-1].place)
+    return read
+
+
+def test_an_empty_ledger_has_no_interruption_and_no_pool(opened: OpenedStore) -> None:
+    assert list(opened.history.interruptions(Query())) == []
+    assert list(opened.history.pools(NOW, 10)) == []
+
+
+def test_a_row_has_all_that_is_known_of_the_interruption(opened: OpenedStore) -> None:
+    opened.store.apply([created("1", 100.0), interrupted("1", 1000.0)], NOW)
+
+    assert list(opened.history.interruptions(Query())) == [
+        Entry(Counted(interrupted().key, 1000.0, NAME, "1", TILLS, "tills", 900.0, explained=True), NOW)
+    ]
+
+
+def test_what_was_counted_as_unknown_shows_what_has_explained_it_since(opened: OpenedStore) -> None:
+    opened.store.apply([interrupted("1", 1000.0)], NOW)
+    opened.store.expire(NOW + GRACE)
+    (before,) = opened.history.interruptions(Query(cluster="unknown"))
+    opened.store.apply([created("1", 100.0)], NOW + GRACE + 1)
+
+    assert before.counted.node == UNKNOWN_NODE
+    assert before.counted.released_by == "expiry"
+    assert list(opened.history.interruptions(Query(cluster="unknown"))) == []
+    (after,) = opened.history.interruptions(Query(cluster="tills"))
+    assert after.counted.node == TILLS
+    assert after.counted.counted_as == "unknown"
+
+
+def test_an_interruption_without_an_id_is_read_without_one(opened: OpenedStore) -> None:
+    opened.store.apply([created("", 100.0), interrupted("", 1000.0)], NOW)
+
+    assert ids(opened.history.interruptions(Query())) == [""]
+
+
+def test_the_newest_come_first_and_pages_have_each_once(opened: OpenedStore) -> None:
+    at = [NOW + number // 3 for number in range(10)]  # three have the same time
+    opened.store.apply(lives(*(life(number, at=at[number]) for number in range(10))), NOW)
+
+    read = pages(opened.history, Query(limit=4))
+
+    assert [len(page) for page in read] == [4, 4, 2]
+    everything = [one for page in read for one in page]
+    assert sorted(everything) == [str(number) for number in range(10)]
+    assert [at[int(number)] for number in everything] == sorted(at, reverse=True)
+
+
+def test_a_page_is_not_moved_by_what_comes_in_meanwhile(opened: OpenedStore) -> None:
+    opened.store.apply(lives(life(1, at=NOW), life(2, at=NOW + 2)), NOW)
+    (first,) = opened.history.interruptions(Query(limit=1))
+    opened.store.apply(life(3, at=NOW + 3), NOW)
+
+    assert ids(opened.history.interruptions(Query(before=first.place))) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param(Query(since=NOW + 1), ["2", "1"], id="since-includes"),
+        pytest.param(Query(until=NOW + 1), ["0"], id="until-excludes"),
+        pytest.param(Query(since=NOW, until=NOW + 2), ["1", "0"], id="between"),
+        pytest.param(Query(since=NOW + 2, until=NOW), [], id="none"),
+        pytest.param(Query(cluster="lab"), ["1"], id="cluster"),
+        pytest.param(Query(cluster="la"), [], id="whole-names"),
+        pytest.param(Query(limit=2), ["2", "1"], id="limit"),
+    ],
+)
+def test_a_query_narrows(opened: OpenedStore, query: Query, expected: list[str]) -> None:
+    opened.store.apply(lives(life(0), life(1, node=LAB, at=NOW + 1), life(2, at=NOW + 2)), NOW)
+
+    assert ids(opened.history.interruptions(query)) == expected
+
+
+def test_a_pool_has_its_numbers_of_the_last_hour_day_and_week(opened: OpenedStore) -> None:
+    ago = [1.0, HOUR_SECONDS, HOUR_SECONDS + 1, DAY_SECONDS, DAY_SECONDS + 1, WEEK, WEEK + 1]
+    opened.store.apply(lives(*(life(n, at=NOW - seconds, age=n) for n, seconds in enumerate(ago))), NOW)
+
+    (pool,) = opened.history.pools(NOW, 10)
+
+    assert pool.pool == TILLS_POOL
+    assert (pool.last_hour, pool.last_day, pool.last_week) == (2, 4, 6)
+    assert pool.newest_at == NOW - 1
+    assert sum(pool.periods) == pool.last_week
+    assert (pool.periods[0], pool.periods[-5], pool.periods[-4], pool.periods[-1]) == (1, 1, 1, 3)
+
+
+def test_what_is_said_to_happen_later_is_not_in_the_week(opened: OpenedStore) -> None:
+    opened.store.apply(life(1, at=NOW + 1), NOW)
+
+    assert list(opened.history.pools(NOW, 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("ages", "median"), [([1.0], 1.0), ([1.0, 9.0, 2.0], 2.0), ([1.0, 9.0, 2.0, 4.0], 3.0)]
+)
+def test_the_median_age_is_that_of_the_middle(opened: OpenedStore, ages: list[float], median: float) -> None:
+    opened.store.apply(lives(*(life(n, age=age) for n, age in enumerate(ages))), NOW + 10)
+
+    (pool,) = opened.history.pools(NOW + 1, 10)
+
+    assert pool.median_age == median
+
+
+def test_a_pool_of_unknown_ages_has_no_median(opened: OpenedStore) -> None:
+    opened.store.apply([interrupted("1", NOW)], NOW)
+    opened.store.expire(NOW + GRACE)
+
+    (pool,) = opened.history.pools(NOW + GRACE, 10)
+
+    assert pool.pool == Pool(NAME.project, *UNKNOWN_NODE[:3])
+    assert pool.median_age is None
+
+
+def test_the_pools_with_most_interruptions_come_first_and_alone(opened: OpenedStore) -> None:
+    opened.store.apply(lives(life(1), life(2, node=LAB), life(3, node=LAB)), NOW + 1)
+
+    assert [pool.pool for pool in opened.history.pools(NOW + 1, 10)] == [LAB_POOL, TILLS_POOL]
+    assert [pool.pool for pool in opened.history.pools(NOW + 1, 1)] == [LAB_POOL]
+
+
+def test_clusters_of_one_name_are_apart_by_project_and_location(opened: OpenedStore) -> None:
+    elsewhere = TILLS._replace(cluster_location="us-east1")
+    abroad = InstanceName("example.com:shop", "us-east1-b", "node-9")
+    opened.store.apply(
+        lives(
+            life(1),
+            life(2, node=elsewhere),
+            [created("9", NOW - 5, name=abroad), interrupted("9", NOW, name=abroad)],
+        ),
+        NOW,
+    )
+
+    assert {pool.pool for pool in opened.history.pools(NOW + 1, 10)} == {
+        TILLS_POOL,
+        TILLS_POOL._replace(cluster_location="us-east1"),
+        TILLS_POOL._replace(project="example.com:shop"),
+    }
+
+
+def test_the_ledger_is_read_while_a_listing_is_under_way(opened: OpenedStore) -> None:
+    opened.store.begin_listing(NAME.project, NOW)
+    opened.store.apply(life(1), NOW)
+
+    assert ids(opened.history.interruptions(Query())) == ["1"]

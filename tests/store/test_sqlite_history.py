@@ -1,0 +1,36 @@
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import StoreUnavailableError
+from app.store.sqlite import SQLiteStore
+from app.store.sqlite_file import SQLiteFile
+from app.store.sqlite_history import SQLiteHistory
+from tests.domain.examples import NOW
+from tests.store.conftest import RULES
+from tests.store.test_history import life, lives
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SQLiteFile]:
+    file = SQLiteFile.open(f"{tmp_path}/store.db")
+    store = SQLiteStore(file, RULES)
+    store.apply(lives(*(life(number) for number in range(2000))), NOW)
+    yield file
+    store.close()
+
+
+def test_reading_that_takes_too_long_is_given_up(file: SQLiteFile) -> None:
+    assert SQLiteHistory(file).pools(NOW + 1, 10)
+
+    with pytest.raises(StoreUnavailableError, match="interrupted"):
+        SQLiteHistory(file, read_seconds=-1).pools(NOW + 1, 10)
+
+
+def test_its_connections_can_change_nothing(file: SQLiteFile) -> None:
+    connection = file.connect_to_read()
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM ledger")
+    connection.close()
