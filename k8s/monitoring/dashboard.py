@@ -1,0 +1,110 @@
+"""Prints the Grafana dashboard: `python k8s/monitoring/dashboard.py > k8s/monitoring/dashboard.json`.
+
+https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
+"""  # noqa: INP001  # a script
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as shapes
+from grafana_foundation_sdk.models import dashboard as model
+from panels.findings import capacity, lifetimes, overview, rates
+from panels.looks import SOURCE
+from panels.pipeline import pipeline
+from panels.queries import BY_POOL, CLUSTER, POOL, VARIABLES, WINDOW, increase
+
+
+def variables() -> Iterator[dashboard.DatasourceVariable | dashboard.QueryVariable]:
+    """The choices at the top; each offers what the ones before it leave."""
+    yield dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    matchers: list[str] = []
+    for name, label in VARIABLES.items():
+        selector = f"{{{', '.join(matchers)}}}" if matchers else ""
+        query = f"label_values(spot_interruptions_total{selector}, {label})"
+        yield (
+            dashboard.QueryVariable(name)
+            .label(name.replace("_", " ").capitalize())
+            .datasource(SOURCE)
+            .query({"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"})
+            .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
+            .multi(multi=True)
+            .include_all(include_all=True)
+            # No label is ever empty, so this is every series; a list of all the names could become too long.
+            .all_value(".*")
+            .current(model.VariableOption(selected=True, text=["All"], value=["$__all"]))
+        )
+        matchers.append(f'{label}=~"${name}"')
+
+
+class Marks(model.AnnotationQuery):
+    """An annotation, with the fields of Prometheus' own, which the schema leaves out.
+
+    https://grafana.com/docs/grafana/latest/datasources/prometheus/#annotations
+    """
+
+    def to_json(self) -> dict[str, object]:  # noqa: D102  # the model's own
+        return super().to_json() | {
+            "titleFormat": BY_POOL,
+            "textFormat": "interrupted",
+            "tagKeys": f"{CLUSTER},node_pool",
+            # The least; a hundredth of the range where that is longer.
+            "step": "1m",
+        }
+
+
+def marks(panels: Sequence[int]) -> Marks:
+    """Marks the interruptions of each pool, in these panels."""
+    return Marks(
+        name="Interruptions by pool",
+        datasource=SOURCE,
+        enable=True,
+        icon_color="red",
+        filter_val=model.AnnotationPanelFilter(exclude=False, ids=list(panels)),
+        expr=f"{increase('spot_interruptions_total', POOL, WINDOW)} > 0",
+    )
+
+
+def build() -> model.Dashboard:
+    """The whole of it."""
+    board = (
+        dashboard.Dashboard("Spot interruptions")
+        .uid("spot-interruption-exporter")
+        .description(
+            "Interruptions of GKE Spot VMs: when, where, how often, and whether the figures are sound."
+        )
+        .tags(["gke", "spot", "prometheus"])
+        .timezone(shapes.TimeZoneBrowser)
+        .time("now-7d", "now")
+        .refresh("1m")
+        .tooltip(model.DashboardCursorSync.CROSSHAIR)
+        .editable()
+    )
+    for variable in variables():
+        board.with_variable(variable)
+    for glance in overview():
+        board.with_panel(glance)
+    for title, part in (
+        ("Interruption rates", rates()),
+        ("Age at interruption", lifetimes()),
+        ("Capacity", capacity()),
+        ("Pipeline health", pipeline()),
+    ):
+        board.with_row(dashboard.Row(title))
+        for panel in part:
+            board.with_panel(panel)
+    built = board.build()
+    ids = {}
+    for number, placed in enumerate(built.panels or [], 1):
+        ids[placed.title] = placed.id_val = number
+    marked = marks([ids["Interruptions over time"], ids["Live Spot instances by pool"]])
+    built.annotations = model.AnnotationContainer([marked])
+    return built
+
+
+if __name__ == "__main__":
+    json.dump(build(), sys.stdout, cls=JSONEncoder, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,1 @@
+"""The panels of the Grafana dashboard: what they ask, how they look, what they say."""

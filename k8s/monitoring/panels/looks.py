@@ -1,0 +1,194 @@
+"""How the dashboard's panels look: each kind of panel that it has, with its defaults.
+
+https://grafana.github.io/grafana-foundation-sdk/
+"""
+
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import Final, TypeVar
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.models import common as shapes
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+P = TypeVar("P", stat.Panel, timeseries.Panel, bargauge.Panel, table.Panel, heatmap.Panel)
+Steps = Sequence[tuple[float | None, str]]
+"""From which value on a colour holds, None for the first."""
+
+SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+BARS_ACROSS: Final = 168
+"""A week has one an hour."""
+
+# The other units for counts shorten 1927 to "2 K".
+COUNT: Final = units.LocaleFormat
+PLAIN: Final[Steps] = ((None, "text"),)
+_FULL_WIDTH: Final = 24
+# As Grafana names them in a legend.
+_CALCULATIONS: Final = {"sum": "Total", "lastNotNull": "Last *", "max": "Max"}
+
+
+def now(expression: str, legend: str = "", ref_id: str = "A") -> prometheus.Dataquery:
+    """The value at the end of the dashboard's range."""
+    return prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(ref_id).instant()
+
+
+def over_time(expression: str, legend: str = "", ref_id: str = "A") -> prometheus.Dataquery:
+    """The values over the dashboard's range."""
+    return prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(ref_id).range()
+
+
+def framed(panel: P, title: str, description: str, unit: str, *, size: tuple[int, int], empty: str) -> P:
+    """What every panel has: `size` is width and height, `empty` what it says when it has nothing."""
+    width, height = size
+    panel.title(title).description(description).unit(unit).no_value(empty)
+    return panel.datasource(SOURCE).span(width).height(height)
+
+
+def coloured(panel: P, steps: Steps) -> P:
+    """Colours by value; they are Grafana's own names, which suit dark and light."""
+    thresholds = [model.Threshold(value=value, color=colour) for value, colour in steps]
+    panel.thresholds(
+        dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(thresholds)
+    ).color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+    return panel
+
+
+def figure(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: prometheus.Dataquery,
+    empty: str,
+    steps: Steps = PLAIN,
+    decimals: int | None = None,
+) -> stat.Panel:
+    """One number, or one for each of a few series."""
+    panel = framed(stat.Panel(), title, description, unit, size=(4, 4), empty=empty)
+    coloured(panel, steps).graph_mode(shapes.BigValueGraphMode.NONE)
+    panel.color_mode(shapes.BigValueColorMode.VALUE).justify_mode(shapes.BigValueJustifyMode.AUTO)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False).fields(""))
+    if decimals is not None:
+        panel.decimals(decimals)
+    return panel.targets(list(queries))
+
+
+def chart(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: prometheus.Dataquery,
+    width: int,
+    calcs: Sequence[str],
+    empty: str,
+) -> timeseries.Panel:
+    """Lines over time, with a legend that is sorted by the first of its figures."""
+    panel = framed(timeseries.Panel(), title, description, unit, size=(width, 9), empty=empty)
+    panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    panel.min(0).axis_soft_max(1).line_width(1).show_points(shapes.VisibilityMode.AUTO)
+    panel.legend(
+        common.VizLegendOptions()
+        .show_legend(show_legend=True)
+        .display_mode(shapes.LegendDisplayMode.TABLE)
+        .placement(shapes.LegendPlacement.RIGHT if width == _FULL_WIDTH else shapes.LegendPlacement.BOTTOM)
+        .calcs(list(calcs))
+        .sort_by(_CALCULATIONS[calcs[0]])
+        .sort_desc(sort_desc=True)
+    )
+    panel.tooltip(
+        common.VizTooltipOptions()
+        .mode(shapes.TooltipDisplayMode.MULTI)
+        .sort(shapes.SortOrder.DESCENDING)
+        .hide_zeros(hide_zeros=True)
+    )
+    return panel.targets(list(queries))
+
+
+def stacked(panel: timeseries.Panel, opacity: int) -> timeseries.Panel:
+    """The series on top of each other."""
+    stacking = common.StackingConfig().mode(shapes.StackingMode.NORMAL).group("A")
+    return panel.stacking(stacking).fill_opacity(opacity)
+
+
+def bars(panel: timeseries.Panel) -> timeseries.Panel:
+    """Counts of rare events: a bar an interval, which ends where the interval does."""
+    panel.draw_style(shapes.GraphDrawStyle.BARS).bar_alignment(shapes.BarAlignment.BEFORE)
+    panel.max_data_points(BARS_ACROSS).interval("5m").decimals(0)
+    return stacked(panel, 80)
+
+
+def ranking(
+    title: str,
+    description: str,
+    unit: str,
+    query: prometheus.Dataquery,
+    *,
+    empty: str,
+    steps: Steps,
+    decimals: int,
+) -> bargauge.Panel:
+    """Bars side by side, the longest first."""
+    panel = framed(bargauge.Panel(), title, description, unit, size=(8, 9), empty=empty)
+    coloured(panel, steps).min(0).decimals(decimals)
+    panel.orientation(shapes.VizOrientation.HORIZONTAL).display_mode(shapes.BarGaugeDisplayMode.GRADIENT)
+    panel.value_mode(shapes.BarGaugeValueMode.COLOR).show_unfilled(show_unfilled=True)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False).fields(""))
+    return panel.with_target(query)
+
+
+def columns(
+    panel: table.Panel, labels: Mapping[str, str], values: Mapping[str, str], *, above_zero: Sequence[str]
+) -> table.Panel:
+    """One table of queries that are grouped alike.
+
+    `labels` name the columns of the grouping, `values` have the queries by the names of their columns. Rows
+    show where one of the columns `above_zero` is.
+    """
+    ids = dict(zip(values, ascii_uppercase, strict=False))
+    for name, expression in values.items():
+        panel.with_target(now(expression, ref_id=ids[name]).format(PromQueryFormat.TABLE))
+    names = dict(labels) | {f"Value #{ref_id}": name for name, ref_id in ids.items()}
+    arranged = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate(names)},
+        "renameByName": names,
+    }
+    greater = {"id": "greater", "options": {"value": 0}}
+    alive = {
+        "type": "include",
+        "match": "any",
+        "filters": [{"fieldName": name, "config": greater} for name in above_zero],
+    }
+    for transformation, options in (("merge", {}), ("organize", arranged), ("filterByValue", alive)):
+        panel.with_transformation(model.DataTransformerConfig(id_val=transformation, options=options))
+    panel.show_header(show_header=True).cell_height(shapes.TableCellHeight.SM)
+    return panel.filterable(filterable=True)
+
+
+def column(
+    panel: table.Panel, name: str, unit: str, *, decimals: int | None = None, steps: Steps | None = None
+) -> None:
+    """A column's unit and, where it has steps, its colours."""
+    properties = [model.DynamicConfigValue(id_val="unit", value=unit)]
+    if decimals is not None:
+        properties.append(model.DynamicConfigValue(id_val="decimals", value=decimals))
+    if steps is not None:
+        cell = shapes.TableColoredBackgroundCellOptions(mode=shapes.TableCellBackgroundDisplayMode.GRADIENT)
+        levels = [{"value": value, "color": colour} for value, colour in steps]
+        thresholds = {"mode": "absolute", "steps": levels}
+        properties += [
+            model.DynamicConfigValue(id_val="custom.cellOptions", value=cell),
+            model.DynamicConfigValue(id_val="color", value={"mode": "thresholds"}),
+            model.DynamicConfigValue(id_val="thresholds", value=thresholds),
+        ]
+    panel.override_by_name(name, properties)

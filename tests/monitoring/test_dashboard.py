@@ -1,0 +1,286 @@
+"""The Grafana dashboard: each of its queries has an answer, of a Prometheus that holds a week of a fleet."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import httpx
+import pytest
+import yaml
+
+from app.metrics import Metrics
+from tests.simulation.week import SECONDS, STEP_SECONDS, Week
+from tests.support.exporter import OWN
+from tests.support.requirement import require
+
+ROOT: Final = Path(__file__).parents[2]
+MONITORING: Final = ROOT / "k8s" / "monitoring"
+BOARD: Final = json.loads((MONITORING / "dashboard.json").read_text())
+PANELS: Final = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+QUERY_VARIABLES: Final = [one for one in BOARD["templating"]["list"] if one["type"] == "query"]
+COLUMNS: Final = 24
+# Grafana's own limit for annotations, and about what a panel has pixels.
+ANNOTATION_POINTS, POINTS = 100, 1000
+
+
+class Query(NamedTuple):
+    """A query as Grafana runs it: `points` across the range, or at its end if there are none."""
+
+    name: str
+    expression: str
+    points: int = 0
+    shortest_seconds: int = 15
+
+
+def _queries() -> Iterator[Query]:
+    for panel in PANELS:
+        shortest = _seconds(panel.get("interval", "15s"))
+        for target in panel["targets"]:
+            points = 0 if target["instant"] else panel.get("maxDataPoints", POINTS)
+            yield Query(f"{panel['title']} {target['refId']}", target["expr"], points, shortest)
+    for one in BOARD["annotations"]["list"]:
+        yield Query(one["name"], one["expr"], ANNOTATION_POINTS, _seconds(one["step"]))
+
+
+def _seconds(interval: str) -> int:
+    return int(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
+
+
+QUERIES: Final = {query.name: query for query in _queries()}
+each_query: Final = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+
+
+def interpolated(
+    expression: str, chosen: Mapping[str, str], *, seconds: float = SECONDS, step: float = 60
+) -> str:
+    """A query over that many seconds, with the variables' values and Grafana's own.
+
+    https://grafana.com/docs/grafana/latest/dashboards/variables/add-template-variables/#global-variables
+    """
+    own = {
+        "__range": f"{seconds:.0f}s",
+        "__interval_ms": f"{1000 * step:.0f}",
+        "__rate_interval": f"{max(step + STEP_SECONDS, 4 * STEP_SECONDS):.0f}s",
+    }
+    values = {**chosen, **own}
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: values[found[1] or found[2]], expression)
+
+
+class Grafana:
+    """Asks as Grafana does, with one choice for each variable."""
+
+    def __init__(self, week: Week, chosen: Mapping[str, str]) -> None:
+        self._url = f"{week.prometheus.url}/api/v1"
+        self._chosen = chosen
+
+    def values(self, query: Query) -> list[float]:
+        """All of the answer's; raises what Prometheus says if it refuses."""
+        now = time.time()
+        if not query.points:
+            found = self._get("query", query=interpolated(query.expression, self._chosen), time=now)
+            return [float(series["value"][1]) for series in found["result"]]
+        step = max(query.shortest_seconds, int(SECONDS / query.points))
+        expression = interpolated(query.expression, self._chosen, step=step)
+        found = self._get("query_range", query=expression, start=now - SECONDS, end=now, step=step)
+        return [float(value) for series in found["result"] for _, value in series["values"]]
+
+    def choices(self, variable: Mapping[str, Any]) -> set[str]:
+        """What a variable offers."""
+        asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+        assert asked, variable["query"]
+        series, label = interpolated(asked[1], self._chosen), asked[2]
+        now = time.time()
+        return set(self._get(f"label/{label}/values", start=now - SECONDS, end=now, **{"match[]": series}))
+
+    def _get(self, path: str, **params: Any) -> Any:  # noqa: ANN401  # JSON
+        answer = httpx.get(f"{self._url}/{path}", params=params, trust_env=False, timeout=30).json()
+        assert answer["status"] == "success", f"{params}: {answer['error']}"
+        return answer["data"]
+
+
+ALL: Final = {variable["name"]: variable["allValue"] for variable in QUERY_VARIABLES}
+
+
+@pytest.fixture(scope="module")
+def everything(week: Week) -> Grafana:
+    return Grafana(week, ALL)
+
+
+@pytest.fixture(scope="module")
+def one_pool(week: Week) -> Grafana:
+    """One value chosen for each variable: the label set with most interruptions."""
+    [most] = week.prometheus.query("topk(1, spot_interruptions_total{kubernetes_cluster!='unknown'})")
+    labels = {variable["name"]: _label(variable) for variable in QUERY_VARIABLES}
+    return Grafana(week, {name: _escaped(most.labels[label]) for name, label in labels.items()})
+
+
+@each_query
+def test_every_query_has_an_answer(query: Query, everything: Grafana) -> None:
+    assert _numbers(everything.values(query))
+
+
+@each_query
+def test_every_query_has_an_answer_for_one_pool(query: Query, one_pool: Grafana) -> None:
+    assert _numbers(one_pool.values(query))
+
+
+@pytest.mark.parametrize("variable", QUERY_VARIABLES, ids=lambda variable: variable["name"])
+def test_a_variable_offers_what_the_ones_before_it_leave(
+    variable: Mapping[str, Any], everything: Grafana, one_pool: Grafana
+) -> None:
+    assert len(everything.choices(variable)) > 1
+    assert everything.choices(variable) >= one_pool.choices(variable) > set()
+    before = QUERY_VARIABLES[: QUERY_VARIABLES.index(dict(variable))]
+    assert set(re.findall(r"\$(\w+)", variable["query"]["query"])) == {one["name"] for one in before}
+
+
+def test_the_headline_and_the_bars_are_what_happened(week: Week, everything: Grafana) -> None:
+    [counted] = week.truth.interruptions(week.begins, week.ends).values()
+    [shown] = everything.values(QUERIES["Interruptions A"])
+    assert shown == pytest.approx(counted, rel=0.01)
+    bars = everything.values(QUERIES["Interruptions over time A"])
+    # The first bar begins before the week.
+    assert sum(bars) == pytest.approx(counted, rel=0.02)
+
+
+def test_the_dashboard_is_what_its_program_prints() -> None:
+    program = [sys.executable, "-W", "error", str(MONITORING / "dashboard.py")]
+    printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    assert printed == (MONITORING / "dashboard.json").read_text(), "run dashboard.py again"
+
+
+def test_every_series_is_one_of_the_exporter() -> None:
+    shown = Metrics(reasons=["internal"]).render("text/plain")[0].decode()
+    kinds = re.findall(r"^# TYPE (\w+) (\w+)$", shown, re.MULTILINE)
+    series = {name for name, _ in kinds}
+    series |= {f"{name}_{end}" for name, kind in kinds if kind == "histogram" for end in ("bucket", "count")}
+    expressions = [
+        *(query.expression for query in QUERIES.values()),
+        *(one["query"]["query"] for one in QUERY_VARIABLES),
+    ]
+    named = set(re.findall(r"\b(?:spot|interruption)_\w+", " ".join(expressions)))
+    assert named <= series
+    assert len(named) > 10
+
+
+# Two replicas: the second one takes over the fleet's lease, and is restarted; both know what waits.
+# A sample a minute, for an hour.
+REPLICAS: Final = {
+    'spot_instances{project="p", node_pool="n", instance="0"}': "5x30 stale",
+    'spot_instances{project="p", node_pool="n", instance="1"}': "_x29 5x30",
+    'spot_interruptions_total{node_pool="n", instance="0"}': "0x19 3x40",
+    'spot_interruptions_total{node_pool="n", instance="1"}': "0x9 2x19 _x4 2x10 4x15",
+    'spot_instance_seconds_total{node_pool="n", instance="0"}': "0+300x30 9000x29",
+    'spot_instance_seconds_total{node_pool="n", instance="1"}': "0x30 300+300x29",
+    'spot_last_interruption_timestamp_seconds{instance="0"}': "_x19 1200x40",
+    'spot_last_interruption_timestamp_seconds{instance="1"}': "_x19 600x25 2700x14",
+    f'{OWN}_pending_interruptions{{instance="0"}}': "2x60",
+    f'{OWN}_pending_interruptions{{instance="1"}}': "2x60",
+    f'{OWN}_last_push_timestamp_seconds{{endpoint="creation", instance="0"}}': "0+60x60",
+    f'{OWN}_last_push_timestamp_seconds{{endpoint="creation", instance="1"}}': "30x60",
+    f'{OWN}_inventory_last_success_timestamp_seconds{{project="p", instance="0"}}': "1500x60",
+    f'{OWN}_inventory_last_success_timestamp_seconds{{project="p", instance="1"}}': "_x29 3000x30",
+}
+
+
+@pytest.mark.parametrize(
+    ("panel", "minute", "value"),
+    [
+        pytest.param("Live Spot instances", 15, 5, id="before-the-lease-moves"),
+        pytest.param("Live Spot instances", 30, 5, id="while-both-show-the-fleet"),
+        pytest.param("Live Spot instances", 45, 5, id="after-it-has-moved"),
+        pytest.param("Interruptions", 60, 7, id="counters-are-summed"),
+        pytest.param("Interruption rate", 60, 1400, id="both-parts-of-a-rate-are"),
+        pytest.param("Since the last interruption", 60, 900, id="the-newest-interruption"),
+        pytest.param("Waiting", 60, 2, id="what-waits-waits-once"),
+        pytest.param("Since the last push", 60, 0, id="the-newest-push"),
+        pytest.param("Oldest fleet listing", 60, 600, id="the-newest-listing"),
+    ],
+)
+def test_replicas_are_told_as_one(panel: str, minute: int, value: float, tmp_path: Path) -> None:
+    promtool = require("promtool", shutil.which("promtool"))
+    expression = interpolated(QUERIES[f"{panel} A"].expression, ALL, seconds=3600)
+    expected = {
+        "expr": f"round(sum({expression}))",
+        "eval_time": f"{minute}m",
+        "exp_samples": [{"labels": "{}", "value": value}],
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in REPLICAS.items()],
+        "promql_expr_test": [expected],
+    }
+    path = tmp_path / "replicas.yaml"
+    path.write_text(json.dumps({"tests": [case]}))  # JSON is YAML
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_two_panels_overlap() -> None:
+    places = [panel["gridPos"] for panel in BOARD["panels"]]
+    assert all(place["x"] + place["w"] <= COLUMNS for place in places)
+    for one, other in combinations(places, 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or above, (one, other)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_says_what_it_shows(panel: Mapping[str, Any]) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    assert panel["description"].endswith(".")
+    assert defaults["unit"]
+    assert defaults["noValue"]
+    assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_ids_and_titles_are_unique() -> None:
+    for key in ("id", "title"):
+        values = [panel[key] for panel in BOARD["panels"]]
+        assert len(set(values)) == len(values)
+
+
+def test_annotations_are_shown_in_panels_that_are_there() -> None:
+    [annotation] = BOARD["annotations"]["list"]
+    drawn = {panel["id"] for panel in PANELS if panel["type"] == "timeseries"}
+    assert set(annotation["filter"]["ids"]) <= drawn
+
+
+def test_kustomize_makes_a_config_map_that_grafana_finds() -> None:
+    kubectl = require("kubectl", shutil.which("kubectl"))
+    built = subprocess.run([kubectl, "kustomize", MONITORING], check=True, capture_output=True, text=True)
+    [config_map] = yaml.safe_load_all(built.stdout)
+    assert config_map["metadata"]["name"] == "spot-interruption-exporter-dashboard"
+    assert config_map["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert json.loads(config_map["data"]["spot-interruption-exporter.json"]) == BOARD
+
+
+def test_grafana_knows_the_scrape_interval() -> None:
+    [source] = _yaml("k8s/monitoring/grafana/provisioning/datasources/prometheus.yaml")["datasources"]
+    scraped = _yaml("infra/compose/prometheus.yml")["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == scraped
+
+
+def _yaml(path: str) -> Any:  # noqa: ANN401  # YAML
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def _numbers(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
+def _label(variable: Mapping[str, Any]) -> str:
+    return str(variable["query"]["query"]).rstrip(")").rpartition(", ")[2]
+
+
+def _escaped(value: str) -> str:
+    """As Grafana escapes a chosen value in a regular expression."""
+    return re.sub(r"([\\^$*+?.()|{}\[\]])", r"\\\\\1", value)
