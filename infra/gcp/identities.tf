@@ -1,0 +1,56 @@
+# Who pushes, and who lists. Neither has a key.
+
+# Pub/Sub signs push tokens as this account, and the exporter takes pushes of no other. It has no role.
+resource "google_service_account" "push" {
+  project      = var.project_id
+  account_id   = "${var.prefix}-push"
+  display_name = "Pushes to the spot-interruption-exporter"
+
+  depends_on = [google_project_service.this]
+}
+
+# On this account alone, not in the project. The agent exists once there are topics.
+resource "google_service_account_iam_member" "push_tokens" {
+  service_account_id = google_service_account.push.name
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = local.pubsub_agent
+
+  depends_on = [module.event_stream]
+}
+
+resource "google_service_account" "exporter" {
+  project      = var.project_id
+  account_id   = "${var.prefix}-exporter"
+  display_name = "Runs the spot-interruption-exporter"
+
+  depends_on = [google_project_service.this]
+}
+
+# What instances.aggregatedList needs, and nothing else.
+# https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
+resource "google_project_iam_custom_role" "list_instances" {
+  for_each = toset(local.projects)
+
+  project     = each.key
+  role_id     = "${replace(var.prefix, "-", "_")}_list_instances"
+  title       = "List instances (${var.prefix})"
+  description = "For the spot-interruption-exporter"
+  permissions = ["compute.instances.list"]
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_project_iam_member" "list_instances" {
+  for_each = toset(local.projects)
+
+  project = each.key
+  role    = google_project_iam_custom_role.list_instances[each.key].name
+  member  = google_service_account.exporter.member
+}
+
+# The exporter's pods are the exporter account, by workload identity.
+resource "google_service_account_iam_member" "workload_identity" {
+  service_account_id = google_service_account.exporter.name
+  role               = "roles/iam.workloadIdentityUser"
+  member             = "serviceAccount:${coalesce(var.cluster_project_id, var.project_id)}.svc.id.goog[${var.kubernetes_namespace}/${var.kubernetes_service_account}]"
+}

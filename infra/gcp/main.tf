@@ -1,0 +1,86 @@
+# Two streams of log entries, each from a log sink through a topic to one of the exporter's endpoints.
+
+locals {
+  projects = length(var.projects) > 0 ? var.projects : [var.project_id]
+  audience = coalesce(var.audience, var.push_endpoint)
+
+  # Pub/Sub's own identity in this project. It is there once the API has been used.
+  pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+
+  # https://cloud.google.com/logging/docs/view/logging-query-language
+  streams = {
+    # An insert that is accepted is logged twice: first with the request, last with how it went.
+    # A request's labels are a list of keys and values. A last entry has none, so failures are every VM's.
+    creation = {
+      path   = "/events/creation"
+      filter = <<-EOT
+        log_id("cloudaudit.googleapis.com/activity")
+        AND resource.type="gce_instance"
+        AND protoPayload.methodName=~"^([a-z0-9]+[.])?compute[.]instances[.]insert$"
+        AND (
+          (operation.first=true AND protoPayload.request.labels.key="goog-k8s-cluster-name")
+          OR (operation.last=true AND severity>=ERROR)
+        )
+      EOT
+    }
+
+    # Nothing in a preemption tells a GKE node from another VM.
+    interruption = {
+      path   = "/events/interruption"
+      filter = <<-EOT
+        log_id("cloudaudit.googleapis.com/system_event")
+        AND resource.type="gce_instance"
+        AND protoPayload.methodName="compute.instances.preempted"
+      EOT
+    }
+  }
+}
+
+data "google_project" "this" {
+  project_id = var.project_id
+}
+
+resource "google_project_service" "this" {
+  for_each = var.enable_apis ? toset(concat(
+    ["iam", "iamcredentials", "logging", "monitoring", "pubsub"],
+    var.valkey == null ? [] : ["memorystore", "networkconnectivity", "serviceconsumermanagement"],
+  )) : toset([])
+
+  project            = var.project_id
+  service            = "${each.key}.googleapis.com"
+  disable_on_destroy = false
+}
+
+module "event_stream" {
+  source   = "./modules/event_stream"
+  for_each = local.streams
+
+  name    = "${var.prefix}-${each.key}"
+  project = var.project_id
+  labels  = var.labels
+
+  filter      = each.value.filter
+  sink_parent = var.sink_parent
+  projects    = local.projects
+
+  push_endpoint        = "${var.push_endpoint}${each.value.path}"
+  push_service_account = google_service_account.push.email
+  audience             = local.audience
+  replay               = var.replay
+
+  pubsub_agent            = local.pubsub_agent
+  message_storage_regions = var.message_storage_regions
+  kms_key_name            = var.kms_key_name
+
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.pubsub]
+}
+
+resource "google_kms_crypto_key_iam_member" "pubsub" {
+  count = var.kms_key_name == null ? 0 : 1
+
+  crypto_key_id = var.kms_key_name
+  role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+  member        = local.pubsub_agent
+
+  depends_on = [google_project_service.this]
+}

@@ -1,0 +1,64 @@
+variable "name" {
+  description = "begins the name of everything in the stream"
+  type        = string
+}
+
+variable "project" {
+  description = "the project of the topics and subscriptions"
+  type        = string
+}
+
+variable "labels" {
+  description = "labels of the topics and subscriptions"
+  type        = map(string)
+}
+
+variable "filter" {
+  description = "which log entries, in the Logging query language"
+  type        = string
+}
+
+variable "sink_parent" {
+  description = "folders/NUMBER or organizations/NUMBER for one sink; empty: a sink in each of the projects"
+  type        = string
+}
+
+variable "projects" {
+  description = "the projects that have a sink each where sink_parent is empty"
+  type        = list(string)
+}
+
+variable "push_endpoint" {
+  description = "the URL that messages are pushed to"
+  type        = string
+}
+
+variable "push_service_account" {
+  description = "the e-mail address of the service account that signs the push tokens"
+  type        = string
+}
+
+variable "audience" {
+  description = "the audience of the push tokens"
+  type        = string
+}
+
+variable "replay" {
+  description = "push the dead letters too"
+  type        = bool
+}
+
+variable "pubsub_agent" {
+  description = "Pub/Sub's own identity in the project, as an IAM member"
+  type        = string
+}
+
+variable "message_storage_regions" {
+  description = "the only regions where messages may be kept; empty: any"
+  type        = list(string)
+}
+
+variable "kms_key_name" {
+  description = "the key of the topics; null: Google's"
+  type        = string
+}
