@@ -1,0 +1,140 @@
+"""What must be true of the ways in: Services, the ingress, and what stands in front of it."""
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+from tests.k8s.rendered import APPLICATION, HEALTH, Manifests, Object, selects
+
+_ACK_DEADLINE_SECONDS: Final = 30
+_SIZES: Final = {"k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def namespaces(manifests: Manifests) -> Iterator[str]:
+    """All is in the namespace that is made."""
+    made = manifests.one("Namespace")["metadata"]["name"]
+    for one in manifests.objects:
+        name = f"{one['kind']} {one['metadata']['name']}"
+        if one["kind"] != "Namespace" and one["metadata"].get("namespace") != made:
+            yield f"{name} is not in the namespace {made}"
+        if "from-site" in json.dumps(one):
+            yield f"{name} lacks a value of the site's"
+
+
+def selectors(manifests: Manifests) -> Iterator[str]:
+    """The pod is selected by all that means it."""
+    labels = manifests.pod_labels
+    if not selects(manifests.workload["selector"], labels):
+        yield "the StatefulSet does not select its own pod"
+    for service in manifests.all("Service"):
+        if not selects({"matchLabels": service["spec"]["selector"]}, labels):
+            yield f"the Service {service['metadata']['name']} does not select the pod"
+    for policy in manifests.all("NetworkPolicy"):
+        if not selects(policy["spec"]["podSelector"], labels):
+            yield f"the NetworkPolicy {policy['metadata']['name']} does not select the pod"
+
+
+def services(manifests: Manifests) -> Iterator[str]:
+    """One takes pushes; a headless one leads to the metrics, even of a pod that stops; none is outside."""
+    for service in manifests.all("Service"):
+        if service["spec"].get("type", "ClusterIP") != "ClusterIP":
+            yield f"the Service {service['metadata']['name']} is open without the ingress"
+    push = manifests.find("Service", APPLICATION)
+    if push is None or _targets(manifests, push) != {manifests.port("http")}:
+        yield "the Service of pushes does not lead to the port http"
+    governing = manifests.find("Service", manifests.workload["serviceName"])
+    if governing is None or governing["spec"].get("clusterIP") != "None":
+        yield "the StatefulSet's Service is missing, or not headless"
+    elif not governing["spec"].get("publishNotReadyAddresses"):
+        yield "the scraped Service drops a pod that stops"
+    elif _targets(manifests, governing) != {manifests.port("metrics")}:
+        yield "the scraped Service does not lead to the port metrics"
+
+
+def _targets(manifests: Manifests, service: Object) -> set[int | None]:
+    return {manifests.port(port.get("targetPort", port["port"])) for port in service["spec"]["ports"]}
+
+
+def ingress(manifests: Manifests) -> Iterator[str]:
+    """Only pushes come in, on the host that is their tokens' audience, and by TLS."""
+    settings, _ = manifests.settings()
+    specified = manifests.one("Ingress")["spec"]
+    if "defaultBackend" in specified:
+        yield "the ingress has a default backend: all paths come in"
+    for path, rule in manifests.backends():
+        backend = rule["backend"]["service"]
+        service = manifests.find("Service", backend["name"])
+        served = [] if service is None else service["spec"]["ports"]
+        reached = [
+            one for one in served if backend["port"] in ({"name": one["name"]}, {"number": one["port"]})
+        ]
+        if not reached or manifests.port(reached[0]["targetPort"]) != settings.server.port:
+            yield f"{path} does not lead to server.port"
+        if not (path.startswith("/events/") and rule["pathType"] in {"Prefix", "Exact"}):
+            yield f"{path} lets more in than /events/"
+        if f"https://{rule['host']}" not in settings.pubsub.audience:
+            yield f"the host {rule['host']} is not the audience"
+        if rule["host"] not in _certified(manifests):
+            yield f"there is no certificate for {rule['host']}"
+
+
+def _certified(manifests: Manifests) -> set[str]:
+    annotations = manifests.one("Ingress")["metadata"]["annotations"]
+    managed = manifests.find(
+        "ManagedCertificate", annotations.get("networking.gke.io/managed-certificates", "")
+    )
+    tls = manifests.one("Ingress")["spec"].get("tls", [])
+    return {
+        *(host for one in tls if one.get("secretName") for host in one["hosts"]),
+        *(managed["spec"]["domains"] if managed else ()),
+    }
+
+
+def gke(manifests: Manifests) -> Iterator[str]:
+    """The load balancer asks the right question at the right port, and is not the first to give up."""
+    settings, _ = manifests.settings()
+    annotations = manifests.one("Ingress")["metadata"]["annotations"]
+    if annotations.get("kubernetes.io/ingress.class") != "gce":
+        return
+    push = manifests.find("Service", APPLICATION) or {"metadata": {}}
+    noted = push["metadata"].get("annotations", {})
+    if json.loads(noted.get("cloud.google.com/neg", "{}")) != {"ingress": True}:
+        yield "the balancer does not reach the pod itself"
+    named = json.loads(noted.get("cloud.google.com/backend-config", "{}")).get("ports", {}).get("http", "")
+    backend = manifests.find("BackendConfig", named)
+    if backend is None:
+        yield "the Service of pushes has no BackendConfig"
+        return
+    check = backend["spec"]["healthCheck"]
+    if (check["requestPath"], check["port"]) != (HEALTH, settings.server.port):
+        yield f"the balancer does not ask for {HEALTH} at server.port"
+    if backend["spec"]["timeoutSec"] <= _ACK_DEADLINE_SECONDS:
+        yield "the balancer gives up before Pub/Sub does"
+    if backend["spec"]["connectionDraining"]["drainingTimeoutSec"] > settings.server.drain_seconds:
+        yield "the balancer drains for longer than server.drain_seconds"
+    frontend = manifests.find(
+        "FrontendConfig", annotations.get("networking.gke.io/v1beta1.FrontendConfig", "")
+    )
+    if frontend is None or not frontend["spec"]["redirectToHttps"]["enabled"]:
+        yield "http is not redirected to https"
+
+
+def nginx(manifests: Manifests) -> Iterator[str]:
+    """Either controller lets whole messages in, and is not the first to give up."""
+    settings, _ = manifests.settings()
+    if manifests.one("Ingress")["spec"].get("ingressClassName") != "nginx":
+        return
+    noted = manifests.one("Ingress")["metadata"]["annotations"]
+    for name in ("nginx.ingress.kubernetes.io/proxy-body-size", "nginx.org/client-max-body-size"):
+        if _bytes(noted.get(name, "1m")) <= settings.server.max_body_bytes:
+            yield f"{name} is not above server.max_body_bytes"
+    for name in ("nginx.ingress.kubernetes.io/proxy-read-timeout", "nginx.org/proxy-read-timeout"):
+        if int(noted.get(name, "0").removesuffix("s")) <= _ACK_DEADLINE_SECONDS:
+            yield f"{name}: nginx gives up before Pub/Sub does"
+    for name in ("nginx.ingress.kubernetes.io/ssl-redirect", "nginx.org/redirect-to-https"):
+        if noted.get(name) != "true":
+            yield f"{name}: http is not redirected to https"
+
+
+def _bytes(size: str) -> int:
+    return int(size[:-1]) * _SIZES[size[-1].lower()]

@@ -1,0 +1,96 @@
+"""The manifests build, are what Kubernetes takes, and agree with the exporter and with one another."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from tests.k8s.facts import problems
+from tests.k8s.pod import CHILD_LIMIT_MIB
+from tests.k8s.rendered import APPLICATION, BASE, K8S, OVERLAYS, render
+from tests.k8s.schemas import NEWEST, OLDEST, violations
+
+_FOLDERS: Final = sorted(str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_ready_to_be_applied(overlay: str) -> None:
+    assert problems(render(overlay)) == []
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("folder", [name for name in _FOLDERS if not name.startswith("components/")])
+def test_what_is_built_is_what_kubernetes_takes(folder: str, version: str) -> None:
+    built = render(folder).objects
+
+    assert built
+    assert [problem for one in built for problem in violations(_placed(one), version)] == []
+
+
+def _placed(one: dict[str, object]) -> dict[str, object]:
+    # An overlay gives it a namespace.
+    metadata = one["metadata"]
+    assert isinstance(metadata, dict)
+    return one | {"metadata": {"namespace": "any", **metadata}}
+
+
+def test_every_component_is_in_an_overlay() -> None:
+    used = {
+        str((K8S / overlay / one).resolve().relative_to(K8S))
+        for overlay in OVERLAYS
+        for one in yaml.safe_load((K8S / overlay / "kustomization.yaml").read_text())["components"]
+    }
+
+    assert used == {name for name in _FOLDERS if name.startswith("components/")}
+
+
+def test_every_overlay_is_tested() -> None:
+    assert {name for name in _FOLDERS if name.startswith("overlays/")} == set(OVERLAYS)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlays_configuration_has_the_manifests_part_as_it_is(overlay: str) -> None:
+    theirs, ours = (yaml.safe_load(render(name).configuration()) for name in (overlay, BASE))
+
+    assert {key: theirs[key] for key in ("server", "prometheus", "store")} == {
+        key: ours[key] for key in ("server", "prometheus", "store")
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_site_is_read_and_not_applied(overlay: str) -> None:
+    rendered = render(overlay)
+    site = yaml.safe_load((K8S / overlay / "site.yaml").read_text())["data"]
+
+    assert rendered.find("ConfigMap", "site") is None
+    assert rendered.one("Ingress")["spec"]["rules"][0]["host"] == site["host"]
+    account = rendered.one("ServiceAccount")["metadata"]["annotations"]
+    assert account["iam.gke.io/gcp-service-account"] == site["exporter_account"]
+
+
+def test_a_changed_configuration_starts_the_pod_anew() -> None:
+    [configuration] = [
+        one["metadata"]["name"]
+        for one in render(BASE).all("ConfigMap")
+        if one["metadata"]["name"].startswith(APPLICATION)
+    ]
+
+    assert re.fullmatch(rf"{APPLICATION}-[a-z0-9]{{10}}", configuration)
+    assert configuration in str(render(BASE).pod["volumes"])
+
+
+def test_the_pod_runs_as_the_images_user_with_its_store_where_the_image_has_its_folder() -> None:
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    said = dict(re.findall(r"^(USER|WORKDIR) (\S+)$", dockerfile, re.MULTILINE))
+    as_whom = render(BASE).pod["securityContext"]
+
+    assert said["USER"] == f"{as_whom['runAsUser']}:{as_whom['runAsGroup']}"
+    assert said["WORKDIR"] == render(BASE).mounts["data"]
+
+
+def test_the_memory_limit_reckons_with_the_one_that_the_listing_child_has() -> None:
+    child = (Path(__file__).parents[2] / "app/gcp/compute.py").read_text()
+
+    assert re.findall(r'"--memory-mib", type=int, default=(\d+)', child) == [str(CHILD_LIMIT_MIB)]
