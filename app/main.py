@@ -29,6 +29,7 @@ from app.store import OpenedStore, open_store
 from app.web.interruptions import add_interruptions
 from app.web.openapi import describe
 from app.web.ops import add_health, add_metrics
+from app.web.page import StatusPage, add_page
 from app.web.problems import as_response, leaves, problem, problem_of
 from app.web.push import Gate, PushEndpoint
 
@@ -59,6 +60,7 @@ class Exporter:
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
+        self.clock = surroundings.clock
         self.metrics = Metrics(
             cluster_label=settings.prometheus.cluster_label,
             hold_seconds=settings.prometheus.hold_seconds,
@@ -200,6 +202,17 @@ def create_ops_app(exporter: Exporter) -> FastAPI:
 def _add_ops(app: FastAPI, exporter: Exporter) -> None:
     add_metrics(app, exporter.metrics, exporter.settings.prometheus.path)
     add_interruptions(app, exporter.history)
+    add_page(
+        app,
+        StatusPage(
+            condition=exporter,
+            metrics=exporter.metrics,
+            ledger=exporter.history,
+            clock=exporter.clock,
+            metrics_path=exporter.settings.prometheus.path,
+            listing_interval_seconds=exporter.settings.inventory.interval_seconds,
+        ),
+    )
 
 
 def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
@@ -217,6 +230,7 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
         gate=exporter.gate,
         ask=exporter.inventory.ask,
         max_body_bytes=exporter.settings.server.max_body_bytes,
+        clock=exporter.clock,
     )
 
 

@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from app import VERSION
@@ -212,6 +213,15 @@ class Metrics:
         """The rows that have shown 0 for long enough, since they were first scraped."""
         return self._totals.due()
 
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        """The totals by label set; nobody changes a row."""
+        return self._totals.label_sets()
+
+    def own(self, names: Iterable[str]) -> Sequence[Sample]:
+        """Samples of the exporter's own series, by their names without the prefix."""
+        wanted = self._registry.restricted_registry([f"spot_interruption_exporter_{name}" for name in names])
+        return [sample for family in wanted.collect() for sample in family.samples]
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that the Accept header asks for, and its content type."""
         try:
@@ -253,6 +263,9 @@ class _TotalsCollector(Collector):
         for key in keys - due.label_sets.keys() - due.clusters.keys() - due.lifetimes.keys():
             del self._held_since[key]
         return due
+
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        return list(self._totals.label_sets.values())
 
     def collect(self) -> Iterator[Metric]:
         now = self._monotonic()

@@ -1,4 +1,4 @@
-"""What people, probes and Prometheus ask for: metrics, health, readiness and the landing page."""
+"""What people, probes and Prometheus ask for: metrics, health and readiness."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,17 +7,9 @@ from typing import Final, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from jinja2 import Environment, PackageLoader
 
-from app import VERSION
 from app.metrics import Metrics
 from app.web.problems import as_response, problem
-
-_TEMPLATES: Final = Environment(loader=PackageLoader("app.web"), autoescape=True)
-_PAGE_HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-}
 
 
 class Condition(Protocol):
@@ -45,23 +37,13 @@ def add_health(app: FastAPI, condition: Condition) -> None:
 
 
 def add_metrics(app: FastAPI, metrics: Metrics, path: str) -> None:
-    """The exposition, and the landing page that leads to it. They are no part of the described API."""
+    """The exposition. It is no part of the described API."""
 
     @app.get(path, include_in_schema=False)
     async def exposition(request: Request) -> Response:
         # Rendering takes tens of milliseconds for thousands of series: not in the event loop.
         body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
-
-    @app.get("/", include_in_schema=False)
-    async def landing() -> Response:
-        links = (
-            (path, "The metrics, in Prometheus' text format or as OpenMetrics."),
-            ("/healthz", "Whether the exporter does its work."),
-            ("/readyz", "Whether every interruption can be attributed at once, or what is missing."),
-        )
-        page = _TEMPLATES.get_template("landing.html").render(version=VERSION, links=links)
-        return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
 
 _STATES: Final[dict[int | str, dict[str, object]]] = {

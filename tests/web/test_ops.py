@@ -1,6 +1,5 @@
 import json
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -110,39 +109,6 @@ def test_the_metrics_are_at_the_configured_path(tmp_path: Path) -> None:
         response = exporter.client.get(f"{exporter.url}/federated/metrics")
         assert response.text.startswith("# HELP")
         assert_problem(exporter.scrape(), HTTPStatus.NOT_FOUND, "not_found")
-        assert "/federated/metrics" in links(exporter)
-
-
-class Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in {"href", "src"}]
-
-
-def links(exporter: Exporter) -> list[str]:
-    parser = Links()
-    parser.feed(exporter.client.get(f"{exporter.metrics_url}/").text)
-    return parser.found
-
-
-def test_the_landing_pages_links_work(split_exporter: Exporter) -> None:
-    found = links(split_exporter)
-
-    assert "/metrics" in found
-    for link in found:
-        assert split_exporter.client.get(f"{split_exporter.metrics_url}{link}").is_success, link
-
-
-def test_the_landing_page_lets_nothing_else_in(shared_exporter: Exporter) -> None:
-    headers = shared_exporter.client.get(f"{shared_exporter.url}/").headers
-
-    assert headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in headers["content-security-policy"]
-    assert "frame-ancestors 'none'" in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

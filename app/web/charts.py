@@ -1,0 +1,121 @@
+"""The week's bar charts, as numbers that the template draws: no script, no picture, no library."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from app.domain.history import DAY_SECONDS, PERIOD_SECONDS, PERIODS
+from app.web import words
+
+SPARK_WIDTH: Final = PERIODS * 4 - 1
+SPARK_HEIGHT: Final = 22
+HEIGHT: Final = 120
+"""Of the large chart's bars; widths are per cent of the page's."""
+_WEEK: Final = PERIODS * PERIOD_SECONDS
+_GAP: Final = 0.5
+_LAST_TICK: Final = 94.0
+"""Further to the right, a label would leave the chart."""
+_STEPS: Final = (1, 2, 4, 6, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One period: where its bar is, and what it says."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A day's beginning."""
+
+    x: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line to read heights by."""
+
+    y: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """The large chart."""
+
+    bars: Sequence[Bar]
+    ticks: Sequence[Tick]
+    lines: Sequence[Line]
+    text: str
+
+
+def described(periods: Sequence[int]) -> str:
+    """What a chart of these periods shows, for those who do not see it."""
+    if not any(periods):
+        return "No interruption in the last 7 days"
+    numbers = " ".join(map(str, periods))
+    return f"Interruptions of the last 7 days in periods of six hours, oldest first: {numbers}"
+
+
+def spark(periods: Sequence[int]) -> str:
+    """The path of a small chart's bars; the highest is as high as the chart, and none is invisible."""
+    highest = max(periods, default=0)
+    return "".join(
+        f"M{place * 4} {SPARK_HEIGHT}v-{max(2.0, SPARK_HEIGHT * number / highest):.3g}h3V{SPARK_HEIGHT}z"
+        for place, number in enumerate(periods)
+        if number
+    )
+
+
+def chart(periods: Sequence[int], now: float) -> Chart:
+    """The large chart of the week before `now`."""
+    top = _top(max(periods, default=0))
+    return Chart(list(_bars(periods, now, top)), list(_ticks(now)), list(_lines(top)), described(periods))
+
+
+def _top(highest: int) -> int:
+    """A round number that no bar exceeds."""
+    power = 1
+    while power * _STEPS[-1] < highest:
+        power *= 10
+    return next(power * step for step in _STEPS if power * step >= highest)
+
+
+def _bars(periods: Sequence[int], now: float, top: int) -> Iterator[Bar]:
+    width = 100 / PERIODS
+    for place, number in enumerate(periods):
+        begins = now - _WEEK + place * PERIOD_SECONDS
+        height = max(2.0, HEIGHT * number / top) if number else 0.0
+        since, until = (datetime.fromtimestamp(at, UTC) for at in (begins, begins + PERIOD_SECONDS))
+        text = f"{since:%a} {since.day} {since:%b %H:%M} to {until:%H:%M}: {words.count(number)}"
+        yield Bar(
+            round(place * width + _GAP / 2, 3),
+            round(HEIGHT - height, 1),
+            round(width - _GAP, 3),
+            round(height, 1),
+            text,
+        )
+
+
+def _ticks(now: float) -> Iterator[Tick]:
+    begins = now - _WEEK
+    midnight = begins - begins % DAY_SECONDS + DAY_SECONDS
+    while midnight < now:
+        x = round((midnight - begins) / _WEEK * 100, 2)
+        if x < _LAST_TICK:
+            when = datetime.fromtimestamp(midnight, UTC)
+            yield Tick(x, f"{when:%a} {when.day}")
+        midnight += DAY_SECONDS
+
+
+def _lines(top: int) -> Iterator[Line]:
+    yield Line(0.0, words.count(top))
+    if top % 2 == 0:
+        yield Line(HEIGHT / 2, words.count(top // 2))

@@ -1,0 +1,154 @@
+"""`GET /`: the status page, made on the server. It loads nothing and runs nothing."""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.resources import files
+from typing import Final
+
+from fastapi import FastAPI, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from app import VERSION
+from app.domain.events import UNKNOWN
+from app.domain.history import Query
+from app.domain.instances import OTHER
+from app.errors import StoreUnavailableError
+from app.metrics import Metrics
+from app.store import History
+from app.web import charts, words
+from app.web.facts import Facts, Ledger, Seen
+from app.web.ops import Condition
+from app.web.overview import Overview, overview
+from app.web.problems import INERT
+
+NEWEST: Final = 50
+_POOLS: Final = 10_000
+"""More than are shown: the sums are those of all."""
+_KEEP_SECONDS: Final = 5.0
+_IDLE: Final = 10.0
+"""A ledger that takes long to read is read less often: so many times as long passes before the next time."""
+
+_STYLE: Final = Markup(files("app.web").joinpath("templates", "page.css").read_text())  # noqa: S704 - our own
+_STYLE_HASH: Final = b64encode(sha256(_STYLE.encode()).digest()).decode()
+_HEADERS: Final = {
+    **INERT,
+    "content-security-policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("app.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        style=_STYLE,
+        version=VERSION,
+        unsure=(UNKNOWN, OTHER),
+        charts=charts,
+        newest_rows=NEWEST,
+        dash=words.DASH,
+    )
+    environment.filters.update(
+        legible=words.legible,
+        count=words.count,
+        duration=words.duration,
+        ago=words.ago,
+        significant=words.significant,
+        rate=words.rate,
+        percent=words.percent,
+        several=words.several,
+        moment=words.moment,
+        machine_moment=words.machine_moment,
+        spark=charts.spark,
+        described=charts.described,
+    )
+    return environment
+
+
+_TEMPLATE: Final = _templates().get_template("page.html")
+
+
+def render(page: Overview, metrics_path: str) -> str:
+    """The page as HTML."""
+    return _TEMPLATE.render(page=page, metrics_path=metrics_path)
+
+
+@dataclass(slots=True)
+class StatusPage:
+    """Makes the page, in one thread, and keeps it for a few seconds: browsers that reload cost nothing."""
+
+    condition: Condition
+    metrics: Metrics
+    ledger: History
+    clock: Callable[[], float]
+    metrics_path: str
+    listing_interval_seconds: float
+    _started_at: float = field(init=False)
+    _made: bytes = field(default=b"", init=False)
+    _made_at: float = field(default=0.0, init=False)
+    _made_until: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._started_at = self.clock()
+
+    def get(self, ailing: str | None, missing: Sequence[str]) -> bytes:
+        """The page, made anew where the kept one is old."""
+        now = self.clock()
+        # Where the clock was set back, what was made then is no longer believed.
+        if not self._made_at <= now < self._made_until:
+            ledger, trouble = self._read(now)
+            self._made_at = self.clock()
+            page = overview(self._facts(ledger, trouble, ailing, missing))
+            self._made = render(page, self.metrics_path).encode()
+            self._made_until = self._made_at + max(_KEEP_SECONDS, _IDLE * (self._made_at - now))
+        return self._made
+
+    def _read(self, now: float) -> tuple[Ledger | None, str]:
+        try:
+            newest = self.ledger.interruptions(Query(limit=NEWEST))
+            return Ledger(self.ledger.pools(now, _POOLS), newest), ""
+        except StoreUnavailableError as exc:
+            return None, str(exc)
+
+    def _facts(
+        self, ledger: Ledger | None, trouble: str, ailing: str | None, missing: Sequence[str]
+    ) -> Facts:
+        return Facts(
+            now=self._made_at,
+            started_at=self._started_at,
+            label_sets=self.metrics.label_sets(),
+            waiting=self.metrics.pending,
+            seen=Seen(self.metrics.own(Seen.SERIES)),
+            ledger=ledger,
+            ledger_trouble=trouble,
+            ailing=ailing,
+            missing=missing,
+            listing_interval_seconds=self.listing_interval_seconds,
+        )
+
+
+def add_page(app: FastAPI, page: StatusPage) -> None:
+    """The page's endpoint. It is no part of the described API."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="page")
+
+    @app.get("/", include_in_schema=False)
+    async def status() -> Response:
+        condition = page.condition
+        body = await asyncio.get_running_loop().run_in_executor(
+            thread, page.get, condition.ailing(), condition.missing()
+        )
+        return Response(body, media_type="text/html; charset=utf-8", headers=_HEADERS)

@@ -1,0 +1,85 @@
+"""Numbers as people read them: counts, durations, rates and moments."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+DASH: Final = "\N{EN DASH}"
+"""Stands where there is no number."""
+_WHOLE: Final = 99.95
+"""Above it, three digits stand before the point."""
+_SHORT_SECONDS, _LONG_SECONDS = 0.1, 10.0
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_TURNING: Final = {
+    code: f"\\u{code:04x}"
+    for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def legible(name: str) -> str:
+    """A name in the order in which it is written: characters that turn texts round are shown as escapes."""
+    return name.translate(_TURNING)
+
+
+def count(number: float) -> str:
+    """A whole number, its thousands apart."""
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Its two largest units: `3 h 12 min`, `2 d`, `45 s`."""
+    seconds = max(round(seconds), 0)
+    size, unit = next((pair for pair in _UNITS if seconds >= pair[0]), _UNITS[-1])
+    text = f"{seconds // size:,} {unit}"
+    following = next((pair for pair in _UNITS if pair[0] < size), None)
+    if following is None or seconds % size < following[0]:
+        return text
+    return f"{text} {seconds % size // following[0]} {following[1]}"
+
+
+def precisely(seconds: float) -> str:
+    """A duration that may be short: `2.5 ms`, `0.5 s`; from ten seconds on as any other."""
+    if seconds < _SHORT_SECONDS:
+        return f"{_tenths(seconds * 1000)} ms"
+    return f"{_tenths(seconds)} s" if seconds < _LONG_SECONDS else duration(seconds)
+
+
+def ago(seconds: float) -> str:
+    """How long ago; what is said to come is now."""
+    return "just now" if seconds < 1 else f"{duration(seconds)} ago"
+
+
+def significant(number: float) -> str:
+    """Three digits at most: `0.457`, `12.3`, `1,234`."""
+    return count(number) if number >= _WHOLE else f"{number:.3g}"
+
+
+def rate(number: float) -> str:
+    """The same, with the places behind the point that rates of its size have in common."""
+    if number >= _WHOLE:
+        return count(number)
+    return f"{number:.1f}" if number >= _WHOLE / 10 else f"{number:.2g}"
+
+
+def percent(share: float) -> str:
+    """A share of one."""
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"  # noqa: PLR2004 - two digits
+
+
+def several(number: float, one: str, more: str | None = None) -> str:
+    """A count with its noun."""
+    return f"{count(number)} {one if number == 1 else more or f'{one}s'}"
+
+
+def moment(at: float) -> str:
+    """Day and time of day, UTC: `23 Nov 20:04:11`."""
+    when = datetime.fromtimestamp(at, UTC)
+    return f"{when.day} {when:%b %H:%M:%S}"
+
+
+def machine_moment(at: float) -> str:
+    """The same for programs."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _tenths(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0")

@@ -1,0 +1,32 @@
+"""A headless Chromium, driven by Playwright; it talks to loopback alone."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.support.requirement import require
+
+_FLAGS: Final = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The installed one, with an empty profile; Playwright brings none of its own."""
+    program = require("chromium", shutil.which("chromium"))
+    with sync_playwright() as playwright:
+        # Its sandbox does not work for root, as whom containers run tests.
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS, chromium_sandbox=False)
+        try:
+            yield browser
+        finally:
+            browser.close()

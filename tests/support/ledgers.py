@@ -1,0 +1,35 @@
+"""A store in which much has happened, made without a server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.domain.attribution import Rules
+from app.domain.events import Event, InstanceCreated, InstanceInterrupted, InstanceName, Node
+from app.store import SLICE, open_store
+from tests.domain.examples import DAY, GRACE
+
+_RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)
+_ZONES = ("europe-west1-b", "europe-west1-c", "europe-west1-d")
+_TYPES = ("e2-standard-8", "n2-standard-8", "t2d-standard-16", "g2-standard-12")
+
+
+def remember(directory: Path, now: float, *, interruptions: int, pools: int) -> None:
+    """Have an exporter of the directory remember so many interruptions of the week, and a live VM a pool."""
+    opened = open_store(f"sqlite:///{directory}/exporter.db", _RULES)
+    events = list(_events(now, interruptions, pools))
+    for first in range(0, len(events), SLICE):
+        opened.store.apply(events[first : first + SLICE], now)
+    opened.store.close()
+
+
+def _events(now: float, interruptions: int, pools: int) -> Iterator[Event]:
+    for number in range(interruptions + pools):
+        pool = number % pools
+        node = Node(f"cluster-{pool // 10:02}", "europe-west1", f"pool-{pool:03}", _TYPES[pool % len(_TYPES)])
+        name = InstanceName("shop-prod", _ZONES[number % len(_ZONES)], f"gke-{pool:03}-{number:06}")
+        at = now - 7 * DAY * (number + 1) / (interruptions + 2)
+        yield InstanceCreated(
+            f"c{number}", at - 3600 - number, name, str(number), f"o{number}", node, spot=True
+        )
+        if number < interruptions:
+            yield InstanceInterrupted(f"i{number}", at, name, str(number))
