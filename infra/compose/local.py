@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""The one-shot commands of docker-compose.yaml: make the topics, publish the samples, show the counters.
+
+Where everything is, the environment says.
+https://cloud.google.com/pubsub/docs/reference/rest
+"""
+
+import argparse
+import base64
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+T = TypeVar("T")
+
+_ENDPOINTS: Final = ("creation", "interruption")
+_ANSWERS: Final = "spot_interruption_exporter_push_messages_total"
+_PENDING: Final = "spot_interruption_exporter_pending_interruptions"
+_COUNTED: Final = "interruption_events_total"
+_WITHIN_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.2
+
+
+class CommandError(Exception):
+    """What keeps a command from its end; the message is for people."""
+
+
+def main() -> int:
+    """Run the command that is named; exit code 0, or 1 and a line on standard error."""
+    commands = {"topics": _topics, "samples": _samples, "show": _show}
+    parser = argparse.ArgumentParser(description="The one-shot commands of docker-compose.yaml.")
+    parser.add_argument("command", choices=commands)
+    # Everything is near: whatever proxy leads to the world is not asked.
+    with httpx.Client(trust_env=False, timeout=10) as client:
+        try:
+            commands[parser.parse_args().command](client)
+        except (CommandError, httpx.HTTPError) as exc:
+            sys.stderr.write(f"{exc}\n")
+            return 1
+    return 0
+
+
+def _topics(client: httpx.Client) -> None:
+    """Make the topics and their push subscriptions, unless they are there."""
+    exporter = os.environ["EXPORTER_URL"]
+    for endpoint in _ENDPOINTS:
+        topic, subscription = f"topics/sie-{endpoint}", f"subscriptions/sie-{endpoint}-subscription"
+        _make(client, topic, {})
+        _make(
+            client,
+            subscription,
+            {
+                "topic": f"projects/{os.environ['PUBSUB_PROJECT_ID']}/{topic}",
+                "ackDeadlineSeconds": 30,
+                "pushConfig": {"pushEndpoint": f"{exporter}/events/{endpoint}"},
+            },
+        )
+
+
+def _make(client: httpx.Client, name: str, body: dict[str, Any]) -> None:
+    response = client.put(_pubsub(name), json=body)
+    there = response.status_code == httpx.codes.CONFLICT
+    if not there:
+        response.raise_for_status()
+    _say(f"{name}  {'is there' if there else 'made'}")
+
+
+def _samples(client: httpx.Client) -> None:
+    """Publish the samples, one after the other, and tell what the exporter answered to each."""
+    matching = files("app.demo") / "samples"
+    original = Path(__file__).parent / "samples"
+    for folder in (original, matching):
+        for endpoint in _ENDPOINTS:
+            _publish(client, endpoint, folder / f"{endpoint}.json")
+
+
+def _publish(client: httpx.Client, endpoint: str, sample: Traversable) -> None:
+    data = sample.read_bytes()
+    before = _answers(client, endpoint)
+    message = {"data": base64.b64encode(data).decode()}
+    client.post(_pubsub(f"topics/sie-{endpoint}:publish"), json={"messages": [message]}).raise_for_status()
+    outcomes = _wait(lambda: _answers(client, endpoint) - before, what="an answer of the exporter's")
+    instance = json.loads(data)["protoPayload"]["resourceName"].rpartition("/")[2]
+    _say(f"{endpoint:<12}  {instance:<38}  {' '.join(outcomes)}")
+
+
+def _answers(client: httpx.Client, endpoint: str) -> Counter[str]:
+    """How many of an endpoint's pushes the exporter has answered 200, by outcome."""
+    exposition = client.get(os.environ["METRICS_URL"]).raise_for_status().text
+    return Counter(
+        {
+            sample.labels["outcome"]: int(sample.value)
+            for family in text_string_to_metric_families(exposition)
+            for sample in family.samples
+            if sample.name == _ANSWERS and sample.labels["endpoint"] == endpoint
+        }
+    )
+
+
+def _show(client: httpx.Client) -> None:
+    """Print what Prometheus has scraped, and again whenever it changes, until no interruption is pending."""
+    began = time.time()
+    _wait(lambda: _query(client, f"timestamp({_PENDING}) > {began}"), what="a scrape of the exporter")
+    shown = ""
+
+    def settled() -> bool:
+        nonlocal shown
+        # In one query, so that the values are of one scrape.
+        samples = _query(client, f'{{__name__=~"{_PENDING}|{_COUNTED}"}}')
+        values: dict[str, str] = {
+            sample["metric"].get("kubernetes_cluster", ""): sample["value"][1] for sample in samples
+        }
+        pending = values.pop("", "?")
+        row = "  ".join(
+            [f"pending {pending}", *(f"{cluster} {values[cluster]}" for cluster in sorted(values))]
+        )
+        if row != shown:
+            _say(f"{time.strftime('%H:%M:%S')}  {row}")
+        shown = row
+        return pending == "0"
+
+    _wait(settled, what="the end of the grace")
+
+
+def _query(client: httpx.Client, promql: str) -> list[dict[str, Any]]:
+    """The samples of an instant vector."""
+    answer = client.get(f"{os.environ['PROMETHEUS_URL']}/api/v1/query", params={"query": promql})
+    samples: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+    return samples
+
+
+def _pubsub(name: str) -> str:
+    emulator, project = os.environ["PUBSUB_EMULATOR_HOST"], os.environ["PUBSUB_PROJECT_ID"]
+    return f"http://{emulator}/v1/projects/{project}/{name}"
+
+
+def _wait(probe: Callable[[], T], *, what: str) -> T:
+    """The probe's first truthy answer. Raises CommandError if there is none for a minute."""
+    deadline = time.monotonic() + _WITHIN_SECONDS
+    while not (answer := probe()):
+        if time.monotonic() > deadline:
+            raise CommandError(f"not within {_WITHIN_SECONDS:g} s: {what}")
+        time.sleep(_POLL_SECONDS)
+    return answer
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
