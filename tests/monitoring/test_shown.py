@@ -1,0 +1,50 @@
+"""What people see of the week without Prometheus, the page and the ledger, is what was true."""
+
+from collections import Counter
+from collections.abc import Iterator
+from math import inf
+from typing import Any, Final
+
+from tests.simulation.fleet import DAY
+from tests.simulation.week import Week
+from tests.support.pages import StatusPage
+
+_AROUND: Final = 600.0
+
+
+def ledger(week: Week) -> Iterator[dict[str, Any]]:
+    """Every row, page by page."""
+    parameters: dict[str, str | int] = {"limit": 1000}
+    while True:
+        response = week.exporter.client.get(
+            f"{week.exporter.metrics_url}/interruptions", params=parameters
+        ).raise_for_status()
+        answer = response.json()
+        yield from answer["interruptions"]
+        if answer["next"] is None:
+            return
+        parameters["cursor"] = answer["next"]
+
+
+def test_the_ledger_has_each_interruption_once(week: Week) -> None:
+    rows = list(ledger(week))
+
+    true = week.truth.interruptions(-inf, inf, "kubernetes_cluster")
+    assert Counter((row["counted_as"],) for row in rows) == true
+    assert len({(row["instance_id"], row["interrupted_at"]) for row in rows}) == true.total() > 1000
+    assert [row["interrupted_at"] for row in rows] == sorted(
+        (row["interrupted_at"] for row in rows), reverse=True
+    )
+
+
+def test_the_page_shows_what_is_true(week: Week) -> None:
+    page = StatusPage(week.exporter.client.get(f"{week.exporter.metrics_url}/").text)
+
+    living, of_the_week = (
+        int(page.tiles[tile].replace(",", "")) for tile in ("Live Spot instances", "Last 7 days")
+    )
+    assert living == week.truth.alive(week.ends).total()
+    # The page's week ends now, and goes by the log's times.
+    begins = week.ends - 7 * DAY
+    least, most = (week.truth.interruptions(begins + around, inf).total() for around in (_AROUND, -_AROUND))
+    assert least <= of_the_week <= most < 1.01 * least
