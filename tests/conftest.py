@@ -6,6 +6,13 @@ import pytest
 from tests.support.exporter import Exporter
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes: a file's in one, and all of the simulated week's in one."""
+    for item in items:
+        shares_the_week = "week" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("week" if shares_the_week else str(item.path)))
+
+
 @pytest.fixture
 def exporter(tmp_path: Path) -> Iterator[Exporter]:
     """A fresh exporter, for this test alone."""

@@ -56,3 +56,17 @@ def test_each_of_the_two_commands_is_one_line(mark: str) -> None:
 
     assert found is not None
     assert "\n" not in found[1]
+
+
+def test_every_link_within_the_repository_leads_somewhere() -> None:
+    text = _README.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r'(?:\]\(|src="|srcset=")([^)"\s]+)', text)
+
+    assert links
+    for link in links:
+        if link.startswith("#"):
+            assert link.removeprefix("#") in anchors, link
+        elif "://" not in link:
+            assert (_README.parent / link).exists(), link

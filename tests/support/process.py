@@ -1,12 +1,14 @@
 """Servers as subprocesses: started on loopback, waited for, stopped or killed."""
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -25,14 +27,26 @@ class ExitedError(Exception):
 
 
 def free_port() -> int:
-    """A TCP port on which nothing listens on loopback.
+    """A TCP port on which nothing listens on loopback, and that no outgoing connection takes.
 
     Nothing keeps it free: bind it soon, or hand over a bound socket where the program takes one.
     """
-    with socket.socket() as sock:
-        sock.bind((LOOPBACK, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    while True:
+        port = next(_ports)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((LOOPBACK, port))
+            return port
+
+
+def _below_the_ephemeral() -> Iterator[int]:
+    # From somewhere of its own in each process: tests may run in several.
+    first, last = 15_000, 32_000
+    start = random.SystemRandom().randrange(first, last)
+    return itertools.cycle([*range(start, last), *range(first, start)])
+
+
+_ports: Final = _below_the_ephemeral()
 
 
 def eventually(probe: Callable[[], T | None], *, within: float, what: str) -> T:
