@@ -1,16 +1,28 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.exporter import Exporter
 
+_MONITORING: Final = Path("tests/monitoring")
+"""Its simulated week takes half a minute to make."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: a file's in one, and all of the simulated week's in one."""
-    for item in items:
-        shares_the_week = "week" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("week" if shares_the_week else str(item.path)))
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
+    """A file's tests run in one process; so do all of a folder whose fixtures are for the whole of it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, _ = nodeid.partition("::")
+        return str(_MONITORING) if _MONITORING in Path(path).parents else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Hand tests out file by file: many fixtures are a module's."""
+    return _ByFile(config, log)
 
 
 @pytest.fixture

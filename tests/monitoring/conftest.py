@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_WITHIN_SECONDS))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def week(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Week]:
     """A week of the simulated fleet, in an exporter and a Prometheus that go on. It is shared: only look."""
     with Week(tmp_path_factory.mktemp("week"), rules=[RULES]) as week:
