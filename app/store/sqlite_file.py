@@ -182,7 +182,7 @@ class SQLiteFile:
             timeout=2.0,
             isolation_level=None,
             check_same_thread=False,
-            cached_statements=64,
+            cached_statements=128,
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")

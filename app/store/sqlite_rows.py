@@ -4,6 +4,8 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 from app.domain.batch import Batch
@@ -27,12 +29,21 @@ class Memory:
     """Project to the moment for which its last complete listing spoke."""
 
 
-_SELECT_INSTANCES: Final = """
-    SELECT name, identity, kind, cluster, cluster_location, node_pool, machine_type, recorded_at, spot, alive,
-        announced, failed, timed, overflowed, operation, created_at, started_at, interrupted_at, ended_at
-    FROM instances"""
 SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
-_OF_NAMES: Final = "WHERE name IN (SELECT value FROM json_each(?))"
+# Every statement, and every row that is fetched, lets go of the interpreter's lock, and has to get it back
+# from the busy event loop. So everything is one row: JSON, in which quote() keeps a number exactly.
+_LOAD: Final = """
+    SELECT
+        (SELECT json_group_array(key) FROM seen WHERE key IN (SELECT value FROM json_each(:keys))),
+        (SELECT json_group_array(json_array(
+                name, identity, kind, cluster, cluster_location, node_pool, machine_type, quote(recorded_at),
+                spot, alive, announced, failed, timed, overflowed, operation,
+                quote(created_at), quote(started_at), quote(interrupted_at), quote(ended_at)))
+            FROM instances WHERE name IN (SELECT value FROM json_each(:names))),
+        (SELECT json_group_array(json_array(key, name, id, quote(at), quote(until)))
+            FROM parked WHERE name IN (SELECT value FROM json_each(:names)))"""
+_ROWS_A_STATEMENT: Final = (64, 16, 4, 1)
+"""Few sizes, so that each statement stays prepared."""
 
 
 def read_memory(connection: sqlite3.Connection) -> Memory:
@@ -59,45 +70,44 @@ def load(
     connection: sqlite3.Connection, batch: Batch, names: Iterable[InstanceName], keys: Sequence[str]
 ) -> None:
     """Read ahead everything under the names, and which of the keys were seen."""
-    texts = (json.dumps([_text(name) for name in batch.unread(names)]),)
-    seen = connection.execute(
-        "SELECT key FROM seen WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(keys),)
-    )
+    asked = {"names": _dumps([_text(name) for name in batch.unread(names)]), "keys": _dumps(keys)}
+    (row,) = connection.execute(_LOAD, asked)
+    seen, instances, parked = map(json.loads, row)
     batch.load(
-        [key for (key,) in seen],
-        [_instance(row) for row in connection.execute(f"{_SELECT_INSTANCES} {_OF_NAMES}", texts)],
-        [parked_of(row) for row in connection.execute(f"{SELECT_PARKED} {_OF_NAMES}", texts)],
+        seen,
+        [_instance(one) for one in instances],
+        [parked_of((*one[:3], float(one[3]), float(one[4]))) for one in parked],
     )
 
 
 def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
     """Write what the batch has changed."""
-    many = connection.executemany
-    many(
-        "INSERT OR REPLACE INTO seen VALUES (?, ?)",
+    _insert(
+        connection,
+        "INSERT OR REPLACE INTO seen",
         [(key, now) for key, new in batch.seen.items() if new],
     )
-    many(
-        "DELETE FROM instances WHERE name = ? AND identity = ?",
-        [(_text(name), identity) for (name, identity), kept in batch.kept.items() if kept is None],
-    )
-    many(
-        "INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    gone = [(_text(name), identity) for (name, identity), kept in batch.kept.items() if kept is None]
+    connection.executemany("DELETE FROM instances WHERE name = ? AND identity = ?", gone)
+    _insert(
+        connection,
+        "INSERT OR REPLACE INTO instances",
         [_instance_row(kept) for kept in batch.kept.values() if kept is not None],
     )
-    many(
-        "DELETE FROM parked WHERE key = ?", [(key,) for key, parked in batch.parked.items() if parked is None]
-    )
-    many(
-        "INSERT OR REPLACE INTO parked VALUES (?,?,?,?,?)",
+    released = [(key,) for key, parked in batch.parked.items() if parked is None]
+    connection.executemany("DELETE FROM parked WHERE key = ?", released)
+    _insert(
+        connection,
+        "INSERT OR REPLACE INTO parked",
         [_parked_row(parked) for parked in batch.parked.values() if parked is not None],
     )
-    many(
+    _insert(
+        connection,
         "INSERT INTO ledger (key, at, recorded_at, name, identity, cluster, cluster_location, node_pool,"
-        " machine_type, counted_as, age_seconds, explained, released_by) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " machine_type, counted_as, age_seconds, explained, released_by)",
         [_ledger_row(counted, identity, now) for counted, identity in batch.counted],
     )
-    many(
+    connection.executemany(
         "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?, explained = 1"
         " WHERE name = ? AND identity = ? AND NOT explained",
         [(*explain.node, _text(explain.name), explain.identity) for explain in batch.explained],
@@ -106,8 +116,9 @@ def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
 
 
 def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
-    connection.executemany(
-        "INSERT OR REPLACE INTO label_sets VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    _insert(
+        connection,
+        "INSERT OR REPLACE INTO label_sets",
         [
             (
                 *row.labels,
@@ -122,20 +133,38 @@ def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
             for row in changed.label_sets.values()
         ],
     )
-    connection.executemany(
-        "INSERT OR REPLACE INTO clusters VALUES (?,?,?,?,?)",
+    _insert(
+        connection,
+        "INSERT OR REPLACE INTO clusters",
         [
             (row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, row.revealed)
             for row in changed.clusters.values()
         ],
     )
-    connection.executemany(
-        "INSERT OR REPLACE INTO lifetimes VALUES (?,?,?,?,?,?)",
+    _insert(
+        connection,
+        "INSERT OR REPLACE INTO lifetimes",
         [
             (row.cluster, row.machine_type, json.dumps(row.buckets), row.sum, row.touched_at, row.revealed)
             for row in changed.lifetimes.values()
         ],
     )
+
+
+def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Insert the rows, in their order, with few statements; see above."""
+    start = 0
+    for size in _ROWS_A_STATEMENT:
+        while len(rows) - start >= size:
+            some = rows[start : start + size]
+            connection.execute(_statement(into, size, len(some[0])), [*chain.from_iterable(some)])
+            start += size
+
+
+@cache
+def _statement(into: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{into} VALUES {', '.join([row] * rows)}"
 
 
 def drop_totals(connection: sqlite3.Connection, gone: Totals) -> None:
@@ -190,6 +219,10 @@ def _last_as_bool(row: Sequence[Any]) -> Iterable[Any]:
     return (*row[:-1], bool(row[-1]))
 
 
+def _dumps(texts: Sequence[str]) -> str:
+    return json.dumps(texts, ensure_ascii=False)
+
+
 def _text(name: InstanceName) -> str:
     return "/".join(name)
 
@@ -201,21 +234,30 @@ def name_of(text: str) -> InstanceName:
 
 def _instance(row: Sequence[Any]) -> Instance:
     name, identity, kind, cluster, location, pool, machine_type, recorded_at = row[:8]
+    created_at, started_at, interrupted_at, ended_at = map(_number, row[15:])
     spot, alive, announced, failed, timed, overflowed = row[8:14]
     return Instance(
         name_of(name),
         identity,
         Kind(kind),
         Node(cluster, location, pool, machine_type),
-        recorded_at,
+        float(recorded_at),
         bool(spot),
         bool(alive),
         bool(announced),
         bool(failed),
         bool(timed),
         bool(overflowed),
-        *row[14:],
+        row[14],
+        created_at,
+        started_at,
+        interrupted_at,
+        ended_at,
     )
+
+
+def _number(quoted: str) -> float | None:
+    return None if quoted == "NULL" else float(quoted)
 
 
 def _instance_row(instance: Instance) -> tuple[object, ...]:

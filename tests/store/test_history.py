@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from app.domain.events import UNKNOWN_NODE, Event, InstanceName, Node
+from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName, Node
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, Entry, Pool, Query
 from app.domain.outcomes import Counted
 from app.store import History, OpenedStore
@@ -14,6 +14,9 @@ from tests.domain.examples import GRACE, LAB, NAME, NOW, TILLS, created, interru
 
 WEEK: Final = PERIODS * PERIOD_SECONDS
 TILLS_POOL: Final = Pool(NAME.project, "tills", "europe-west1", "spot-pool")
+END_OF_GRACE: Final = None
+NUMBERED: Final = NAME._replace(project="123456789")
+TEACHES: Final = created("99", name=NAME._replace(instance="teacher"), number="123456789")
 LAB_POOL: Final = Pool(NAME.project, "lab", "europe-west1", "lab-pool")
 
 
@@ -185,3 +188,52 @@ def test_the_ledger_is_read_while_a_listing_is_under_way(opened: OpenedStore) ->
     opened.store.apply(life(1), NOW)
 
     assert ids(opened.history.interruptions(Query())) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("story", "row"),
+    [
+        pytest.param([created(), interrupted()], ("tills", "tills", 900.0, True, None), id="at-once"),
+        pytest.param([interrupted(), created()], ("tills", "tills", 900.0, True, "creation"), id="released"),
+        pytest.param([interrupted(), END_OF_GRACE], (UNKNOWN, UNKNOWN, None, False, "expiry"), id="expired"),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created()],
+            ("tills", UNKNOWN, None, True, "expiry"),
+            id="completed",
+        ),
+        pytest.param(
+            [created(name=NUMBERED), interrupted(name=NUMBERED), TEACHES],
+            ("tills", "tills", 900.0, True, None),
+            id="counted-under-the-number",
+        ),
+        pytest.param(
+            [interrupted(name=NUMBERED), END_OF_GRACE, TEACHES, created()],
+            ("tills", UNKNOWN, None, True, "expiry"),
+            id="completed-under-the-id",
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, created(name=NUMBERED), TEACHES],
+            ("tills", UNKNOWN, None, True, "expiry"),
+            id="completed-once-the-number-is-known",
+        ),
+    ],
+)
+def test_an_interruption_stands_in_the_ledger_so(
+    opened: OpenedStore, story: list[Event | None], row: tuple[object, ...]
+) -> None:
+    for event in story:
+        if event is END_OF_GRACE:
+            opened.store.expire(NOW + GRACE)
+        else:
+            opened.store.apply([event], NOW)
+
+    (entry,) = opened.history.interruptions(Query())
+    counted = entry.counted
+    assert (counted.name, counted.id) == (NAME, "1")
+    assert row == (
+        counted.node.cluster,
+        counted.counted_as,
+        counted.age,
+        counted.explained,
+        counted.released_by,
+    )
