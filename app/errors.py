@@ -12,7 +12,9 @@ ExporterError
 ├── UnavailableError                  a backing service is down: have it sent again
 │   ├── CertificatesUnavailableError  certificates_unavailable
 │   ├── StoreUnavailableError         store_unavailable
-│   │   └── StoreCorruptError         store_corrupt
+│   │   └── StoreLostError            only a restart can help
+│   │       ├── StoreCorruptError     store_corrupt
+│   │       └── NameTakenError        name_taken
 │   ├── StoreSlowError                store_slow
 │   ├── OverloadError                 overload
 │   └── StoppingError                 stopping
@@ -99,10 +101,20 @@ class StoreUnavailableError(UnavailableError):
     reason = "store_unavailable"
 
 
-class StoreCorruptError(StoreUnavailableError):
-    """The store was found damaged while running; only a restart can mend it."""
+class StoreLostError(StoreUnavailableError):
+    """The store can be used no more by this process; only a restart can mend that."""
+
+
+class StoreCorruptError(StoreLostError):
+    """The store was found damaged while running."""
 
     reason = "store_corrupt"
+
+
+class NameTakenError(StoreLostError):
+    """Another process has begun under this replica's name: the newest has it."""
+
+    reason = "name_taken"
 
 
 class StoreSlowError(UnavailableError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, assert_never
 
-from app.domain.batch import Applied
+from app.domain.batch import Applied, Shared
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.listing import PAGE_SECONDS, Progress, Slice, Summary, list_fleet, listed_of
 from app.metrics import Metrics
@@ -24,6 +24,8 @@ _DEADLINE_SECONDS: Final = 1800.0
 SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
 _JITTER: Final = 0.1
+_LEASE_LOOK_SECONDS: Final = 1.0
+"""Of several replicas one lists; the others look so often whether it is them now."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +83,14 @@ class Inventory:
         if project in self._projects:
             self._projects[project].asked.set()
 
+    def hear(self, shared: Shared) -> None:
+        """Take in what another replica has listed, and asks for."""
+        for project in self._projects.values():
+            if project.id in shared.listed:
+                project.known = project.tried = self._remembered = True
+        for asked in shared.asked:
+            self.ask(asked)
+
     def missing(self) -> Sequence[str]:
         """Which listings are missing before the fleet counts as known."""
         projects = self._projects.values()
@@ -101,6 +111,9 @@ class Inventory:
 
     async def _keep_listed(self, project: _Project) -> None:
         while True:
+            if not self._metrics.leads:
+                await asyncio.sleep(_LEASE_LOOK_SECONDS)
+                continue
             async with self._places:
                 project.asked.clear()
                 listed = await self._list(project, self._clock())

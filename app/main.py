@@ -75,6 +75,7 @@ class Exporter:
                 retention_seconds=settings.store.retention_days * _DAY,
                 max_label_sets=settings.prometheus.max_label_sets,
             ),
+            replica=settings.store.replica,
             hold=settings.prometheus.hold_seconds > 0,
             reset_totals=reset_totals,
         )
@@ -84,8 +85,11 @@ class Exporter:
                 extra={"moved_to": str(opened.damaged)},
             )
             self.metrics.reset()
+        for warning in opened.warnings:
+            _log.warning("what is counted may not last", extra={"why": warning})
         self.store = opened.store
         self.history = opened.history
+        self._refresh_seconds = opened.refresh_seconds
         self.recorder = Recorder(
             self.store,
             self.metrics,
@@ -136,8 +140,11 @@ class Exporter:
     async def running(self) -> AsyncIterator[None]:
         """Write and do the periodic work; at the end, commit everything accepted and close the store."""
         writer = asyncio.create_task(self.recorder.run(), name="writer")
+        chores = Chores(
+            self.recorder, self.metrics, refresh_seconds=self._refresh_seconds, tell=self.inventory.hear
+        )
         periodic = [
-            asyncio.create_task(Chores(self.recorder, self.metrics).run(), name="periodic work"),
+            asyncio.create_task(chores.run(), name="periodic work"),
             asyncio.create_task(self.inventory.run(), name="inventory"),
         ]
         self._tasks = (writer, *periodic)
@@ -156,10 +163,10 @@ class Exporter:
 
     async def broken(self) -> str:
         """Wait until nothing but a restart helps, and say why."""
-        corrupt = asyncio.create_task(self.recorder.corrupt.wait())
-        await asyncio.wait([corrupt, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        corrupt.cancel()
-        return "the store is damaged" if self.recorder.corrupt.is_set() else str(self.ailing())
+        lost = asyncio.create_task(self.recorder.lost.wait())
+        await asyncio.wait([lost, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        return self.recorder.lost_by or str(self.ailing())
 
 
 def _projects(settings: Settings) -> Sequence[str]:

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, product
+from math import inf
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from prometheus_client import (
@@ -35,6 +36,8 @@ OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ignored")
 RELEASERS: Final = ("creation", "inventory", "expiry")
 _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+_AT_THE_END_SECONDS: Final = 0.001
+"""Not 0, which would be no hold at all: what is new still shows 0 at its first scrape."""
 _LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
 
 _Row: TypeAlias = LabelSetTotals | ClusterTotals | LifetimeTotals
@@ -58,9 +61,13 @@ class Metrics:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`reasons`: why a push can be refused; `listing_failures`: why the fleet of a project can fail."""
-        self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic)
+        self._monotonic = monotonic
+        self._leads_until = inf
+        self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic, self._does_lead)
+        self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
         self._registry.register(self._totals)
+        self._registry.register(_While(self._does_lead, self._shared))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self._make_own_series()
@@ -101,7 +108,7 @@ class Metrics:
         self._pending = Gauge(
             f"{own}_pending_interruptions",
             "Interruptions that wait for something to explain their instance",
-            registry=registry,
+            registry=self._shared,
         )
         self.commit_seconds = Histogram(
             f"{own}_store_commit_seconds",
@@ -121,19 +128,19 @@ class Metrics:
             f"{own}_inventory_last_success_timestamp_seconds",
             "The moment for which the newest complete fleet listing speaks",
             ["project"],
-            registry=registry,
+            registry=self._shared,
         )
         self._listing_seconds = Gauge(
             f"{own}_inventory_duration_seconds",
             "How long the newest complete fleet listing took",
             ["project"],
-            registry=registry,
+            registry=self._shared,
         )
         self._listed_instances = Gauge(
             f"{own}_inventory_instances",
             "Instances that the newest complete fleet listing named",
             ["project"],
-            registry=registry,
+            registry=self._shared,
         )
         self._listing_failures = Counter(
             f"{own}_inventory_failures_total",
@@ -157,17 +164,30 @@ class Metrics:
             self._released.labels(releaser)
 
     @property
+    def leads(self) -> bool:
+        """Whether this replica does the periodic work, and alone shows what all of them share."""
+        return self._does_lead()
+
+    def _does_lead(self) -> bool:
+        return self._monotonic() < self._leads_until
+
+    @property
     def pending(self) -> int:
         """How many interruptions wait."""
         return self._totals.pending
 
     def restore(self, remembered: Remembered) -> None:
         """Show what the store holds, after it was opened or was away."""
+        self._leads_until = remembered.leads_until
         self._totals.restore(remembered.totals)
         self._show_pending(remembered.pending)
 
     def show(self, applied: Applied) -> None:
         """Show what a commit has done."""
+        if applied.shared is not None:
+            self._leads_until = applied.shared.leads_until
+            for project, at in applied.shared.listed.items():
+                self._listed_at.labels(project).set(at)
         self._totals.update(applied.changed, applied.dropped)
         self._show_pending(applied.pending)
         for releaser, number in applied.released.items():
@@ -209,6 +229,10 @@ class Metrics:
         """A damaged store was moved aside."""
         self._resets.inc()
 
+    def hasten(self) -> None:
+        """The end is near: from now on, having been scraped once is long enough."""
+        self._totals.hold_seconds = min(self._totals.hold_seconds, _AT_THE_END_SECONDS)
+
     def due(self) -> Totals:
         """The rows that have shown 0 for long enough, since they were first scraped."""
         return self._totals.due()
@@ -219,8 +243,13 @@ class Metrics:
 
     def own(self, names: Iterable[str]) -> Sequence[Sample]:
         """Samples of the exporter's own series, by their names without the prefix."""
-        wanted = self._registry.restricted_registry([f"spot_interruption_exporter_{name}" for name in names])
-        return [sample for family in wanted.collect() for sample in family.samples]
+        full = [f"spot_interruption_exporter_{name}" for name in names]
+        return [
+            sample
+            for registry in (self._registry, self._shared)
+            for family in registry.restricted_registry(full).collect()
+            for sample in family.samples
+        ]
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that the Accept header asks for, and its content type."""
@@ -231,13 +260,31 @@ class Metrics:
         return encoder(self._registry), content_type
 
 
+class _While(Collector):
+    """Renders another registry while something is so."""
+
+    def __init__(self, holds: Callable[[], bool], registry: CollectorRegistry) -> None:
+        self._holds = holds
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        return self._registry.collect() if self._holds() else ()
+
+
 class _TotalsCollector(Collector):
     """Renders the store's totals. prometheus_client's own counters and histograms cannot be restored."""
 
-    def __init__(self, cluster_label: str, hold_seconds: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cluster_label: str,
+        hold_seconds: float,
+        monotonic: Callable[[], float],
+        leads: Callable[[], bool],
+    ) -> None:
         self.pending = 0
+        self._leads = leads
         self._totals = Totals()
-        self._hold_seconds = hold_seconds
+        self.hold_seconds = hold_seconds
         self._monotonic = monotonic
         self._held_since: dict[object, float] = {}
         self._cluster_label = cluster_label
@@ -252,7 +299,7 @@ class _TotalsCollector(Collector):
 
     def due(self) -> Totals:
         """The rows whose hold has ended; what the store has revealed since is held no more."""
-        ended = self._monotonic() - self._hold_seconds
+        ended = self._monotonic() - self.hold_seconds
         # A copy, made at one go: a scrape in its thread may begin a hold meanwhile.
         keys = {key for key, since in list(self._held_since.items()) if since <= ended}
         due = Totals(
@@ -288,7 +335,7 @@ class _TotalsCollector(Collector):
         """
         if not row.revealed:
             self._held_since.setdefault(key, now)
-        return row.revealed or self._hold_seconds <= 0
+        return row.revealed or self.hold_seconds <= 0
 
     def _cluster_families(self, rows: Sequence[tuple[ClusterTotals, bool]]) -> Iterator[Metric]:
         total = CounterMetricFamily(
@@ -306,7 +353,8 @@ class _TotalsCollector(Collector):
             if row.last_interruption_at is not None:
                 newest.add_metric([row.cluster], row.last_interruption_at)
         yield total
-        yield newest
+        if self._leads():
+            yield newest
 
     def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, bool]]) -> Iterator[Metric]:
         interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._six)
@@ -328,7 +376,9 @@ class _TotalsCollector(Collector):
             failed.add_metric(row.labels, row.failed if shows else 0)
             seconds.add_metric(row.labels, row.instance_seconds if shows else 0)
             instances.add_metric(row.labels, row.instances)
-        yield from (interruptions, created, failed, seconds, instances)
+        yield from (interruptions, created, failed, seconds)
+        if self._leads():
+            yield instances
 
     def _lifetime_family(self, rows: Sequence[tuple[LifetimeTotals, bool]]) -> Metric:
         family = HistogramMetricFamily(

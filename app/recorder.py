@@ -17,7 +17,7 @@ from app.errors import (
     InternalError,
     OverloadError,
     StoppingError,
-    StoreCorruptError,
+    StoreLostError,
     StoreSlowError,
     StoreUnavailableError,
 )
@@ -78,8 +78,10 @@ class Recorder:
         self._wake = asyncio.Event()
         self._stopping = False
         self._stale = False
-        self.corrupt = asyncio.Event()
-        """Set once the store was found damaged: only a restart can mend it."""
+        self.lost = asyncio.Event()
+        """Set once only a restart can help."""
+        self.lost_by = ""
+        """Why."""
 
     @property
     def waiting(self) -> int:
@@ -193,11 +195,10 @@ class Recorder:
             applied = await run(work, self._store, self._clock())
         except StoreUnavailableError as exc:
             self._stale = True
-            if isinstance(exc, StoreCorruptError):
-                _log.error(
-                    "the store is damaged; it can only be mended by a restart", extra={"error": str(exc)}
-                )
-                self.corrupt.set()
+            if isinstance(exc, StoreLostError):
+                _log.error("the store is lost to this process", extra={"error": str(exc)})
+                self.lost_by = str(exc)
+                self.lost.set()
             raise
         self._metrics.show(applied)
         for counted in applied.counted:

@@ -86,6 +86,7 @@ async def _wind_down(exporter: Exporter, stops: "asyncio.Queue[int]") -> None:
     exporter.stopping = True
     await _at_most(exporter.settings.server.drain_seconds, stops.get())
     exporter.gate.closed = True
+    exporter.metrics.hasten()
     await _at_most(exporter.settings.prometheus.linger_seconds, stops.get())
 
 

@@ -31,7 +31,8 @@ _FLEET_LABELS: Final = ("project", "cluster_location", "node_pool", "zone", "mac
 _LABELS: Final = (*_FLEET_LABELS, "endpoint", "outcome", "reason", "by", "version", "python_version", "le")
 _DAY_SECONDS: Final = 86400
 _PATHS: Final = ("/healthz", "/readyz", "/interruptions", "/openapi.json")
-_HOST: Final = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?([/?]\S*)?"
+_ADDRESS: Final = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?"
+_HOST: Final = rf"{_ADDRESS}([/?]\S*)?"
 
 
 def _no_boolean(value: object) -> object:
@@ -98,8 +99,10 @@ _HttpUrlOrNone = Annotated[
 _StoreUrl = Annotated[
     str,
     _like(
-        rf"sqlite:///.+|rediss?://([^@/?#\s]*@)?{_HOST}|unix://([^@/?#\s]*@)?/\S+",
-        "should be a URL: sqlite:///file, redis://host, rediss://host or unix:///socket",
+        rf"sqlite:///.+|rediss?://([^@/?#\s]*@)?{_HOST}|unix://([^@/?#\s]*@)?/\S+"
+        rf"|rediss?\+sentinel://([^@/?#\s]*@)?{_ADDRESS}(,{_ADDRESS})*/[\w.-]+(\?\S*)?",
+        "should be a URL: sqlite:///file, redis://host, rediss://host, unix:///socket"
+        " or redis+sentinel://host,host/service",
     ),
 ]
 _MetricsPath = Annotated[

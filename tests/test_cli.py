@@ -381,7 +381,7 @@ def test_damage_met_while_running_is_answered_503_and_ends_the_process(tmp_path:
         assert response.json()["reason"] == "store_corrupt"
         assert exporter.process.wait() == 1
         *logged, last = exporter.process.text().splitlines()
-        assert last == f"{PROGRAM}the store is damaged"
+        assert last.startswith(f"{PROGRAM}the SQLite file is damaged: ")
         assert [json.loads(line)["severity"] for line in logged].count("ERROR") == 1
 
         exporter.process.output.unlink()

@@ -422,6 +422,19 @@ def test_a_held_series_shows_zero_until_its_hold_since_the_first_scrape_is_over(
     assert metrics.due() == cluster_row(3)
 
 
+def test_at_the_end_a_held_series_is_due_once_it_was_scraped() -> None:
+    clock = Clock()
+    metrics = held(clock)
+    metrics.show(Applied(changed=cluster_row(3)))
+    metrics.hasten()
+    clock.now += 1
+    assert not metrics.due()
+
+    assert interruptions(metrics) == 0
+    clock.now += 1
+    assert metrics.due() == cluster_row(3)
+
+
 def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
     clock = Clock()
     metrics = held(clock)

@@ -262,10 +262,10 @@ def test_damage_found_while_running_is_told_once_to_everybody(
 
     async def scenario() -> None:
         async with writing(disk) as writer:
-            assert not writer.recorder.corrupt.is_set()
+            assert not writer.recorder.lost.is_set()
             with pytest.raises(StoreCorruptError):
                 await writer.recorder.perform(damaged)
-            assert writer.recorder.corrupt.is_set()
+            assert writer.recorder.lost.is_set()
 
     asyncio.run(scenario())
     assert [line.levelname for line in caplog.records] == ["ERROR"]

@@ -325,6 +325,10 @@ WRONG: Final = [
     ("store.url", "redis://:s3cret@"),
     ("store.url", "redis://:s3/cret@host"),
     ("store.url", "redis://:word@host:s3cret"),
+    ("store.url", "redis+sentinel://:s3cret@host"),
+    ("store.url", "redis+sentinel://:s3cret@host/"),
+    ("store.url", "redis+sentinel://:s3cret@host,/service"),
+    ("store.url", "redis://:s3cret@host,host"),
     ("store.retention_days", "0"),
     ("store.retention_days", "true"),
     ("inventory.enabled", "s3cret"),
@@ -451,6 +455,9 @@ def test_a_good_store_url_does_not_show_in_the_settings() -> None:
         "rediss://[::1]:6379",
         "unix:///run/redis.sock?db=1",
         "unix://user:word@/run/redis.sock",
+        "redis+sentinel://sentinel/service",
+        "redis+sentinel://:word@sentinel-0:26379,sentinel-1,[::1]:26379/my-service?db=1",
+        "rediss+sentinel://user:word@sentinel/service?ssl_ca_certs=/ca.pem",
     ],
 )
 def test_a_store_is_a_file_or_what_the_redis_client_reads(url: str) -> None:

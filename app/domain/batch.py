@@ -4,7 +4,7 @@ Every store works so: read what `names_of` and `keys_of` ask for, decide, write 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -30,6 +30,18 @@ from app.domain.outcomes import Counted, Outcome
 from app.domain.totals import Tally, Totals
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What several replicas of the exporter share, as it was a moment ago."""
+
+    leads_until: float
+    """Until when, by the monotonic clock, this one does the periodic work and shows what is shared."""
+    asked: Collection[str] = ()
+    """Projects whose listing some replica asks the leading one for."""
+    listed: Mapping[str, float] = field(default_factory=dict)
+    """The moment for which each project's last complete listing spoke."""
+
+
 @dataclass(slots=True)
 class Applied:
     """What a commit has done: for the callers, the log and the metrics."""
@@ -48,6 +60,8 @@ class Applied:
     """How many events were committed under `other`."""
     pending: int = 0
     """How many interruptions wait now, in all."""
+    shared: Shared | None = None
+    """What was read of what replicas share; None: nothing was."""
     more: bool = False
     """The periodic work has not come to its end: call again."""
 

@@ -1,7 +1,10 @@
 """What the exporter remembers, durably: the port, and the one place that names its adapters."""
 
-from collections.abc import Collection, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +12,7 @@ from app.domain.attribution import Rules
 from app.domain.batch import Applied
 from app.domain.events import Event, Listed
 from app.domain.history import Entry, PoolHistory, Query
-from app.domain.totals import Totals
+from app.domain.totals import LabelSetTotals, Totals
 from app.errors import StartError
 
 SLICE = 500
@@ -26,6 +29,8 @@ class Remembered:
     pending: int = 0
     listed: Mapping[str, float] = field(default_factory=dict)
     """The moment for which each project's last complete listing spoke."""
+    leads_until: float = field(default=inf, compare=False)
+    """See `Shared`; for ever, where there are no replicas."""
 
 
 class Store(Protocol):
@@ -38,6 +43,10 @@ class Store(Protocol):
 
     def remembered(self) -> Remembered:
         """All totals, and how many interruptions wait."""
+        ...
+
+    def refresh(self, now: float) -> Applied:
+        """Read again what other replicas may have changed, and lead them if nobody does."""
         ...
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
@@ -91,6 +100,10 @@ class History(Protocol):
         """The node pools with most interruptions in the week before `now`, most first."""
         ...
 
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        """The totals by label set, of all replicas together."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedStore:
@@ -100,12 +113,19 @@ class OpenedStore:
     history: History
     damaged: Path | None = None
     """Where a damaged store was moved to; None: it was sound."""
+    refresh_seconds: float | None = None
+    """How often to `refresh`; None: there are no other replicas."""
+    warnings: Sequence[str] = ()
+    """Why what is acknowledged or counted might not last."""
 
 
-def open_store(url: str, rules: Rules, *, hold: bool = False, reset_totals: bool = False) -> OpenedStore:
+def open_store(
+    url: str, rules: Rules, *, replica: str = "", hold: bool = False, reset_totals: bool = False
+) -> OpenedStore:
     """Open the store that the URL names, and make it where there is none.
 
-    `hold`: series that appear for the first time in their life wait for `reveal`. Raises StartError.
+    `replica`: the name of this one among those that share the store; by default the host's. `hold`: series
+    that appear for the first time in their life wait for `reveal`. Raises StartError.
     """
     if url.startswith("sqlite:///"):
         from app.store.sqlite import SQLiteStore  # noqa: PLC0415 - an adapter's driver is loaded when it is used
@@ -117,7 +137,7 @@ def open_store(url: str, rules: Rules, *, hold: bool = False, reset_totals: bool
         if reset_totals:
             store.reset_totals()
         return OpenedStore(store, SQLiteHistory(file), file.damaged)
-    raise StartError("store.url: this build has no store for that scheme")
+    return _open_redis(url, rules, replica=replica, hold=hold, reset_totals=reset_totals)
 
 
 def inspect_store(url: str) -> str:
@@ -126,4 +146,32 @@ def inspect_store(url: str) -> str:
         from app.store.sqlite_file import inspect_file  # noqa: PLC0415 - as above
 
         return inspect_file(url.removeprefix("sqlite:///"))
-    raise StartError("store.url: this build has no store for that scheme")
+    return _inspect_redis(url)
+
+
+def _open_redis(url: str, rules: Rules, *, replica: str, hold: bool, reset_totals: bool) -> OpenedStore:
+    with _client_at_hand():
+        from app.store.redis import REFRESH_SECONDS, RedisStore  # noqa: PLC0415
+        from app.store.redis_history import RedisHistory  # noqa: PLC0415
+        from app.store.redis_inspect import warnings_at, warnings_of_name  # noqa: PLC0415
+        from app.store.redis_link import Link  # noqa: PLC0415
+
+    replica = replica or socket.gethostname()
+    store = RedisStore.open(Link(url), rules, replica=replica, hold=hold, reset_totals=reset_totals)
+    history = RedisHistory(Link(url))
+    warnings = (*warnings_of_name(replica), *warnings_at(url))
+    return OpenedStore(store, history, refresh_seconds=REFRESH_SECONDS, warnings=warnings)
+
+
+def _inspect_redis(url: str) -> str:
+    with _client_at_hand():
+        from app.store.redis_inspect import inspect_redis  # noqa: PLC0415
+    return inspect_redis(url)
+
+
+@contextmanager
+def _client_at_hand() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as exc:
+        raise StartError("store.url: install the extra `redis` to use a store of this scheme") from exc

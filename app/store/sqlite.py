@@ -52,6 +52,9 @@ class SQLiteStore:
             totals.update(self._memory.totals)
             return Remembered(totals, self._memory.pending, dict(self._memory.listed))
 
+    def refresh(self, now: float) -> Applied:  # noqa: ARG002 - nobody else writes
+        return Applied(pending=self._memory.pending)
+
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         with self._transaction() as connection:
             batch = self._batch(now)

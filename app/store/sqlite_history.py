@@ -21,9 +21,10 @@ from app.domain.history import (
 )
 from app.domain.instances import id_of
 from app.domain.outcomes import Counted
+from app.domain.totals import LabelSetTotals
 from app.store import READ_SECONDS
 from app.store.sqlite_file import SQLiteFile, translated
-from app.store.sqlite_rows import name_of
+from app.store.sqlite_rows import label_sets, name_of
 
 _STEPS: Final = 10_000
 """Instructions of SQLite's machine between two looks at the clock."""
@@ -98,6 +99,10 @@ class SQLiteHistory:
             PoolHistory(pool, hour, day, in_week, newest, medians.get(pool), periods[pool])
             for pool, (hour, day, in_week, newest) in ((Pool(*row[:4]), row[4:]) for row in counts)
         ]
+
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        with self._reading() as connection:
+            return label_sets(connection)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -51,9 +51,7 @@ def read_memory(connection: sqlite3.Connection) -> Memory:
     memory = Memory(projects=dict(connection.execute("SELECT number, id FROM projects")))
     memory.listed.update(connection.execute("SELECT project, began FROM listings"))
     totals = memory.totals
-    for row in connection.execute("SELECT * FROM label_sets"):
-        labels = Labels(*row[:6])
-        totals.label_sets[labels] = LabelSetTotals(labels, *_last_as_bool(row[6:]))
+    totals.label_sets.update((row.labels, row) for row in label_sets(connection))
     for row in connection.execute("SELECT * FROM clusters"):
         totals.clusters[row[0]] = ClusterTotals(*_last_as_bool(row))
     for cluster, machine_type, buckets, *rest in connection.execute("SELECT * FROM lifetimes"):
@@ -64,6 +62,12 @@ def read_memory(connection: sqlite3.Connection) -> Memory:
     for (accounted_at,) in connection.execute("SELECT accounted_at FROM clock"):
         memory.accounted_at = accounted_at
     return memory
+
+
+def label_sets(connection: sqlite3.Connection) -> list[LabelSetTotals]:
+    """The totals by label set."""
+    rows = connection.execute("SELECT * FROM label_sets")
+    return [LabelSetTotals(Labels(*row[:6]), *_last_as_bool(row[6:])) for row in rows]
 
 
 def load(

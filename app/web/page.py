@@ -17,6 +17,7 @@ from app import VERSION
 from app.domain.events import UNKNOWN
 from app.domain.history import Query
 from app.domain.instances import OTHER
+from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.metrics import Metrics
 from app.store import History
@@ -110,27 +111,33 @@ class StatusPage:
         now = self.clock()
         # Where the clock was set back, what was made then is no longer believed.
         if not self._made_at <= now < self._made_until:
-            ledger, trouble = self._read(now)
+            ledger, label_sets, trouble = self._read(now)
             self._made_at = self.clock()
-            page = overview(self._facts(ledger, trouble, ailing, missing))
+            page = overview(self._facts(ledger, label_sets, trouble, ailing, missing))
             self._made = render(page, self.metrics_path).encode()
             self._made_until = self._made_at + max(_KEEP_SECONDS, _IDLE * (self._made_at - now))
         return self._made
 
-    def _read(self, now: float) -> tuple[Ledger | None, str]:
+    def _read(self, now: float) -> tuple[Ledger | None, Sequence[LabelSetTotals], str]:
+        """The ledger, the totals of all replicas, and why there are only this one's."""
         try:
             newest = self.ledger.interruptions(Query(limit=NEWEST))
-            return Ledger(self.ledger.pools(now, _POOLS), newest), ""
+            return Ledger(self.ledger.pools(now, _POOLS), newest), self.ledger.label_sets(), ""
         except StoreUnavailableError as exc:
-            return None, str(exc)
+            return None, self.metrics.label_sets(), str(exc)
 
     def _facts(
-        self, ledger: Ledger | None, trouble: str, ailing: str | None, missing: Sequence[str]
+        self,
+        ledger: Ledger | None,
+        label_sets: Sequence[LabelSetTotals],
+        trouble: str,
+        ailing: str | None,
+        missing: Sequence[str],
     ) -> Facts:
         return Facts(
             now=self._made_at,
             started_at=self._started_at,
-            label_sets=self.metrics.label_sets(),
+            label_sets=label_sets,
             waiting=self.metrics.pending,
             seen=Seen(self.metrics.own(Seen.SERIES)),
             ledger=ledger,

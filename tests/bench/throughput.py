@@ -49,14 +49,14 @@ def main() -> None:
         script = directory / "load.lua"
         token = issuer.token(audience=_AUDIENCE, email=_ACCOUNT)
         _say(f"remembering {options.instances} instances")
-        _remember(directory / "store.db", options.instances)
+        remember(f"sqlite:///{directory}/store.db", options.instances)
         results: dict[str, list[Result]] = {"bare uvicorn": [], "exporter": []}
         for number in range(1, options.rounds + 1):
             write_script(script, token=token, instances=options.instances, first=number * 10**9)
             for name, measured in results.items():
                 _say(f"round {number} of {options.rounds}: {name}")
                 with _served(name, directory, certificates.url) as url:
-                    measured.append(_wrk(url, script, options.seconds))
+                    measured.append(wrk(url, script, options.seconds))
                     if name == "exporter":
                         _say(f"  the exporter counted {_counted(url)} interruptions in all")
     _report(results)
@@ -70,8 +70,9 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _remember(path: Path, instances: int) -> None:
-    store = open_store(f"sqlite:///{path}", Rules()).store
+def remember(url: str, instances: int) -> None:
+    """Have the store at the URL know so many living instances."""
+    store = open_store(url, Rules()).store
     now = time.time()
     for start in range(0, instances, 500):
         numbers = range(start, min(start + 500, instances))
@@ -107,7 +108,8 @@ def _environment(directory: Path, port: int, certs_url: str) -> dict[str, str]:
     }
 
 
-def _wrk(url: str, script: Path, seconds: int) -> Result:
+def wrk(url: str, script: Path, seconds: int) -> Result:
+    """What wrk sees when it runs the script against the URL."""
     command = ["wrk", "-t1", "-c32", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT "))

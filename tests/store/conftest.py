@@ -6,7 +6,8 @@ import pytest
 
 from app.domain.attribution import Rules
 from app.store import OpenedStore, Store, open_store
-from tests.domain.examples import DAY, GRACE
+from tests.domain.examples import DAY, GRACE, NOW
+from tests.support.redis import RedisServer
 
 RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)
 
@@ -25,15 +26,40 @@ def opener(url: str) -> tuple[Opener, Callable[[], None]]:
     def open_again(*, rules: Rules = RULES, hold: bool = False, reset_totals: bool = False) -> Store:
         close()
         opened.append(open_store(url, rules, hold=hold, reset_totals=reset_totals).store)
+        opened[0].refresh(NOW)
         return opened[0]
 
     return open_again, close
 
 
-@pytest.fixture(params=["sqlite-file", "sqlite-memory"])
+@pytest.fixture(scope="package")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One for all tests; each finds it empty. What is on disk is another test's business."""
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no") as server:
+        yield server
+
+
+def empty_redis(request: pytest.FixtureRequest) -> str:
+    """The URL of the one Redis, emptied."""
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.client.flushall()
+    return server.url
+
+
+def make_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "sqlite-memory":
+            return "sqlite:///:memory:"
+        case "sqlite-file":
+            return f"sqlite:///{tmp_path}/store.db"
+        case _:
+            return empty_redis(request)
+
+
+@pytest.fixture(params=["sqlite-file", "sqlite-memory", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Every implementation's."""
-    return "sqlite:///:memory:" if request.param == "sqlite-memory" else f"sqlite:///{tmp_path}/store.db"
+    return make_url(request, tmp_path)
 
 
 @pytest.fixture
@@ -48,13 +74,22 @@ def open_again(url: str) -> Iterator[Opener]:
 def opened(url: str) -> Iterator[OpenedStore]:
     """A store of every implementation, and its ledger."""
     opened = open_store(url, RULES)
+    opened.store.refresh(NOW)
     yield opened
     opened.store.close()
 
 
-@pytest.fixture(params=["sqlite-file"])
+@pytest.fixture(params=["sqlite-file", "redis"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Every implementation that outlives its process."""
+    open_again, close = opener(make_url(request, tmp_path))
+    yield open_again
+    close()
+
+
+@pytest.fixture
+def reopen_sqlite(tmp_path: Path) -> Iterator[Opener]:
+    """The SQLite file `store.db`."""
     open_again, close = opener(f"sqlite:///{tmp_path}/store.db")
     yield open_again
     close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 import pytest
@@ -319,12 +320,13 @@ def test_forgetting_comes_in_slices(store: Store) -> None:
     store.apply([created(str(number), name=name(number)) for number in many], NOW)
     store.apply([interrupted(str(number), name=name(number)) for number in many], NOW)
 
-    done = until_done(store.prune, NOW + 31 * DAY + 1)
+    later = NOW + 31 * DAY + 1
+    done = until_done(store.prune, later)
 
     assert len(done) > 1
-    outcomes = store.apply([created(str(number), name=name(number)) for number in many], NOW).outcomes
+    outcomes = store.apply([created(str(number), name=name(number)) for number in many], later).outcomes
     assert {type(outcome) for outcome in outcomes} == {Tracked}
-    outcomes = store.apply([interrupted(str(number), name=name(number)) for number in many], NOW).outcomes
+    outcomes = store.apply([interrupted(str(number), name=name(number)) for number in many], later).outcomes
     assert {type(outcome) for outcome in outcomes} == {Counted}
 
 
@@ -333,9 +335,8 @@ def test_what_is_old_is_found_behind_any_number_of_what_is_not(store: Store) -> 
     store.apply([created("1", name=name(99_999))], NOW)
     store.apply(fresh, NOW + 20 * DAY)
 
-    done = until_done(store.prune, NOW + 32 * DAY)
+    until_done(store.prune, NOW + 32 * DAY)
 
-    assert len(done) == 3
     assert row_of(store).instances == 2 * SLICE
 
 
@@ -349,8 +350,8 @@ def test_an_idle_label_set_goes_with_its_cluster_and_histogram(reopen: Opener) -
     assert set(dropped.label_sets) == {LABELS}
     assert set(dropped.clusters) == {"tills"}
     assert set(dropped.lifetimes) == {("tills", "e2-standard-8")}
-    for again in (store, reopen()):
-        assert set(again.remembered().totals.clusters) == {"lab", UNKNOWN}
+    for again in (store.remembered, lambda: reopen().remembered()):
+        assert set(again().totals.clusters) == {"lab", UNKNOWN}
 
 
 def test_unknown_is_never_dropped(store: Store) -> None:
@@ -376,8 +377,8 @@ def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
     changed = store.reveal(rows, NOW).changed
 
     assert all(row.revealed for row in changed.label_sets.values())
-    for again in (store, reopen(hold=True)):
-        totals = again.remembered().totals
+    for again in (store.remembered, lambda: reopen(hold=True).remembered()):
+        totals = again().totals
         assert {key for key, row in totals.label_sets.items() if row.revealed} == {LABELS}
         assert {key for key, row in totals.clusters.items() if row.revealed} == {"tills"}
         assert {key for key, row in totals.lifetimes.items() if row.revealed} == {("tills", "e2-standard-8")}
@@ -404,8 +405,9 @@ def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
 
     store = reopen(reset_totals=True)
 
-    for again in (store, reopen()):
-        totals = again.remembered().totals
+    for again in (store.remembered, lambda: reopen().remembered()):
+        remembered = again()
+        totals = remembered.totals
         assert totals.label_sets[LABELS] == LabelSetTotals(
             LABELS, instances=1, touched_at=NOW + 60, revealed=True
         )
@@ -413,7 +415,7 @@ def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
         assert totals.lifetimes["tills", "e2-standard-8"] == LifetimeTotals(
             "tills", "e2-standard-8", touched_at=NOW, revealed=True
         )
-        assert again.remembered().pending == 1
+        assert remembered.pending == 1
     assert isinstance(reopen().apply([interrupted("1")], NOW).outcomes[0], Duplicate)
 
 
@@ -609,12 +611,16 @@ def test_a_listing_ends_in_slices(store: Store) -> None:
 
     done = list_fleet(store, fleet[:1], NOW + 600)
 
-    assert [applied.more for applied in done] == [True, True, False]
-    assert [applied.changed.label_sets[LABELS].instances for applied in done] == [SLICE + 2, 2, 1]
+    assert len(done) > 1
+    rows = [applied.changed.label_sets.get(LABELS) for applied in done]
+    # How long a slice is, a store may choose: one may end nothing.
+    living_after = [len(fleet), *(row.instances for row in rows if row is not None)]
+    assert living_after[-1] == 1
+    assert all(0 <= more - less <= SLICE + SLICE // 4 for more, less in pairwise(living_after))
 
 
 def test_a_listing_counts_as_complete_once_its_last_slice_is_ended(store: Store) -> None:
-    fleet = [listed(str(number), name=name(number)) for number in range(SLICE)]
+    fleet = [listed(str(number), name=name(number)) for number in range(SLICE + SLICE // 2)]
     list_fleet(store, fleet, NOW)
     name_all(store, [], NOW + 600)
 

@@ -9,8 +9,9 @@ import pytest
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName, Node
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, Entry, Pool, Query
 from app.domain.outcomes import Counted
+from app.domain.totals import LabelSetTotals
 from app.store import History, OpenedStore
-from tests.domain.examples import GRACE, LAB, NAME, NOW, TILLS, created, interrupted
+from tests.domain.examples import GRACE, LAB, LABELS, NAME, NOW, TILLS, created, interrupted
 
 WEEK: Final = PERIODS * PERIOD_SECONDS
 TILLS_POOL: Final = Pool(NAME.project, "tills", "europe-west1", "spot-pool")
@@ -237,3 +238,23 @@ def test_an_interruption_stands_in_the_ledger_so(
         counted.explained,
         counted.released_by,
     )
+
+
+def test_the_totals_by_label_set_are_the_stores(opened: OpenedStore) -> None:
+    opened.store.apply(lives(life(1), life(2), [created("3", NOW)]), NOW)
+    opened.store.account(NOW)
+    opened.store.account(NOW + 60)
+
+    read = {row.labels: row for row in opened.history.label_sets()}
+
+    remembered = opened.store.remembered().totals.label_sets
+    for labels in read.keys() | remembered.keys():
+        mine, theirs = (rows.get(labels, LabelSetTotals(labels)) for rows in (read, remembered))
+        assert mine.interruptions == theirs.interruptions
+        assert (mine.created, mine.failed, mine.instances) == (
+            theirs.created,
+            theirs.failed,
+            theirs.instances,
+        )
+        assert mine.instance_seconds == theirs.instance_seconds
+    assert read[LABELS].interruptions == 2

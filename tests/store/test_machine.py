@@ -5,10 +5,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +30,9 @@ from app.domain.events import (
 from app.domain.instances import Labels
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store import Store, open_store
+from app.store import Remembered, Store, open_store
+from app.store.redis_rows import entry_of, flat, under
+from app.store.redis_rows import key as key_of
 from tests.domain.examples import (
     DAY,
     GRACE,
@@ -42,6 +46,7 @@ from tests.domain.examples import (
     interrupted,
     listed,
 )
+from tests.support.redis import RedisServer
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
 EXAMPLES: Final = os.environ.get("SIE_TEST_EXAMPLES", "")
@@ -53,6 +58,7 @@ SETTINGS: Final = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+RULES: Final = Rules(GRACE, 31 * DAY)
 NODES: Final = {NAME: TILLS, OTHER_NAME: LAB}
 NUMBER: Final = "123456789"
 NAMES: Final = st.sampled_from([NAME, OTHER_NAME])
@@ -131,7 +137,7 @@ class Exporter(RuleBasedStateMachine):
         super().__init__()
         self.folder = TemporaryDirectory()
         self.path = Path(self.folder.name) / "store.db"
-        self.store = self.open()
+        self.open()
         self.model = Model()
         self.now = NOW
         self.newest: dict[InstanceName, InstanceCreated] = {}
@@ -146,12 +152,23 @@ class Exporter(RuleBasedStateMachine):
         self.listing: Listing | None = None
         self.shown = Totals()
 
-    def open(self) -> Store:
-        return open_store(f"sqlite:///{self.path}", Rules(GRACE, 31 * DAY)).store
+    def open(self) -> None:
+        self.store = open_store(f"sqlite:///{self.path}", RULES).store
+
+    def close(self) -> None:
+        self.store.close()
 
     def teardown(self) -> None:
-        self.store.close()
+        self.close()
         self.folder.cleanup()
+
+    def remembered(self) -> Remembered:
+        return self.store.remembered()
+
+    @property
+    def leader(self) -> Store:
+        """What does the periodic work."""
+        return self.store
 
     def happens(self) -> float:
         self.now += 10.0
@@ -220,7 +237,7 @@ class Exporter(RuleBasedStateMachine):
         """In place of one under way, which is abandoned so."""
         self.happens()
         self.listing = Listing(self.now, self.true_fleet(ended))
-        self.store.begin_listing(NAME.project, self.now)
+        self.leader.begin_listing(NAME.project, self.now)
 
     def true_fleet(self, ended: str) -> list[Listed]:
         """What lives; and what was interrupted as far as it is listed then."""
@@ -245,7 +262,7 @@ class Exporter(RuleBasedStateMachine):
         self.hear(named, self.listing.began)
 
     def hear(self, fleet: Sequence[Listed], began: float) -> None:
-        self.store.take_in(NAME.project, began, fleet, self.now)
+        self.leader.take_in(NAME.project, began, fleet, self.now)
         self.model.hear(fleet)
         self.unheard -= {
             instance.id
@@ -261,9 +278,9 @@ class Exporter(RuleBasedStateMachine):
         self.listing = None
 
     def end(self, began: float) -> None:
-        while self.store.end_listing(NAME.project, began, (), self.now).more:
+        while self.leader.end_listing(NAME.project, began, (), self.now).more:
             pass
-        assert self.store.remembered().listed == {NAME.project: began}
+        assert self.remembered().listed == {NAME.project: began}
 
     @rule(ended=st.sampled_from(["gone", "terminated", "still listed as running"]))
     def list_in_quiet(self, ended: str) -> None:
@@ -271,7 +288,7 @@ class Exporter(RuleBasedStateMachine):
         self.now += 61.0
         self.listing = None
         fleet = self.true_fleet(ended)
-        self.store.begin_listing(NAME.project, self.now)
+        self.leader.begin_listing(NAME.project, self.now)
         self.hear(fleet, self.now)
         self.end(self.now)
         listed_as_running = {instance.id for instance in fleet if instance.alive}
@@ -293,25 +310,28 @@ class Exporter(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, GRACE / 2, GRACE]))
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
-        for work in (self.store.expire, self.store.account, self.store.prune):
+        for work in (self.leader.expire, self.leader.account, self.leader.prune):
             while work(self.now).more:
                 pass
         self.model.settle(graces_end_at=self.now)
 
     @rule()
     def restart(self) -> None:
-        before = self.store.remembered()
-        self.store.close()
-        self.store = self.open()
-        assert self.store.remembered() == before
+        before = self.remembered()
+        self.close()
+        self.open()
+        assert self.remembered() == before
+        self.abandon_listing()
+
+    def abandon_listing(self) -> None:
         if self.listing:
             with pytest.raises(StoreUnavailableError):
-                self.store.end_listing(NAME.project, self.listing.began, (), self.now)
+                self.leader.end_listing(NAME.project, self.listing.began, (), self.now)
         self.listing = None
 
     @invariant()
     def nothing_is_lost_and_nothing_counts_twice(self) -> None:
-        remembered = self.store.remembered()
+        remembered = self.remembered()
         clusters = remembered.totals.clusters
         assert +Counter({name: row.interruptions for name, row in clusters.items()}) == self.model.counted
         assert remembered.pending == len(self.model.waiting)
@@ -322,7 +342,7 @@ class Exporter(RuleBasedStateMachine):
 
     @invariant()
     def label_sets_sum_up_to_their_clusters(self) -> None:
-        totals = self.store.remembered().totals
+        totals = self.remembered().totals
         sums: Counter[str] = Counter()
         for row in totals.label_sets.values():
             sums[row.labels.cluster] += row.interruptions
@@ -330,7 +350,7 @@ class Exporter(RuleBasedStateMachine):
 
     @invariant()
     def counters_never_go_down(self) -> None:
-        totals, before = self.store.remembered().totals, self.shown
+        totals, before = self.remembered().totals, self.shown
         for labels, row in before.label_sets.items():
             now = totals.label_sets[labels]
             assert (now.interruptions, now.created, now.failed) >= (
@@ -363,7 +383,7 @@ class Exporter(RuleBasedStateMachine):
             project, zone, _ = name.split("/")
             cluster, location, pool, machine_type = node
             recount[Labels(project, cluster, location, pool, zone, machine_type)] += 1
-        totals = self.store.remembered().totals
+        totals = self.remembered().totals
         assert +Counter({labels: row.instances for labels, row in totals.label_sets.items()}) == recount
 
     @invariant()
@@ -383,7 +403,7 @@ class Exporter(RuleBasedStateMachine):
 
     @invariant()
     def a_lifetime_is_observed_once_a_start(self) -> None:
-        lifetimes = self.store.remembered().totals.lifetimes.values()
+        lifetimes = self.remembered().totals.lifetimes.values()
         assert sum(sum(row.buckets) for row in lifetimes) <= sum(map(len, self.starts.values()))
 
     def alive(self) -> set[tuple[InstanceName, str]]:
@@ -397,6 +417,132 @@ class Exporter(RuleBasedStateMachine):
 
 TestExporter = Exporter.TestCase
 TestExporter.settings = SETTINGS
+
+
+class Replicas(Exporter):
+    """Two of them share a Redis: a push comes to either; only the one that leads does the periodic work."""
+
+    server: ClassVar[RedisServer]
+
+    def __init__(self) -> None:
+        self.server.client.flushall()
+        super().__init__()
+
+    def open(self) -> None:
+        self.stores = [
+            open_store(self.server.url, RULES, replica=replica).store for replica in ("one", "other")
+        ]
+        self.turns = cycle(self.stores)
+        self.store = next(self.turns)
+        self.refresh()
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+    def refresh(self) -> None:
+        for store in self.stores:
+            store.refresh(self.now if hasattr(self, "now") else NOW)
+
+    @property
+    def leader(self) -> Store:
+        (leader,) = (store for store in self.stores if store.remembered().leads_until > 0)
+        return leader
+
+    def take(self, events: list[Event]) -> None:
+        self.store = next(self.turns)
+        super().take(events)
+
+    @rule()
+    def refresh_all(self) -> None:
+        self.refresh()
+        one, other = (store.remembered() for store in self.stores)
+        assert one.pending == other.pending
+        for labels, row in one.totals.label_sets.items():
+            assert other.totals.label_sets[labels].instances == row.instances
+
+    @rule()
+    def another_takes_over(self) -> None:
+        old, before = self.leader, self.remembered()
+        self.server.client.delete(key_of("lease"))
+        (new,) = (store for store in self.stores if store is not old)
+        new.refresh(self.now)
+        for work in (old.expire, old.account, old.prune):
+            assert not work(self.now + 2 * GRACE).changed
+        assert self.sum() == before
+        assert self.leader is new
+        self.abandon_listing()
+
+    def remembered(self) -> Remembered:
+        """What Prometheus sees: the sum of all counters, and what the leader shows of what they share."""
+        self.leader.refresh(self.now)
+        return self.sum()
+
+    def sum(self) -> Remembered:
+        result = self.leader.remembered()
+        totals = result.totals
+        for store in self.stores:
+            if store is not self.leader:
+                add(totals, store.remembered().totals)
+        return result
+
+    def read(self, query: str) -> list[Any]:
+        """From tables filled with what Redis has."""
+        client: Any = self.server.client
+        with closing(sqlite3.connect(":memory:")) as tables:
+            tables.execute("CREATE TABLE ledger (key, at, name, identity, counted_as, explained)")
+            tables.execute(
+                "CREATE TABLE instances (name, identity, alive, spot, kind,"
+                " cluster, cluster_location, node_pool, machine_type)"
+            )
+            projects, explained = client.hgetall(key_of("projects")), client.hgetall(key_of("explained"))
+            for event_key, value in client.hgetall(key_of("ledger")).items():
+                entry = entry_of(event_key, value, explained.get(event_key), projects).counted
+                name = "/".join(entry.name)
+                row = (event_key, entry.at, name, entry.id, entry.counted_as, entry.explained)
+                tables.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)", row)
+            texts = [text for name in client.keys(key_of("names", "*")) for text in client.smembers(name)]
+            assert {key_of("name", text) for text in texts} == set(client.keys(key_of("name", "*")))
+            for text in texts:
+                hash_of_name = client.hgetall(key_of("name", text))
+                for one in under(name_of(text), flat(hash_of_name.items())).incarnations:
+                    tables.execute(
+                        "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (text, one.identity, one.alive, one.spot, one.kind, *one.node),
+                    )
+            return tables.execute(query).fetchall()
+
+
+def add(totals: Totals, more: Totals) -> None:
+    """Add the counters of another replica, which knows no other series than the one that leads."""
+    assert totals.label_sets.keys() >= more.label_sets.keys()
+    assert totals.clusters.keys() >= more.clusters.keys()
+    assert totals.lifetimes.keys() >= more.lifetimes.keys()
+    for labels, row in more.label_sets.items():
+        sum_of = totals.label_sets[labels] = copy(totals.label_sets[labels])
+        sum_of.interruptions += row.interruptions
+        sum_of.created += row.created
+        sum_of.failed += row.failed
+        sum_of.instance_seconds += row.instance_seconds
+    for name, cluster in more.clusters.items():
+        known_of = totals.clusters[name]
+        totals.clusters[name] = replace(
+            known_of, interruptions=known_of.interruptions + cluster.interruptions
+        )
+    for pair, lifetime in more.lifetimes.items():
+        known = totals.lifetimes[pair]
+        buckets = [one + other for one, other in zip(known.buckets, lifetime.buckets, strict=True)]
+        totals.lifetimes[pair] = replace(known, buckets=buckets, sum=known.sum + lifetime.sum)
+
+
+@pytest.fixture(scope="class")
+def shared(redis_server: RedisServer) -> None:
+    Replicas.server = redis_server
+
+
+@pytest.mark.usefixtures("shared")
+class TestReplicas(Replicas.TestCase):  # type: ignore[valid-type, misc]  # hypothesis makes it
+    settings = settings(SETTINGS, max_examples=int(EXAMPLES or 20))
 
 
 @st.composite
@@ -420,9 +566,10 @@ def histories(draw: st.DrawFn) -> list[Event]:
     return events
 
 
-def settled(batches: list[list[Event]]) -> list[object]:
+def settled(batches: list[list[Event]], url: str = "sqlite:///:memory:") -> list[object]:
     """What stands in the totals once every grace has ended."""
-    store = open_store("sqlite:///:memory:", Rules(GRACE)).store
+    store = open_store(url, RULES).store
+    store.refresh(NOW)
     for events in batches:
         store.apply(events, NOW)
     store.expire(NOW + GRACE)
@@ -443,13 +590,31 @@ def settled(batches: list[list[Event]]) -> list[object]:
     ]
 
 
-@settings(SETTINGS, max_examples=int(EXAMPLES or 150))
-@given(st.data())
-def test_order_does_not_matter(data: st.DataObject) -> None:
-    history = data.draw(histories())
-    shuffled = data.draw(st.permutations(history))
-    cuts = sorted(data.draw(st.sets(st.integers(0, len(history)))))
-    again = data.draw(st.lists(st.sampled_from(history))) if history else []
+@st.composite
+def tellings(draw: st.DrawFn) -> tuple[list[Event], list[list[Event]]]:
+    """A history as it happened; and in any order, in batches, some of it twice."""
+    history = draw(histories())
+    shuffled = draw(st.permutations(history))
+    cuts = sorted(draw(st.sets(st.integers(0, len(history)))))
+    again = draw(st.lists(st.sampled_from(history))) if history else []
     batches = [shuffled[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
+    return history, [*batches, again]
 
-    assert settled([*batches, again]) == settled([history])
+
+@settings(SETTINGS, max_examples=int(EXAMPLES or 150))
+@given(tellings())
+def test_order_does_not_matter(telling: tuple[list[Event], list[list[Event]]]) -> None:
+    history, batches = telling
+
+    assert settled(batches) == settled([history])
+
+
+@settings(SETTINGS, max_examples=int(EXAMPLES or 40))
+@given(telling=tellings())
+def test_order_does_not_matter_to_replicas(
+    telling: tuple[list[Event], list[list[Event]]], redis_server: RedisServer
+) -> None:
+    history, batches = telling
+    redis_server.client.flushall()
+
+    assert settled(batches, redis_server.url) == settled([history])

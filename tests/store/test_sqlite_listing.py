@@ -12,8 +12,10 @@ from tests.store.conftest import Opener
 from tests.store.test_contract import list_fleet, living, name_all
 
 
-def test_a_listing_is_lost_with_the_connection_and_ends_nothing(reopen: Opener, tmp_path: Path) -> None:
-    store = reopen()
+def test_a_listing_is_lost_with_the_connection_and_ends_nothing(
+    reopen_sqlite: Opener, tmp_path: Path
+) -> None:
+    store = reopen_sqlite()
     store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
     name_all(store, [listed("1")], NOW + 600)
     with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as intruder:
@@ -32,8 +34,8 @@ def test_a_listing_is_lost_with_the_connection_and_ends_nothing(reopen: Opener, 
     assert living(store) == 1
 
 
-def test_what_a_listing_named_is_not_in_the_file(reopen: Opener, tmp_path: Path) -> None:
-    name_all(reopen(), [listed()], NOW)
+def test_what_a_listing_named_is_not_in_the_file(reopen_sqlite: Opener, tmp_path: Path) -> None:
+    name_all(reopen_sqlite(), [listed()], NOW)
 
     with closing(sqlite3.connect(f"file:{tmp_path}/store.db?mode=ro", uri=True)) as reader:
         tables = {table for (table,) in reader.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}

@@ -71,6 +71,10 @@ class StoreOnDisk:
         self._disk.read()
         return self._store.remembered()
 
+    def refresh(self, now: float) -> Applied:
+        self._disk.read()
+        return self._store.refresh(now)
+
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         self._disk.write(events)
         applied = self._store.apply(events, now)

@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, PoolHistory, Query
+from app.domain.totals import LabelSetTotals
 from app.store import History, OpenedStore, open_store
 from app.web.page import NEWEST
 from app.web.words import DASH
@@ -324,6 +325,9 @@ class SlowHistory:
 
     def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
         return self._ledger.pools(now, limit)
+
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        return self._ledger.label_sets()
 
 
 def test_while_it_is_made_pushes_are_answered_and_those_who_ask_meanwhile_share_it(

@@ -1,0 +1,132 @@
+"""The shared store's ledger, read on a connection of its own."""
+
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from math import inf
+from statistics import median
+from typing import Any, Final
+
+from app.domain.history import (
+    DAY_SECONDS,
+    HOUR_SECONDS,
+    PERIOD_SECONDS,
+    PERIODS,
+    Entry,
+    Pool,
+    PoolHistory,
+    Query,
+)
+from app.domain.instances import Labels
+from app.domain.totals import LabelSetTotals
+from app.errors import StoreUnavailableError
+from app.store import READ_SECONDS
+from app.store.redis_link import Command, Link
+from app.store.redis_rows import entry_of, key, own_rows, pairs, scores
+
+_AT_ONCE: Final = 500
+
+
+class RedisHistory:
+    """See `app.store.History`."""
+
+    def __init__(self, link: Link, *, read_seconds: float = READ_SECONDS) -> None:
+        self._link = link
+        self._read_seconds = read_seconds
+        self._lock = threading.Lock()
+
+    def interruptions(self, query: Query) -> Sequence[Entry]:
+        until = query.until if query.before is None else min(query.until, query.before.at)
+        with self._lock:
+            fitting = (
+                entry
+                for entry in self._newest_first(query.since, until)
+                if entry.counted.at < query.until
+                and (query.before is None or entry.place < query.before)
+                and query.cluster in (None, entry.counted.node.cluster)
+            )
+            return [entry for entry, _ in zip(fitting, range(query.limit), strict=False)]
+
+    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
+        entries: defaultdict[Pool, list[Entry]] = defaultdict(list)
+        with self._lock:
+            for entry in self._newest_first(now - PERIODS * PERIOD_SECONDS, now):
+                if entry.counted.at < now:
+                    node = entry.counted.node
+                    pool = Pool(
+                        entry.counted.name.project, node.cluster, node.cluster_location, node.node_pool
+                    )
+                    entries[pool].append(entry)
+        most = sorted(entries.items(), key=lambda one: (-len(one[1]), one[0]))
+        return [_history(pool, rows, now) for pool, rows in most[:limit]]
+
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        sums: dict[Labels, LabelSetTotals] = {}
+        with self._lock:
+            replicas, alive = self._ask([("ZRANGE", key("replicas"), 0, -1), ("HGETALL", key("alive"))])
+            owns = self._ask([("HGETALL", key("of", replica, "totals")) for replica in replicas])
+        for reply in owns:
+            for labels, own in own_rows(reply).label_sets.items():
+                row = sums.setdefault(labels, LabelSetTotals(labels, revealed=True))
+                row.interruptions += own.interruptions
+                row.created += own.created
+                row.failed += own.failed
+                row.instance_seconds += own.instance_seconds
+        for text, living in pairs(alive):
+            labels = Labels(*json.loads(text))
+            sums.setdefault(labels, LabelSetTotals(labels, revealed=True)).instances = int(living)
+        return list(sums.values())
+
+    def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        if not self._link.connected:
+            self._link.connect()
+        return self._link.ask(commands)
+
+    def _newest_first(self, since: float, until: float) -> Iterator[Entry]:
+        """Every row from `since` to `until`, both included, newest first."""
+        deadline = time.monotonic() + self._read_seconds
+        seen: set[str] = set()
+        """The keys read of the last time: another page begins with it."""
+        more = True
+        while more:
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(f"reading the ledger takes longer than {self._read_seconds:g} s")
+            bounds = (_bound(until), _bound(since), "WITHSCORES", "LIMIT", 0, len(seen) + _AT_ONCE)
+            projects, page = self._ask(
+                [("HGETALL", key("projects")), ("ZREVRANGEBYSCORE", key("ledger:at"), *bounds)]
+            )
+            times = scores(page)
+            more = len(times) == len(seen) + _AT_ONCE
+            keys = [event_key for event_key in times if event_key not in seen]
+            if keys:
+                rows = self._link.ask([("HMGET", key("ledger"), *keys), ("HMGET", key("explained"), *keys)])
+                spelt = dict(pairs(projects))
+                for event_key, value, explained in zip(keys, *rows, strict=True):
+                    if value is not None:
+                        yield entry_of(event_key, value, explained, spelt)
+                until = times[keys[-1]]
+                seen = {event_key for event_key, at in times.items() if at == until}
+
+
+def _history(pool: Pool, entries: Sequence[Entry], now: float) -> PoolHistory:
+    week = now - PERIODS * PERIOD_SECONDS
+    times = [entry.counted.at for entry in entries]
+    ages = [entry.counted.age for entry in entries if entry.counted.age is not None]
+    periods = [0] * PERIODS
+    for at in times:
+        periods[min(int((at - week) / PERIOD_SECONDS), PERIODS - 1)] += 1
+    return PoolHistory(
+        pool,
+        sum(at >= now - HOUR_SECONDS for at in times),
+        sum(at >= now - DAY_SECONDS for at in times),
+        len(times),
+        max(times),
+        median(ages) if ages else None,
+        periods,
+    )
+
+
+def _bound(at: float) -> str:
+    return "+inf" if at == inf else "-inf" if at == -inf else repr(at)

@@ -1,0 +1,68 @@
+"""What is in a Redis, and how well it keeps it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from app.errors import StartError, StoreUnavailableError
+from app.store.redis_link import Link
+from app.store.redis_rows import check_schema, key
+
+# https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go has the letters.
+_LETTER: Final = "[bcdfghjklmnpqrstvwxz2456789]"
+_PASSING: Final = re.compile(rf".+-{_LETTER}{{6,10}}-{_LETTER}{{5}}|[0-9a-f]{{12}}")
+
+
+def inspect_redis(url: str) -> str:
+    """What is there, or that it is empty yet; changes nothing. Raises StartError."""
+    link = Link(url)
+    try:
+        link.connect()
+        schema, instances, interruptions = link.ask(
+            [("GET", key("schema")), ("ZCARD", key("recorded")), ("ZCARD", key("ledger:at"))]
+        )
+        warnings = "".join(f"; {warning}" for warning in warnings_of(link))
+    except StoreUnavailableError as exc:
+        raise StartError(str(exc)) from exc
+    finally:
+        link.close()
+    check_schema(schema)
+    if schema is None:
+        return f"redis has nothing of ours yet{warnings}"
+    return f"redis holds {instances} instances and {interruptions} interruptions{warnings}"
+
+
+def warnings_at(url: str) -> Sequence[str]:
+    """Why what is acknowledged by the server at the URL might not last; nothing where it is away."""
+    link = Link(url)
+    try:
+        link.connect()
+        return tuple(warnings_of(link))
+    except StoreUnavailableError:
+        return ()
+    finally:
+        link.close()
+
+
+def warnings_of(link: Link) -> Iterator[str]:
+    """Why what is acknowledged might not last. Raises StoreUnavailableError.
+
+    Where Redis is managed, `CONFIG` is often blocked; `INFO` is not.
+    """
+    facts = _facts(link.ask([("INFO",)]))
+    if facts.get("aof_enabled") == "0":
+        yield "redis has no append-only file: what it acknowledged is lost when it ends"
+    if facts.get("maxmemory", "0") != "0" and facts.get("maxmemory_policy") != "noeviction":
+        yield "redis may evict keys (maxmemory-policy): what is evicted is forgotten, and may count twice"
+
+
+def warnings_of_name(replica: str) -> Sequence[str]:
+    """Why what is counted under the name might be left behind."""
+    if not _PASSING.fullmatch(replica):
+        return ()
+    return (f"{replica} looks like the name of a Deployment's pod, or of a container: the next has another",)
+
+
+def _facts(replies: list[Any]) -> dict[str, str]:
+    lines = (line.partition(":") for line in str(replies[0]).splitlines())
+    return {name: value.strip() for name, _, value in lines}

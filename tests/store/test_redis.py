@@ -1,0 +1,854 @@
+"""What is so of the shared store alone: connections that break, replicas that meet, servers that fail."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import pytest
+
+from app.domain.attribution import Rules
+from app.domain.events import UNKNOWN, Event, InstanceName
+from app.domain.history import Query
+from app.domain.outcomes import Counted, Duplicate, Pending
+from app.errors import NameTakenError, StartError, StoreUnavailableError
+from app.metrics import Metrics
+from app.store import OpenedStore, Store, inspect_store, open_store
+from app.store.redis_rows import key
+from tests.domain.examples import (
+    DAY,
+    GRACE,
+    LAB,
+    LABELS,
+    NAME,
+    NOW,
+    OTHER_NAME,
+    TILLS,
+    created,
+    failed,
+    interrupted,
+    listed,
+)
+from tests.store.conftest import RULES
+from tests.store.test_contract import (
+    NUMBERED,
+    TEACHES,
+    interruptions,
+    list_fleet,
+    living,
+    name,
+    name_all,
+    row_of,
+    until_done,
+)
+from tests.support.process import LOOPBACK, eventually, free_port
+from tests.support.proxy import Proxy
+from tests.support.redis import RedisServer
+
+Client: TypeAlias = Any
+"""redis-py's, whose types are those of two clients."""
+
+T = TypeVar("T")
+
+LEASE: Final = key("lease")
+
+
+class Opener(Protocol):
+    def __call__(self, replica: str = ..., *, url: str = ..., rules: Rules = ..., hold: bool = ...) -> Store:
+        """Begin a process of that replica."""
+
+
+@pytest.fixture
+def server(redis_server: RedisServer) -> RedisServer:
+    redis_server.client.flushall()
+    return redis_server
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Client:
+    return server.client
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def start(server: RedisServer) -> Iterator[Opener]:
+    opened: list[OpenedStore] = []
+
+    def start(
+        replica: str = "one", *, url: str = server.url, rules: Rules = RULES, hold: bool = False
+    ) -> Store:
+        opened.append(open_store(url, rules, replica=replica, hold=hold))
+        opened[-1].store.refresh(NOW)
+        return opened[-1].store
+
+    yield start
+    for one in opened:
+        one.store.close()
+
+
+def until_up(work: Callable[[], T], *, within: float = 1.0) -> T:
+    """The work's result once the server is there again."""
+
+    def done() -> tuple[T] | None:
+        try:
+            return (work(),)
+        except StoreUnavailableError:
+            return None
+
+    return eventually(done, within=within, what="the store is there again")[0]
+
+
+def ledger(url: str) -> list[str]:
+    """The keys of everything counted."""
+    history = open_store(url, RULES, replica="reader").history
+    return [entry.counted.key for entry in history.interruptions(Query(limit=2000))]
+
+
+def everything(client: Client) -> dict[str, bytes]:
+    return {one: client.dump(one) for one in client.keys("*")}
+
+
+# replies that are lost
+
+
+@pytest.mark.parametrize("trouble", [Proxy.lose_reply, Proxy.lose_request, Proxy.delay])
+def test_a_transaction_whose_reply_is_lost_is_executed_once(
+    start: Opener, proxy: Proxy, server: RedisServer, trouble: Callable[[Proxy], None]
+) -> None:
+    store = start(url=proxy.url)
+    store.apply([created()], NOW)
+
+    connections = proxy.connections
+    trouble(proxy)
+    applied = store.apply([interrupted()], NOW)
+
+    assert [type(outcome) for outcome in applied.outcomes] == [Counted]
+    assert proxy.connections == connections + 1
+    assert applied.changed.clusters["tills"].interruptions == 1
+    assert isinstance(store.apply([interrupted()], NOW).outcomes[0], Duplicate)
+    assert interruptions(store) == interruptions(start(url=server.url)) == {"tills": 1}
+    assert len(ledger(server.url)) == 1
+
+
+def test_a_transaction_that_arrives_after_its_process_has_reconnected_is_refused(
+    start: Opener, proxy: Proxy, client: Client
+) -> None:
+    store = start(url=proxy.url, hold=True)
+    store.apply([created(), interrupted()], NOW)
+    proxy.delay()
+    store.reveal(store.remembered().totals, NOW)
+    before = everything(client)
+
+    assert proxy.deliver().endswith(b"*-1\r\n")
+    assert everything(client) == before
+    assert row_of(store).revealed
+
+
+def test_a_reconnection_whose_reply_is_lost_is_made_again(start: Opener, proxy: Proxy) -> None:
+    store = start(url=proxy.url)
+    store.apply([created()], NOW)
+    proxy.lose_reply()
+    proxy.cut()
+
+    with pytest.raises(StoreUnavailableError):
+        store.apply([interrupted()], NOW)
+    until_up(lambda: store.apply([interrupted()], NOW))
+    assert interruptions(store) == {"tills": 1}
+
+
+@pytest.mark.parametrize("trouble", [Proxy.lose_reply, Proxy.lose_request])
+def test_periodic_work_whose_reply_is_lost_is_done_once(
+    start: Opener, proxy: Proxy, trouble: Callable[[Proxy], None]
+) -> None:
+    store = start(url=proxy.url)
+    store.apply([created(), interrupted(name=OTHER_NAME)], NOW)
+    store.account(NOW)
+
+    trouble(proxy)
+    store.account(NOW + 60)
+    trouble(proxy)
+    store.expire(NOW + GRACE)
+
+    assert row_of(store).instance_seconds == 60.0
+    assert interruptions(store) == {UNKNOWN: 1}
+    assert store.remembered().pending == 0
+
+
+def test_what_is_away_after_a_lost_reply_is_a_duplicate_when_it_comes_again(
+    start: Opener, proxy: Proxy
+) -> None:
+    store = start(url=proxy.url)
+    store.apply([created()], NOW)
+    proxy.lose_reply(and_go_dark=True)
+
+    with pytest.raises(StoreUnavailableError):
+        store.apply([interrupted()], NOW)
+    proxy.light_up()
+
+    (outcome,) = until_up(lambda: store.apply([interrupted()], NOW), within=3).outcomes
+    assert isinstance(outcome, Duplicate)
+    assert interruptions(store) == {"tills": 1}
+
+
+# replicas that meet
+
+
+def test_what_comes_to_all_replicas_at_once_counts_once(start: Opener, server: RedisServer) -> None:
+    stores = [start(replica) for replica in ("one", "two", "three")]
+    numbers = range(150)
+    stores[0].apply([created(str(number), name=name(number % 5)) for number in numbers], NOW)
+    events = [interrupted(str(number), name=name(number % 5)) for number in numbers]
+    failures: list[Exception] = []
+
+    def hammer(store: Store, seed: int) -> None:
+        shuffled = random.Random(seed).sample(events, len(events))  # noqa: S311 - no secret
+        try:
+            for first in range(0, len(shuffled), 3):
+                store.apply(shuffled[first : first + 3], NOW)
+        except Exception as exc:  # noqa: BLE001 - told by the test
+            failures.append(exc)
+
+    threads = [threading.Thread(target=hammer, args=one) for one in zip(stores, (1, 2, 3), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not failures
+    counted = [interruptions(store).get("tills", 0) for store in stores]
+    assert sum(counted) == len(events)
+    assert all(counted)
+    assert sorted(ledger(server.url)) == sorted(event.key for event in events)
+    for store in stores:
+        store.refresh(NOW)
+        assert living(store) == 0
+
+
+@pytest.mark.parametrize("name", [NAME, OTHER_NAME], ids=["one-name", "two-names"])
+def test_what_another_replica_has_counted_between_read_and_commit_is_a_duplicate(
+    start: Opener, proxy: Proxy, name: InstanceName
+) -> None:
+    store, other = start(url=proxy.url), start("other")
+    store.apply([created(), created("1", name=OTHER_NAME)], NOW)
+
+    proxy.before_exec(lambda: other.apply([replace(interrupted(), name=name)], NOW))
+    (outcome,) = store.apply([interrupted()], NOW).outcomes
+
+    assert isinstance(outcome, Duplicate)
+    assert (interruptions(store), interruptions(other)) == ({}, {"tills": 1})
+
+
+def test_what_another_replica_makes_of_an_instance_between_read_and_commit_is_read_again(
+    start: Opener, proxy: Proxy
+) -> None:
+    store, other = start(url=proxy.url), start("other")
+    store.apply([created()], NOW)
+
+    proxy.before_exec(lambda: other.apply([interrupted(at=1000)], NOW))
+    store.apply([interrupted(at=2000)], NOW)
+
+    assert (interruptions(store), interruptions(other)) == ({"tills": 1}, {"tills": 1})
+    assert [observed(one) for one in (store, other)] == [0, 1]
+
+
+def observed(store: Store) -> int:
+    """How many lifetimes."""
+    return sum(sum(row.buckets) for row in store.remembered().totals.lifetimes.values())
+
+
+def test_a_number_that_another_replica_learns_between_read_and_commit_is_translated(
+    start: Opener, proxy: Proxy, client: Client
+) -> None:
+    store, other = start(url=proxy.url), start("other")
+
+    proxy.before_exec(lambda: other.apply([TEACHES], NOW))
+    store.apply([created(name=NUMBERED)], NOW)
+
+    assert not client.keys(key("name", NUMBERED.project, "*"))
+    assert not client.exists(key("names", NUMBERED.project))
+    store.refresh(NOW)
+    assert row_of(store).instances == 2
+
+
+def test_series_that_one_replica_knows_the_others_show_at_zero(start: Opener) -> None:
+    one, other = start("one"), start("other")
+    one.apply([created(), interrupted()], NOW)
+
+    changed = other.refresh(NOW).changed
+
+    assert changed.label_sets[LABELS].interruptions == 0
+    assert changed.clusters["tills"].interruptions == 0
+    assert not any(changed.lifetimes["tills", TILLS.machine_type].buckets)
+    assert not other.refresh(NOW).changed
+
+
+def test_each_replica_holds_and_reveals_its_own(start: Opener) -> None:
+    one, other = start("one", hold=True), start("other", hold=True)
+    one.apply([created(), interrupted()], NOW)
+    one.reveal(one.remembered().totals, NOW)
+    other.refresh(NOW)
+
+    assert row_of(one).revealed
+    assert not row_of(other).revealed
+    other.apply([interrupted(at=2000)], NOW)
+    other.reveal(other.remembered().totals, NOW)
+    assert row_of(start("other", hold=True)).revealed
+
+
+def test_counters_stay_with_their_replicas_name(start: Opener) -> None:
+    for replica, count in (("one", 1), ("other", 2)):
+        events: list[Event] = [created()]
+        events += [interrupted(at=1000.0 * count + number) for number in range(count)]
+        start(replica).apply(events, NOW)
+
+    for replica, count in (("other", 2), ("one", 1)):
+        assert interruptions(start(replica)) == {"tills": count}
+    assert interruptions(start("third")) == {}
+
+
+def test_a_name_has_one_living_holder_the_newest(start: Opener, client: Client) -> None:
+    old = start()
+    old.apply([created()], NOW)
+    new = start()
+    before = everything(client)
+
+    works: list[Callable[[], object]] = [
+        lambda: old.apply([interrupted()], NOW),
+        lambda: old.refresh(NOW),
+        lambda: old.prune(NOW),
+        old.remembered,
+    ]
+    for work in works:
+        with pytest.raises(NameTakenError):
+            work()
+    assert everything(client) == before
+    assert isinstance(new.apply([interrupted()], NOW).outcomes[0], Counted)
+
+    client.flushall()
+    with pytest.raises(NameTakenError):
+        old.apply([created()], NOW)
+
+
+def test_a_name_that_is_taken_between_read_and_commit_is_not_written_under(
+    start: Opener, proxy: Proxy
+) -> None:
+    old = start(url=proxy.url)
+    old.apply([created()], NOW)
+    proxy.before_exec(start)
+
+    with pytest.raises(NameTakenError):
+        old.apply([interrupted()], NOW)
+    assert interruptions(start()) == {}
+
+
+# leading
+
+
+def leads(store: Store) -> bool:
+    return store.remembered().leads_until > time.monotonic()
+
+
+def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) -> None:
+    one, other = start("one"), start("other")
+    assert (leads(one), leads(other)) == (True, False)
+
+    one.close()
+    other.refresh(NOW)
+    assert leads(other)
+
+
+def test_a_replica_whose_lease_ran_out_does_nothing_that_another_does(start: Opener, client: Client) -> None:
+    old, new = start("old"), start("new")
+    old.apply([created(), interrupted(name=OTHER_NAME)], NOW)
+    old.account(NOW)
+    old.begin_listing(NAME.project, NOW)
+    client.delete(LEASE)
+    new.refresh(NOW)
+    before = everything(client)
+
+    assert leads(old)  # as far as it knows
+    assert not old.expire(NOW + GRACE).outcomes
+    assert not leads(old)
+    assert not old.account(NOW + GRACE).changed
+    assert not old.prune(NOW + 40 * DAY).changed
+    works: list[Callable[[], object]] = [
+        lambda: old.begin_listing(NAME.project, NOW),
+        lambda: old.take_in(NAME.project, NOW, [listed()], NOW),
+        lambda: old.end_listing(NAME.project, NOW, (), NOW),
+    ]
+    for work in works:
+        with pytest.raises(StoreUnavailableError):
+            work()
+    assert everything(client) == before
+
+    new.account(NOW + 60)
+    assert row_of(new).instance_seconds == 60.0
+    assert interruptions(new) == {}
+    new.expire(NOW + GRACE)
+    assert interruptions(new) == {UNKNOWN: 1}
+
+
+def test_a_lease_that_runs_out_between_read_and_commit_is_noticed(
+    start: Opener, proxy: Proxy, client: Client
+) -> None:
+    store = start(url=proxy.url)
+    store.apply([interrupted()], NOW)
+
+    def run_out() -> None:
+        client.pexpire(LEASE, 1)
+        eventually(lambda: not client.exists(LEASE), within=1, what="the lease has run out")
+
+    proxy.before_exec(run_out)
+    assert not store.expire(NOW + GRACE).outcomes
+    assert interruptions(store) == {}
+
+
+def test_a_listing_that_another_leader_began_meanwhile_is_lost(start: Opener, client: Client) -> None:
+    one, other = start("one"), start("other")
+    one.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
+    name_all(one, [listed("1")], NOW + 600)
+    client.delete(LEASE)
+    other.refresh(NOW)
+    name_all(other, [], NOW + 660)
+    client.delete(LEASE)
+    one.refresh(NOW)
+
+    with pytest.raises(StoreUnavailableError):
+        one.take_in(NAME.project, NOW + 600, [listed("2", name=OTHER_NAME)], NOW + 700)
+    with pytest.raises(StoreUnavailableError):
+        one.end_listing(NAME.project, NOW + 600, (), NOW + 700)
+    one.refresh(NOW)
+    assert living(one) == 2
+
+
+def test_what_the_last_leader_has_just_listed_is_not_ended(start: Opener, client: Client) -> None:
+    one, other = start("one"), start("other")
+    one.apply([created()], NOW)
+    list_fleet(one, [listed()], NOW + 600)
+    client.delete(LEASE)
+    other.refresh(NOW)
+
+    list_fleet(other, [], NOW + 630)
+    assert living(other) == 1
+    list_fleet(other, [], NOW + 670)
+    assert living(other) == 0
+
+
+def test_only_the_replica_that_leads_shows_what_is_shared(start: Opener) -> None:
+    one, other = start("one"), start("other")
+    applied = one.apply([created(), interrupted(), interrupted(name=OTHER_NAME)], NOW)
+    shown = [metrics_of(store) for store in (one, other)]
+    shared = ("spot_instances{", "spot_last_interruption_timestamp_seconds{", "pending_interruptions ")
+
+    assert applied.pending == 1
+    assert [all(name in text for name in shared) for text in shown] == [True, False]
+    assert not any(name in shown[1] for name in shared)
+    assert all("interruption_events_total{" in text for text in shown)
+    shown_later = metrics_of(one, later=14.5)
+    assert not any(name in shown_later for name in shared)
+
+
+def metrics_of(store: Store, *, later: float = 0.0) -> str:
+    """What a replica shows some seconds after a refresh."""
+    metrics = Metrics(monotonic=lambda: time.monotonic() + later)
+    metrics.restore(store.remembered())
+    metrics.show(store.refresh(NOW))
+    return metrics.render("")[0].decode()
+
+
+def test_a_replica_that_does_not_lead_asks_the_leading_one_for_a_listing(start: Opener) -> None:
+    leader, other = start("leader"), start("other")
+    (outcome,) = other.apply([interrupted()], NOW).outcomes
+    assert isinstance(outcome, Pending)
+
+    told = other.refresh(NOW).shared, leader.refresh(NOW).shared, leader.refresh(NOW).shared
+    assert [shared is not None and list(shared.asked) for shared in told] == [[], [NAME.project], []]
+
+
+# servers that fail
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+def test_a_server_that_is_away_is_told_at_once_and_used_once_it_is_there_again(
+    start: Opener, own_server: RedisServer
+) -> None:
+    store = start(url=own_server.url)
+    store.apply([created(), interrupted()], NOW)
+    own_server.process.kill()
+
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(StoreUnavailableError):
+            store.apply([interrupted(at=2000)], NOW)
+    assert time.monotonic() - began < 1
+
+    own_server.process.start()
+    until_up(lambda: store.apply([interrupted(at=2000)], NOW))
+    assert isinstance(store.apply([interrupted()], NOW).outcomes[0], Duplicate)
+    assert interruptions(store) == {"tills": 2}
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_long(start: Opener, proxy: Proxy) -> None:
+    store = start(url=proxy.url)
+    store.apply([created()], NOW)
+    proxy.go_dark()
+    proxy.cut()
+
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            store.apply([interrupted()], NOW)
+    assert time.monotonic() - began < 2
+    proxy.light_up()
+
+    until_up(lambda: store.apply([interrupted()], NOW))
+    assert interruptions(store) == {"tills": 1}
+
+
+def test_a_server_that_became_a_replica_is_as_one_that_is_away(
+    start: Opener, server: RedisServer, client: Client
+) -> None:
+    store = start()
+    client.replicaof(LOOPBACK, free_port())
+    try:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                store.apply([created(), interrupted()], NOW)
+    finally:
+        client.replicaof("NO", "ONE")
+
+    until_up(lambda: store.apply([created(), interrupted()], NOW))
+    assert interruptions(store) == {"tills": 1}
+
+
+def test_a_server_without_room_takes_nothing_half(start: Opener, client: Client) -> None:
+    store = start()
+    store.apply([created()], NOW)
+    before = everything(client)
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            store.apply([interrupted()], NOW)
+        with pytest.raises(StoreUnavailableError):
+            store.refresh(NOW)
+    finally:
+        client.config_set("maxmemory", 0)
+
+    assert everything(client) == before
+    until_up(lambda: store.apply([interrupted()], NOW))
+    assert interruptions(store) == {"tills": 1}
+
+
+def test_a_server_that_reads_its_file_is_as_one_that_is_away(start: Opener, tmp_path: Path) -> None:
+    slow = ("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+    with RedisServer(tmp_path / "redis", "--appendonly", "no", "--rdbcompression", "no", *slow) as server:
+        store = start(url=server.url)
+        store.apply([created()], NOW)
+        for number in range(50):
+            server.client.set(f"another program's {number}", "x" * 500)
+        server.client.save()
+        server.process.kill()
+        starting = threading.Thread(target=server.process.start)
+        starting.start()
+        said = set()
+
+        def works() -> bool:
+            try:
+                store.apply([interrupted()], NOW)
+            except StoreUnavailableError as exc:
+                said.add("loading" in str(exc).lower())
+                return False
+            return True
+
+        eventually(works, within=10, what="the file is read")
+        starting.join()
+        assert interruptions(store) == {"tills": 1}
+    assert True in said
+
+
+def test_a_key_that_is_something_elses_is_an_error_and_not_a_success(start: Opener, client: Client) -> None:
+    store = start()
+    store.apply([created()], NOW)
+    client.delete(key("ledger"))
+    client.set(key("ledger"), "something else")
+
+    with pytest.raises(StoreUnavailableError, match="WRONGTYPE"):
+        store.apply([interrupted()], NOW)
+
+
+# servers that forget
+
+
+def test_what_a_process_has_shown_is_written_again_when_the_server_has_lost_it(
+    start: Opener, client: Client
+) -> None:
+    store, other = start("one"), start("other")
+    store.apply([created(), interrupted()], NOW)
+    other.refresh(NOW)
+    client.flushall()
+
+    applied = store.refresh(NOW)
+    other.refresh(NOW)
+
+    assert interruptions(store) == {"tills": 1}
+    assert applied.changed.label_sets[LABELS].instances == 0
+    assert sum(applied.changed.lifetimes["tills", TILLS.machine_type].buckets) == 1
+    assert interruptions(start("one")) == {"tills": 1}
+    assert "tills" in other.remembered().totals.clusters
+
+
+def test_an_older_state_behind_an_unbroken_connection_is_noticed(start: Opener, client: Client) -> None:
+    in_lab = LABELS._replace(cluster="lab", node_pool="lab-pool", machine_type="n2-standard-4")
+    store = start(hold=True)
+    store.apply([created(), interrupted(), created(name=OTHER_NAME, node=LAB)], NOW)
+    older = everything(client)
+    store.apply([interrupted(name=OTHER_NAME)], NOW)
+    store.reveal(store.remembered().totals, NOW)
+    client.flushall()
+    for one, value in older.items():
+        client.restore(one, 0, value)
+
+    store.refresh(NOW)
+
+    for again in (store, start(hold=True)):
+        assert interruptions(again) == {"tills": 1, "lab": 1}
+        assert row_of(again).revealed
+        assert row_of(again, in_lab).revealed
+    assert isinstance(start().apply([interrupted(name=OTHER_NAME)], NOW).outcomes[0], Counted)  # forgotten
+
+
+def test_series_that_are_no_more_after_a_loss_are_told(start: Opener, client: Client) -> None:
+    store = start()
+    store.apply([created()], NOW)
+    store.apply([created(name=OTHER_NAME, node=None)], NOW)
+    metrics = Metrics()
+    metrics.restore(store.remembered())
+    client.flushall()
+
+    metrics.show(store.refresh(NOW))
+    assert row_of(store).created == 1  # it was shown
+    assert 'spot_instances{cluster_location="europe-west1"' in metrics.render("")[0].decode()
+    assert row_of(store).instances == 0
+
+
+def test_counters_of_what_was_dropped_do_not_come_back(start: Opener, client: Client) -> None:
+    leader = start("leader")
+    start("other").apply([created(), interrupted()], NOW)
+    leader.refresh(NOW)
+    until_done(leader.prune, NOW + 32 * DAY)
+
+    other = start("other")
+    leader.apply([created("2", name=OTHER_NAME)], NOW + 33 * DAY)
+    other.refresh(NOW)
+    assert interruptions(other) == interruptions(start("other")) == {}
+
+
+# what is kept, and for how long
+
+
+def test_keys_go_by_themselves(start: Opener, client: Client) -> None:
+    store = start()
+    store.apply([created(), interrupted(), interrupted(name=OTHER_NAME)], NOW)
+    name_all(store, [listed()], NOW)
+    store.refresh(NOW)
+
+    lives = {one.removeprefix(key()): client.ttl(one) for one in client.keys("*")}
+    of_events = [seconds for one, seconds in lives.items() if one.startswith(("seen:", "of:"))]
+    assert len(of_events) == 6
+    assert all(30 * DAY < seconds <= 31 * DAY for seconds in of_events)
+    assert 0 < lives["lease"] <= 15
+    assert 0 < lives[f"named:{NAME.project}"] <= 7200
+
+
+def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -> None:
+    rules = replace(RULES, retention_seconds=DAY)
+    store, other = start("one", rules=rules), start("other", rules=rules)
+    other.apply([interrupted(name=NUMBERED), interrupted("7", name=name(7)), failed("8", name=name(8))], NOW)
+    store.expire(NOW + GRACE)
+    store.apply([TEACHES, created(), interrupted(), created("2", name=OTHER_NAME)], NOW)
+    other.apply([interrupted("", 2000), created("1", name=NUMBERED)], NOW)
+    list_fleet(store, [listed("3", name=name(3))], NOW)
+    list_fleet(store, [], NOW + 600)
+    store.account(NOW)
+    for one in (store, other):
+        one.refresh(NOW)
+    later = NOW + 3 * DAY
+    until_done(store.expire, later)
+    until_done(store.prune, later)
+    until_done(store.prune, later + 2 * DAY)
+    for one in (store, other):
+        one.refresh(NOW)
+
+    left = {one.removeprefix(key()) for one in client.keys("*") if not one.startswith(key("seen:"))}
+    of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
+    assert left - of_replicas == {
+        *("schema", "lease", "clock", "replicas"),
+        *("projects", "listings", "swept"),  # a field a project
+        *("touched", "newest"),  # of `unknown`
+    }
+    of_series = [client.zrange(key("touched"), 0, -1)]
+    of_series += [client.hkeys(key(one)) for one in left if one.endswith("totals")]
+    assert {word for texts in of_series for text in texts for word in json.loads(text)} == {UNKNOWN}
+
+
+def test_a_name_that_its_index_has_alone_is_dropped(start: Opener, client: Client) -> None:
+    store = start()
+    store.apply([created(), interrupted(name=OTHER_NAME)], NOW)
+    client.delete(*client.keys(key("name:*")))
+
+    assert not store.expire(NOW + GRACE).outcomes
+    store.prune(NOW + 32 * DAY)
+    assert not client.exists(key("until"), key("recorded"))
+
+
+def test_what_was_counted_under_a_number_is_completed_with_what_teaches_it(
+    start: Opener, server: RedisServer
+) -> None:
+    store = start()
+    store.apply([interrupted(name=NUMBERED)], NOW)
+    store.expire(NOW + GRACE)
+    store.apply([TEACHES, created()], NOW + GRACE)
+
+    (row,) = open_store(server.url, RULES, replica="reader").history.interruptions(Query())
+    assert (row.counted.explained, row.counted.node, row.counted.name) == (True, TILLS, NAME)
+
+
+def test_a_project_moves_without_leaving_a_key_under_its_number(start: Opener, client: Client) -> None:
+    store = start()
+    for number in range(3):
+        store.apply([created(str(number), name=name(number)._replace(project="123456789"))], NOW)
+    store.apply([interrupted("1", name=name(1)._replace(project="123456789"))], NOW)
+    store.apply([interrupted("9", name=name(9)._replace(project="123456789"))], NOW)
+    store.apply([interrupted("7", name=name(7)._replace(project="123456789"))], NOW - GRACE)
+    store.expire(NOW)
+
+    store.apply([TEACHES], NOW)
+
+    assert not client.keys(key("name*", "123456789*"))
+    for index in ("recorded", "until"):
+        members = client.zrange(key(index), 0, -1)
+        assert members
+        assert not [member for member in members if "123456789" in member]
+
+
+def test_a_ledger_of_many_pages_is_read_whole_and_in_order(start: Opener, server: RedisServer) -> None:
+    store = start()
+    times = [1000.0 + number // 700 for number in range(1600)]
+    events = [interrupted(str(number), at, name=name(number)) for number, at in enumerate(times)]
+    store.apply([created(event.id, 0.0, name=event.name) for event in events], NOW)
+    store.apply(events, NOW)
+
+    expected = sorted(((event.at, event.key) for event in events), reverse=True)
+    assert ledger(server.url) == [event_key for _, event_key in expected]
+
+
+# opening and looking
+
+
+def test_a_newer_schema_is_left_alone(start: Opener, client: Client, server: RedisServer) -> None:
+    client.set(key("schema"), 2)
+
+    with pytest.raises(StartError, match="newer"):
+        start()
+    with pytest.raises(StartError, match="newer"):
+        inspect_store(server.url)
+    assert client.keys("*") == [key("schema")]
+
+
+def test_a_schema_that_another_version_has_written_meanwhile_stays(
+    start: Opener, proxy: Proxy, client: Client
+) -> None:
+    store = start(url=proxy.url)
+    client.set(key("schema"), 2)
+    proxy.cut()
+
+    until_up(lambda: store.apply([created()], NOW))
+    assert client.get(key("schema")) == "2"
+
+
+def test_looking_changes_nothing(start: Opener, client: Client, server: RedisServer) -> None:
+    assert "nothing of ours" in inspect_store(server.url)
+    assert not client.keys("*")
+    start().apply([created(), interrupted()], NOW)
+    before = everything(client)
+
+    assert "1 instances and 1 interruptions" in inspect_store(server.url)
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cret@{host}:{port}/0",
+        "redis://user:s3cret@{host}:{port}/0",
+        "rediss://:s3cret@{host}:{port}/0",
+        "redis://:s3cret@{host}:99999/0",
+        "redis://:s3cret@{host}:{port}/0?nonsense=s3cret",
+        "redis://:s3cret@{host}:{port}/0?socket_timeout=s3cret",
+        "redis+sentinel://:s3cret@{host}:{port}/service",
+        "rediss+sentinel://:s3cret@{host}:{port}/service?db=s3cret",
+    ],
+)
+def test_no_error_shows_the_password(client: Client, server: RedisServer, url: str) -> None:
+    client.config_set("requirepass", "another")
+    try:
+        for look in (lambda url: open_store(url, RULES), inspect_store):
+            with pytest.raises(StartError) as caught:
+                look(url.format(host=LOOPBACK, port=server.port))
+            assert "s3cret" not in str(caught.value)
+    finally:
+        client.config_set("requirepass", "")
+
+
+def test_a_password_opens(start: Opener, client: Client, server: RedisServer) -> None:
+    client.config_set("requirepass", "a word")
+    try:
+        start(url=f"redis://:a%20word@{LOOPBACK}:{server.port}/1").apply([created()], NOW)
+    finally:
+        client.config_set("requirepass", "")
+
+
+def test_a_server_that_may_forget_is_warned_of(client: Client, server: RedisServer) -> None:
+    client.config_set("maxmemory", "1gb")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        warnings = open_store(server.url, RULES, replica="exporter-0").warnings
+        assert ["append-only" in warnings[0], "evict" in warnings[1]] == [True, True]
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize(
+    ("replica", "passing"),
+    [
+        ("exporter-0", False),
+        ("spot-interruption-exporter-12", False),
+        ("exporter", False),
+        ("my-host.example.com", False),
+        ("spot-interruption-exporter-7d4b9c6f5d-x2k8z", True),
+        ("3f1c9a7be204", True),
+    ],
+)
+def test_a_name_that_will_not_return_is_warned_of(
+    server: RedisServer,
+    client: Client,
+    replica: str,
+    passing: bool,  # noqa: FBT001 - a row
+) -> None:
+    warnings = open_store(server.url, RULES, replica=replica).warnings
+    assert any("the next has another" in warning for warning in warnings) is passing

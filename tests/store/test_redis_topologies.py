@@ -1,0 +1,142 @@
+"""The shared store on what people run for want of a single server: a cluster, and servers with a sentinel."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from app.domain.outcomes import Duplicate
+from app.store import open_store
+from app.store.redis_rows import key
+from tests.domain.examples import NOW, OTHER_NAME, created, interrupted, listed
+from tests.store.conftest import RULES
+from tests.store.test_contract import interruptions, list_fleet, living
+from tests.store.test_redis import until_up
+from tests.support.process import LOOPBACK, Process, eventually, free_port, listens
+from tests.support.redis import RedisServer
+from tests.support.requirement import require
+
+SLOTS = 16384
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """Three nodes without replicas, each with a third of the slots."""
+    with ExitStack() as stack:
+        buses = [free_port() for _ in range(3)]
+        nodes = [
+            stack.enter_context(
+                RedisServer(
+                    tmp_path_factory.mktemp("node"),
+                    *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
+                    *("--cluster-node-timeout", "1000"),
+                )
+            )
+            for bus in buses
+        ]
+        bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
+        clients: list[Any] = [node.client for node in nodes]
+        for client, first, end in zip(clients, bounds, bounds[1:], strict=False):
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
+            client.execute_command("CLUSTER MEET", LOOPBACK, nodes[0].port, buses[0])
+        eventually(lambda: all(map(is_whole, clients)), within=20, what="the cluster is whole")
+        yield nodes
+
+
+def is_whole(client: Any) -> bool:  # noqa: ANN401 - redis-py's types are those of two clients
+    info: dict[str, str] = client.execute_command("CLUSTER INFO")
+    return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", "3")
+
+
+def test_a_cluster_is_found_from_any_node_and_keeps_the_store_on_one(cluster: list[RedisServer]) -> None:
+    slots = [bounds for node in cluster for bounds in own_slots(node)]
+    slot = cluster[0].client.execute_command("CLUSTER KEYSLOT", key("schema"))
+    (home,) = (node for node, (first, last) in zip(cluster, slots, strict=True) if first <= slot <= last)
+    others = [node for node in cluster if node is not home]
+    one, other = (
+        open_store(node.url, RULES, replica=f"exporter-{number}") for number, node in enumerate(others)
+    )
+    one.store.refresh(NOW)
+    one.store.apply([created("1"), created("2", name=OTHER_NAME), interrupted("1")], NOW)
+    assert isinstance(other.store.apply([interrupted("1")], NOW).outcomes[0], Duplicate)
+    list_fleet(one.store, [listed("2", name=OTHER_NAME)], NOW + 600)
+    assert home.client.dbsize() == len(home.client.keys(key("*"))) > 0
+    assert [node.client.dbsize() for node in others] == [0, 0]
+
+    home.process.kill()
+    home.process.start()
+    (outcome,) = until_up(lambda: one.store.apply([interrupted("1")], NOW), within=10).outcomes
+    assert isinstance(outcome, Duplicate)
+    until_up(lambda: one.store.refresh(NOW))
+    assert (interruptions(one.store), living(one.store)) == ({"tills": 1}, 1)
+    for opened in (one, other):
+        opened.store.close()
+
+
+def own_slots(node: RedisServer) -> list[tuple[int, int]]:
+    client: Any = node.client
+    myself = client.execute_command("CLUSTER MYID")
+    nodes = client.execute_command("CLUSTER NODES")
+    return [
+        (int(first), int(last))
+        for one in nodes.values()
+        if one["node_id"] == myself
+        for first, last in one["slots"]
+    ]
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, str]]:
+    """A master, its replica, and the port of a sentinel that looks after them."""
+    with ExitStack() as stack:
+        quick = ("--repl-diskless-sync-delay", "0")
+        master = stack.enter_context(RedisServer(tmp_path / "master", *quick))
+        replica = stack.enter_context(
+            RedisServer(tmp_path / "replica", *quick, "--replicaof", f"{LOOPBACK} {master.port}")
+        )
+        client: Any = replica.client
+        eventually(
+            lambda: client.info("replication")["master_link_status"] == "up",
+            within=10,
+            what="the replica has what its master has",
+        )
+        port = free_port()
+        settings = tmp_path / "sentinel.conf"
+        settings.write_text(
+            f"bind {LOOPBACK}\nport {port}\n"
+            f"sentinel monitor interruptions {LOOPBACK} {master.port} 1\n"
+            "sentinel down-after-milliseconds interruptions 300\n"
+            "sentinel failover-timeout interruptions 2000\n"
+        )
+        program = require("redis-server", shutil.which("redis-server"))
+        command = [program, str(settings), "--sentinel"]
+        stack.enter_context(Process(command, output=tmp_path / "sentinel.log", ready=listens(port)))
+        asked = stack.enter_context(Redis(port=port, decode_responses=True))
+        eventually(
+            lambda: asked.execute_command("SENTINEL REPLICAS", "interruptions"),
+            within=10,
+            what="the sentinel knows the replica",
+        )
+        yield master, replica, f"redis+sentinel://{LOOPBACK}:{free_port()},{LOOPBACK}:{port}/interruptions"
+
+
+def test_a_sentinel_tells_the_master_and_whom_it_has_promoted(
+    sentinel: tuple[RedisServer, RedisServer, str],
+) -> None:
+    master, replica, url = sentinel
+    store = open_store(url, RULES, replica="one").store
+    store.apply([created(), interrupted()], NOW)
+    assert master.client.exists(key("schema"))
+    assert master.client.wait(1, 5000) == 1
+
+    master.process.kill()
+    (outcome,) = until_up(lambda: store.apply([interrupted()], NOW), within=20).outcomes
+
+    assert isinstance(outcome, Duplicate)
+    assert interruptions(store) == {"tills": 1}
+    assert replica.client.info("replication")["role"] == "master"
+    store.close()

@@ -1,0 +1,163 @@
+"""A TCP proxy before a Redis that makes trouble at the right moment: when a transaction is to be executed."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from tests.support.process import LOOPBACK
+
+_EXEC: Final = b"$4\r\nEXEC\r\n"
+_WITHIN_SECONDS: Final = 10
+
+
+class Proxy:
+    """Forwards to a port of loopback for the time of a `with` block.
+
+    Each trouble is made once, for the next EXEC that comes through.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = (LOOPBACK, port)
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://{LOOPBACK}:{self.port}/0"
+        self.connections = 0
+        """How many have been made."""
+        self._trouble: Callable[[_Connection, bytes], None] | None = None
+        self._dark = False
+        self._open: list[_Connection] = []
+        self._late: tuple[_Connection, bytes] | None = None
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(_WITHIN_SECONDS)
+        for connection in self._open:
+            connection.close()
+
+    def lose_reply(self, *, and_go_dark: bool = False) -> None:
+        """Let the next EXEC be executed, and break the connection in place of its reply."""
+
+        def trouble(connection: "_Connection", request: bytes) -> None:
+            connection.mute = True
+            connection.server.sendall(request)
+            assert connection.replied.wait(_WITHIN_SECONDS)
+            self._dark = and_go_dark
+            connection.close()
+
+        self._trouble = trouble
+
+    def lose_request(self) -> None:
+        """Break the connection in place of the next EXEC."""
+        self._trouble = lambda connection, _: connection.close()
+
+    def delay(self) -> None:
+        """Break the connection to the client at the next EXEC, which is under way until `deliver`."""
+
+        def trouble(connection: "_Connection", request: bytes) -> None:
+            connection.mute = True
+            self._late = connection, request
+            connection.hang_up()
+
+        self._trouble = trouble
+
+    def deliver(self) -> bytes:
+        """What the server answers to the late EXEC."""
+        assert self._late is not None
+        connection, request = self._late
+        connection.server.sendall(request)
+        assert connection.replied.wait(_WITHIN_SECONDS)
+        return connection.reply
+
+    def before_exec(self, do: Callable[[], object]) -> None:
+        """Have something done before the next EXEC reaches the server."""
+
+        def trouble(connection: "_Connection", request: bytes) -> None:
+            do()
+            connection.server.sendall(request)
+
+        self._trouble = trouble
+
+    def go_dark(self) -> None:
+        """Accept what comes, and answer nothing any more."""
+        self._dark = True
+
+    def light_up(self) -> None:
+        """Answer again those who come from now on."""
+        self._dark = False
+
+    def cut(self) -> None:
+        """Break every connection."""
+        for connection in self._open:
+            connection.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                try:
+                    server = socket.create_connection(self._target, timeout=_WITHIN_SECONDS)
+                except OSError:
+                    client.close()
+                    continue
+                server.settimeout(None)
+                connection = _Connection(client, server)
+                self._open.append(connection)
+                for run in (self._forward, self._backward):
+                    threading.Thread(target=run, args=(connection,), daemon=True).start()
+
+    def _forward(self, connection: "_Connection") -> None:
+        with suppress(OSError):
+            while request := connection.client.recv(1 << 20):
+                if self._dark:
+                    continue
+                trouble = self._trouble
+                if trouble is not None and request.endswith(_EXEC):
+                    self._trouble = None
+                    trouble(connection, request)
+                else:
+                    connection.server.sendall(request)
+
+    def _backward(self, connection: "_Connection") -> None:
+        with suppress(OSError):
+            while reply := connection.server.recv(1 << 20):
+                if connection.mute:
+                    connection.reply = reply
+                    connection.replied.set()
+                elif not self._dark:
+                    connection.client.sendall(reply)
+            connection.close()
+
+
+class _Connection:
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.client = client
+        self.server = server
+        self.mute = False
+        """The client hears nothing any more."""
+        self.reply = b""
+        self.replied = threading.Event()
+
+    def hang_up(self) -> None:
+        _end(self.client)
+
+    def close(self) -> None:
+        _end(self.client)
+        _end(self.server)
+
+
+def _end(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()

@@ -1,0 +1,59 @@
+"""A real Redis server, and what it keeps.
+
+https://redis.io/docs/latest/operate/oss_and_stack/management/config/
+"""
+
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from redis import Redis
+
+from tests.support.process import LOOPBACK, Process, free_port
+from tests.support.requirement import require
+
+
+class RedisServer:
+    """A Redis for the time of a `with` block, on disk at every write; it may be killed and started again."""
+
+    def __init__(self, directory: Path, *options: str, program: str = "redis-server") -> None:
+        """`options` are added to the command line."""
+        self.port = free_port()
+        self.url = f"redis://{LOOPBACK}:{self.port}/0"
+        directory.mkdir(parents=True, exist_ok=True)
+        self.process = Process(
+            [
+                require(program, shutil.which(program)),
+                *("--bind", LOOPBACK, "--port", str(self.port), "--dir", str(directory)),
+                *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                *options,
+            ],
+            output=directory / "redis.log",
+            ready=_answers(self.port),
+        )
+        self.client: Redis = Redis(port=self.port, decode_responses=True)
+
+    def __enter__(self) -> Self:
+        self.process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        self.process.stop()
+
+
+def _answers(port: int) -> Callable[[], Any]:
+    def answers() -> bool:
+        try:
+            with socket.create_connection((LOOPBACK, port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    return answers
