@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ _ENDPOINTS: Final = ("creation", "interruption")
 _ANSWERS: Final = "spot_interruption_exporter_push_messages_total"
 _PENDING: Final = "spot_interruption_exporter_pending_interruptions"
 _COUNTED: Final = "interruption_events_total"
+_LABEL: Final = "kubernetes_cluster"
 _WITHIN_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.2
 
@@ -76,12 +78,17 @@ def _make(client: httpx.Client, name: str, body: dict[str, Any]) -> None:
 
 
 def _samples(client: httpx.Client) -> None:
-    """Publish the samples, one after the other, and tell what the exporter answered to each."""
+    """Publish the samples, one after the other, and tell what was answered to each."""
     matching = files("app.demo") / "samples"
     original = Path(__file__).parent / "samples"
     for folder in (original, matching):
         for endpoint in _ENDPOINTS:
             _publish(client, endpoint, folder / f"{endpoint}.json")
+    # Of several replicas one shows what waits, and knows a few seconds later of what another has taken.
+    _wait(
+        lambda: any(sample.value for sample in _exposed(client, _PENDING)),
+        what="the interruption that is pending",
+    )
 
 
 def _publish(client: httpx.Client, endpoint: str, sample: Traversable) -> None:
@@ -95,32 +102,36 @@ def _publish(client: httpx.Client, endpoint: str, sample: Traversable) -> None:
 
 
 def _answers(client: httpx.Client, endpoint: str) -> Counter[str]:
-    """How many of an endpoint's pushes the exporter has answered 200, by outcome."""
-    exposition = client.get(os.environ["METRICS_URL"]).raise_for_status().text
-    return Counter(
-        {
-            sample.labels["outcome"]: int(sample.value)
-            for family in text_string_to_metric_families(exposition)
-            for sample in family.samples
-            if sample.name == _ANSWERS and sample.labels["endpoint"] == endpoint
-        }
-    )
+    """How many of an endpoint's pushes have been answered 200 by all exporters, by outcome."""
+    answers = Counter[str]()
+    for sample in _exposed(client, _ANSWERS):
+        if sample.labels["endpoint"] == endpoint:
+            answers[sample.labels["outcome"]] += int(sample.value)
+    return answers
+
+
+def _exposed(client: httpx.Client, name: str) -> Iterator[Sample]:
+    """What all exporters show now of a name."""
+    for url in os.environ["METRICS_URLS"].split():
+        for family in text_string_to_metric_families(client.get(url).raise_for_status().text):
+            yield from (sample for sample in family.samples if sample.name == name)
 
 
 def _show(client: httpx.Client) -> None:
     """Print what Prometheus has scraped, and again whenever it changes, until no interruption is pending."""
     began = time.time()
-    _wait(lambda: _query(client, f"timestamp({_PENDING}) > {began}"), what="a scrape of the exporter")
+    scraped = f"count(timestamp(up) > {began}) == count(up)"
+    _wait(lambda: _query(client, scraped), what="a scrape of every exporter")
     shown = ""
 
     def settled() -> bool:
         nonlocal shown
-        # In one query, so that the values are of one scrape.
-        samples = _query(client, f'{{__name__=~"{_PENDING}|{_COUNTED}"}}')
-        values: dict[str, str] = {
-            sample["metric"].get("kubernetes_cluster", ""): sample["value"][1] for sample in samples
-        }
-        pending = values.pop("", "?")
+        # In one query, so that an exporter's values are of one scrape.
+        samples = _query(client, f'sum by ({_LABEL}) ({{__name__=~"{_PENDING}|{_COUNTED}"}})')
+        values: dict[str, str] = {sample["metric"].get(_LABEL, ""): sample["value"][1] for sample in samples}
+        if "" not in values:
+            return False  # the replica that shows what all of them share is another one by now
+        pending = values.pop("")
         row = "  ".join(
             [f"pending {pending}", *(f"{cluster} {values[cluster]}" for cluster in sorted(values))]
         )

@@ -1,5 +1,6 @@
-"""docker-compose.yaml by itself: well formed, pinned, confined, and in step with the files that it mounts."""
+"""The compose files by themselves: well formed, pinned, confined, in step with the files that they mount."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,17 +11,27 @@ import pytest
 import yaml
 
 from app.settings import load_settings
-from tests.compose.topology import COMPOSE, ROOT, SERVICES, mounted
+from tests.compose.composition import BASE, OVER, PLAIN, REPLICAS, ROOT, Composition
 
 BUILT = "spot-interruption-exporter:local"
 PROVISIONING = "/etc/grafana/provisioning"
-each_service = pytest.mark.parametrize("service", SERVICES)
+each_composition = pytest.mark.parametrize("compose", [PLAIN, REPLICAS], ids=str)
+each_service = pytest.mark.parametrize(
+    ("compose", "service"),
+    [
+        pytest.param(compose, service, id=f"{compose}-{service}")
+        for compose in (PLAIN, REPLICAS)
+        for service in compose.services
+    ],
+)
 
 
-def test_it_is_what_the_compose_specification_allows() -> None:
+def test_they_are_what_the_compose_specification_allows(tmp_path: Path) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps(REPLICAS.content))
     checked = subprocess.run(
-        [*check, ROOT / "docker-compose.yaml"],
+        [*check, BASE, OVER, both],
         capture_output=True,
         text=True,
         check=False,
@@ -30,23 +41,34 @@ def test_it_is_what_the_compose_specification_allows() -> None:
 
 
 @each_service
-def test_an_image_is_built_here_or_pinned_to_a_version(service: str) -> None:
-    described = SERVICES[service]
+def test_an_image_is_built_here_or_pinned_to_a_version(compose: Composition, service: str) -> None:
+    described = compose.services[service]
 
     if "build" in described:
         assert described["image"] == BUILT
     else:
-        assert re.search(r":v?\d+\.\d+\.\d+(-emulators)?$", described["image"])
+        assert re.search(r":v?\d+\.\d+\.\d+(-emulators|-alpine)?$", described["image"])
 
 
 @each_service
-def test_a_service_is_reached_from_this_machine_only(service: str) -> None:
-    assert all(re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port) for port in SERVICES[service].get("ports", ()))
+def test_a_service_is_reached_from_this_machine_only(compose: Composition, service: str) -> None:
+    ports = compose.services[service].get("ports", ())
+
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
+
+
+@each_composition
+def test_no_two_services_want_one_port_of_this_machine(compose: Composition) -> None:
+    ports = [port.split(":")[1] for one in compose.services.values() for port in one.get("ports", ())]
+
+    assert sorted(set(ports)) == sorted(ports)
 
 
 @each_service
-def test_a_service_may_write_its_volumes_only_and_gains_no_privileges(service: str) -> None:
-    described = SERVICES[service]
+def test_a_service_may_write_its_volumes_only_and_gains_no_privileges(
+    compose: Composition, service: str
+) -> None:
+    described = compose.services[service]
 
     assert described["read_only"] is True
     assert described["cap_drop"] == ["ALL"]
@@ -55,90 +77,145 @@ def test_a_service_may_write_its_volumes_only_and_gains_no_privileges(service: s
 
 
 @each_service
-def test_what_a_service_mounts_is_there(service: str) -> None:
-    for volume in SERVICES[service].get("volumes", ()):
+def test_what_a_service_mounts_is_there(compose: Composition, service: str) -> None:
+    for volume in compose.services[service].get("volumes", ()):
         source, _, *mode = volume.split(":")
         if source.startswith("./"):
             assert (ROOT / source).exists()
             assert mode == ["ro"]
         else:
-            assert source in COMPOSE["volumes"]
+            assert source in compose.content["volumes"]
 
 
 @each_service
-def test_what_a_service_waits_for_can_be_told(service: str) -> None:
-    for other, wait in SERVICES[service].get("depends_on", {}).items():
+def test_what_a_service_waits_for_can_be_told(compose: Composition, service: str) -> None:
+    for other, wait in compose.services[service].get("depends_on", {}).items():
         if wait["condition"] == "service_healthy":
-            assert SERVICES[other]["healthcheck"]["test"][0] == "CMD"
+            assert compose.services[other]["healthcheck"]["test"][0] == "CMD"
         else:
             assert wait["condition"] == "service_completed_successfully"
-            assert SERVICES[other]["restart"] == "no"
+            assert compose.services[other]["restart"] == "no"
 
 
 @each_service
-def test_an_address_in_the_environment_is_a_listening_service(service: str) -> None:
-    for value in SERVICES[service].get("environment", {}).values():
-        for name, port in re.findall(r"(?:^|//)([a-z]+):(\d+)", value):
-            assert int(port) in published(name)
+def test_an_address_in_the_environment_is_a_listening_service(compose: Composition, service: str) -> None:
+    for value in compose.services[service].get("environment", {}).values():
+        for name, port in re.findall(r"(?:^|//)([a-z][a-z0-9-]*):(\d+)", value):
+            assert int(port) in compose.listening(name)
 
 
-def test_the_exporters_ports_are_the_configured_ones() -> None:
-    assert published("exporter") == {configured("server.port"), configured("prometheus.port")}
+@each_composition
+def test_an_exporters_ports_are_the_configured_ones(compose: Composition) -> None:
+    ports = {configured(compose, "server.port"), configured(compose, "prometheus.port")}
+
+    assert [compose.listening(name) for name in compose.exporters] == [ports] * len(compose.exporters)
 
 
 def test_the_exporters_store_is_in_its_volume_where_the_image_lets_it_write() -> None:
-    [volume] = [volume for volume in SERVICES["exporter"]["volumes"] if volume.startswith("exporter:")]
-    folder = volume.removeprefix("exporter:")
+    volumes = PLAIN.services["exporter"]["volumes"]
+    [folder] = [volume.removeprefix("exporter:") for volume in volumes if volume.startswith("exporter:")]
 
-    assert configured("store.url") == f"sqlite:///{folder}/store.db"
+    assert configured(PLAIN, "store.url") == f"sqlite:///{folder}/store.db"
     assert f"\nWORKDIR {folder}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_the_grace_is_short_and_longer_than_a_new_counter_is_held() -> None:
-    interval = prometheus_config()["global"]["scrape_interval"]
+def test_replicas_share_a_store_that_keeps_everything_and_each_has_its_name() -> None:
+    command = REPLICAS.services["valkey"]["command"]
 
-    assert configured("prometheus.hold_seconds") == 2 * int(interval.removesuffix("s"))
-    assert configured("prometheus.hold_seconds") < configured("attribution.grace_seconds") <= 30
+    assert len(REPLICAS.exporters) == 2
+    for name in REPLICAS.exporters:
+        assert configured(REPLICAS, "store.url", name) == "redis://valkey:6379/0"
+        assert configured(REPLICAS, "store.replica", name) == name
+    assert dict(zip(command[1::2], command[2::2], strict=True)) == {
+        "--appendonly": "yes",
+        "--appendfsync": "always",
+        "--maxmemory-policy": "noeviction",
+    }
+    assert REPLICAS.services["valkey"]["volumes"] == ["valkey:/data"]
 
 
-def test_prometheus_scrapes_the_metrics_listener_and_reads_the_rules() -> None:
-    [job] = prometheus_config()["scrape_configs"]
-    [rules] = prometheus_config()["rule_files"]
+def test_replicas_differ_in_their_name_and_their_port_of_this_machine_only() -> None:
+    first, second = (REPLICAS.services[name] for name in REPLICAS.exporters)
+    own = {"environment", "volumes", "ports", "expose"}
 
-    assert job["static_configs"] == [{"targets": [f"exporter:{configured('prometheus.port')}"]}]
-    assert mounted("prometheus", rules).samefile(ROOT / "k8s/monitoring/rules.yaml")
+    assert {key: first[key] for key in first.keys() - own} == {
+        key: second[key] for key in second.keys() - own
+    }
+    assert first["environment"] | {"SIE_STORE__REPLICA": "exporter-2"} == second["environment"]
+    assert second["volumes"] == [volume for volume in first["volumes"] if volume.startswith("./")]
+
+
+def test_the_balancer_spreads_pushes_over_all_replicas_and_lets_nothing_else_in() -> None:
+    configuration = REPLICAS.mounted("balancer", "/etc/nginx/nginx.conf").read_text()
+    port = configured(REPLICAS, "server.port")
+
+    assert re.findall(r"server (\S+):(\d+) ", configuration) == [
+        (name, str(port)) for name in REPLICAS.exporters
+    ]
+    assert re.findall(r"location (.*) {", configuration) == ["/events/", "= /healthz", "/"]
+    assert {int(found) for found in re.findall(r"listen (\d+);", configuration)} == REPLICAS.listening(
+        "balancer"
+    )
+    assert REPLICAS.services["topics"]["environment"]["EXPORTER_URL"] == "http://balancer:8080"
+    assert REPLICAS.services["balancer"]["depends_on"].keys() == set(REPLICAS.exporters)
+
+
+@each_composition
+def test_the_grace_is_short_and_longer_than_a_new_counter_is_held(compose: Composition) -> None:
+    interval = prometheus_config(compose)["global"]["scrape_interval"]
+
+    assert configured(compose, "prometheus.hold_seconds") == 2 * int(interval.removesuffix("s"))
+    hold, grace = (
+        configured(compose, key) for key in ("prometheus.hold_seconds", "attribution.grace_seconds")
+    )
+    assert hold < grace <= 30
+
+
+@each_composition
+def test_prometheus_scrapes_each_metrics_listener_and_reads_the_rules(compose: Composition) -> None:
+    [job] = prometheus_config(compose)["scrape_configs"]
+    [rules] = prometheus_config(compose)["rule_files"]
+    [file] = job["file_sd_configs"][0]["files"]
+    targets = yaml.safe_load(compose.mounted("prometheus", file).read_text())
+    port = configured(compose, "prometheus.port")
+
+    assert [one["targets"] for one in targets] == [[f"{name}:{port}"] for name in compose.exporters]
+    asked = compose.services["samples"]["environment"]["METRICS_URLS"].split()
+    assert asked == [f"http://{name}:{port}/metrics" for name in compose.exporters]
+    assert compose.mounted("prometheus", rules).samefile(ROOT / "k8s/monitoring/rules.yaml")
+
+
+def test_a_replicas_series_go_by_its_name() -> None:
+    targets = yaml.safe_load(REPLICAS.mounted("prometheus", "/etc/prometheus/targets.yaml").read_text())
+
+    assert [one["labels"] for one in targets] == [{"instance": name} for name in REPLICAS.exporters]
 
 
 def test_grafana_finds_the_dashboard_and_prometheus() -> None:
     providers = provisioned("dashboards/spot-interruption-exporter.yaml")["providers"]
     sources = provisioned("datasources/prometheus.yaml")["datasources"]
-    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    home = PLAIN.services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
 
     assert [str(Path(home).parent)] == [provider["options"]["path"] for provider in providers]
-    assert mounted("grafana", home).samefile(ROOT / "k8s/monitoring/dashboard.json")
-    [port] = published("prometheus")
+    assert PLAIN.mounted("grafana", home).samefile(ROOT / "k8s/monitoring/dashboard.json")
+    [port] = PLAIN.listening("prometheus")
     assert [source["url"] for source in sources] == [f"http://prometheus:{port}"]
 
 
-def published(service: str) -> set[int]:
-    return {int(port.rpartition(":")[2]) for port in SERVICES[service]["ports"]}
-
-
-def configured(key: str) -> Any:  # noqa: ANN401  # a setting's own type
-    path = mounted("exporter", SERVICES["exporter"]["environment"]["CONFIG_PATH"])
-    value: Any = load_settings(path, {})[0]
+def configured(compose: Composition, key: str, service: str = "exporter") -> Any:  # noqa: ANN401  # a setting's own type
+    environment = compose.services[service]["environment"]
+    value: Any = load_settings(compose.mounted(service, environment["CONFIG_PATH"]), environment)[0]
     for name in key.split("."):
         value = getattr(value, name)
     return value
 
 
-def prometheus_config() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(
-        mounted("prometheus", "/etc/prometheus/prometheus.yml").read_text()
-    )
+def prometheus_config(compose: Composition) -> dict[str, Any]:
+    path = compose.mounted("prometheus", "/etc/prometheus/prometheus.yml")
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
     return config
 
 
 def provisioned(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(mounted("grafana", f"{PROVISIONING}/{name}").read_text())
+    content: dict[str, Any] = yaml.safe_load(PLAIN.mounted("grafana", f"{PROVISIONING}/{name}").read_text())
     return content

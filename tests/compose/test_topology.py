@@ -1,19 +1,20 @@
-"""docker-compose.yaml's topology, run as processes: the documented commands give the documented result."""
+"""The compose files' topologies, run as processes: the documented commands give the documented result."""
 
 import re
 from collections.abc import Iterator
 
 import pytest
 
+from tests.compose.composition import PLAIN, REPLICAS
 from tests.compose.topology import Topology, topology
 
 ORIGINAL = "mock-instance-spot-3706-5b909138-nr65"
 MATCHING = "gke-shop-spot-pool-3c1f7a52-x8kd"
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    with topology(tmp_path_factory.mktemp("compose")) as running:
+@pytest.fixture(scope="module", params=[PLAIN, REPLICAS], ids=str)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    with topology(request.param, tmp_path_factory.mktemp("compose")) as running:
         yield running
 
 
@@ -64,15 +65,29 @@ def test_the_pair_that_matches_counts_once_however_often_it_is_published(
 
     # The original's samples carry no identity but their message ids: published again, they are new events.
     assert again == ["tracked", "pending", "duplicate", "duplicate"]
-    exposition = running.get("exporter:8090", "/metrics").text
-    assert 'interruption_events_total{kubernetes_cluster="shop"} 1.0' in exposition
+    shown = [running.get(f"{name}:8090", "/metrics").text for name in running.compose.exporters]
+    counted = re.findall(r'interruption_events_total{kubernetes_cluster="shop"} (.*)', "".join(shown))
+    assert sum(map(float, counted)) == 1
 
 
-def test_prometheus_scrapes_the_exporter_under_the_name_that_the_rules_expect(running: Topology) -> None:
-    [target] = running.get("prometheus:9090", "/api/v1/targets").json()["data"]["activeTargets"]
+def test_every_exporter_has_its_share_of_the_pushes(
+    running: Topology, told: tuple[list[str], list[str]]
+) -> None:
+    for name in running.compose.exporters:
+        shown = running.get(f"{name}:8090", "/metrics").text
+        answers = re.findall(r"push_messages_total{.*} (.*)", shown)
+        assert sum(map(float, answers))
 
-    assert target["health"] == "up"
-    assert "spot-interruption-exporter" in target["labels"]["job"]
+
+def test_prometheus_scrapes_each_exporter_under_the_names_that_the_rules_expect(running: Topology) -> None:
+    targets = running.get("prometheus:9090", "/api/v1/targets").json()["data"]["activeTargets"]
+
+    assert {target["health"] for target in targets} == {"up"}
+    assert {target["labels"]["job"] for target in targets} == {"spot-interruption-exporter"}
+    names = {target["labels"]["instance"] for target in targets}
+    assert len(names) == len(running.compose.exporters)
+    if running.compose is REPLICAS:
+        assert names == set(running.compose.exporters)
 
 
 def test_prometheus_evaluates_the_rules_without_an_error(running: Topology) -> None:

@@ -1,43 +1,43 @@
-"""docker-compose.yaml's services as processes on loopback: the same files, commands and environment."""
+"""The compose files' services as processes on loopback: the same files, commands and environment."""
 
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
-import yaml
 
+from tests.compose.composition import REPLICAS, Composition
 from tests.support.emulator import PubSubEmulator
 from tests.support.process import LOOPBACK, Process, answers, free_port
 from tests.support.program import COMMAND
+from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
-ROOT: Final = Path(__file__).parents[2]
-COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
-SERVICES: Final[Mapping[str, dict[str, Any]]] = COMPOSE["services"]
-
 GRACE_SECONDS: Final = 6
+# One that another replica has taken is seen 5 s later by the one that shows it.
+SHARED_GRACE_SECONDS: Final = 10
 
 
 class Topology:
     """The services that are running, and how to run a command beside them."""
 
-    def __init__(self, directory: Path, replaced: Mapping[str, str]) -> None:
-        self._directory = directory
+    def __init__(self, compose: Composition, directory: Path, replaced: Mapping[str, str]) -> None:
+        self.compose = compose
+        self.directory = directory
         self._replaced = replaced
 
     def run(self, service: str) -> list[str]:
         """What `docker compose run --rm SERVICE` prints, by line; AssertionError where it fails."""
-        described = SERVICES[service]
+        described = self.compose.services[service]
         [interpreter, script] = described["entrypoint"]
         assert interpreter == "python"
         done = subprocess.run(
-            [sys.executable, mounted(service, script), *described["command"]],
+            [sys.executable, self.compose.mounted(service, script), *described["command"]],
             env=os.environ | self.environment(service),
             capture_output=True,
             text=True,
@@ -53,7 +53,8 @@ class Topology:
 
     def environment(self, service: str) -> dict[str, str]:
         """The service's variables, with addresses on loopback."""
-        return {name: self.replace(value) for name, value in SERVICES[service]["environment"].items()}
+        variables = self.compose.services[service]["environment"]
+        return {name: self.replace(value) for name, value in variables.items()}
 
     def replace(self, text: str) -> str:
         """Text in which what only containers have is replaced by this machine's."""
@@ -61,74 +62,110 @@ class Topology:
             text = text.replace(theirs, ours)
         return text
 
-    def replaced_file(self, path: Path) -> Path:
-        """A copy of a configuration file, with replacements."""
-        copy = self._directory / path.name
-        copy.write_text(self.replace(path.read_text()))
+    def replaced_file(self, service: str, target: str) -> Path:
+        """A copy of a mounted file, with replacements."""
+        mounted = self.compose.mounted(service, target)
+        copy = self.directory / mounted.name
+        copy.write_text(self.replace(mounted.read_text()))
         return copy
 
 
-def mounted(service: str, target: str) -> Path:
-    """The file of this repository that a container sees at a path."""
-    for volume in SERVICES[service]["volumes"]:
-        source, inside = map(Path, volume.split(":")[:2])
-        if volume.startswith("./") and Path(target).is_relative_to(inside):
-            return ROOT / source / Path(target).relative_to(inside)
-    raise AssertionError(f"{service} has nothing at {target}")
-
-
 @contextmanager
-def topology(directory: Path) -> Iterator[Topology]:
-    """Start the exporter, the emulator, its topics and Prometheus, with shorter times."""
-    main, metrics, prometheus = free_port(), free_port(), free_port()
-    with PubSubEmulator(directory, project=SERVICES["topics"]["environment"]["PUBSUB_PROJECT_ID"]) as pubsub:
-        running = Topology(
-            directory,
-            {
-                "pubsub:8085": pubsub.url.removeprefix("http://"),
-                "exporter:8080": f"{LOOPBACK}:{main}",
-                "exporter:8090": f"{LOOPBACK}:{metrics}",
-                "prometheus:9090": f"{LOOPBACK}:{prometheus}",
-                "/etc/prometheus/rules.yaml": str(mounted("prometheus", "/etc/prometheus/rules.yaml")),
-                "=/prometheus": f"={directory / 'tsdb'}",
-                "_interval: 5s": "_interval: 1s",
-            },
-        )
-        with _exporter(running, directory, main, metrics), _prometheus(running, directory, prometheus):
-            running.run("topics")
-            yield running
+def topology(compose: Composition, directory: Path) -> Iterator[Topology]:
+    """Start the exporters, what they share, the emulator, its topics and Prometheus, with shorter times."""
+    addresses = {
+        f"{name}:{port}": f"{LOOPBACK}:{free_port()}"
+        for name in (*compose.exporters, "prometheus", *(["balancer"] if compose is REPLICAS else []))
+        for port in sorted(compose.listening(name))
+    }
+    project = compose.services["topics"]["environment"]["PUBSUB_PROJECT_ID"]
+    with ExitStack() as stack:
+        pubsub = stack.enter_context(PubSubEmulator(directory, project=project))
+        replaced = {
+            "/tmp/nginx": str(directory / "nginx"),  # noqa: S108  # a container's own
+            "listen 8080;": f"listen {addresses.get('balancer:8080')};",
+            **addresses,
+            "pubsub:8085": pubsub.url.removeprefix("http://"),
+            "/etc/prometheus/rules.yaml": str(compose.mounted("prometheus", "/etc/prometheus/rules.yaml")),
+            "/etc/prometheus/targets.yaml": str(
+                directory / compose.mounted("prometheus", "/etc/prometheus/targets.yaml").name
+            ),
+            "=/prometheus": f"={directory / 'tsdb'}",
+            "_interval: 5s": "_interval: 1s",
+        }
+        if compose is REPLICAS:
+            valkey = stack.enter_context(_valkey(compose, directory))
+            replaced["redis://valkey:6379/0"] = valkey.url
+        running = Topology(compose, directory, replaced)
+        for name in compose.exporters:
+            stack.enter_context(_exporter(running, name))
+        if compose is REPLICAS:
+            stack.enter_context(_balancer(running))
+        stack.enter_context(_prometheus(running))
+        running.run("topics")
+        yield running
 
 
-def _exporter(running: Topology, directory: Path, main: int, metrics: int) -> Process:
-    environment = running.environment("exporter")
-    config = mounted("exporter", environment["CONFIG_PATH"])
+def _valkey(compose: Composition, directory: Path) -> RedisServer:
+    _, *options = compose.services["valkey"]["command"]
+    return RedisServer(directory / "valkey", *options)
+
+
+def _exporter(running: Topology, name: str) -> Process:
+    directory = running.directory / name
+    directory.mkdir()
+    environment = running.environment(name)
+    shared = "SIE_STORE__URL" in environment
     return Process(
         COMMAND,
         output=directory / "exporter.log",
-        ready=answers(f"http://{LOOPBACK}:{metrics}/healthz"),
-        env=environment
+        ready=answers(f"http://{running.replace(f'{name}:8090')}/healthz"),
+        env={"SIE_STORE__URL": f"sqlite:///{directory / 'store.db'}"}
+        | environment
         | {
-            "CONFIG_PATH": str(config),
+            "CONFIG_PATH": str(running.compose.mounted(name, environment["CONFIG_PATH"])),
             "SIE_SERVER__HOST": LOOPBACK,
-            "SIE_SERVER__PORT": str(main),
-            "SIE_PROMETHEUS__PORT": str(metrics),
+            "SIE_SERVER__PORT": running.replace(f"{name}:8080").rpartition(":")[2],
+            "SIE_PROMETHEUS__PORT": running.replace(f"{name}:8090").rpartition(":")[2],
             "SIE_PROMETHEUS__HOLD_SECONDS": "2",
-            "SIE_ATTRIBUTION__GRACE_SECONDS": str(GRACE_SECONDS),
-            "SIE_STORE__URL": f"sqlite:///{directory / 'store.db'}",
+            "SIE_ATTRIBUTION__GRACE_SECONDS": str(SHARED_GRACE_SECONDS if shared else GRACE_SECONDS),
         },
     )
 
 
-def _prometheus(running: Topology, directory: Path, port: int) -> Process:
+def _balancer(running: Topology) -> Process:
+    # Debian's is where only root looks.
+    program = require("nginx", shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"))
+    config = running.replaced_file("balancer", "/etc/nginx/nginx.conf")
+    return Process(
+        [
+            program,
+            "-e",
+            "stderr",
+            "-p",
+            running.directory,
+            "-c",
+            config,
+            "-g",
+            "daemon off; master_process off;",
+        ],
+        output=running.directory / "nginx.log",
+        ready=answers(f"http://{running.replace('balancer:8080')}/healthz"),
+    )
+
+
+def _prometheus(running: Topology) -> Process:
     program = require("prometheus", shutil.which("prometheus"))
     config = "/etc/prometheus/prometheus.yml"
-    copy = running.replaced_file(mounted("prometheus", config))
+    copy = running.replaced_file("prometheus", config)
+    running.replaced_file("prometheus", "/etc/prometheus/targets.yaml")
     options = [
         option.replace(config, str(copy)) if config in option else running.replace(option)
-        for option in SERVICES["prometheus"]["command"]
+        for option in running.compose.services["prometheus"]["command"]
     ]
+    address = running.replace("prometheus:9090")
     return Process(
-        [program, *options, f"--web.listen-address={LOOPBACK}:{port}"],
-        output=directory / "prometheus.log",
-        ready=answers(f"http://{LOOPBACK}:{port}/-/ready"),
+        [program, *options, f"--web.listen-address={address}"],
+        output=running.directory / "prometheus.log",
+        ready=answers(f"http://{address}/-/ready"),
     )

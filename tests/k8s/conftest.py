@@ -5,7 +5,7 @@ import pytest
 
 from app.demo.issuer import Issuer, IssuerServer
 from tests.k8s.rendered import OVERLAYS, render
-from tests.k8s.running import Installation, exporter, nginx
+from tests.k8s.running import Installation, exporter, nginx, store
 from tests.support.process import free_port
 
 
@@ -21,7 +21,8 @@ def installation(
     ports = free_port(), free_port()
     with (
         IssuerServer(issuer) as certificates,
-        exporter(directory, manifests, certificates.url, *ports),
+        store(directory, manifests) as url,
+        exporter(directory, manifests, certificates.url, url, *ports),
         nginx(directory, manifests, ports[0]) as front,
         httpx.Client(trust_env=False, verify=False, timeout=30) as client,  # noqa: S501  # nothing speaks TLS
     ):

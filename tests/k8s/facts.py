@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tests.k8s import doors, network, pod, scraping
+from tests.k8s import doors, network, pod, replicas, scraping
 from tests.k8s.rendered import Manifests
 from tests.k8s.schemas import violations
 
 _FACTS: Final[tuple[Callable[[Manifests], Iterator[str]], ...]] = (
     *(pod.version, pod.ports, pod.probes, pod.files, pod.end),
     *(pod.rights, pod.resources, pod.nodes),
+    *(replicas.in_a_file, replicas.on_a_server),
     *(doors.namespaces, doors.selectors, doors.services, doors.ingress, doors.gke, doors.nginx),
     *(scraping.monitors, scraping.by_service, scraping.by_pod),
     *(network.incoming, network.outgoing),

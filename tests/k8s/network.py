@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from tests.k8s.rendered import Manifests, selects
 
@@ -72,12 +73,19 @@ _NOT_OUT: Final = (
 )
 
 
+_REDIS_PORT: Final = 6379
+
+
 def outgoing(manifests: Manifests) -> Iterator[str]:
-    """DNS, Google's APIs and the metadata server, and nothing else."""
-    for peer, port, protocol in _OUT:
+    """DNS, Google's APIs, the metadata server, Redis where the store is there, and nothing else."""
+    settings, _ = manifests.settings()
+    store = urlsplit(settings.store.url)
+    redis = [(Peer(address=store.hostname), store.port or _REDIS_PORT, "TCP")] if store.hostname else []
+    without = [] if redis else [(Peer(address="10.0.0.5"), _REDIS_PORT, "TCP")]
+    for peer, port, protocol in (*_OUT, *redis):
         if not admits(manifests, "egress", peer, port, protocol):
             yield f"{peer} should be reached at {protocol} port {port}"
-    for peer, port, protocol in _NOT_OUT:
+    for peer, port, protocol in (*_NOT_OUT, *without):
         if admits(manifests, "egress", peer, port, protocol):
             yield f"{peer} should not be reached at {protocol} port {port}"
 

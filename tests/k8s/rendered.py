@@ -20,19 +20,23 @@ K8S: Final = Path(__file__).parents[2] / "k8s"
 BASE: Final = "base"
 GKE: Final = "overlays/gke-managed-prometheus"
 NGINX: Final = "overlays/nginx-prometheus-operator"
-OVERLAYS: Final = (GKE, NGINX)
+REPLICAS: Final = "overlays/gke-replicas"
+OVERLAYS: Final = (GKE, NGINX, REPLICAS)
 
 APPLICATION: Final = "spot-interruption-exporter"
 HEALTH: Final = "/healthz"
+STORE_SECRET: Final = "spot-interruption-exporter-store"  # noqa: S105  # its name
+SECRETS: Final[Mapping[str, Mapping[str, str]]] = {STORE_SECRET: {"url": "redis://:secret@10.0.0.5:6379/0"}}
+"""What is made by hand before an installation, by name."""
 
 
-def render(name: str) -> "Manifests":
-    """What a kustomization below `k8s/` builds; each call gives objects of its own."""
+def render(name: str | Path) -> "Manifests":
+    """What a kustomization, by default one below `k8s/`, builds; each call gives objects of its own."""
     return Manifests(deepcopy(_built(name)))
 
 
 @cache
-def _built(name: str) -> list[Object]:
+def _built(name: str | Path) -> list[Object]:
     kubectl = require("kubectl", shutil.which("kubectl"))
     done = subprocess.run([kubectl, "kustomize", K8S / name], capture_output=True, text=True, check=False)
     # A warning is a field that the next version takes away.
@@ -83,8 +87,8 @@ class Manifests:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The container's own variables."""
-        return {one["name"]: one["value"] for one in self.container["env"]}
+        """The container's own variables. Raises LookupError for a Secret that nobody has made."""
+        return {one["name"]: _value(one) for one in self.container["env"]}
 
     @property
     def mounts(self) -> Mapping[str, str]:
@@ -121,6 +125,16 @@ class Manifests:
             for rule in self.one("Ingress")["spec"]["rules"]
             for path in rule["http"]["paths"]
         ]
+
+
+def _value(variable: Object) -> str:
+    if "value" in variable:
+        return str(variable["value"])
+    asked = variable["valueFrom"]["secretKeyRef"]
+    try:
+        return SECRETS[asked["name"]][asked["key"]]
+    except KeyError:
+        raise LookupError(f"there is no Secret {asked['name']} with {asked['key']}") from None
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -14,6 +14,7 @@ from tests.k8s.rendered import HEALTH, Manifests
 from tests.support.entries import JsonObject
 from tests.support.process import LOOPBACK, Process, answers, free_port, listens
 from tests.support.program import COMMAND, ENVIRONMENT, body_of, endpoint_of
+from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
 _BODY_SIZE: Final = "nginx.ingress.kubernetes.io/proxy-body-size"
@@ -54,8 +55,18 @@ def host(manifests: Manifests) -> str:
 
 
 @contextmanager
+def store(directory: Path, manifests: Manifests) -> Iterator[str]:
+    """Where the exporter is to remember here: what the manifests have, a file or a Redis; its URL."""
+    if manifests.settings()[0].store.url.startswith("sqlite:///"):
+        yield f"sqlite:///{directory}/store.db"
+        return
+    with RedisServer(directory / "redis") as redis:
+        yield redis.url
+
+
+@contextmanager
 def exporter(
-    directory: Path, manifests: Manifests, certificates: str, pushes: int, metrics: int
+    directory: Path, manifests: Manifests, certificates: str, url: str, pushes: int, metrics: int
 ) -> Iterator[None]:
     """The exporter with the mounted file as it is; the environment tells what is otherwise here."""
     mounted = directory / "config.yaml"
@@ -68,7 +79,7 @@ def exporter(
         "SIE_SERVER__DRAIN_SECONDS": "0",
         "SIE_PROMETHEUS__PORT": str(metrics),
         "SIE_PROMETHEUS__LINGER_SECONDS": "0",
-        "SIE_STORE__URL": f"sqlite:///{directory}/store.db",
+        "SIE_STORE__URL": url,
         "SIE_PUBSUB__CERTS_URL": certificates,
         "SIE_INVENTORY__ENABLED": "false",
     }

@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from tests.k8s.facts import problems
-from tests.k8s.rendered import APPLICATION, GKE, NGINX, Manifests, render
+from tests.k8s.rendered import APPLICATION, GKE, NGINX, REPLICAS, STORE_SECRET, Manifests, render
 
 _GONE: Final = object()
 _POD: Final = ("spec", "template", "spec")
@@ -17,6 +17,9 @@ _AFFINITY: Final = (
     *("nodeSelectorTerms", 0, "matchExpressions"),
 )
 _HOST: Final = "sie.example.com"
+_SPREAD: Final = (*_POD, "topologySpreadConstraints")
+_STORE_URL: Final = (*_CONTAINER, "env", 0, "valueFrom", "secretKeyRef")
+_CLAIM: Final = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
 
 
 def corrupt(manifests: Manifests, what: str, path: tuple[Any, ...], value: object) -> None:
@@ -82,9 +85,34 @@ AGREEMENT: Final = [
     (GKE, "StatefulSet", (*_POD, "volumes", 1, "emptyDir"), {}, "no limit"),
     (GKE, "StatefulSet", ("spec", "volumeClaimTemplates"), _GONE, "no volume that is claimed"),
     (GKE, "StatefulSet", ("spec", "replicas"), 2, "one replica"),
+    # several replicas
+    (REPLICAS, "StatefulSet", ("spec", "replicas"), 1, "several replicas"),
+    (REPLICAS, "StatefulSet", ("spec", "replicas"), _GONE, "several replicas"),
+    (REPLICAS, "StatefulSet", ("spec", "volumeClaimTemplates"), [_CLAIM], "a disk is claimed"),
+    (REPLICAS, "StatefulSet", (*_CONTAINER, "volumeMounts", 1, "name"), "data", "no volume data"),
+    (REPLICAS, "StatefulSet", (*_STORE_URL, "name"), "other", "no Secret other with url"),
+    (REPLICAS, "StatefulSet", (*_STORE_URL, "key"), "uri", f"no Secret {STORE_SECRET} with uri"),
+    (REPLICAS, "StatefulSet", (*_CONTAINER, "env", 0, "name"), "STORE_URL", "no volume that is claimed"),
+    (
+        REPLICAS,
+        "StatefulSet",
+        (*_CONTAINER, "env", 2),
+        {"name": "SIE_STORE__REPLICA", "value": "one"},
+        "one name",
+    ),
+    (REPLICAS, "StatefulSet", (*_SPREAD, 0, "topologyKey"), "region", "topology.kubernetes.io/zone"),
+    (REPLICAS, "StatefulSet", (*_SPREAD, 1), _GONE, "kubernetes.io/hostname"),
+    (REPLICAS, "StatefulSet", (*_SPREAD, 0, "labelSelector", "matchLabels"), {"app": "other"}, "not spread"),
+    (REPLICAS, "StatefulSet", (*_SPREAD, 0, "whenUnsatisfiable"), "DoNotSchedule", "would not run"),
+    (REPLICAS, "StatefulSet", ("spec", "updateStrategy", "type"), "OnDelete", "a rollout does not take one"),
+    (REPLICAS, "PodDisruptionBudget", ("spec", "maxUnavailable"), 2, "one replica at a time"),
+    (REPLICAS, "PodDisruptionBudget", ("spec", "maxUnavailable"), _GONE, "one replica at a time"),
+    (REPLICAS, "PodDisruptionBudget", ("spec", "selector", "matchLabels"), {"app": "other"}, "at a time"),
+    (REPLICAS, "PodDisruptionBudget", ("spec", "unhealthyPodEvictionPolicy"), _GONE, "blocks a drain"),
+    (REPLICAS, "PodDisruptionBudget", ("spec", "maxUnavailables"), 1, "maxUnavailables"),
     # its end
-    (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), 129, "below the 130 s"),
-    (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), _GONE, "below the 130 s"),
+    (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), 129, "below the 135 s"),
+    (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), _GONE, "below the 135 s"),
     # rights
     (GKE, "StatefulSet", (*_POD, "automountServiceAccountToken"), True, "automountServiceAccountToken"),
     (GKE, "StatefulSet", (*_POD, "enableServiceLinks"), _GONE, "enableServiceLinks"),
@@ -206,6 +234,20 @@ AGREEMENT: Final = [
         "collector in gke-gmp-system should reach port 8090",
     ),
     (
+        REPLICAS,
+        f"NetworkPolicy {APPLICATION}-redis",
+        ("spec", "egress", 0, "ports", 0, "port"),
+        6380,
+        "10.0.0.5 should be reached at TCP port 6379",
+    ),
+    (
+        REPLICAS,
+        f"NetworkPolicy {APPLICATION}-redis",
+        ("spec", "egress", 0, "ports"),
+        _GONE,
+        "database in shop should not be reached",
+    ),
+    (
         NGINX,
         f"NetworkPolicy {APPLICATION}-prometheus-operator",
         ("spec", "podSelector", "matchLabels"),
@@ -244,7 +286,7 @@ def test_a_wrong_object_is_seen(
         ("path: /metrics", "path: /other", "not prometheus.path"),
         ("path: /metrics", "path: /healthz", "refuses its configuration"),
         ("hold_seconds: 60", "hold_seconds: 30", "hold_seconds is below"),
-        ("linger_seconds: 60", "linger_seconds: 300", "terminationGracePeriodSeconds"),
+        ("linger_seconds: 65", "linger_seconds: 300", "terminationGracePeriodSeconds"),
         ("drain_seconds: 60", "drain_seconds: 0", "drain_seconds is 0"),
         ("keep_alive_seconds: 620", "keep_alive_seconds: 60", "keep_alive_seconds"),
         ("sqlite:////var/lib", "sqlite:////tmp/lib", "no volume that is claimed"),
@@ -258,6 +300,17 @@ def test_a_wrong_configuration_is_seen(old: str, new: str, said: str) -> None:
     configure(manifests, old, new)
 
     assert any(said in problem for problem in problems(manifests)), problems(manifests)
+
+
+def test_what_several_replicas_need_is_seen_in_an_installation_of_one() -> None:
+    one, several = render(GKE), render(REPLICAS)
+    objects = [several.one("PodDisruptionBudget"), several.find("NetworkPolicy", f"{APPLICATION}-redis")]
+    one.objects = [*one.objects, *(found for found in objects if found)]
+
+    assert problems(one) == [
+        "a PodDisruptionBudget only blocks drains of one replica",
+        "10.0.0.5 should not be reached at TCP port 6379",
+    ]
 
 
 def test_two_kinds_of_scrapes_at_once_are_seen() -> None:

@@ -1,6 +1,7 @@
 """The manifests build, are what Kubernetes takes, and agree with the exporter and with one another."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ import yaml
 
 from tests.k8s.facts import problems
 from tests.k8s.pod import CHILD_LIMIT_MIB
-from tests.k8s.rendered import APPLICATION, BASE, K8S, OVERLAYS, render
+from tests.k8s.rendered import APPLICATION, BASE, K8S, OVERLAYS, REPLICAS, render
 from tests.k8s.schemas import NEWEST, OLDEST, violations
 
 _FOLDERS: Final = sorted(str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml"))
@@ -53,9 +54,12 @@ def test_every_overlay_is_tested() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlays_configuration_has_the_manifests_part_as_it_is(overlay: str) -> None:
     theirs, ours = (yaml.safe_load(render(name).configuration()) for name in (overlay, BASE))
+    shared = "SIE_STORE__URL" in render(overlay).environment
 
-    assert {key: theirs[key] for key in ("server", "prometheus", "store")} == {
-        key: ours[key] for key in ("server", "prometheus", "store")
+    assert {key: theirs.get(key) for key in ("server", "prometheus", "store")} == {
+        "server": ours["server"],
+        "prometheus": ours["prometheus"],
+        "store": None if shared else ours["store"],
     }
 
 
@@ -79,6 +83,20 @@ def test_a_changed_configuration_starts_the_pod_anew() -> None:
 
     assert re.fullmatch(rf"{APPLICATION}-[a-z0-9]{{10}}", configuration)
     assert configuration in str(render(BASE).pod["volumes"])
+
+
+def test_the_authorities_of_a_memorystore_are_mounted_where_its_url_says(tmp_path: Path) -> None:
+    folder = shutil.copytree(K8S, tmp_path / "k8s") / REPLICAS
+    described = folder / "kustomization.yaml"
+    described.write_text(described.read_text().replace("# - valkey-ca.pem", "- valkey-ca.pem"))
+    (folder / "valkey-ca.pem").write_text("authorities")
+    mounts = render(REPLICAS).mounts
+    [named] = re.findall(r'valkey_ca_file = "(.*)"', (K8S.parent / "infra/gcp/valkey.tf").read_text())
+    file = Path(named)
+
+    [configuration] = render(folder).all("ConfigMap")
+    assert configuration["data"][file.name] == "authorities"
+    assert str(file.parent) == mounts["config"]
 
 
 def test_the_pod_runs_as_the_images_user_with_its_store_where_the_image_has_its_folder() -> None:
