@@ -3,13 +3,20 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis import Redis
 
 from app.domain.outcomes import Duplicate
+from app.errors import StartError
 from app.store import open_store
 from app.store.redis_rows import key
 from tests.domain.examples import NOW, OTHER_NAME, created, interrupted, listed
@@ -140,3 +147,53 @@ def test_a_sentinel_tells_the_master_and_whom_it_has_promoted(
     assert interruptions(store) == {"tills": 1}
     assert replica.client.info("replication")["role"] == "master"
     store.close()
+
+
+def certify(directory: Path) -> tuple[Path, Path]:
+    """A certificate for loopback that vouches for itself, and its key."""
+    secret = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(secret.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(secret, hashes.SHA256())
+    )
+    paths = directory / "redis.pem", directory / "redis.key"
+    paths[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    paths[1].write_bytes(secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths
+
+
+def test_tls_is_spoken_and_the_servers_certificate_checked(tmp_path: Path) -> None:
+    certificate, secret = certify(tmp_path)
+    tls_port = free_port()
+    with RedisServer(
+        tmp_path / "redis",
+        *("--tls-port", str(tls_port), "--tls-auth-clients", "no", "--requirepass", "word"),
+        *("--tls-cert-file", str(certificate), "--tls-key-file", str(secret)),
+    ):
+        url = f"rediss://:word@{LOOPBACK}:{tls_port}/0"
+        opened = open_store(f"{url}?ssl_ca_certs={certificate}", RULES)
+        opened.store.apply([created(), interrupted()], NOW)
+        assert interruptions(opened.store) == {"tills": 1}
+        opened.store.close()
+
+        with pytest.raises(StartError, match="certificate"):
+            open_store(url, RULES)
+
+
+def test_a_socket_is_a_server_too(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with RedisServer(tmp_path / "redis", "--unixsocket", str(path)):
+        opened = open_store(f"unix://{path}?db=1", RULES)
+        opened.store.apply([created(), interrupted()], NOW)
+        assert interruptions(opened.store) == {"tills": 1}
+        opened.store.close()
