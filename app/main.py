@@ -26,6 +26,7 @@ from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import Settings
 from app.store import OpenedStore, open_store
+from app.web.body import BodyReader
 from app.web.interruptions import add_interruptions
 from app.web.openapi import describe
 from app.web.ops import add_health, add_metrics
@@ -236,7 +237,7 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
         metrics=exporter.metrics,
         gate=exporter.gate,
         ask=exporter.inventory.ask,
-        max_body_bytes=exporter.settings.server.max_body_bytes,
+        bodies=BodyReader(exporter.settings.server.max_body_bytes),
         clock=exporter.clock,
     )
 

@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.domain.events import Ignored, InstanceName, Node
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
 from app.errors import (
-    BodyTimeoutError,
-    BodyTooLargeError,
     CallerError,
     InternalError,
     StoppingError,
@@ -29,6 +27,7 @@ from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
 from app.metrics import Endpoint, Metrics
 from app.recorder import Recorder
+from app.web.body import BodyReader, CallerGoneError
 from app.web.problems import problem_of
 
 _JSON: Final = ((b"content-type", b"application/json"),)
@@ -55,10 +54,6 @@ class Gate:
     closed: bool = False
 
 
-class _CallerGoneError(Exception):
-    """The caller closed the connection: there is nobody to answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class PushEndpoint:
     """One endpoint, as an ASGI application."""
@@ -73,9 +68,7 @@ class PushEndpoint:
     gate: Gate
     ask: Callable[[str], None]
     """Asks for a listing of a project's fleet: something waits for an instance of it."""
-    max_body_bytes: int
-    body_seconds: float = 10.0
-    """How long the body may take."""
+    bodies: BodyReader
     clock: Callable[[], float] = time.time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +77,7 @@ class PushEndpoint:
             outcome = await self._push(scope, receive)
         except (CallerError, UnavailableError, InternalError) as exc:
             await self._refuse(exc, send)
-        except _CallerGoneError:
+        except CallerGoneError:
             return
         except asyncio.CancelledError:  # the server gives up on what is still under way when it stops
             await self._refuse(StoppingError("the exporter has stopped"), send)
@@ -101,9 +94,7 @@ class PushEndpoint:
         await self._authenticate(scope)
         now = self.clock()
         self.metrics.pushed(self.endpoint, now)
-        message = decode_push(
-            await read_body(receive, self.max_body_bytes, self.body_seconds), scope["headers"]
-        )
+        message = decode_push(await self.bodies.read(receive), scope["headers"])
         self._check_subscription(message)
         event = decode_entry(
             message.data,
@@ -142,29 +133,6 @@ class PushEndpoint:
         problem = problem_of(exc)
         headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
         await _send(send, problem.status, headers, problem.body)
-
-
-async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
-    """The whole body. Raises BodyTooLargeError, by the bytes that came, or BodyTimeoutError."""
-    try:
-        async with asyncio.timeout(seconds):
-            message = await receive()
-            body = _chunk(message)
-            while len(body) <= limit and message.get("more_body"):
-                message = await receive()
-                body += _chunk(message)
-    except TimeoutError:
-        raise BodyTimeoutError(f"the body was not complete within {seconds:g} s") from None
-    if len(body) > limit:
-        raise BodyTooLargeError(f"the body is larger than {limit} bytes")
-    return body
-
-
-def _chunk(message: Message) -> bytes:
-    if message["type"] == "http.disconnect":
-        raise _CallerGoneError
-    chunk: bytes = message.get("body", b"")
-    return chunk
 
 
 def render(outcome: Outcome) -> bytes:

@@ -14,7 +14,8 @@ from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store import open_store
-from app.web.push import Authenticator, Gate, PushEndpoint, read_body
+from app.web.body import BodyReader
+from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import preempted, push
 
 
@@ -46,8 +47,7 @@ class Answer:
             metrics=self.metrics,
             gate=Gate(),
             ask=lambda _: None,
-            max_body_bytes=10_000,
-            body_seconds=0.01,
+            bodies=BodyReader(10_000, 0.01),
         )
         await endpoint({"type": "http", "headers": []}, receive, self._send)
 
@@ -82,7 +82,41 @@ def receiving(*chunks: bytes, whole: bool) -> Receive:
 )
 def test_a_body_is_waited_for_only_so_long(chunks: Sequence[bytes], error: type[Exception]) -> None:
     with pytest.raises(error):
-        asyncio.run(read_body(receiving(*chunks, whole=False), 10, 0.01))
+        asyncio.run(BodyReader(10, 0.01).read(receiving(*chunks, whole=False)))
+
+
+def test_each_body_has_its_own_time_and_only_the_late_ones_are_given_up() -> None:
+    async def scenario() -> list[bytes | BaseException]:
+        reader = BodyReader(10, 0.05)
+
+        async def after(seconds: float, receive: Receive) -> bytes:
+            await asyncio.sleep(seconds)
+            body = await reader.read(receive)
+            await asyncio.sleep(0.1)  # what was read in time is not given up later
+            return body
+
+        slow = (receiving(b"1", whole=False) for _ in range(3))
+        return await asyncio.gather(
+            *(after(0.02 * number, receive) for number, receive in enumerate(slow)),
+            after(0.0, receiving(b"whole", whole=True)),
+            after(0.2, receiving(b"1", whole=False)),
+            return_exceptions=True,
+        )
+
+    *late, whole, latest = asyncio.run(scenario())
+    assert whole == b"whole"
+    assert {type(one) for one in (*late, latest)} == {BodyTimeoutError}
+
+
+def test_a_caller_that_is_given_up_otherwise_is_no_late_one() -> None:
+    async def scenario() -> None:
+        task = asyncio.create_task(BodyReader(10, 60).read(receiving(whole=False)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(scenario())
 
 
 def test_a_slow_body_is_refused_and_counted() -> None:
