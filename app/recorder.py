@@ -78,6 +78,7 @@ class Recorder:
         self._wake = asyncio.Event()
         self._stopping = False
         self._stale = False
+        self._overflowed = False
         self.lost = asyncio.Event()
         """Set once only a restart can help."""
         self.lost_by = ""
@@ -201,9 +202,15 @@ class Recorder:
                 self.lost.set()
             raise
         self._metrics.show(applied)
+        self._warn_of_overflow(applied)
         for counted in applied.counted:
             _tell(counted)
         return applied
+
+    def _warn_of_overflow(self, applied: Applied) -> None:
+        if applied.overflowed and not self._overflowed:
+            self._overflowed = True  # the metric tells how often; once is enough for the log
+            _log.warning("events are counted under `other`: there are prometheus.max_label_sets label sets")
 
     async def _watch(self) -> None:
         """Answer requests whose commit takes too long; it may still come."""

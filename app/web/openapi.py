@@ -33,9 +33,15 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         "properties": {
             "message": {
                 "type": "object",
+                "required": ["data"],
                 "anyOf": [{"required": ["messageId"]}, {"required": ["message_id"]}],
                 "properties": {
-                    "data": {"type": "string", "contentEncoding": "base64"},
+                    "data": {
+                        "type": "string",
+                        "contentEncoding": "base64",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {"$ref": "#/components/schemas/LogEntry"},
+                    },
                     "messageId": {"type": "string", "minLength": 1},
                     "message_id": {"type": "string", "minLength": 1},
                     "publishTime": {"type": "string", "format": "date-time"},

@@ -1,0 +1,96 @@
+"""Pushes as bytes over connections that are kept: what an HTTP library would refuse to send, too."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tests.support.program import Exporter
+
+_WITHIN_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response, and how long it took."""
+
+    status: int
+    head: bytes
+    body: bytes
+    seconds: float
+
+    @property
+    def content_type(self) -> str:
+        return self.header(b"content-type")
+
+    @property
+    def closes(self) -> bool:
+        return self.header(b"connection") == "close"
+
+    def header(self, name: bytes) -> str:
+        """A header's value, "" where it is missing."""
+        for line in self.head.split(b"\r\n")[1:]:
+            key, _, value = line.partition(b":")
+            if key.lower() == name:
+                return value.strip().decode("latin-1")
+        return ""
+
+    def document(self) -> Mapping[str, Any]:
+        """The body; nothing where it is no JSON object."""
+        try:
+            document = json.loads(self.body)
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+
+class Connection:
+    """One connection to the exporter's main listener; it is made anew where the other side closes it."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        address = urlsplit(exporter.url)
+        self._host, self._port = str(address.hostname), int(address.port or 0)
+        self._authorization = exporter.headers.get("authorization", "").encode()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    def close(self) -> None:
+        """Close it."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def push(
+        self,
+        endpoint: str,
+        body: bytes,
+        authorization: bytes | None = None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> Answer:
+        """Push a body; TimeoutError or an OSError where no answer comes."""
+        fields = [
+            b"POST /events/%s HTTP/1.1\r\nhost: exporter" % endpoint.encode(),
+            b"authorization: " + (self._authorization if authorization is None else authorization),
+            *(name.encode() + b": " + value for name, value in headers),
+            b"content-length: %d\r\n\r\n" % len(body),
+        ]
+        return await self.send(b"\r\n".join(fields) + body)
+
+    async def send(self, request: bytes) -> Answer:
+        """Send a whole request."""
+        began = time.perf_counter()
+        async with asyncio.timeout(_WITHIN_SECONDS):
+            if self._streams is None:
+                self._streams = await asyncio.open_connection(self._host, self._port)
+            reader, writer = self._streams
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            at = head.lower().find(b"content-length:")
+            length = int(head[at + 15 : head.index(b"\r", at)]) if at >= 0 else 0
+            body = await reader.readexactly(length)
+        answer = Answer(int(head[9:12]), head, body, time.perf_counter() - began)
+        if answer.closes:
+            self.close()
+        return answer
