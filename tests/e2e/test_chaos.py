@@ -1,0 +1,37 @@
+"""The short forms of what `tests/chaos/` does at length: kills and faults while events come."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import kills
+from tests.chaos.faults import FAULTS, SHORT
+from tests.support.requirement import require
+
+LONG_ONLY = {"certificates-slow", "certificates-rubbish"}
+"""They differ from `certificates-down` in what the endpoint does, which tests/gcp/test_oidc.py has too."""
+
+
+@pytest.mark.parametrize(
+    ("by", "events"), [pytest.param("pushes", 600, id="pushes"), pytest.param("emulator", 150, id="emulator")]
+)
+def test_over_kills_prometheus_sees_every_event_exactly_once(
+    tmp_path: Path, by: kills.By, events: int
+) -> None:
+    report = kills.run(tmp_path, events=events, instances=events // 5, kills=3, seed=1, by=by)
+
+    assert report.wrong == []
+    assert report.kills == 3
+    assert report.scrapes
+    if by == "pushes":
+        assert report.repeated["TimeoutError"]  # hasty callers
+        assert report.outcomes["pending"]
+        assert report.outcomes["duplicate"]
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS.keys() - LONG_ONLY))
+def test_a_fault_under_load_does_no_harm(tmp_path: Path, name: str) -> None:
+    if name == "read-only":
+        require("setpriv of util-linux", shutil.which("setpriv"))
+    FAULTS[name](tmp_path, SHORT, 1)
