@@ -3,8 +3,7 @@
 Pure and total: no I/O, no clock. Changes are values; a store makes them durable and knows no rule.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, assert_never
 
 from app.domain.events import (
@@ -19,13 +18,14 @@ from app.domain.events import (
 )
 from app.domain.instances import Instance, Kind, Labels, Parked, unexplained
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, ReleasedBy, Tracked
+from app.domain.values import value
 
 NOT_A_NODE: Final = Ignored("not_a_node")
 NO_CLUSTER_LABEL: Final = Ignored("no_cluster_label")
 FAILED_INSERT: Final = Ignored("failed_insert")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rules:
     """What the configuration decides."""
 
@@ -37,7 +37,7 @@ class Rules:
     """Beyond it, new label sets are committed under `other`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Known:
     """What the store knows of an event: whether it was seen, and everything under its instance name."""
 
@@ -46,21 +46,21 @@ class Known:
     parked: Sequence[Parked] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class See:
     """The event with this key is recorded."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Keep:
     """The incarnation is now this."""
 
     instance: Instance
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Forget:
     """The incarnation goes on under another identity."""
 
@@ -68,7 +68,7 @@ class Forget:
     identity: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Show:
     """The label set's series exist from now on, at 0 if nothing has happened; or its cluster's alone."""
 
@@ -76,14 +76,14 @@ class Show:
     cluster_alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Park:
     """The interruption waits."""
 
     parked: Parked
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Release:
     """The interruption waits no more."""
 
@@ -92,7 +92,7 @@ class Release:
     by: ReleasedBy
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Count:
     """An interruption of the incarnation enters the totals and the ledger."""
 
@@ -100,7 +100,7 @@ class Count:
     identity: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CountCreation:
     """The announced creation of a Spot incarnation enters the totals; or its failure."""
 
@@ -108,7 +108,7 @@ class CountCreation:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Explain:
     """Ledger rows of the incarnation get its node; their `counted_as` stays, and so do the totals."""
 
@@ -120,7 +120,7 @@ class Explain:
 Change: TypeAlias = See | Keep | Forget | Show | Park | Release | Count | CountCreation | Explain
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """An outcome, and the changes that make it true."""
 
@@ -152,7 +152,7 @@ def expire(parked: Parked, known: Known, now: float) -> Decision:
     event = parked.event
     draft = Draft(known.incarnations, now)
     draft.changes.append(Release(event.key, event.name, "expiry"))
-    incarnation = _belongs_to(event, draft.incarnations.values())
+    incarnation = _belongs_to(event, draft.incarnations)
     if incarnation is None:
         neighbour = _nearest_before(event.at, draft.incarnations.values())
         if neighbour is not None and neighbour.kind is Kind.NOT_A_NODE:
@@ -224,7 +224,7 @@ def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: 
     if known.seen:
         draft.changes.append(See(event.key))
         return Duplicate()
-    incarnation = _belongs_to(event, draft.incarnations.values())
+    incarnation = _belongs_to(event, draft.incarnations)
     if incarnation is None:
         draft.changes += (
             See(event.key),
@@ -362,7 +362,7 @@ def release(waiting: Sequence[Parked], draft: Draft, by: ReleasedBy) -> None:
     """Settle the waiting interruptions that what is known now explains."""
     for parked in sorted(waiting, key=lambda parked: parked.event.at):
         event = parked.event
-        incarnation = _belongs_to(event, draft.incarnations.values())
+        incarnation = _belongs_to(event, draft.incarnations)
         if incarnation is not None:
             draft.changes.append(Release(event.key, event.name, by))
             _settle(event, incarnation, draft, by)
@@ -412,12 +412,16 @@ def _described_by(event: InstanceCreated, incarnations: dict[str, Instance]) -> 
     return incarnations[min(interrupted_since)[1]] if interrupted_since else None
 
 
-def _belongs_to(event: InstanceInterrupted, incarnations: Iterable[Instance]) -> Instance | None:
+def _belongs_to(event: InstanceInterrupted, incarnations: Mapping[str, Instance]) -> Instance | None:
     """The explained incarnation that was interrupted: by its id; without one, the incarnation alive then."""
-    explained = [incarnation for incarnation in incarnations if incarnation.kind is not Kind.UNEXPLAINED]
     if event.id:
-        return next((incarnation for incarnation in explained if incarnation.identity == event.id), None)
-    lived = [incarnation for incarnation in explained if not incarnation.failed]
+        named = incarnations.get(event.id)
+        return None if named is None or named.kind is Kind.UNEXPLAINED else named
+    lived = [
+        incarnation
+        for incarnation in incarnations.values()
+        if incarnation.kind is not Kind.UNEXPLAINED and not incarnation.failed
+    ]
     then = [incarnation for incarnation in lived if _lived_at(event.at, incarnation)]
     return max(then or lived, key=_birth, default=None)
 

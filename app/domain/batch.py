@@ -165,7 +165,12 @@ class Batch:
         )
 
     def _known(self, name: InstanceName, *, seen: bool = False) -> Known:
-        return Known(seen, tuple(self._incarnations[name].values()), tuple(self._waiting[name].values()))
+        incarnations, waiting = self._incarnations.get(name), self._waiting.get(name)
+        return Known(
+            seen,
+            tuple(incarnations.values()) if incarnations else (),
+            tuple(waiting.values()) if waiting else (),
+        )
 
     def _enact(self, decision: Decision) -> Outcome:
         self._make_all(decision.changes)

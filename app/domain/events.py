@@ -3,8 +3,9 @@
 Times are seconds since the epoch, UTC, as floats.
 """
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
+
+from app.domain.values import value
 
 UNKNOWN: Final = "unknown"
 
@@ -36,7 +37,7 @@ class Node(NamedTuple):
 UNKNOWN_NODE: Final = Node(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InstanceCreated:
     """An instance's creation was accepted; it may still fail."""
 
@@ -56,7 +57,7 @@ class InstanceCreated:
     """The number that the entry gives for the project besides its id; "" where it gives none."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CreationFailed:
     """A creation announced before (or still to be delivered) has failed, as in a stock-out."""
 
@@ -67,7 +68,7 @@ class CreationFailed:
     project_number: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InstanceInterrupted:
     """Compute Engine took a Spot instance back."""
 
@@ -78,7 +79,7 @@ class InstanceInterrupted:
     project_number: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ignored:
     """Authentic, well formed, and none of this service's business: an event and an outcome at once."""
 
@@ -89,7 +90,7 @@ Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted
 """What is recorded; an `Ignored` never reaches the store."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listed:
     """An instance as a listing of its project's fleet shows it."""
 

@@ -4,11 +4,11 @@ Times are seconds since the epoch, UTC, as floats.
 `recorded_at` and `until` are by the exporter's clock, the others are event times.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, InstanceInterrupted, InstanceName, Node
+from app.domain.values import value
 
 OTHER: Final = "other"
 
@@ -91,7 +91,7 @@ class Instance(NamedTuple):
         return self.alive and self.spot and self.kind is Kind.NODE
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parked:
     """An interruption that waits for something to explain its instance."""
 

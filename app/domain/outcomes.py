@@ -1,14 +1,14 @@
 """What became of an event: values that carry their attribution."""
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from app.domain.events import Ignored, InstanceName, Node
+from app.domain.values import value
 
 ReleasedBy: TypeAlias = Literal["creation", "inventory", "expiry"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tracked:
     """The instance is known from now on."""
 
@@ -16,7 +16,7 @@ class Tracked:
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Counted:
     """An interruption was counted: a row of the ledger."""
 
@@ -35,12 +35,12 @@ class Counted:
     """What ended its waiting; None: it did not wait."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Duplicate:
     """The same event was recorded before."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pending:
     """The interruption is kept until something explains its instance."""
 

@@ -5,7 +5,6 @@ https://cloud.google.com/pubsub/docs/push, https://cloud.google.com/pubsub/docs/
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, datetime
 from hashlib import sha256
 from typing import Final
@@ -14,6 +13,7 @@ from urllib.parse import quote
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from app.domain.values import value
 from app.errors import MalformedEntryError, MalformedEnvelopeError
 from app.gcp.logentry import is_log_entry
 
@@ -21,7 +21,7 @@ _DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
 _DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PushMessage:
     """A delivered message: its data, and what Pub/Sub says of it."""
 
