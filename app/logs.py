@@ -7,7 +7,10 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
+
+from pydantic_core import from_json, to_json
 
 _SEVERITIES: Final = {
     logging.DEBUG: "DEBUG",
@@ -17,6 +20,8 @@ _SEVERITIES: Final = {
     logging.CRITICAL: "CRITICAL",
 }
 _RECORDS_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
+_EXTRAS_FROM: Final = len(vars(logging.makeLogRecord({})))
+"""A record's own attributes come first, and need no look."""
 _CHATTY: Final = ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "httpcore")
 
 
@@ -49,25 +54,42 @@ def _gather_less() -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of ASCII JSON a record: `severity`, `time`, `message`, `logger`, the extras, `exception`."""
+    """One line of ASCII JSON a record: `severity`, `time`, `message`, `logger`, the extras, `exception`.
+
+    A record whose extra `each` is a list of dictionaries becomes as many lines, each with one of them: what
+    a record costs besides its line is twice the line, and interruptions come by the hundred.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, whatever its extras are."""
+        """The record as a line, or as some, whatever its extras are."""
         line: dict[str, object] = {
             "severity": _SEVERITIES.get(record.levelno, "DEFAULT"),
-            "time": f"{datetime.fromtimestamp(record.created, UTC).isoformat(timespec='microseconds')[:-6]}Z",
+            "time": _time(record.created),
             "message": record.getMessage(),
             "logger": record.name,
         }
         if record.exc_info and record.exc_info[0]:
             line["exception"] = self.formatException(record.exc_info)
-        for key, value in vars(record).items():
+        for key, value in islice(vars(record).items(), _EXTRAS_FROM, None):
             if key not in _RECORDS_OWN:
                 line.setdefault(key, value)
-        try:
-            return _ENCODER.encode(line)
-        except (TypeError, ValueError, RecursionError):
-            return _ENCODER.encode({str(key): _plain(value) for key, value in line.items()})
+        each = line.pop("each", None)
+        if isinstance(each, list):
+            return "\n".join(_encoded(fields | line) for fields in each)
+        return _encoded(line)
+
+
+def _time(created: float) -> str:
+    return f"{datetime.fromtimestamp(created, UTC).isoformat(timespec='microseconds')[:-6]}Z"
+
+
+def _encoded(line: dict[str, object]) -> str:
+    try:
+        # A quarter of the standard library's time, but UTF-8.
+        encoded = to_json(line, inf_nan_mode="strings", fallback=_text)
+    except (ValueError, RecursionError):  # a lone surrogate, something that holds itself
+        return json.dumps({str(key): _plain(value) for key, value in line.items()})
+    return encoded.decode() if encoded.isascii() else json.dumps(from_json(encoded))
 
 
 def _text(value: object) -> str:
@@ -79,7 +101,3 @@ def _text(value: object) -> str:
 
 def _plain(value: object) -> object:
     return value if isinstance(value, str | int | None) else _text(value)
-
-
-# NaN and infinities are not JSON: they raise, and become text.
-_ENCODER: Final = json.JSONEncoder(allow_nan=False, default=_text)

@@ -203,8 +203,8 @@ class Recorder:
             raise
         self._metrics.show(applied)
         self._warn_of_overflow(applied)
-        for counted in applied.counted:
-            _tell(counted)
+        if applied.counted:
+            _log.info("interruption counted", extra={"each": [_line(counted) for counted in applied.counted]})
         return applied
 
     def _warn_of_overflow(self, applied: Applied) -> None:
@@ -228,22 +228,19 @@ def _fail(batch: Sequence[_Waiting], exc: Exception) -> None:
             waiting.future.set_exception(exc)
 
 
-def _tell(counted: Counted) -> None:
+def _line(counted: Counted) -> dict[str, object]:
     node = counted.node
-    _log.info(
-        "interruption counted",
-        extra={
-            "project": counted.name.project,
-            "kubernetes_cluster": node.cluster,
-            "cluster_location": node.cluster_location,
-            "node_pool": node.node_pool,
-            "zone": counted.name.zone,
-            "machine_type": node.machine_type,
-            "instance": counted.name.instance,
-            "instance_id": counted.id,
-            "interrupted_at": counted.at,
-            "age_seconds": counted.age,
-            "counted_as": counted.counted_as,
-            "released_by": counted.released_by,
-        },
-    )
+    return {
+        "project": counted.name.project,
+        "kubernetes_cluster": node.cluster,
+        "cluster_location": node.cluster_location,
+        "node_pool": node.node_pool,
+        "zone": counted.name.zone,
+        "machine_type": node.machine_type,
+        "instance": counted.name.instance,
+        "instance_id": counted.id,
+        "interrupted_at": counted.at,
+        "age_seconds": counted.age,
+        "counted_as": counted.counted_as,
+        "released_by": counted.released_by,
+    }

@@ -86,10 +86,10 @@ def test_a_level_of_no_name_is_default() -> None:
         pytest.param(["a", {"b": 1.5}], ["a", {"b": 1.5}], id="nested"),
         pytest.param("a\nb\u2028\U0001f4a5\x00", "a\nb\u2028\U0001f4a5\x00", id="odd-characters"),
         pytest.param("\ud800", "\ud800", id="lone-surrogate"),
-        pytest.param(datetime(2024, 1, 1, tzinfo=UTC), "2024-01-01 00:00:00+00:00", id="date"),
+        pytest.param(datetime(2024, 1, 1, tzinfo=UTC), "2024-01-01T00:00:00Z", id="date"),
         pytest.param(Unprintable(), "<Unprintable>", id="unprintable"),
-        pytest.param(float("nan"), "nan", id="nan"),
-        pytest.param({("a", 1): 2}, "{('a', 1): 2}", id="keys-of-no-json"),
+        pytest.param(float("nan"), "NaN", id="nan"),
+        pytest.param({("a", 1): 2}, {"a,1": 2}, id="keys-of-no-json"),
         pytest.param(circular(), "[[...]]", id="circular"),
     ],
 )
@@ -105,6 +105,13 @@ def test_an_extra_of_no_json_leaves_the_others_as_they_are() -> None:
         logger.info("counted", extra={"age": float("nan"), "count": 7})
 
     assert [line["count"] for line in lines] == [7]
+
+
+def test_a_record_of_many_is_a_line_each() -> None:
+    with written() as lines:
+        logger.info("counted", extra={"each": [{"instance": "a"}, {"instance": "b", "message": "x"}]})
+
+    assert [(line["message"], line["instance"]) for line in lines] == [("counted", "a"), ("counted", "b")]
 
 
 def test_extras_do_not_displace_what_every_line_has() -> None:

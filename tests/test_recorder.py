@@ -304,7 +304,8 @@ def test_a_counted_interruption_is_one_line_with_its_attribution(
                 await writer.recorder.record(event)
 
     asyncio.run(scenario())
-    lines = [vars(line) for line in caplog.records if line.message == "interruption counted"]
+    records = [vars(record) for record in caplog.records if record.message == "interruption counted"]
+    lines = [line for record in records for line in record["each"]]
     told = {
         "project": "shop-prod",
         "kubernetes_cluster": "tills",
