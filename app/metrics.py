@@ -72,6 +72,13 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._make_own_series()
         self._start_at_zero(reasons)
+        # Every push needs these: looked up once, by what it says of itself.
+        self._answered = {
+            (endpoint, outcome): self._messages.labels(endpoint, outcome)
+            for endpoint, outcome in product(ENDPOINTS, OUTCOMES)
+        }
+        self._delayed = {endpoint: self._delay.labels(endpoint) for endpoint in ENDPOINTS}
+        self._pushed: dict[Endpoint, Gauge] = {}
         for project, failure in product(projects, listing_failures):
             self._listing_failures.labels(project, failure)
 
@@ -154,12 +161,8 @@ class Metrics:
         build.labels(VERSION, platform.python_version()).set(1)
 
     def _start_at_zero(self, reasons: Iterable[str]) -> None:
-        for endpoint in ENDPOINTS:
-            self._delay.labels(endpoint)
-            for outcome in OUTCOMES:
-                self._messages.labels(endpoint, outcome)
-            for reason in reasons:
-                self._errors.labels(endpoint, reason)
+        for endpoint, reason in product(ENDPOINTS, list(reasons)):
+            self._errors.labels(endpoint, reason)
         for releaser in RELEASERS:
             self._released.labels(releaser)
 
@@ -201,11 +204,14 @@ class Metrics:
 
     def pushed(self, endpoint: Endpoint, at: float) -> None:
         """An authentic push has come."""
-        self._last_push.labels(endpoint).set(at)
+        pushed = self._pushed.get(endpoint)
+        if pushed is None:  # what has not happened has no series
+            pushed = self._pushed[endpoint] = self._last_push.labels(endpoint)
+        pushed.set(at)
 
     def answered(self, endpoint: Endpoint, outcome: str) -> None:
         """A push was answered 200."""
-        self._messages.labels(endpoint, outcome).inc()
+        self._answered[endpoint, outcome].inc()
 
     def refused(self, endpoint: Endpoint, reason: str) -> None:
         """A push was answered anything else."""
@@ -213,7 +219,7 @@ class Metrics:
 
     def delayed(self, endpoint: Endpoint, seconds: float) -> None:
         """An event was committed that long after it was logged."""
-        self._delay.labels(endpoint).observe(max(seconds, 0.0))
+        self._delayed[endpoint].observe(max(seconds, 0.0))
 
     def listed(self, project: str, *, at: float, seconds: float, instances: int) -> None:
         """The project's fleet was listed completely; the listing speaks for the moment `at`."""

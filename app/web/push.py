@@ -5,13 +5,13 @@ https://cloud.google.com/pubsub/docs/push
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.domain.events import Ignored, InstanceName, Node
@@ -137,7 +137,7 @@ class PushEndpoint:
 
 def render(outcome: Outcome) -> bytes:
     """The outcome as the JSON that the caller sees."""
-    return json.dumps({"outcome": _NAMES[type(outcome)], **_details(outcome)}).encode()
+    return to_json({"outcome": _NAMES[type(outcome)], **_details(outcome)})
 
 
 _NAMES: Final[Mapping[type[Outcome], str]] = {
