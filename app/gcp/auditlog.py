@@ -33,6 +33,7 @@ _FAILURES: Final = frozenset({"ERROR", "CRITICAL", "ALERT", "EMERGENCY"})
 _MAX_TEXT: Final = 512
 _MAX_KEY: Final = 256
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
+_INSTANCE: Final = re.compile(r"(?:\A|/)projects/([^/]+)/zones/([^/]+)/instances/([^/]+)\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -194,21 +195,20 @@ def _subject(entry: _LogEntry) -> _Subject:
     if where is None:
         raise MalformedEntryError("the entry names no instance")
     project = entry.project_id or (linked or where).project
-    number = ""
-    if not project.isdecimal():
-        number = next((n.project for n in (named, linked) if n and n.project.isdecimal()), "")
+    number = "" if project.isdecimal() else _number_in(named) or _number_in(linked)
     instance_id = entry.instance_id or entry.target_id or ""
     _refuse_unfit(project, where.zone, where.instance, instance_id, number)
     return _Subject(InstanceName(project, where.zone, where.instance), instance_id, number)
 
 
+def _number_in(name: InstanceName | None) -> str:
+    return name.project if name and name.project.isdecimal() else ""
+
+
 def _instance_name(path: str | None) -> InstanceName | None:
     """The name at the end of a path or URL, whatever API version and host it begins with."""
-    match (path or "").split("/")[-6:]:
-        case ["projects", project, "zones", zone, "instances", instance] if project and zone and instance:
-            return InstanceName(project, zone, instance)
-        case _:
-            return None
+    found = _INSTANCE.search(path) if path else None
+    return InstanceName(*found.groups()) if found else None
 
 
 def _labels(entry: _LogEntry) -> Mapping[str, str | None]:
