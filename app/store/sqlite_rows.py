@@ -8,6 +8,8 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
+from pydantic_core import from_json, to_json
+
 from app.domain.batch import Batch
 from app.domain.events import InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, Parked
@@ -31,19 +33,21 @@ class Memory:
 
 SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
 # Every statement, and every row that is fetched, lets go of the interpreter's lock, and has to get it back
-# from the busy event loop. So everything is one row: JSON, in which quote() keeps a number exactly.
+# from the busy event loop. So everything is one row: JSON, in which quote() keeps a number exact.
 _LOAD: Final = """
     SELECT
         (SELECT json_group_array(key) FROM seen WHERE key IN (SELECT value FROM json_each(:keys))),
         (SELECT json_group_array(json_array(
-                name, identity, kind, cluster, cluster_location, node_pool, machine_type, quote(recorded_at),
-                spot, alive, announced, failed, timed, overflowed, operation,
-                quote(created_at), quote(started_at), quote(interrupted_at), quote(ended_at)))
+                name, identity, kind, cluster, cluster_location, node_pool, machine_type,
+                json(quote(recorded_at)), spot, alive, announced, failed, timed, overflowed, operation,
+                json(lower(quote(created_at))), json(lower(quote(started_at))),
+                json(lower(quote(interrupted_at))), json(lower(quote(ended_at)))))
             FROM instances WHERE name IN (SELECT value FROM json_each(:names))),
-        (SELECT json_group_array(json_array(key, name, id, quote(at), quote(until)))
+        (SELECT json_group_array(json_array(key, name, id, json(quote(at)), json(quote(until))))
             FROM parked WHERE name IN (SELECT value FROM json_each(:names)))"""
-_ROWS_A_STATEMENT: Final = (64, 16, 4, 1)
-"""Few sizes, so that each statement stays prepared."""
+_ROWS_A_STATEMENT: Final = (64, 32, *range(16, 0, -1))
+"""Not any number, so that each statement stays prepared."""
+_KINDS: Final = tuple(Kind)
 
 
 def read_memory(connection: sqlite3.Connection) -> Memory:
@@ -74,14 +78,10 @@ def load(
     connection: sqlite3.Connection, batch: Batch, names: Iterable[InstanceName], keys: Sequence[str]
 ) -> None:
     """Read ahead everything under the names, and which of the keys were seen."""
-    asked = {"names": _dumps([_text(name) for name in batch.unread(names)]), "keys": _dumps(keys)}
-    (row,) = connection.execute(_LOAD, asked)
-    seen, instances, parked = map(json.loads, row)
-    batch.load(
-        seen,
-        [_instance(one) for one in instances],
-        [parked_of((*one[:3], float(one[3]), float(one[4]))) for one in parked],
-    )
+    asked = {_text(name): name for name in batch.unread(names)}
+    (row,) = connection.execute(_LOAD, {"names": _dumps([*asked]), "keys": _dumps(keys)})
+    seen, instances, parked = map(from_json, row)
+    batch.load(seen, [_instance(asked[one[0]], one) for one in instances], [parked_of(one) for one in parked])
 
 
 def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
@@ -92,14 +92,16 @@ def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
         [(key, now) for key, new in batch.seen.items() if new],
     )
     gone = [(_text(name), identity) for (name, identity), kept in batch.kept.items() if kept is None]
-    connection.executemany("DELETE FROM instances WHERE name = ? AND identity = ?", gone)
+    if gone:
+        connection.executemany("DELETE FROM instances WHERE name = ? AND identity = ?", gone)
     _insert(
         connection,
         "INSERT OR REPLACE INTO instances",
         [_instance_row(kept) for kept in batch.kept.values() if kept is not None],
     )
     released = [(key,) for key, parked in batch.parked.items() if parked is None]
-    connection.executemany("DELETE FROM parked WHERE key = ?", released)
+    if released:
+        connection.executemany("DELETE FROM parked WHERE key = ?", released)
     _insert(
         connection,
         "INSERT OR REPLACE INTO parked",
@@ -224,7 +226,7 @@ def _last_as_bool(row: Sequence[Any]) -> Iterable[Any]:
 
 
 def _dumps(texts: Sequence[str]) -> str:
-    return json.dumps(texts, ensure_ascii=False)
+    return to_json(texts).decode()
 
 
 def _text(name: InstanceName) -> str:
@@ -236,32 +238,22 @@ def name_of(text: str) -> InstanceName:
     return InstanceName(*text.rsplit("/", 2))
 
 
-def _instance(row: Sequence[Any]) -> Instance:
-    name, identity, kind, cluster, location, pool, machine_type, recorded_at = row[:8]
-    created_at, started_at, interrupted_at, ended_at = map(_number, row[15:])
-    spot, alive, announced, failed, timed, overflowed = row[8:14]
+def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
+    spot, alive, announced, failed, timed, overflowed = map(bool, row[8:14])
     return Instance(
-        name_of(name),
-        identity,
-        Kind(kind),
-        Node(cluster, location, pool, machine_type),
-        float(recorded_at),
-        bool(spot),
-        bool(alive),
-        bool(announced),
-        bool(failed),
-        bool(timed),
-        bool(overflowed),
-        row[14],
-        created_at,
-        started_at,
-        interrupted_at,
-        ended_at,
+        name,
+        row[1],
+        _KINDS[row[2]],
+        Node(*row[3:7]),
+        row[7],
+        spot,
+        alive,
+        announced,
+        failed,
+        timed,
+        overflowed,
+        *row[14:],
     )
-
-
-def _number(quoted: str) -> float | None:
-    return None if quoted == "NULL" else float(quoted)
 
 
 def _instance_row(instance: Instance) -> tuple[object, ...]:
