@@ -26,6 +26,7 @@ from app.store import Store
 
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 500
+_WORTH_A_COMMIT: Final = 32
 PATIENCE_SECONDS: Final = 20.0
 
 _log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Recorder:
                 if self._queue.jobs:
                     await self._do(self._queue.jobs.popleft())
                 if self._queue.events:
+                    await self._gather()
                     await self._commit(self._take())
         finally:
             watch.cancel()
@@ -133,6 +135,17 @@ class Recorder:
         """Refuse what comes from now on, and let `run` end once everything accepted is answered."""
         self._stopping = True
         self._wake.set()
+
+    async def _gather(self) -> None:
+        """Let more events come, while every turn of the loop brings some and a commit is worth waiting.
+
+        What a commit costs besides its events is shared by more of them; and while the loop has nothing else
+        to do, the store's thread need not fight it for the interpreter's lock.
+        """
+        before = 0
+        while before < self.waiting < _WORTH_A_COMMIT:
+            before = self.waiting
+            await asyncio.sleep(0)
 
     def _take(self) -> Sequence[_Waiting]:
         waiting = self._queue.events
