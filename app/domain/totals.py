@@ -4,7 +4,6 @@ A row is never changed once it is shared: a batch copies what it touches, so a r
 """
 
 from bisect import bisect_left
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -121,6 +120,11 @@ class Totals:
         )
 
 
+def _copied(row: _Row) -> _Row:
+    # Of slots alone: copy.copy finds out by a detour that costs ten times as much.
+    return type(row)(*[getattr(row, name) for name in row.__slots__])
+
+
 class Tally:
     """The totals as a batch changes them: copies of the rows that it touched."""
 
@@ -199,7 +203,7 @@ class Tally:
     def _row(self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row]) -> _Row | None:
         row = changed.get(key)
         if row is None and (shared := base.get(key)) is not None:
-            row = changed[key] = copy(shared)
+            row = changed[key] = _copied(shared)
             row.touched_at = self._now
         return row
 

@@ -4,6 +4,7 @@ https://cloud.google.com/pubsub/docs/push, https://cloud.google.com/pubsub/docs/
 """
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import MAXYEAR, MINYEAR, datetime
 from hashlib import sha256
@@ -19,6 +20,7 @@ from app.gcp.logentry import is_log_entry
 
 _DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
 _DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._/-]*/[A-Za-z0-9]+")
 
 
 @value
@@ -40,7 +42,10 @@ class PushMessage:
         """What tells the message from others when its data does not: printable, and without spaces."""
         if not self.message_id:
             return f"sha256:{sha256(self.data).hexdigest()}"
-        return f"{quote(self.subscription)}/{quote(self.message_id, safe='')}"
+        key = f"{self.subscription}/{self.message_id}"
+        return (
+            key if _PLAIN.fullmatch(key) else f"{quote(self.subscription)}/{quote(self.message_id, safe='')}"
+        )
 
 
 def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:

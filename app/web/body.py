@@ -34,6 +34,7 @@ class BodyReader:
         self._readings: deque[_Reading] = deque()
         """In the order in which their time is over."""
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def read(self, receive: Receive) -> bytes:
         """The whole body.
@@ -58,7 +59,8 @@ class BodyReader:
         return body
 
     def _begin(self) -> tuple[asyncio.Task[Any], _Reading]:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - whoever awaits is in one
         reading = _Reading(loop.time() + self._seconds, task)
         self._readings.append(reading)
