@@ -202,6 +202,9 @@ class SQLiteFile:
             uri, uri=True, timeout=2.0, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA query_only = ON")
+        # Each keeps its own, and the page's sums sort what does not fit: on disk, not in memory.
+        connection.execute("PRAGMA cache_size = -512")
+        connection.execute("PRAGMA temp_store = FILE")
         return connection
 
     def release(self) -> None:
@@ -286,6 +289,7 @@ def find_damage(path: str, schema: int, *, alone: bool) -> str | None:
     if not ours and not marked:
         raise foreign
     try:
+        _read_in(path)
         with closing(_connect_to_read(path, alone=alone)) as connection:
             (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             version = _version_of(connection)
@@ -300,6 +304,17 @@ def find_damage(path: str, schema: int, *, alone: bool) -> str | None:
     if version > schema:
         raise StartError(f"the store {path} has schema {version}, newer than this program's {schema}")
     return None
+
+
+def _read_in(path: str) -> None:
+    """Have the kernel hold the file, as far as there is room.
+
+    quick_check reads it in the order of its trees: from a disk, ten times as long as from end to end.
+    """
+    some = bytearray(1 << 20)
+    with Path(path).open("rb", buffering=0) as file:
+        while file.readinto(some):
+            pass
 
 
 def inspect_file(path: str) -> str:
