@@ -1,6 +1,7 @@
 """Mutated envelopes and log entries are refused or taken as the contract says, and harm no good neighbour.
 
-`python -m tests.fuzz.envelopes [--cases 200000] [--seed 1]`; `--replay FILE` sends failed cases once more.
+`python -m tests.fuzz.envelopes [--cases 200000] [--seed 1] [--store redis]`; `--replay FILE` sends failed
+cases once more.
 """
 
 import argparse
@@ -8,20 +9,24 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, Literal
 
 import uvloop
 
 from tests.fuzz.caller import Connection
+from tests.fuzz.cases import Case, case
 from tests.fuzz.judge import may_follow, unlike_the_contract, wrong_lines, wrong_numbers
 from tests.fuzz.kept import read_failed, write_failed
-from tests.fuzz.mutants import Case, case
 from tests.fuzz.report import RECORDED, Report, resident_mib
 from tests.support.entries import insert, preempted
-from tests.support.program import Exporter, Samples, body_of, endpoint_of, open_door
+from tests.support.program import Door, Exporter, Samples, body_of, endpoint_of, open_door
+from tests.support.redis import RedisServer
+
+Backend = Literal["sqlite", "redis"]
 
 _CALLERS: Final = 24
 _GOOD_CALLERS: Final = 8
@@ -32,13 +37,16 @@ _WAITED_TOO_LONG_SECONDS: Final = 5.0
 _KEPT: Final = 1000
 
 
-def run(directory: Path, cases: Iterable[Case], *, say: Callable[[Report], None] = lambda _: None) -> Report:
+def run(
+    directory: Path,
+    cases: Iterable[Case],
+    *,
+    store: Backend = "sqlite",
+    say: Callable[[Report], None] = lambda _: None,
+) -> Report:
     """Push the cases, and good messages beside them, to a fresh exporter in the directory; then judge."""
     report = Report()
-    with (
-        open_door() as door,
-        Exporter(directory, door, attribution={"grace_seconds": 86400}) as exporter,
-    ):
+    with open_door() as door, _exporter(directory, door, store) as exporter:
         began = time.perf_counter()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_push(exporter, iter(cases), report, say))
@@ -54,6 +62,19 @@ def run(directory: Path, cases: Iterable[Case], *, say: Callable[[Report], None]
         f"case {case.number} ({case.shape}; {case.damage}): {why}" for case, why in report.failed
     ]
     return report
+
+
+@contextmanager
+def _exporter(directory: Path, door: Door, store: Backend) -> Iterator[Exporter]:
+    waits = {"grace_seconds": 86400}
+    if store == "sqlite":
+        with Exporter(directory, door, attribution=waits) as exporter:
+            yield exporter
+        return
+    with RedisServer(directory / "redis") as redis:
+        there = {"url": redis.url, "replica": "the-only-one"}
+        with Exporter(directory, door, attribution=waits, store=there) as exporter:
+            yield exporter
 
 
 async def _push(
@@ -167,6 +188,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--store", choices=["sqlite", "redis"], default="sqlite")
     parser.add_argument("--replay", type=Path, help="a file of failed cases")
     parser.add_argument("--failed", type=Path, default=Path("failed-cases.jsonl"), help="where they are kept")
     options = parser.parse_args()
@@ -176,8 +198,8 @@ def main() -> None:
         kept = list(read_failed(options.replay))
         cases, number = (one for one in kept), len(kept)
     with TemporaryDirectory() as folder:
-        report = run(Path(folder), cases, say=_Progress(number))
-    _say(f"seed {options.seed}")
+        report = run(Path(folder), cases, store=options.store, say=_Progress(number))
+    _say(f"seed {options.seed}, {options.store}")
     for line in report.lines():
         _say(line)
     for line in report.wrong[:50]:

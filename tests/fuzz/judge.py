@@ -8,8 +8,9 @@ from unicodedata import category
 
 from app.metrics import OUTCOMES
 from tests.fuzz.caller import Answer
+from tests.fuzz.cases import Case
+from tests.fuzz.draft import MARKER
 from tests.fuzz.hostile import LIMIT, UNFIT
-from tests.fuzz.mutants import MARKER, Case
 from tests.fuzz.report import RECORDED, Report
 from tests.support.exporter import OWN
 from tests.support.program import Samples

@@ -5,7 +5,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.fuzz.mutants import Case
+from tests.fuzz.cases import Case
 
 
 def write_failed(path: Path, failed: Iterable[tuple[Case, str]]) -> None:

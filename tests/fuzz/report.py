@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fuzz.caller import Answer
-from tests.fuzz.mutants import Case
+from tests.fuzz.cases import Case
 
 RECORDED: Final = frozenset({"tracked", "counted", "pending"})
 """Outcomes of events that were committed."""

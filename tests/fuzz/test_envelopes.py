@@ -5,22 +5,27 @@ from typing import Any, Final
 import pytest
 
 from tests.fuzz.caller import Answer
-from tests.fuzz.envelopes import run
+from tests.fuzz.cases import Case, case
+from tests.fuzz.draft import MARKER
+from tests.fuzz.envelopes import Backend, run
 from tests.fuzz.judge import may_follow, unlike_the_contract, wrong_lines
 from tests.fuzz.kept import read_failed, write_failed
-from tests.fuzz.mutants import MARKER, Case, case
 from tests.fuzz.report import Report
 from tests.support.entries import encoded
 
-_CASES: Final = 2_000
 _SEED: Final = 1
 
 
-def test_mutants_are_answered_as_the_contract_says_and_harm_no_good_message(tmp_path: Path) -> None:
-    report = run(tmp_path, (case(_SEED, number) for number in range(_CASES)))
+@pytest.mark.parametrize(
+    ("store", "cases"), [pytest.param("sqlite", 2_000, id="sqlite"), pytest.param("redis", 1_500, id="redis")]
+)
+def test_mutants_are_answered_as_the_contract_says_and_harm_no_good_message(
+    tmp_path: Path, store: Backend, cases: int
+) -> None:
+    report = run(tmp_path, (case(_SEED, number) for number in range(cases)), store=store)
 
     assert not report.wrong, "\n".join(report.wrong[:20])
-    assert report.cases == _CASES
+    assert report.cases == cases
     assert {"tracked", "counted", "pending", "duplicate", "ignored"} == report.outcomes.keys()
     assert report.reasons.keys() == {
         "malformed_envelope",
@@ -28,7 +33,7 @@ def test_mutants_are_answered_as_the_contract_says_and_harm_no_good_message(tmp_
         "not_authenticated",
         "wrong_subscription",
     }
-    assert report.good_counted.total() > _CASES / 50
+    assert report.good_counted.total() > cases / 50
 
 
 def test_a_case_follows_from_its_seed_and_number() -> None:
