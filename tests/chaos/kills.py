@@ -9,10 +9,11 @@ import base64
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal, Protocol
 
+from tests.chaos import load
 from tests.chaos.lives import lives
+from tests.chaos.load import port_of, running
 from tests.chaos.pushes import Pushes
+from tests.chaos.telling import conclude, say
 from tests.chaos.traffic import Labels, Message, Traffic
-from tests.chaos.verdict import COUNTERS, differences, faults, in_ledger
+from tests.chaos.verdict import COUNTERS, differences, faults, in_ledger, own
 from tests.support.emulator import PubSubEmulator
-from tests.support.process import eventually
+from tests.support.process import ExitedError, eventually
 from tests.support.program import SUBSCRIPTIONS, Exporter, open_door
 from tests.support.prometheus import Prometheus, Series, Target
 
@@ -34,6 +38,9 @@ By = Literal["pushes", "emulator"]
 SCRAPE_SECONDS: Final = 0.5
 _HOLD_SECONDS: Final = 1
 _LONGEST_SECONDS: Final = 1800
+_AGAIN: Final = 3
+_START_SECONDS: Final = 0.8
+"""About what a start takes."""
 _SETTLED_SCRAPES: Final = 5
 """More than the second after which the emulator delivers again."""
 
@@ -44,6 +51,8 @@ class Report:
 
     delivered: int = 0
     kills: int = 0
+    killed_at_start: int = 0
+    """Further ones, of a process that was not yet ready."""
     outcomes: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
     scrapes: int = 0
@@ -54,15 +63,12 @@ class Report:
     wrong: list[str] = field(default_factory=list)
 
 
-class Sender(Protocol):
-    """Something that has messages delivered, in a thread of its own."""
+class Sender(load.Sender, Protocol):
+    """One that counts."""
 
     acknowledged: int
     outcomes: Counter[str]
     repeated: Counter[str]
-    stopped: bool
-
-    def run(self) -> None: ...
 
 
 def main() -> None:
@@ -82,7 +88,8 @@ def main() -> None:
         )
     say(
         f"{options.events} interruptions of {options.instances} names by {options.by}, seed {options.seed}:"
-        f" {report.delivered} messages, {report.kills} kills, {report.seconds:.0f} s"
+        f" {report.delivered} messages, {report.kills} kills and"
+        f" {report.killed_at_start} while it started, {report.seconds:.0f} s"
     )
     say(f"answers: {dict(report.outcomes)}; repeated: {dict(report.repeated)}")
     say(f"slowest start: {report.slowest_start_seconds:.1f} s")
@@ -90,10 +97,7 @@ def main() -> None:
         f"{report.scrapes} scrapes, {report.failed_scrapes} more without an answer;"
         f" {report.series} series looked at"
     )
-    for line in report.wrong:
-        say(f"WRONG: {line}")
-    say("not exact" if report.wrong else "exact")
-    sys.exit(bool(report.wrong))
+    conclude(report.wrong)
 
 
 def run(
@@ -124,18 +128,6 @@ def run(
     return report
 
 
-@contextmanager
-def running(sender: Sender) -> Iterator[Future[None]]:
-    """Have it deliver during the block, and until all is delivered; not for longer where the block fails."""
-    with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(sender.run)
-        try:
-            yield done
-            done.result(_LONGEST_SECONDS)
-        finally:
-            sender.stopped = True
-
-
 def _kill(
     exporter: Exporter,
     sender: Sender,
@@ -145,7 +137,10 @@ def _kill(
     chance: random.Random,
     say: Callable[[str], None],
 ) -> None:
-    """At random moments: once so many messages are acknowledged, and some milliseconds more."""
+    """At random moments: once so many messages are acknowledged, and some milliseconds more.
+
+    Every third time it is killed once more, while it starts.
+    """
     for at in sorted(chance.sample(range(report.delivered), kills)):
         eventually(
             lambda at=at: sender.acknowledged >= at or done.done(),  # type: ignore[misc]
@@ -155,15 +150,35 @@ def _kill(
         time.sleep(chance.uniform(0, 0.05))  # in the middle of a commit, or between two
         exporter.process.kill()
         report.kills += 1
+        if not report.kills % _AGAIN:
+            report.killed_at_start += _kill_while_it_starts(exporter, chance)
         began = time.monotonic()
         exporter.process.start()
         report.slowest_start_seconds = max(report.slowest_start_seconds, time.monotonic() - began)
         say(f"kill {report.kills}/{kills}: {sender.acknowledged} of {report.delivered} messages acknowledged")
 
 
+def _kill_while_it_starts(exporter: Exporter, chance: random.Random) -> bool:
+    """Whether it was not yet ready."""
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(exporter.process.start)
+        eventually(lambda: _has_begun(exporter), within=10, what="it has begun to start")
+        time.sleep(chance.uniform(0, _START_SECONDS))
+        exporter.process.send(signal.SIGKILL)
+        early = isinstance(starting.exception(), ExitedError)
+    exporter.process.kill()
+    return early
+
+
+def _has_begun(exporter: Exporter) -> bool:
+    with suppress(ExitedError):
+        return exporter.process.pid > 0
+    return False
+
+
 def _judge(exporter: Exporter, prometheus: Prometheus, made: Traffic, report: Report, began: float) -> None:
     def shown(name: str) -> dict[Labels, float]:
-        return {_own(sample.labels): sample.value for sample in prometheus.query(name) if sample.value}
+        return {own(sample.labels): sample.value for sample in prometheus.query(name) if sample.value}
 
     def raw(name: str) -> Sequence[Series]:
         return prometheus.raw(name, time.time() - began)
@@ -220,18 +235,6 @@ class _Published:
             self.acknowledged += 1
 
 
-def port_of(exporter: Exporter) -> int:
-    """Where it takes pushes."""
-    port: int = exporter.configured["server"]["port"]
-    return port
-
-
-def _own(labels: Mapping[str, str]) -> Labels:
-    return frozenset(
-        (label, value) for label, value in labels.items() if label not in ("__name__", "job", "instance")
-    )
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Exactly once, over kill -9.")
     parser.add_argument("--events", type=int, default=20_000, help="interruptions, besides creations")
@@ -240,12 +243,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--by", choices=["pushes", "emulator"], default="pushes", help="who delivers")
     return parser.parse_args()
-
-
-def say(line: str) -> None:
-    """Tell it now, whoever reads."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from tests.chaos.traffic import CLUSTERS, ZONES, Message, Traffic
+from tests.chaos.traffic import Message, Node, Traffic
 from tests.support.entries import JsonObject, insert, made_id, preempted, push
 from tests.support.program import SUBSCRIPTIONS, endpoint_of
 
@@ -39,35 +39,24 @@ def lives(chance: random.Random, *, interruptions: int, names: int) -> Traffic:
 
     for number in range(interruptions):
         life, name_number = divmod(number, names)
-        name, zone = f"gke-{name_number}", ZONES[name_number % len(ZONES)]
-        cluster = CLUSTERS[name_number % (1 + name_number * len(CLUSTERS) // names)]
+        name = f"gke-{name_number}"
         # A life's machine type is its own: an interruption that went to another life would show.
-        machine_type = _MACHINE_TYPES[life % len(_MACHINE_TYPES)]
+        node = Node.numbered(name_number, names, _MACHINE_TYPES[life % len(_MACHINE_TYPES)])
         instance_id = made_id(name, str(life))
         created_at = _BEGAN + timedelta(hours=6 * life, seconds=name_number)
-        at = (created_at + timedelta(seconds=AGE_SECONDS)).isoformat()
+        at = created_at + timedelta(seconds=AGE_SECONDS)
         creation = insert(
             name,
-            zone=zone,
             instance_id=instance_id,
-            cluster=cluster,
-            machine_type=machine_type,
+            **node._asdict(),
             timestamp=created_at.isoformat(),
             operation=f"insert-{number}",
         )
         place(creation, number + _APART)
         early = chance.random() < _EARLY
-        interruption = preempted(name, zone=zone, instance_id=instance_id, timestamp=at)
+        interruption = preempted(name, zone=node.zone, instance_id=instance_id, timestamp=at.isoformat())
         place(interruption, number if early else number + 2 * _APART)
-
-        of_cluster, of_type = ("kubernetes_cluster", cluster), ("machine_type", machine_type)
-        others = (("project", "shop-prod"), ("cluster_location", "europe-west1"), ("node_pool", "spot"))
-        labels = frozenset({of_cluster, of_type, ("zone", zone), *others})
-        made.interruptions[labels] += 1
-        made.by_cluster[frozenset({of_cluster})] += 1
-        made.created[labels] += 1
-        made.lifetimes[frozenset({of_cluster, of_type})] += 1
-        made.ledger[instance_id, at] += 1
+        made.expect(instance_id, node, [at])
     placed.sort(key=lambda one: one[0])
     made.messages = [message for _, message in placed]
     return made

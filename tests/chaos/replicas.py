@@ -10,23 +10,19 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import httpx
-
-from tests.chaos.traffic import Labels, Message, Traffic, traffic
+from tests.chaos.delivery import CALLERS, Delivery, Report
+from tests.chaos.shared_verdict import PENDING, SharedVerdict
+from tests.chaos.telling import conclude, say
+from tests.chaos.traffic import Traffic, traffic
 from tests.support.process import eventually
-from tests.support.prometheus import Prometheus, Series
+from tests.support.prometheus import Prometheus
 from tests.support.replicas import REFRESH_SECONDS, SCRAPE_SECONDS, Replicas
 
 SHORT: Final = ("kill", "redis", "5", "drop", "pause", "kill", "2", "power", "calm")
@@ -36,40 +32,9 @@ LONG: Final = (
 )
 """What happens, one after the other, each while an equal part of the messages is delivered."""
 
-_CALLERS: Final = 24
-_TIMEOUT_SECONDS: Final = 4
 _FIRST_SHARE: Final = 4  # a part's step begins when a quarter of its messages are acknowledged
 _DROPS: Final = 10
-_COUNTERS: Final = (
-    "interruption_events_total",
-    "spot_interruptions_total",
-    "spot_instances_created_total",
-    "spot_instance_creations_failed_total",
-    "spot_instance_seconds_total",
-    "spot_instance_lifetime_seconds_count",
-    "spot_instance_lifetime_seconds_sum",
-    "spot_instance_lifetime_seconds_bucket",
-)
-_PENDING: Final = "spot_interruption_exporter_pending_interruptions"
-_ONLY_THE_LEADERS: Final = ("spot_instances", _PENDING)
-_HARDLY_APART: Final = 2.5
 _PROGRAMS: Final = ("nginx", "redis-server", "prometheus")
-
-
-@dataclass(slots=True)
-class Report:
-    """What was done, and what was wrong with the result."""
-
-    delivered: int = 0
-    acknowledged: int = 0
-    repeated: Counter[str] = field(default_factory=Counter)
-    """Requests that were not acknowledged, by what became of them."""
-    slowest_refusal_seconds: float = 0.0
-    steps: Counter[str] = field(default_factory=Counter)
-    leaders: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    scrapes: int = 0
-    wrong: list[str] = field(default_factory=list)
 
 
 def main() -> None:
@@ -79,18 +44,15 @@ def main() -> None:
         sys.exit(f"this needs {', '.join(missing)}")
     with TemporaryDirectory() as folder:
         report = run(
-            Path(folder), events=options.events, seed=options.seed, script=LONG, shortened=False, say=_say
+            Path(folder), events=options.events, seed=options.seed, script=LONG, shortened=False, say=say
         )
-    _say(f"{options.events} interruptions, seed {options.seed}, {report.seconds:.0f} s")
-    _say(f"steps: {dict(report.steps)}; led by: {', '.join(report.leaders)}")
-    _say(
+    say(f"{options.events} interruptions, seed {options.seed}, {report.seconds:.0f} s")
+    say(f"steps: {dict(report.steps)}; led by: {', '.join(report.leaders)}")
+    say(
         f"{report.delivered} deliveries, {report.acknowledged} acknowledged; repeated {dict(report.repeated)}"
     )
-    _say(f"slowest refusal: {report.slowest_refusal_seconds:.2f} s; {report.scrapes} scrapes looked at")
-    for line in report.wrong:
-        _say(f"WRONG: {line}")
-    _say("not exact" if report.wrong else "exact")
-    sys.exit(bool(report.wrong))
+    say(f"slowest refusal: {report.slowest_refusal_seconds:.2f} s; {report.scrapes} scrapes looked at")
+    conclude(report.wrong)
 
 
 def run(
@@ -113,7 +75,7 @@ def run(
         scene = _Scene(replicas, prometheus, chance, shortened=shortened)
         asyncio.run(_perform(scene, made, script, say))
         say("waiting for the last scrapes")
-        verdict = _Verdict(replicas, prometheus, made, began, scene.unsettled)
+        verdict = SharedVerdict(replicas, prometheus, made, began, scene.unsettled)
         verdict.settle()
         report = scene.delivery.report
         report.wrong += verdict.wrong()
@@ -125,7 +87,7 @@ def run(
 async def _perform(scene: "_Scene", made: Traffic, script: Sequence[str], say: Callable[[str], None]) -> None:
     share = -(-len(made.messages) // len(script))
     async with asyncio.TaskGroup() as group:
-        callers = [group.create_task(scene.delivery.call()) for _ in range(_CALLERS)]
+        callers = [group.create_task(scene.delivery.call()) for _ in range(CALLERS)]
         for number, step in enumerate(script):
             done = scene.delivery.report.acknowledged
             say(f"{number + 1}/{len(script)} {step}: {done} of {len(made.messages)} messages acknowledged")
@@ -135,70 +97,6 @@ async def _perform(scene: "_Scene", made: Traffic, script: Sequence[str], say: C
             await scene.delivery.all_acknowledged()
         for caller in callers:
             caller.cancel()
-
-
-class Delivery:
-    """Delivers messages as Pub/Sub does, again and again until each is acknowledged."""
-
-    def __init__(self, replicas: Replicas, chance: random.Random) -> None:
-        self.report = Report()
-        self.unacknowledged = 0
-        self._replicas = replicas
-        self._chance = chance
-        self._waiting: asyncio.Queue[Message] = asyncio.Queue()
-        self._progress = asyncio.Condition()
-
-    async def deliver(self, messages: Sequence[Message], wait_for: int) -> None:
-        """Have these delivered; returns once so many of them are acknowledged."""
-        self.report.delivered += len(messages)
-        self.unacknowledged += len(messages)
-        for message in messages:
-            self._waiting.put_nowait(message)
-        left = len(messages) - wait_for
-        async with self._progress:
-            await self._progress.wait_for(lambda: self.unacknowledged <= left)
-
-    async def all_acknowledged(self) -> None:
-        """Wait until nothing is under way."""
-        async with self._progress:
-            await self._progress.wait_for(lambda: not self.unacknowledged)
-
-    async def call(self) -> None:
-        """Deliver one message after the other."""
-        limits = httpx.Limits(max_connections=2)
-        async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS, limits=limits) as client:
-            while True:
-                message = await self._waiting.get()
-                urls = self._two_replicas() if message.twice else [self._replicas.nginx.url]
-                await asyncio.gather(*(self._repeat(client, message, url) for url in urls))
-                self.report.acknowledged += 1
-                self.unacknowledged -= 1
-                async with self._progress:
-                    self._progress.notify_all()
-
-    def _two_replicas(self) -> list[str]:
-        return [self._replicas[name].url for name in self._chance.sample(self._replicas.names, 2)]
-
-    async def _repeat(self, client: httpx.AsyncClient, message: Message, url: str) -> None:
-        """Push to the URL, and then to whomever nginx chooses, until it is acknowledged."""
-        while (refusal := await self._refusal(client, message, url)) is not None:
-            self.report.repeated[refusal] += 1
-            url = self._replicas.nginx.url
-            await asyncio.sleep(self._chance.uniform(0.05, 0.2))  # as Pub/Sub backs off
-
-    async def _refusal(self, client: httpx.AsyncClient, message: Message, url: str) -> str | None:
-        began = time.monotonic()
-        try:
-            answer = await client.post(f"{url}/events/{message.endpoint}", content=message.body)
-        except httpx.HTTPError as exc:
-            return type(exc).__name__
-        if answer.status_code == httpx.codes.OK:
-            return None
-        if "problem+json" not in answer.headers["content-type"]:
-            return f"{answer.status_code} of nginx"
-        took = time.monotonic() - began
-        self.report.slowest_refusal_seconds = max(self.report.slowest_refusal_seconds, took)
-        return f"{answer.status_code} {answer.json()['reason']}"
 
 
 class _Scene:
@@ -245,7 +143,7 @@ class _Scene:
         before = repeated.total()
         process.kill()
         eventually(
-            lambda: repeated.total() >= before + _CALLERS or not self.delivery.unacknowledged,
+            lambda: repeated.total() >= before + CALLERS or not self.delivery.unacknowledged,
             within=10,
             what="pushes are refused while Redis is away",
         )
@@ -254,7 +152,7 @@ class _Scene:
     def _drop_connections(self) -> None:
         """Redis lives, and its replies do not come: what was executed is not known where it was asked for."""
         for _ in range(_DROPS):
-            left = max(self.delivery.unacknowledged - _CALLERS, 0)
+            left = max(self.delivery.unacknowledged - CALLERS, 0)
             self._replicas.redis.client.client_kill_filter(_type="normal", skipme=True)
             eventually(partial(self._at_most, left), within=20, what="messages are acknowledged")
 
@@ -290,7 +188,7 @@ class _Scene:
 
     def _leader(self) -> str | None:
         """As Prometheus sees it: a scrape by us would begin the hold of what is new."""
-        leaders = [sample.labels["instance"] for sample in self._prometheus.query(_PENDING)]
+        leaders = [sample.labels["instance"] for sample in self._prometheus.query(PENDING)]
         return leaders[0] if len(leaders) == 1 else None
 
     def _scale(self, count: int) -> None:
@@ -308,143 +206,11 @@ class _Scene:
         return up.issuperset(self._replicas.names)
 
 
-class _Verdict:
-    """What Prometheus and the ledger have in the end, beside what was sent."""
-
-    def __init__(
-        self,
-        replicas: Replicas,
-        prometheus: Prometheus,
-        made: Traffic,
-        began: float,
-        unsettled: Sequence[tuple[float, float]],
-    ) -> None:
-        self._replicas = replicas
-        self._prometheus = prometheus
-        self._made = made
-        self._began = began
-        self._unsettled = unsettled
-        self._sent: Mapping[str, Mapping[Labels, float]] = {
-            "interruption_events_total": made.by_cluster,
-            "spot_interruptions_total": made.interruptions,
-            "spot_instances_created_total": made.created,
-            "spot_instance_lifetime_seconds_count": made.lifetimes,
-        }
-
-    def settle(self) -> None:
-        """Wait until everything is scraped, and then two scrapes more: there might come too much."""
-        with suppress(TimeoutError):
-            eventually(lambda: not list(self._differences()), within=20, what="everything is scraped")
-        with suppress(TimeoutError):
-            eventually(lambda: not list(self._shared()), within=30, what="one replica leads")
-        self._prometheus.wait_for_scrapes(2)
-
-    def wrong(self) -> list[str]:
-        """What is not as it should be, a line each."""
-        series = [one for name in _COUNTERS for one in self._raw(name)]
-        return [
-            *self._differences(),
-            *_faults(series),
-            *self._in_ledger(),
-            *self._shared(),
-            *self._led_at_once(),
-        ]
-
-    def leaders(self) -> list[str]:
-        """Who led, one after the other."""
-        led = [name for _, name in self._led()]
-        return [name for before, name in pairwise(["", *led]) if name != before]
-
-    def scrapes(self) -> int:
-        """How often a replica was scraped with success."""
-        return sum(int(up) for one in self._raw("up") for _, up in one.samples)
-
-    def _raw(self, name: str) -> list[Series]:
-        return self._prometheus.raw(name, time.time() - self._began)
-
-    def _differences(self) -> Iterator[str]:
-        """Per series and over all replicas: what Prometheus saw it grow, and what was sent."""
-        for name, sent in self._sent.items():
-            seen: Counter[Labels] = Counter()
-            for one in self._raw(name):
-                grown = sum(max(later - before, 0) for (_, before), (_, later) in pairwise(one.samples))
-                seen[_own_labels(one)] += round(grown)
-            for labels in sent.keys() | seen.keys():
-                if seen[labels] != sent.get(labels, 0):
-                    yield f"{name}{dict(sorted(labels))}: {sent.get(labels, 0)} sent, {seen[labels]} seen"
-
-    def _in_ledger(self) -> Iterator[str]:
-        rows: Counter[tuple[str, str]] = Counter()
-        replica, page = self._replicas[self._replicas.names[-1]], {"limit": "1000"}
-        while True:
-            answer = replica.client.get(f"http://{replica.metrics_address}/interruptions", params=page).json()
-            for row in answer["interruptions"]:
-                at = datetime.fromisoformat(row["interrupted_at"]).isoformat()
-                rows[row["instance_id"], at] += 1
-            if answer["next"] is None:
-                break
-            page["cursor"] = answer["next"]
-        if rows != self._made.ledger:
-            missing, excess = self._made.ledger - rows, rows - self._made.ledger
-            yield f"the ledger lacks {missing.total()} and has {excess.total()} too many"
-
-    def _shared(self) -> Iterator[str]:
-        """All instances are interrupted, nothing waits, and one replica at a time says so."""
-        for name in _ONLY_THE_LEADERS:
-            now = self._prometheus.query(name)
-            if any(sample.value for sample in now) or len({one.labels["instance"] for one in now}) != 1:
-                yield f"in the end {name} should be 0, on one replica: {now}"
-
-    def _led_at_once(self) -> Iterator[str]:
-        """Scrapes that saw a replica lead between two, hardly apart, that saw another."""
-        led = self._led()
-        for name in {name for _, name in led}:
-            for before, after in pairwise(at for at, one in led if one == name):
-                between = [(at, other) for at, other in led if before < at < after]
-                settled = not any(begin <= before <= end for begin, end in self._unsettled)
-                if between and settled and after - before < _HARDLY_APART * SCRAPE_SECONDS:
-                    yield f"{name} and {between[0][1]} both lead at {before:.1f}"
-
-    def _led(self) -> list[tuple[float, str]]:
-        """At which scrapes a replica showed what only one may, and which."""
-        return sorted(
-            {
-                (at, one.labels["instance"])
-                for name in _ONLY_THE_LEADERS
-                for one in self._raw(name)
-                for at, _ in one.samples
-            }
-        )
-
-
-def _own_labels(series: Series) -> Labels:
-    return frozenset(
-        (label, value)
-        for label, value in series.labels.items()
-        if label not in ("__name__", "job", "instance")
-    )
-
-
-def _faults(series: Sequence[Series]) -> Iterator[str]:
-    """What no durable counter may do: go down, or begin above 0, where nobody sees it grow."""
-    for one in series:
-        if one.samples[0][1] != 0:
-            yield f"{one.labels} begins with {one.samples[0][1]:g}"
-        for (_, before), (at, later) in pairwise(one.samples):
-            if later < before:
-                yield f"{one.labels} went down from {before:g} to {later:g} at {at:.3f}"
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Exactly once, whatever happens to the replicas.")
     parser.add_argument("--events", type=int, default=20_000, help="interruptions, besides creations")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

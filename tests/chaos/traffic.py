@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from tests.support.entries import insert, made_id, preempted
 from tests.support.program import body_of, endpoint_of
@@ -21,6 +21,20 @@ _REDELIVERED: Final = 0.125
 _TWICE_AT_ONCE: Final = 0.1
 
 Labels = frozenset[tuple[str, str]]
+
+
+class Node(NamedTuple):
+    """Where an instance is, and what."""
+
+    cluster: str
+    zone: str
+    machine_type: str
+
+    @classmethod
+    def numbered(cls, number: int, names: int, machine_type: str) -> Self:
+        """The node of one of the names; clusters appear one after the other."""
+        clusters = 1 + number * len(CLUSTERS) // names
+        return cls(CLUSTERS[number % clusters], ZONES[number % len(ZONES)], machine_type)
 
 
 class Message(NamedTuple):
@@ -41,8 +55,24 @@ class Traffic:
     by_cluster: Counter[Labels] = field(default_factory=Counter)
     created: Counter[Labels] = field(default_factory=Counter)
     lifetimes: Counter[Labels] = field(default_factory=Counter)
+    newest: dict[Labels, float] = field(default_factory=dict)
+    """When each cluster had its newest interruption."""
     ledger: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Instance ids, and the moments of their interruptions."""
+
+    def expect(self, instance_id: str, node: Node, interrupted_at: Sequence[datetime]) -> None:
+        """Add the effect of an instance: its creation, a lifetime, and its interruptions."""
+        of_cluster, of_type = ("kubernetes_cluster", node.cluster), ("machine_type", node.machine_type)
+        cluster = frozenset({of_cluster})
+        others = (("project", "shop-prod"), ("cluster_location", "europe-west1"), ("node_pool", "spot"))
+        labels = frozenset({of_cluster, of_type, ("zone", node.zone), *others})
+        self.created[labels] += 1
+        self.lifetimes[frozenset({of_cluster, of_type})] += 1
+        for at in interrupted_at:
+            self.interruptions[labels] += 1
+            self.by_cluster[cluster] += 1
+            self.newest[cluster] = max(self.newest.get(cluster, 0), at.timestamp())
+            self.ledger[instance_id, at.isoformat()] += 1
 
 
 def traffic(chance: random.Random, interruptions: int) -> Traffic:
@@ -65,43 +95,25 @@ def traffic(chance: random.Random, interruptions: int) -> Traffic:
     for number in range(lives):
         name_number, life = divmod(number, _LIVES)
         name = f"gke-{name_number}"
-        cluster = CLUSTERS[name_number % (1 + name_number * len(CLUSTERS) // names)]
-        zone = ZONES[name_number % len(ZONES)]
         # A life's machine type is its own: an interruption that went to another life would show.
-        machine_type = MACHINE_TYPES[life % len(MACHINE_TYPES)]
+        node = Node.numbered(name_number, names, MACHINE_TYPES[life % len(MACHINE_TYPES)])
         instance_id = made_id(name, str(life))
         created_at = _BEGAN + timedelta(hours=6 * life, seconds=number)
         place(
             insert(
                 name,
-                zone=zone,
                 instance_id=instance_id,
-                cluster=cluster,
-                machine_type=machine_type,
+                **node._asdict(),
                 timestamp=created_at.isoformat(),
                 operation=f"insert-{number}",
             ),
             3 * number,
         )
-        of_cluster, of_type = ("kubernetes_cluster", cluster), ("machine_type", machine_type)
-        labels = frozenset(
-            {
-                ("project", "shop-prod"),
-                of_cluster,
-                ("cluster_location", "europe-west1"),
-                ("node_pool", "spot"),
-                ("zone", zone),
-                of_type,
-            }
-        )
-        for hours in (1, 2):
-            at = (created_at + timedelta(hours=hours)).isoformat()
-            place(preempted(name, zone=zone, instance_id=instance_id, timestamp=at), 3 * number + hours)
-            made.interruptions[labels] += 1
-            made.by_cluster[frozenset({of_cluster})] += 1
-            made.ledger[instance_id, at] += 1
-        made.created[labels] += 1
-        made.lifetimes[frozenset({of_cluster, of_type})] += 1
+        interrupted_at = [created_at + timedelta(hours=hours) for hours in (1, 2)]
+        for order, at in enumerate(interrupted_at, 1):
+            entry = preempted(name, zone=node.zone, instance_id=instance_id, timestamp=at.isoformat())
+            place(entry, 3 * number + order)
+        made.expect(instance_id, node, interrupted_at)
     placed.sort(key=lambda one: one[0])
     made.messages = [message for _, message in placed]
     return made

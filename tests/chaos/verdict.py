@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from math import inf
 from typing import Final, TypeAlias
 
 import httpx
@@ -23,6 +24,8 @@ COUNTERS: Final = (
     "spot_instance_lifetime_seconds_bucket",
 )
 """What is durable, and never goes down."""
+_LONGER: Final = (*(3600.0 * hours for hours in (1, 2, 4, 8, 12, 24, 48, 72, 120, 168, 336, 672)), inf)
+"""The bounds of the lifetimes' buckets from AGE_SECONDS on."""
 _NONE_LEFT: Final = (
     "spot_instances",
     "spot_instance_creations_failed_total",
@@ -43,14 +46,32 @@ def differences(made: Traffic, shown: Shown) -> Iterator[str]:
         "spot_instance_lifetime_seconds_sum": {
             labels: AGE_SECONDS * count for labels, count in made.lifetimes.items()
         },
+        "spot_instance_lifetime_seconds_bucket": {
+            labels | {("le", f"{bound:g}")}: count
+            for labels, count in made.lifetimes.items()
+            for bound in _LONGER
+        },
+        "spot_last_interruption_timestamp_seconds": made.newest,
         **{name: {} for name in _NONE_LEFT},
     }
     for name, expected in sent.items():
-        seen = shown(name)
+        seen = {_respelled(labels): value for labels, value in shown(name).items()}
         for labels in expected.keys() | seen.keys():
             if seen.get(labels, 0) != expected.get(labels, 0):
                 sent_seen = f"{expected.get(labels, 0):g} sent, {seen.get(labels, 0):g} seen"
                 yield f"{name}{dict(sorted(labels))}: {sent_seen}"
+
+
+def own(labels: Mapping[str, str]) -> Labels:
+    """Without those that Prometheus adds."""
+    return frozenset(
+        (label, value) for label, value in labels.items() if label not in ("__name__", "job", "instance")
+    )
+
+
+def _respelled(labels: Labels) -> Labels:
+    """A bucket's bound is spelt in several ways."""
+    return frozenset((label, f"{float(value):g}" if label == "le" else value) for label, value in labels)
 
 
 def faults(series: Sequence[Series]) -> Iterator[str]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import kills
-from tests.chaos.faults import FAULTS, SHORT
+from tests.chaos.faults import FAULTS
+from tests.chaos.harm import SHORT
 from tests.support.requirement import require
+from tests.support.unsynced import POSSIBLE
 
 LONG_ONLY = {"certificates-slow", "certificates-rubbish"}
 """They differ from `certificates-down` in what the endpoint does, which tests/gcp/test_oidc.py has too."""
@@ -34,4 +36,6 @@ def test_over_kills_prometheus_sees_every_event_exactly_once(
 def test_a_fault_under_load_does_no_harm(tmp_path: Path, name: str) -> None:
     if name == "read-only":
         require("setpriv of util-linux", shutil.which("setpriv"))
+    if name == "sync-fails":
+        require("seccomp of Linux", POSSIBLE)
     FAULTS[name](tmp_path, SHORT, 1)
