@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -17,20 +18,22 @@ async def bare(_scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
-def main() -> None:
-    """Serve on the port that the command line names, as the exporter does."""
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=2048)
+def serve(app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> None:
+    """Serve on loopback as the exporter is served."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=2048)
     config = uvicorn.Config(
-        bare,
+        app,
         http="httptools",
         loop="uvloop",
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
     )
     uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    main()
+    serve(bare, int(sys.argv[1]))

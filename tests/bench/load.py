@@ -1,4 +1,4 @@
-"""A wrk script whose every request is a new interruption of one of many instances.
+"""Interruptions without end, each a new one of one of many instances: as bodies, and as a script for wrk.
 
 wrk's Lua must be cheap: the envelope's base64 is cut where its numbers stand, each aligned to three bytes;
 those alone are encoded for each request, three digits at a time.
@@ -12,6 +12,49 @@ from typing import Final
 PROJECT, ZONE, POOL = "example-project", "europe-west1-b", "gke-shop-spot-pool-3c1f7a52"
 _INSTANCE: Final = "IIIIII"
 _SERIAL: Final = "SSSSSSSSSSSS"
+
+_ENTRY: Final = json.dumps(
+    {
+        "severity": "INFO",
+        "protoPayload": {
+            "@type": "type.googleapis.com/google.cloud.audit.AuditLog",
+            "status": {},
+            "authenticationInfo": {"principalEmail": "system@google.com"},
+            "requestMetadata": {"requestAttributes": {}, "destinationAttributes": {}},
+            "serviceName": "compute.googleapis.com",
+            "methodName": "compute.instances.preempted",
+            "resourceName": f"projects/{PROJECT}/zones/{ZONE}/instances/{POOL}-{_INSTANCE}",
+            "request": {"@type": "type.googleapis.com/compute.instances.preempted"},
+        },
+        "insertId": "benchmark",
+        "resource": {
+            "type": "gce_instance",
+            "labels": {"zone": ZONE, "instance_id": _INSTANCE, "project_id": PROJECT},
+        },
+        "timestamp": "2026-01-01T00:00:00.000000001Z",
+        "logName": f"projects/{PROJECT}/logs/cloudaudit.googleapis.com%2Fsystem_event",
+        "operation": {
+            "producer": "compute.instances.preempted",
+            "id": f"systemevent-{_SERIAL}",
+            "first": True,
+            "last": True,
+        },
+        "receiveTimestamp": "2026-01-01T00:00:00.512Z",
+    }
+)
+_ENVELOPE: Final = json.dumps(
+    {
+        "message": {
+            "attributes": {"logging.googleapis.com/timestamp": "2026-01-01T00:00:00.000000001Z"},
+            "data": "DATA",
+            "messageId": "ID",
+            "message_id": "ID",
+            "publishTime": "2026-01-01T00:00:00.123Z",
+            "publish_time": "2026-01-01T00:00:00.123Z",
+        },
+        "subscription": "projects/example-project/subscriptions/sie-interruption-subscription",
+    }
+)
 
 _LUA: Final = """
 local parts = {parts}
@@ -45,8 +88,10 @@ function request()
   return wrk.format("POST", "{path}", {headers}, table.concat(body))
 end
 function done(summary, latency)
-  io.write(string.format("RESULT %.1f %d %.3f %.3f\\n", summary.requests / summary.duration * 1e6,
-    summary.errors.status + summary.errors.read + summary.errors.write + summary.errors.timeout,
+  local refused = summary.errors.status
+  io.write(string.format("RESULT %.1f %d %d %.3f %.3f\\n",
+    summary.requests / summary.duration * 1e6, summary.requests - refused,
+    refused + summary.errors.read + summary.errors.write + summary.errors.timeout,
     latency:percentile(50) / 1000, latency:percentile(99) / 1000))
 end
 """
@@ -71,22 +116,16 @@ def write_script(path: Path, *, token: str, instances: int, first: int) -> None:
     )
 
 
+def body(number: int, instances: int) -> bytes:
+    """The body of the numbered event, as the script makes it."""
+    entry = _ENTRY.replace(_INSTANCE, f"{number % instances:06d}").replace(_SERIAL, f"{number:012d}")
+    data = base64.b64encode(entry.encode()).decode()
+    return _ENVELOPE.replace("ID", str(number)).replace("DATA", data).encode()
+
+
 def _parts() -> list[str]:
     """The envelope, cut at "instance" and "serial" (digits inside the base64) and "id" (digits outside)."""
-    envelope = json.dumps(
-        {
-            "message": {
-                "attributes": {"logging.googleapis.com/timestamp": "2026-01-01T00:00:00.000000001Z"},
-                "data": "DATA",
-                "messageId": "ID",
-                "message_id": "ID",
-                "publishTime": "2026-01-01T00:00:00.123Z",
-                "publish_time": "2026-01-01T00:00:00.123Z",
-            },
-            "subscription": "projects/example-project/subscriptions/sie-interruption-subscription",
-        }
-    )
-    before, after = envelope.split("DATA")
+    before, after = _ENVELOPE.split("DATA")
     parts = [before, *_data_parts()]
     for index, piece in enumerate(after.split("ID")):
         parts += [piece] if index == 0 else ["id", piece]
@@ -95,7 +134,7 @@ def _parts() -> list[str]:
 
 def _data_parts() -> list[str]:
     parts: list[str] = []
-    text = _aligned(_entry())
+    text = _aligned(_ENTRY)
     while (at := _next_number(text)) is not None:
         start, mark, kind = at
         parts += [base64.b64encode(text[:start].encode()).decode(), kind]
@@ -122,35 +161,3 @@ def _aligned(text: str) -> str:
         text = text[: key + 1] + padding + text[key + 1 :]
         position = start + len(padding) + len(at[1])
     return text
-
-
-def _entry() -> str:
-    return json.dumps(
-        {
-            "severity": "INFO",
-            "protoPayload": {
-                "@type": "type.googleapis.com/google.cloud.audit.AuditLog",
-                "status": {},
-                "authenticationInfo": {"principalEmail": "system@google.com"},
-                "requestMetadata": {"requestAttributes": {}, "destinationAttributes": {}},
-                "serviceName": "compute.googleapis.com",
-                "methodName": "compute.instances.preempted",
-                "resourceName": f"projects/{PROJECT}/zones/{ZONE}/instances/{POOL}-{_INSTANCE}",
-                "request": {"@type": "type.googleapis.com/compute.instances.preempted"},
-            },
-            "insertId": "benchmark",
-            "resource": {
-                "type": "gce_instance",
-                "labels": {"zone": ZONE, "instance_id": _INSTANCE, "project_id": PROJECT},
-            },
-            "timestamp": "2026-01-01T00:00:00.000000001Z",
-            "logName": f"projects/{PROJECT}/logs/cloudaudit.googleapis.com%2Fsystem_event",
-            "operation": {
-                "producer": "compute.instances.preempted",
-                "id": f"systemevent-{_SERIAL}",
-                "first": True,
-                "last": True,
-            },
-            "receiveTimestamp": "2026-01-01T00:00:00.512Z",
-        }
-    )

@@ -6,7 +6,6 @@ apart by the processor time an event takes: where all share two cores, three rep
 """
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from tests.bench.load import write_script
+from tests.bench.report import cpu_seconds, machine, progress, say
 from tests.bench.throughput import Result, remember, wrk
 from tests.support.nginx import Nginx
 from tests.support.process import Process
@@ -30,7 +30,6 @@ _SHAPES: Final[Mapping[str, tuple[str, int, bool]]] = {
     "Redis, three behind nginx": ("redis", 3, True),
 }
 """The store, the replicas, and whether nginx stands before them."""
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Measured(NamedTuple):
@@ -56,12 +55,12 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk: apt-get install wrk")
     results: dict[str, list[Measured]] = {name: [] for name in _SHAPES}
-    with open_door() as door:
-        for number in range(1, options.rounds + 1):
+    with open_door() as door, progress("of the runs", options.rounds * len(_SHAPES)) as done:
+        for _ in range(options.rounds):
             for name, measured in results.items():
-                _say(f"round {number} of {options.rounds}: {name}")
                 with TemporaryDirectory() as folder:
                     measured.append(_measure(Path(folder), name, door, options))
+                done(sum(map(len, results.values())))
     _report(results)
 
 
@@ -80,8 +79,7 @@ def _measure(directory: Path, name: str, door: Door, options: argparse.Namespace
         before = _cpu_seconds(running.exporters), _cpu_seconds(running.redis)
         load = wrk(running.url, script, options.seconds)
         spent = _cpu_seconds(running.exporters) - before[0], _cpu_seconds(running.redis) - before[1]
-    events = load.requests_a_second * options.seconds
-    return Measured(load, *(seconds / events * 1e6 for seconds in spent))
+    return Measured(load, *(seconds / max(load.answered_200, 1) * 1e6 for seconds in spent))
 
 
 @contextmanager
@@ -109,19 +107,15 @@ _ANY: Final = {"instance_creation_subscription_name": "", "instance_interruption
 
 
 def _cpu_seconds(processes: Sequence[Process]) -> float:
-    spent = 0
-    for process in processes:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        spent += int(fields[11]) + int(fields[12])
-    return spent / _TICKS
+    return sum(cpu_seconds(process.pid) for process in processes)
 
 
 def _report(results: Mapping[str, Sequence[Measured]]) -> None:
-    _say(f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}; medians, and all rounds")
+    say(f"{machine()}; medians, and all rounds")
     for name, measured in results.items():
         loads = [one.load for one in measured]
         rounds = " ".join(f"{load.requests_a_second:.0f}" for load in loads)
-        _say(
+        say(
             f"{name:26}{median(load.requests_a_second for load in loads):7.0f} events/s"
             f"  p50 {median(load.p50_ms for load in loads):6.2f} ms"
             f"  p99 {median(load.p99_ms for load in loads):6.2f} ms"
@@ -129,11 +123,6 @@ def _report(results: Mapping[str, Sequence[Measured]]) -> None:
             f" redis {median(one.redis_us for one in measured):4.0f} µs"
             f"  errors {sum(load.errors for load in loads)}  ({rounds})"
         )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

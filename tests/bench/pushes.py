@@ -1,0 +1,158 @@
+"""Pushes at a constant rate: each is due at its time, whatever became of those before it.
+
+It is written to cost little: no task and no library's client, a few callbacks a push. And it tells how
+late it was itself, which is the machine's doing and not the server's.
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from tests.support.process import LOOPBACK
+
+_CONNECTIONS: Final = 64
+_HEAD: Final = re.compile(
+    rb"HTTP/1\.1 (\d+).*?\r\ncontent-length: (\d+)\b.*?\r\n\r\n", re.DOTALL | re.IGNORECASE
+)
+_WORD: Final = re.compile(rb'"(?:outcome|reason)": ?"(\w+)"')
+_PATIENCE_SECONDS: Final = 30
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen of the pushes of one run."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    """From when each was due to when its answer was there."""
+    late_ms: list[float] = field(default_factory=list)
+    """From when each was due to when this program came to it."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Of a push that was not answered 200: the status, and the reason."""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """The processor time of this program."""
+
+
+class Pushes:
+    """Pushes interruptions over connections that stay open."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._port = port
+        self._head = (
+            f"POST /events/interruption HTTP/1.1\r\nhost: {LOOPBACK}\r\nauthorization: Bearer {token}\r\n"
+            "content-type: application/json\r\ncontent-length: "
+        ).encode()
+        self._free: list[_Connection] = []
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._under_way = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+        self._seen = Seen()
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Connected, for the time of an `async with` block."""
+        loop = asyncio.get_running_loop()
+        connections = []
+        try:
+            for _ in range(_CONNECTIONS):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._answered), LOOPBACK, self._port
+                )
+                connections.append(connection)
+            self._free = list(connections)
+            yield
+        finally:
+            for connection in connections:
+                connection.close()
+
+    async def run(self, rate: float, bodies: Iterator[bytes], until: Callable[[], Awaitable[object]]) -> Seen:
+        """Push so many a second until that has passed, and all are answered."""
+        self._seen = seen = Seen()
+        began, cpu = time.monotonic(), time.process_time()
+        sending = asyncio.create_task(self._send(rate, bodies))
+        try:
+            await until()
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError):
+                await sending
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await self._all_answered.wait()
+        seen.seconds, seen.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+        return seen
+
+    async def _send(self, rate: float, bodies: Iterator[bytes]) -> None:
+        due = time.monotonic()
+        for body in bodies:
+            due += 1 / rate
+            request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+            while (pause := due - time.monotonic()) > 0:  # noqa: ASYNC110 - only time passes
+                await asyncio.sleep(math.ceil(pause * 1000) / 1000)  # uvloop's timers have milliseconds
+            self._seen.late_ms.append(-pause * 1000)
+            self._under_way += 1
+            self._all_answered.clear()
+            if self._free:
+                self._free.pop().send(due, request)
+            else:
+                self._waiting.append((due, request))
+
+    def _answered(self, connection: "_Connection", due: float, outcome: str) -> None:
+        self._seen.latencies_ms.append((time.monotonic() - due) * 1000)
+        self._seen.outcomes[outcome] += 1
+        self._under_way -= 1
+        if not self._under_way:
+            self._all_answered.set()
+        if self._waiting:
+            connection.send(*self._waiting.popleft())
+        else:
+            self._free.append(connection)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with one push under way at most."""
+
+    def __init__(self, answered: Callable[["_Connection", float, str], None]) -> None:
+        self._answered = answered
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._due: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._done("connection lost")
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def send(self, due: float, request: bytes) -> None:
+        self._due, self._received = due, b""
+        if self._transport is None:
+            # Not at once: the next one that waits would be refused from within this one's refusal.
+            asyncio.get_running_loop().call_soon(self._done, "connection lost")
+        else:
+            self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head = _HEAD.match(self._received)
+        if head is None or len(self._received) < head.end() + int(head[2]):
+            return
+        word = _WORD.search(self._received, head.end())
+        told = word[1].decode() if word else "no outcome"
+        self._done(told if head[1] == b"200" else f"{head[1].decode()} {told}")
+
+    def _done(self, outcome: str) -> None:
+        due, self._due = self._due, None
+        if due is not None:
+            self._answered(self, due, outcome)
