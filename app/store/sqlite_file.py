@@ -19,6 +19,8 @@ APPLICATION_ID: Final = 0x53494531  # "SIE1", in the file's header: a database w
 _OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")
 _HEADER: Final = b"SQLite format 3\0"
 _MARK: Final = b"spot-interruption-exporter\n"
+_PAGE_BYTES: Final = 2048
+"""Half the usual: an interruption changes one row of one page, and a commit writes whole pages."""
 _DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 _UNREAD: Final = "was left with a WAL and no index of it: only a start can read it in"
@@ -244,6 +246,7 @@ class SQLiteFile:
         making.unlink(missing_ok=True)
         with closing(sqlite3.connect(making, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         making.replace(self.path)
 

@@ -43,8 +43,10 @@ _LOAD: Final = """
                 json(lower(quote(created_at))), json(lower(quote(started_at))),
                 json(lower(quote(interrupted_at))), json(lower(quote(ended_at)))))
             FROM instances WHERE name IN (SELECT value FROM json_each(:names))),
-        (SELECT json_group_array(json_array(key, name, id, json(quote(at)), json(quote(until))))
-            FROM parked WHERE name IN (SELECT value FROM json_each(:names)))"""
+        CASE WHEN EXISTS (SELECT 1 FROM parked) THEN
+            (SELECT json_group_array(json_array(key, name, id, json(quote(at)), json(quote(until))))
+                FROM parked WHERE name IN (SELECT value FROM json_each(:names)))
+        ELSE '[]' END"""
 _ROWS_A_STATEMENT: Final = (64, 32, *range(16, 0, -1))
 """Not any number, so that each statement stays prepared."""
 _KINDS: Final = tuple(Kind)
