@@ -4,7 +4,7 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from tests.bench import latency, throughput
+from tests.bench import latency, layers, throughput
 from tests.support.requirement import require
 
 
@@ -26,3 +26,10 @@ def test_pushes_at_a_constant_rate_are_all_counted_during_listing_and_scraping(t
     assert all(phase.seen.latencies_ms for phase in report.phases)
     assert min(scrape.series for scrape in report.scrapes) >= 500
     assert [line["instances"] for line in report.logs] == [1000]
+
+
+def test_each_layer_is_measured_on_interruptions_that_count(tmp_path: Path) -> None:
+    rounds = list(layers.run(tmp_path, Namespace(events=40, batch=10, instances=100)))
+
+    assert len(rounds) == 3
+    assert all(microseconds > 0 for measured in rounds for microseconds in measured.values())
