@@ -33,7 +33,7 @@ def test_the_demo_tells_what_it_posts_and_what_came_back(
     done, _ = told
 
     posts = re.findall(
-        r"POST /events/(\w+)  (\S+)\n  (\d{3}) .*?\"(?:outcome|reason)\": \"(\w+)\"", done.stdout
+        r"POST /events/(\w+)  (\S+)\n  (\d{3}) .*?\"(?:outcome|reason)\": ?\"(\w+)\"", done.stdout
     )
     assert posts == [
         ("creation", "v1.compute.instances.insert", "200", "tracked"),
