@@ -106,7 +106,7 @@ class Verifier:
             raise NotAuthenticatedError("the token was issued in the future")
 
     def _permit(self, claims: "_Claims") -> None:
-        if not claims.email_verified:
+        if claims.email_verified is not True:
             raise NotPermittedError("the token's email is not verified")
         if claims.email not in self._accounts:
             raise NotPermittedError("the token's email is not an account that may push here")
@@ -130,7 +130,8 @@ class _Claims(_Wire):
     exp: _Seconds
     iat: _Seconds
     email: str
-    email_verified: bool
+    # Whatever is there: anything but true is an address that nobody has verified, in an authentic token.
+    email_verified: object
 
 
 @dataclass(frozen=True, slots=True)

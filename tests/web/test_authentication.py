@@ -43,6 +43,7 @@ HOSTILE = [
         for name, authorization in {
             "another-account": token(email="other@example-project.iam.gserviceaccount.com"),
             "email-not-verified": token(email_verified=False),
+            "email-verified-in-words": token(email_verified="true"),
         }.items()
     ),
 ]
