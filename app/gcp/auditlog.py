@@ -33,6 +33,7 @@ _FAILURES: Final = frozenset({"ERROR", "CRITICAL", "ALERT", "EMERGENCY"})
 _MAX_TEXT: Final = 512
 _MAX_KEY: Final = 256
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
+_SECOND: Final = slice(17, 19)
 _INSTANCE: Final = re.compile(r"(?:\A|/)projects/([^/]+)/zones/([^/]+)/instances/([^/]+)\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -251,19 +252,27 @@ def _refuse_unfit(*values: str) -> None:
 
 
 def _at(entry: _LogEntry, fallback_at: float) -> float:
-    text = entry.timestamp or entry.receive_timestamp
-    if not text:
-        return fallback_at
-    # Python reads more than RFC 3339: dates alone, weeks, whatever follows a NUL.
+    for text in (entry.timestamp, entry.receive_timestamp):
+        at = _seconds(text) if text else None
+        if at is not None:
+            return at
+    return fallback_at
+
+
+def _seconds(text: str) -> float | None:
+    """The time as seconds since the epoch; None for one of no use, which is no reason to refuse an entry."""
+    # Python reads more than RFC 3339 (dates alone, weeks, whatever follows a NUL), but no leap second.
     if not _TIMESTAMP.fullmatch(text):
-        raise MalformedEntryError("the entry's timestamp is no RFC 3339 timestamp")
+        return None
+    if text[_SECOND] == "60":
+        text = f"{text[: _SECOND.start]}59{text[_SECOND.stop :]}"
     try:
         moment = datetime.fromisoformat(text.upper())
-    except ValueError as exc:
-        raise MalformedEntryError("the entry's timestamp is no time that exists") from exc
+    except ValueError:
+        return None
     # Neither end of the calendar: there, other offsets and rounding lead out of it.
     if not MINYEAR < moment.year < MAXYEAR:
-        raise MalformedEntryError("the entry's timestamp is out of range")
+        return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

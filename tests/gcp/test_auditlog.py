@@ -632,6 +632,8 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
         pytest.param("1969-12-31T23:59:59Z", -1.0, id="before-the-epoch"),
         pytest.param("0002-01-01T00:00:00+23:59", -62104147140.0, id="long-ago"),
         pytest.param("9998-12-31T23:59:59-23:59", 253370851139.0, id="far-off"),
+        pytest.param("2016-12-31T23:59:60Z", 1483228799.0, id="leap-second"),
+        pytest.param("2016-12-31T15:59:60.5-08:00", 1483228799.5, id="leap-second-elsewhere"),
     ],
 )
 def test_timestamp(timestamp: str, at: float) -> None:
@@ -666,12 +668,15 @@ def test_an_object_without_a_field_of_log_entries_is_refused(entry: JsonObject) 
         "2026-02-30T00:00:00Z",
         "2026-03-02T11:40:55+99:00",
         "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00Z",
         "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59Z",
         "9999-12-31T23:59:59.999999999Z",
         "9999-12-31T23:59:59-23:59",
         "99999-01-01T00:00:00Z",
         "2026-03-02T11:40:55\x00Z",
-        "2026-03-02T11:40:60Z",
+        "2026-03-02T11:40:61Z",
+        "2026-03-02T11:60:00Z",
         "2026-W10-1T11:40:55Z",
         "\uff12026-03-02T11:40:55Z",
         " 2026-03-02T11:40:55Z",
@@ -686,9 +691,13 @@ def test_an_object_without_a_field_of_log_entries_is_refused(entry: JsonObject) 
         pytest.param(PREEMPTED, id="preempted"),
     ],
 )
-def test_what_is_no_timestamp_is_refused(entry: JsonObject, timestamp: str) -> None:
-    with pytest.raises(MalformedEntryError):
-        decode(changed(entry, "timestamp", timestamp))
+def test_an_unusable_time_is_none(entry: JsonObject, timestamp: str) -> None:
+    event = decode(entry)
+    assert not isinstance(event, Ignored)
+    received = entry | {"timestamp": timestamp, "receiveTimestamp": "2026-03-02T11:40:56.5Z"}
+
+    assert decode(received) == replace(event, at=1772451656.5)
+    assert decode(received | {"receiveTimestamp": timestamp}) == replace(event, at=1.5)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ UNREADABLE = [
             "id-a-number": changed(preempted(), "resource.labels.instance_id", 5),
             "label-too-long": insert(cluster="c" * 513),
             "label-with-a-control-character": insert(cluster="tills\x1b[2J"),
-            "timestamp-is-none": changed(preempted(), "timestamp", "yesterday"),
+            "timestamp-a-number": changed(preempted(), "timestamp", 5),
         }.items()
     ),
 ]
@@ -157,7 +157,7 @@ ECHOES = [
         None, with_entry(changed(preempted(), "operation", {"id": [MARKER]})), id="field-that-does-not-fit"
     ),
     pytest.param(None, with_entry(insert(cluster=MARKER * 50)), id="label"),
-    pytest.param(None, with_entry(changed(preempted(), "timestamp", MARKER)), id="timestamp"),
+    pytest.param(None, with_entry(changed(preempted(), "timestamp", [MARKER])), id="timestamp"),
 ]
 
 
