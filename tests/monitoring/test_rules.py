@@ -105,7 +105,8 @@ def test_every_series_that_a_rule_reads_is_exported_or_recorded() -> None:
     read = {
         name
         for rule in _RULES
-        for name in re.findall(r"\b(?:spot_|process_|\w+:)[\w:]+|\bup\b", rule["expr"])
+        for text in (rule["expr"], rule.get("annotations", {}).get("summary", ""))
+        for name in re.findall(r"\b(?:spot_|process_|\w+:)[\w:]+|\bup\b", text)
         if not name.endswith(":")
     }
 
@@ -144,6 +145,8 @@ def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_read_on(alert: s
     assert rule["annotations"]["runbook"] == f"README.md#{alert.lower()}"
     if re.match(r"cluster:|\(?\s*node_pool:", rule["expr"]):
         assert "{{ $labels.kubernetes_cluster }}" in rule["annotations"]["summary"]
+    if re.match(r"\(?\s*zone:", rule["expr"]):
+        assert ".Labels.kubernetes_cluster }}" in rule["annotations"]["summary"]
 
 
 @pytest.mark.parametrize("alert", _ALERTS)
