@@ -46,10 +46,10 @@ def _tune() -> None:
 
 
 async def _serve(settings: Settings, *, reset_totals: bool) -> None:
-    # A signal may come while the store is opened, which can take its time.
+    # Opening the store can take its time, and a signal meanwhile need not wait: it ends the process.
+    app = create_app(settings, reset_totals=reset_totals)
+    exporter: Exporter = app.state.exporter
     with stop_signals() as stops:
-        app = create_app(settings, reset_totals=reset_totals)
-        exporter: Exporter = app.state.exporter
         async with exporter.running(), listening(settings, app) as listeners:
             gave_up = await _until_asked(exporter, stops, listeners)
     if gave_up:
@@ -112,17 +112,18 @@ async def _at_most(seconds: float, something: Awaitable[int]) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator["asyncio.Queue[int]"]:
-    """The signals that ask to stop, as they come."""
+    """The signals that ask to stop, as they come; before and after, they do what they did."""
     loop = asyncio.get_running_loop()
     stops: asyncio.Queue[int] = asyncio.Queue()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         loop.add_signal_handler(number, stops.put_nowait, number)
     try:
         yield stops
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 class _Server(uvicorn.Server):

@@ -1,6 +1,7 @@
 """The command `serve` as users meet it: exit codes, standard error, starting and stopping."""
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -22,8 +23,10 @@ import pytest
 from app.domain.attribution import Rules
 from app.store import open_store
 from tests.support.entries import JsonObject, insert, preempted
-from tests.support.process import LOOPBACK, eventually, free_port
+from tests.support.process import LOOPBACK, Process, eventually, free_port
 from tests.support.program import (
+    COMMAND,
+    ENVIRONMENT,
     Door,
     Exporter,
     body_of,
@@ -400,6 +403,77 @@ def damage(store: Path) -> None:
 
 
 # Stopping
+
+
+def started(directory: Path, *words: str | Path, when: Callable[[int], bool]) -> Process:
+    """A command that is ready to be stopped when that is true of its process id."""
+    process = Process(
+        [*COMMAND, *words], output=directory / "output", ready=lambda: when(process.pid), env=ENVIRONMENT
+    )
+    return process
+
+
+def imports(pid: int) -> bool:
+    """Whether the process is at its imports: it has loaded the first large library."""
+    return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
+@pytest.mark.parametrize("command", ["serve", "check", "demo"])
+def test_a_signal_while_it_starts_ends_it_with_no_error(
+    tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    path = written(tmp_path, quiet(tmp_path))
+    words = (command, "--port", "0") if command == "demo" else (command, "--config", path)
+
+    with started(tmp_path, *words, when=imports) as process:
+        process.send(number)
+
+        assert process.wait(within=5) == 0
+        assert "Traceback" not in process.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
+def test_a_signal_while_it_waits_for_the_stores_lock_ends_it_at_once(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    configured = quiet(tmp_path)
+    lock = Path(f"{tmp_path}/exporter.db.lock")
+
+    def waits(pid: int) -> bool:
+        return lock in (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink())
+
+    with lock.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with started(tmp_path, "--config", written(tmp_path, configured), when=waits) as process:
+            process.send(number)
+
+            assert process.wait(within=3) == 0
+            assert process.text() == ""
+
+
+def test_a_signal_while_it_looks_ends_a_check(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        silent.settimeout(30)
+        configured = configuration(
+            tmp_path,
+            None,
+            pubsub={
+                "authentication": "oidc",
+                "audience": "a",
+                "service_account_email": "b@c.d",
+                "certs_url": f"http://{LOOPBACK}:{silent.getsockname()[1]}/",
+            },
+        )
+        output = tmp_path / "output"
+        words = ("check", "--config", written(tmp_path, configured))
+        with started(tmp_path, *words, when=lambda _: "ok    store" in output.read_text()) as process:
+            asked, _ = silent.accept()
+            process.send(signal.SIGINT)
+
+            assert process.wait(within=3) == 0
+            assert "Traceback" not in process.text()
+            asked.close()
 
 
 def test_while_draining_pushes_are_taken_and_while_lingering_only_scrapes(tmp_path: Path) -> None:

@@ -88,6 +88,23 @@ def test_the_demo_serves_until_it_is_asked_to_stop(tmp_path: Path, number: signa
         assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_while_the_demo_begins_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    with Process(
+        [*COMMAND, "demo", "--port", "0"],
+        output=tmp_path / "output",
+        ready=lambda: any(folder.iterdir()),
+        env={"TMPDIR": str(folder)},
+    ) as demo:
+        demo.send(number)
+
+        assert demo.wait() == 0
+        assert list(folder.iterdir()) == []
+        assert "Traceback" not in demo.text()
+
+
 def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]

@@ -17,7 +17,7 @@ from app.demo.issuer import Issuer, IssuerServer
 from app.logs import configure
 from app.main import Exporter, create_app
 from app.serving import listening, stop_signals
-from app.settings import Settings, load_settings
+from app.settings import load_settings
 
 _AUDIENCE: Final = "https://sie.example.com"
 _ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
@@ -30,14 +30,8 @@ _EXPECTED: Final = {
 def run_demo(*, port: int, once: bool) -> int:
     """Tell the story on that port, then serve until Ctrl-C unless `once`; 0 if the counts are right."""
     configure("warning")
-    issuer = Issuer()
-    with (
-        TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
-        IssuerServer(issuer) as certificates,
-    ):
-        settings, _ = load_settings(None, _environment(port, directory, certificates.url))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(settings, issuer, once=once))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(port, once=once))
 
 
 def _environment(port: int, directory: str, certs_url: str) -> Mapping[str, str]:
@@ -51,10 +45,17 @@ def _environment(port: int, directory: str, certs_url: str) -> Mapping[str, str]
     }
 
 
-async def _run(settings: Settings, issuer: Issuer, *, once: bool) -> int:
-    app = create_app(settings)
-    exporter: Exporter = app.state.exporter
-    with stop_signals() as stops:
+async def _run(port: int, *, once: bool) -> int:
+    issuer = Issuer()
+    # The signals come first: one that ended the process would leave the folder behind.
+    with (
+        stop_signals() as stops,
+        TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
+        IssuerServer(issuer) as certificates,
+    ):
+        settings, _ = load_settings(None, _environment(port, directory, certificates.url))
+        app = create_app(settings)
+        exporter: Exporter = app.state.exporter
         async with exporter.running(), listening(settings, app) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
             async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
