@@ -221,6 +221,25 @@ def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, door: Door) -> N
     assert found["certificates"][0] == "ok"
 
 
+def test_a_store_whose_folder_may_not_be_written_fails_and_cannot_be_opened(
+    tmp_path: Path, door: Door
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "exporter.db"
+    made_store(path)
+    folder.chmod(0o555)
+    configured = configuration(tmp_path, door, store={"url": f"sqlite:///{path}"})
+
+    code, found = checked(tmp_path, configured, by=bound_by_permissions())
+    done = run("--config", written(tmp_path, configured), by=bound_by_permissions())
+
+    assert code == done.returncode == 1
+    assert found["store"] == ("FAIL", f"the folder {folder} may not be written")
+    start = f"the store {path} cannot be opened: the folder {folder} may not be written "
+    assert done.stderr.splitlines()[-1].removeprefix("spot-interruption-exporter: ").startswith(start)
+
+
 @pytest.mark.parametrize("mode", [0o444, 0o000], ids=["not-written", "not-read"])
 def test_a_store_that_may_not_be_used_fails(tmp_path: Path, door: Door, mode: int) -> None:
     path = tmp_path / "exporter.db"

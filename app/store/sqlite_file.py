@@ -21,6 +21,8 @@ _HEADER: Final = b"SQLite format 3\0"
 _MARK: Final = b"spot-interruption-exporter\n"
 _PAGE_BYTES: Final = 2048
 """Half the usual: an interruption changes one row of one page, and a commit writes whole pages."""
+_ROOM_BYTES: Final = 1 << 22
+"""What must be free: as much as the WAL grows to, and as much again."""
 _DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 _UNREAD: Final = "was left with a WAL and no index of it: only a start can read it in"
@@ -170,7 +172,11 @@ class SQLiteFile:
             file._mark()
         except (OSError, sqlite3.Error) as exc:
             file.release()
-            raise StartError(f"the store {path} cannot be opened: {exc}") from exc
+            # SQLite says "disk I/O error" of a full disk: it fails at the WAL's index.
+            why = _hindrance(Path(path).absolute().parent)
+            raise StartError(
+                f"the store {path} cannot be opened: {f'{why} ({exc})' if why else exc}"
+            ) from exc
         except StartError:
             file.release()
             raise
@@ -328,12 +334,14 @@ def inspect_file(path: str) -> str:
     try:
         if file.exists() and not os.access(file, os.R_OK | os.W_OK):
             raise StartError(f"{path} may not be read and written")
+        if (why := _hindrance(file.parent)) is not None:
+            raise StartError(why)
         if _has_wal(path) and not Path(f"{path}-shm").exists():
             return f"{path} {_UNREAD}"
         if (damage := find_damage(path, len(MIGRATIONS), alone=False)) is not None:
             raise StartError(f"{path} is damaged ({damage}); at its start the exporter moves it aside")
         if not _header_of(path):
-            return _inspect_folder(file.parent)
+            return f"there is none yet; it can be made in {file.parent}"
         with closing(_connect_to_read(path, alone=False)) as connection:
             if not _version_of(connection):
                 return f"{path} is empty yet"
@@ -346,12 +354,20 @@ def inspect_file(path: str) -> str:
     return f"{path} holds {instances} instances and {interruptions} interruptions"
 
 
-def _inspect_folder(folder: Path) -> str:
+def _hindrance(folder: Path) -> str | None:
+    """Why a store in the folder could not be used, whatever it is like."""
     if not folder.is_dir():
-        raise StartError(f"the folder {folder} does not exist")
+        return f"the folder {folder} does not exist"
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise StartError(f"the folder {folder} may not be written")
-    return f"there is none yet; it can be made in {folder}"
+        return f"the folder {folder} may not be written"
+    disk = os.statvfs(folder)
+    room = disk.f_bavail * disk.f_frsize
+    # Some file systems tell no size, or no number of files: they have 0 of all.
+    if disk.f_blocks and room < _ROOM_BYTES:
+        return f"the disk of {folder} is full: {room // 1024} KiB are free"
+    if disk.f_files and not disk.f_favail:
+        return f"the disk of {folder} is full: it takes no more files"
+    return None
 
 
 def _is_marked(path: str) -> bool:

@@ -1,6 +1,8 @@
 """The SQLite file itself: who may have it, what is done about damage, and what is left alone."""
 
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +20,7 @@ from app.errors import StartError, StoreCorruptError
 from app.store import SLICE, Store, inspect_store, open_store
 from app.store.sqlite_file import MIGRATIONS, SQLiteFile, inspect_file
 from tests.domain.examples import NAME, NOW, created, interrupted
+from tests.support.requirement import require
 
 MANY: Final = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2000)]
 
@@ -63,11 +66,52 @@ outcomes = store.apply(MANY, NOW).outcomes
 print(len(outcomes), sum(row.created for row in store.remembered().totals.label_sets.values()))
 store.close()
 """
+NO_ROOM: Final = """
+import sys
+from pathlib import Path
+from app.errors import StartError
+from app.store import inspect_store, open_store
+from app.domain.attribution import Rules
+folder = Path(sys.argv[1])
+url = f"sqlite:///{folder}/store.db"
+def begin(): open_store(url, Rules()).store.close()
+def fill(size):
+    try:
+        with (folder / "ballast").open("ab", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(size))
+    except OSError:
+        pass
+if sys.argv[2] == "existing":
+    begin()
+fill(4096)
+fill(1)
+for use in (begin, lambda: inspect_store(url)):
+    try:
+        use()
+    except StartError as exc:
+        print(exc)
+(folder / "ballast").unlink()
+begin()
+print(inspect_store(url))
+"""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+def on_a_small_disk(folder: Path) -> list[str]:
+    """What to put before a command so that the folder is a disk of 6 MiB to it, and to nothing else."""
+    mount = ["bash", "-c", f"mount -t tmpfs -o size=6m tmpfs '{folder}' && exec \"$@\"", "bash"]
+    for unshare in (["unshare", "--map-root-user"], ["unshare"], ["sudo", "-n", "unshare"]):
+        command = [*unshare, "--mount", *mount]
+        if not shutil.which(unshare[0]):
+            continue
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+            return command
+    return require("a kernel that lets us mount a disk", list[str]())
 
 
 def opened(path: Path) -> Store:
@@ -453,3 +497,19 @@ def test_a_full_disk_takes_nothing_and_works_again_once_there_is_room(path: Path
     run = subprocess.run(command, check=True, capture_output=True, text=True)
 
     assert run.stdout.split() == ["2000", "2000"]
+
+
+@pytest.mark.parametrize("store", ["existing", "yet-to-be-made"])
+def test_a_disk_without_room_is_told_at_the_start_and_harms_no_store(tmp_path: Path, store: str) -> None:
+    environment = f"PYTHONPATH={Path(__file__).parent.parent.parent}"
+    command = ["env", environment, sys.executable, "-W", "error", "-c", NO_ROOM, str(tmp_path), store]
+    run = subprocess.run([*on_a_small_disk(tmp_path), *command], check=True, capture_output=True, text=True)
+
+    path, full = (
+        re.escape(f"{tmp_path}/store.db"),
+        re.escape(f"the disk of {tmp_path} is full: 0 KiB are free"),
+    )
+    started, looked, afterwards = run.stdout.splitlines()
+    assert re.fullmatch(rf"the store {path} cannot be opened: {full} \(.+\)", started)
+    assert re.fullmatch(full, looked)
+    assert afterwards == f"{tmp_path}/store.db holds 0 instances and 0 interruptions"
