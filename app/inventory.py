@@ -17,7 +17,6 @@ from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store import Store
 
-_AT_ONCE: Final = 2
 _SLICE: Final = 25
 """Instances recorded at a time: pushes wait as long as that takes."""
 _DEADLINE_SECONDS: Final = 1800.0
@@ -75,7 +74,9 @@ class Inventory:
         self._page_seconds = page_seconds
         self._endpoint = endpoint
         self._clock = clock
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        # One at a time: a child's memory counts against the exporter's own limit. Most of its second is work
+        # for a processor, so that two at a time would be no sooner done with many projects.
+        self._turn = asyncio.Lock()
         self._remembered = any(project.known for project in self._projects.values())
 
     def ask(self, project: str) -> None:
@@ -114,7 +115,7 @@ class Inventory:
             if not self._metrics.leads:
                 await asyncio.sleep(_LEASE_LOOK_SECONDS)
                 continue
-            async with self._places:
+            async with self._turn:
                 project.asked.clear()
                 listed = await self._list(project, self._clock())
             project.tried = True

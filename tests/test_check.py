@@ -15,10 +15,19 @@ import pytest
 
 from app.domain.attribution import Rules
 from app.store import open_store
-from tests.support.compute_api import ACCESS_NOT_CONFIGURED, FORBIDDEN, ComputeApi, ManyInstances
+from tests.support.compute_api import ACCESS_NOT_CONFIGURED, FORBIDDEN, ComputeApi, Hold, ManyInstances
 from tests.support.entries import insert, preempted
-from tests.support.process import LOOPBACK, free_port
-from tests.support.program import Door, Exporter, configuration, open_door, run, written
+from tests.support.process import LOOPBACK, Process, free_port
+from tests.support.program import (
+    COMMAND,
+    ENVIRONMENT,
+    Door,
+    Exporter,
+    configuration,
+    open_door,
+    run,
+    written,
+)
 from tests.support.requirement import require
 
 
@@ -304,6 +313,28 @@ def test_a_project_that_fails_says_what_to_do_and_the_others_are_listed(
     assert "it takes the permission compute.instances.list" in found["fleet of project shop"][1]
     assert "enable compute.googleapis.com there" in found["fleet of project till"][1]
     assert "there is no project butcher" in found["fleet of project butcher"][1]
+
+
+def test_it_lists_one_project_after_the_other_in_half_the_memory(tmp_path: Path, api: ComputeApi) -> None:
+    hold = Hold()
+    for project in ("shop", "till"):
+        api.projects[project] = ManyInstances(500)
+        api.fail(hold, project=project)
+    path = written(tmp_path, configuration(tmp_path, None) | naming(api, "shop", "till"))
+    with Process(
+        [*COMMAND, "check", "--config", path],
+        output=tmp_path / "output",
+        ready=lambda: bool(api.requests),
+        env=ENVIRONMENT,
+    ) as check:
+        tasks = Path(f"/proc/{check.pid}/task").glob("*/children")
+        [child] = [child for task in tasks for child in task.read_text().split()]
+        limits = Path(f"/proc/{child}/limits").read_text()
+        hold.until.set()
+
+        assert check.wait() == 0
+    assert re.search(rf"Max data size +{128 << 20} ", limits)
+    assert [request.project for request in api.requests] == ["shop", "till"]
 
 
 def test_where_nobody_answers_for_the_compute_api_it_fails(tmp_path: Path) -> None:

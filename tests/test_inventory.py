@@ -360,6 +360,20 @@ def test_of_several_projects_one_may_fail(tmp_path: Path, api: ComputeApi) -> No
         assert interrupt(exporter, "node", project="first") == "counted"
 
 
+def test_projects_are_listed_one_after_the_other(tmp_path: Path, api: ComputeApi) -> None:
+    hold = Hold()
+    for project in ("first", "second", "third"):
+        api.projects[project] = ManyInstances(3)
+        api.fail(hold, project=project)
+    with exporting(tmp_path, api, "first", "second", "third") as exporter:
+        eventually(lambda: api.requests, within=WITHIN, what="the first request")
+        assert len(children()) == 1
+        hold.until.set()
+        await_ready(exporter)
+
+        assert [request.project for request in api.requests] == ["first", "second", "third"]
+
+
 def test_where_no_project_can_be_listed_it_is_not_ready_and_takes_pushes(
     tmp_path: Path, api: ComputeApi
 ) -> None:

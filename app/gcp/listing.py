@@ -25,6 +25,7 @@ FAILURES: Final = (
 )
 """Why a fleet can be listed badly or not at all: the child's reasons, and those met on this side."""
 PAGE_SECONDS: Final = 90.0
+MEMORY_MIB: Final = 256
 _CHUNK_BYTES: Final = 1 << 16
 _LAST_BYTES: Final = 1 << 13
 _HOME: Final = str(Path(__file__).parents[2])
@@ -78,14 +79,17 @@ async def list_fleet(
     slice_size: int,
     page_seconds: float = PAGE_SECONDS,
     pages: int = 0,
+    memory_mib: int = MEMORY_MIB,
 ) -> AsyncGenerator[Part, None]:
     """The parts of a project's listing, the summary last; `pages`: how many to read at most, 0 for all.
 
-    `page_seconds`: how long a page is tried to get. Raises InventoryUnavailableError for a listing that was
-    cut off. Close it (`contextlib.aclosing`): the child does not outlive it.
+    `page_seconds`: how long a page is tried to get; `memory_mib`: to which the child keeps itself. Raises
+    InventoryUnavailableError for a listing that was cut off. Close it (`contextlib.aclosing`): the child does
+    not outlive it.
     """
     command = [sys.executable, "-P", "-m", "app.gcp.compute", "--project", project, "--endpoint", endpoint]
     command += ["--pages", str(pages), "--patience", str(page_seconds), "--parent", str(os.getpid())]
+    command += ["--memory-mib", str(memory_mib)]
     until = asyncio.get_running_loop().time() + deadline_seconds
     async with _child(command) as child:
         waiting: list[bytes] = []
