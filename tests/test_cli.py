@@ -22,6 +22,7 @@ import pytest
 
 from app.domain.attribution import Rules
 from app.store import open_store
+from tests.support.compute_api import ComputeApi, Hold, ManyInstances
 from tests.support.entries import JsonObject, insert, preempted
 from tests.support.process import LOOPBACK, Process, eventually, free_port
 from tests.support.program import (
@@ -474,6 +475,23 @@ def test_a_signal_while_it_looks_ends_a_check(tmp_path: Path) -> None:
             assert process.wait(within=3) == 0
             assert "Traceback" not in process.text()
             asked.close()
+
+
+def test_ctrl_c_in_a_terminal_reaches_its_listing_by_the_exporter_alone(tmp_path: Path) -> None:
+    hold = Hold()
+    with ComputeApi() as api:
+        api.projects["shop-prod"] = ManyInstances(1)
+        api.fail(hold)
+        inventory = {"enabled": True, "endpoint": api.url}
+        configured = configuration(tmp_path, None, inventory=inventory) | {"projects": ["shop-prod"]}
+        with Exporter(tmp_path, configured=configured, env=ENVIRONMENT) as exporter:
+            eventually(lambda: api.requests, within=20, what="the listing's request")
+            # As a terminal does: to every process of the group.
+            os.killpg(exporter.process.pid, signal.SIGINT)
+
+            assert exporter.process.wait() == 0
+            assert "KeyboardInterrupt" not in exporter.process.text()
+            assert exporter.logs()[-1]["message"] == "stopped"
 
 
 def test_while_draining_pushes_are_taken_and_while_lingering_only_scrapes(tmp_path: Path) -> None:

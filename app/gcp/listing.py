@@ -158,7 +158,13 @@ async def _start(command: Sequence[str]) -> _Child:
     path = os.pathsep.join(filter(None, [_HOME, os.environ.get("PYTHONPATH")]))
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=os.environ | {"PYTHONPATH": path}
+            *command,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            # A terminal's Ctrl-C is for the exporter, which ends the child.
+            start_new_session=True,
         )
     except OSError as exc:
         raise InventoryUnavailableError("other", f"the listing cannot be started: {exc.strerror}") from exc
