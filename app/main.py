@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.types import Lifespan, Message, Receive, Scope, Send
 
 from app import VERSION
 from app.chores import Chores
@@ -190,6 +191,7 @@ def create_app(
 
     app = _application(lifespan)
     app.state.exporter = exporter
+    app.is_stopping = lambda: exporter.stopping
     for endpoint in ENDPOINTS:
         app.add_push(f"/events/{endpoint}", _push(exporter, endpoint))
     add_health(app, exporter)
@@ -247,6 +249,8 @@ class _Application(FastAPI):
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
         self._pushes: dict[str, PushEndpoint] = {}
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """While that is so, each connection is closed with its next answer: its balancer finds another."""
         super().__init__(**options)
 
     def add_push(self, path: str, push: PushEndpoint) -> None:
@@ -256,10 +260,20 @@ class _Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        if self.is_stopping():
+            send = partial(_send_last, send)
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._pushes:
             await self._pushes[scope["path"]](scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+async def _send_last(send: Send, message: Message) -> None:
+    """Send what closes the connection behind it. One that was kept would be reset under a request, later."""
+    if message["type"] == "http.response.start":
+        others = [header for header in message["headers"] if header[0] != b"connection"]
+        message = {**message, "headers": [*others, (b"connection", b"close")]}
+    await send(message)
 
 
 def _application(

@@ -519,6 +519,40 @@ def test_while_draining_pushes_are_taken_and_while_lingering_only_scrapes(tmp_pa
         assert exporter.process.wait(within=5) == 0
 
 
+@pytest.mark.parametrize("drain_seconds", [60, 0], ids=["a-push-taken", "a-push-refused"])
+def test_while_it_stops_a_connection_is_closed_with_its_next_answer(
+    tmp_path: Path, drain_seconds: int
+) -> None:
+    with (
+        Exporter(
+            tmp_path, server={"drain_seconds": drain_seconds}, prometheus={"linger_seconds": 60}
+        ) as exporter,
+        closing(HTTPConnection(LOOPBACK, exporter.configured["server"]["port"], timeout=10)) as pushing,
+        closing(HTTPConnection(LOOPBACK, exporter.configured["server"]["port"], timeout=10)) as probing,
+    ):
+        paths = {
+            pushing: ("POST", "/events/creation", json.dumps(insert())),
+            probing: ("GET", "/readyz", None),
+        }
+        for connection, asked in paths.items():
+            connection.request(*asked)
+            response = connection.getresponse()
+            assert response.read()
+            assert not response.will_close
+        exporter.process.send(signal.SIGTERM)
+        eventually(lambda: exporter.status("/readyz") == 503, within=5, what="it is not ready")
+
+        for connection, asked in paths.items():
+            connection.request(*asked)
+            response = connection.getresponse()
+            assert response.read()
+            assert response.getheader("connection") == "close"
+            assert response.will_close
+        exporter.process.send(signal.SIGTERM)
+        exporter.process.send(signal.SIGINT)
+        assert exporter.process.wait(within=5) == 0
+
+
 def test_draining_and_lingering_last_as_long_as_configured(tmp_path: Path) -> None:
     with Exporter(tmp_path, server={"drain_seconds": 1}, prometheus={"linger_seconds": 1}) as exporter:
         begun = time.monotonic()
