@@ -198,6 +198,7 @@ class SQLiteFile:
             connection.execute("PRAGMA cache_size = -4096")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA journal_size_limit = 67108864")
+            connection.execute("PRAGMA wal_autocheckpoint = 2000")  # of our pages: 4 MiB
         except sqlite3.Error:
             connection.close()
             raise

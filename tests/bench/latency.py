@@ -224,8 +224,12 @@ def _list(orders: Connection, fleet: ManyInstances) -> None:
         if orders.recv() == "end":
             return
         hold.until.set()
+        told = 0
         while not orders.poll(_SAMPLE_SECONDS):
-            orders.send(len(api.requests) * api.page_size)
+            # Nothing more once the fleet is read: nobody listens any longer, and the pipe would fill.
+            if (read := len(api.requests) * api.page_size) != told:
+                told = read
+                orders.send(read)
 
 
 def _scrape(orders: Connection) -> None:
