@@ -56,8 +56,9 @@ class _Corked:
         self._transport.close()
 
     def send(self) -> None:
-        if self._held:
-            data, self._held = self._held, b""
+        data, self._held = self._held, b""
+        # The caller may have gone since; uvloop refuses a write then, and others wait for theirs.
+        if data and not self._transport.is_closing():
             self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else a transport has

@@ -21,6 +21,8 @@ class Wire(asyncio.Transport):
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.closed:
+            raise RuntimeError("the handler is closed")  # as uvloop has it
         self.writes.append(bytes(data))
 
     def close(self) -> None:
@@ -77,6 +79,23 @@ def test_answers_of_one_turn_leave_together_and_each_on_its_own_connection() -> 
         return wires
 
     assert [len(wire.writes) for wire in asyncio.run(scenario())] == [1, 1]
+
+
+def test_a_caller_that_goes_before_its_answer_leaves_keeps_nobody_from_theirs() -> None:
+    async def scenario() -> tuple[Wire, Wire]:
+        gone, waiting = Wire(), Wire()
+        first, second = connected(answering, gone, waiting)
+        first.data_received(REQUEST)
+        second.data_received(REQUEST)
+        await turns(1)  # both are answered, and neither answer has left
+        gone.closed = True
+        first.connection_lost(None)
+        await turns()
+        second.connection_lost(None)
+        return gone, waiting
+
+    gone, waiting = asyncio.run(scenario())
+    assert (gone.writes, len(waiting.writes)) == ([], 1)
 
 
 def test_a_head_does_not_wait_for_a_body_that_is_late() -> None:
