@@ -115,11 +115,12 @@ def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
         " machine_type, counted_as, age_seconds, explained, released_by)",
         [_ledger_row(counted, identity, now) for counted, identity in batch.counted],
     )
-    connection.executemany(
-        "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?, explained = 1"
-        " WHERE name = ? AND identity = ? AND NOT explained",
-        [(*explain.node, _text(explain.name), explain.identity) for explain in batch.explained],
-    )
+    if batch.explained:
+        connection.executemany(
+            "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?,"
+            " explained = 1 WHERE name = ? AND identity = ? AND NOT explained",
+            [(*explain.node, _text(explain.name), explain.identity) for explain in batch.explained],
+        )
     _write_totals(connection, batch.tally.changed)
 
 

@@ -91,7 +91,10 @@ class PushEndpoint:
     async def _push(self, scope: Scope, receive: Receive) -> Outcome:
         if self.gate.closed:
             raise StoppingError("the exporter is stopping")
-        await self._authenticate(scope)
+        if self.authenticator is not None:
+            authorization = _authorization(scope)
+            if authorization is None or self.authenticator.cached(authorization) is None:
+                await self.authenticator.verify(authorization)
         now = self.clock()
         self.metrics.pushed(self.endpoint, now)
         message = decode_push(await self.bodies.read(receive), scope["headers"])
@@ -110,15 +113,6 @@ class PushEndpoint:
             self.metrics.delayed(self.endpoint, self.clock() - event.at)
         return outcome
 
-    async def _authenticate(self, scope: Scope) -> None:
-        if self.authenticator is None:
-            return
-        authorization = next(
-            (value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None
-        )
-        if authorization is None or self.authenticator.cached(authorization) is None:
-            await self.authenticator.verify(authorization)
-
     def _check_subscription(self, message: PushMessage) -> None:
         if not self.subscription or not message.subscription:
             return
@@ -133,6 +127,14 @@ class PushEndpoint:
         problem = problem_of(exc)
         headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
         await _send(send, problem.status, headers, problem.body)
+
+
+def _authorization(scope: Scope) -> str | None:
+    value: bytes
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return value.decode("latin-1")
+    return None
 
 
 def render(outcome: Outcome) -> bytes:

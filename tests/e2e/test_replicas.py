@@ -134,7 +134,7 @@ def test_the_newest_process_of_a_name_has_it_and_counts_on(replicas: Replicas, t
             assert newer.interruptions("named") == 1
             assert older.reason(preempted("gke-named", operation="again")) == (503, "name_taken")
             assert older.process.wait(within=5) == 1
-            assert '"severity": "ERROR"' in older.process.text()
+            assert '"severity":"ERROR"' in older.process.text()
 
             assert newer.outcome(preempted("gke-named", operation="again")) == "counted"
             assert newer.interruptions("named") == 2
