@@ -23,6 +23,7 @@ from app.domain.values import value
 NOT_A_NODE: Final = Ignored("not_a_node")
 NO_CLUSTER_LABEL: Final = Ignored("no_cluster_label")
 FAILED_INSERT: Final = Ignored("failed_insert")
+_FAILED_KEPT: Final = 20
 
 
 @value
@@ -298,6 +299,7 @@ def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
     instance = _learn(event, before, draft)
     draft.changes += (See(event.key), Show(instance.labels, cluster_alone=event.spot is False))
     release(known.parked, draft, "creation")
+    _forget_failed(draft)
     return Tracked(event.name, event.node)
 
 
@@ -383,7 +385,23 @@ def _failed(event: CreationFailed, draft: Draft) -> Outcome:
                 recorded_at=draft.now,
             )
         )
+    _forget_failed(draft)
     return FAILED_INSERT
+
+
+def _forget_failed(draft: Draft) -> None:
+    """Forget failed creations that nothing is to come of, but the newest.
+
+    A stock-out can go on for weeks, and every event reads all that is known under its name.
+    """
+    failed = [
+        one
+        for one in draft.incarnations.values()
+        if one.failed and (one.announced or one.kind is Kind.NOT_A_NODE)
+    ]
+    for old in sorted(failed, key=_birth)[:-_FAILED_KEPT]:
+        del draft.incarnations[old.identity]
+        draft.changes.append(Forget(old.name, old.identity))
 
 
 def _announced_by(event: CreationFailed, incarnations: dict[str, Instance]) -> Instance | None:

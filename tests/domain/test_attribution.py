@@ -541,3 +541,49 @@ def test_an_id_told_later_takes_the_place_of_none() -> None:
 
     assert identities == {f"~{interrupted('').key}": False, "1": True}
     assert stage.ledger[0].node == TILLS
+
+
+# a stock-out that goes on
+
+
+STOCK_OUT: Final = [
+    event
+    for number in range(50)
+    for event in (created(f"{number}", 100.0 + number), failed(f"{number}", 1e5))
+]
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        pytest.param(STOCK_OUT, id="in-order"),
+        pytest.param(STOCK_OUT[::-1], id="backwards"),
+        pytest.param(STOCK_OUT * 2, id="twice"),
+        pytest.param([*STOCK_OUT[::2], *STOCK_OUT[1::2]], id="failures-late"),
+        pytest.param([*STOCK_OUT[1::2], *STOCK_OUT[::2]], id="failures-first"),
+    ],
+)
+def test_failed_creations_count_once_each_and_are_not_all_remembered(story: Sequence[Event]) -> None:
+    stage = Stage()
+    tell(stage, story)
+    described = [one for one in stage.batch.kept.values() if one is not None and one.announced]
+
+    assert stage.creations == (50, 50)
+    assert len(described) <= 20
+
+
+def test_the_creation_that_succeeds_after_many_failures_lives() -> None:
+    stage = Stage()
+    tell(stage, [*STOCK_OUT, created("last", 1000.0)])
+
+    assert stage.living == {"last"}
+
+
+def test_failed_creations_of_what_is_no_node_are_not_all_remembered() -> None:
+    stage = Stage()
+    tell(
+        stage,
+        [replace(event, node=None) if isinstance(event, InstanceCreated) else event for event in STOCK_OUT],
+    )
+
+    assert len([one for one in stage.batch.kept.values() if one is not None]) <= 20
