@@ -1,4 +1,8 @@
-"""The single writer: commits the events that requests hand it, in batches, and does the periodic work."""
+"""The single writer: commits the events that requests hand it, in batches, and does the periodic work.
+
+A batch is decided in the loop's own thread: two threads that run Python spend more on each other's caches and
+on the interpreter's lock than on the batch. What waits, for a disk or for other machines, has a thread.
+"""
 
 import asyncio
 import logging
@@ -20,12 +24,14 @@ from app.errors import (
     StoreLostError,
     StoreSlowError,
     StoreUnavailableError,
+    UnavailableError,
 )
 from app.metrics import Metrics
-from app.store import Store
+from app.store import Commit, Store
 
 _LONGEST_QUEUE: Final = 10_000
-_LARGEST_BATCH: Final = 500
+_LARGEST_BATCH: Final = 128
+"""The loop does nothing else meanwhile: some milliseconds."""
 _WORTH_A_COMMIT: Final = 32
 PATIENCE_SECONDS: Final = 20.0
 
@@ -33,13 +39,21 @@ _log = logging.getLogger(__name__)
 
 Work: TypeAlias = Callable[[Store, float], Applied]
 """Something of the store's, and the time at which it is done."""
+Result: TypeAlias = Outcome | UnavailableError | InternalError
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
     event: Event
-    future: asyncio.Future[Outcome]
+    settle: Callable[[Result], None]
     since: float
+    settled: bool = False
+
+    def tell(self, result: Result) -> None:
+        """Give the result to who waits for it, unless that is done."""
+        if not self.settled:
+            self.settled = True
+            self.settle(result)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,15 +109,26 @@ class Recorder:
 
         Raises an UnavailableError where it may be tried again, or InternalError for a bug.
         """
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiting = self.submit(event, partial(_resolve, future))
+        try:
+            return await future
+        finally:
+            waiting.settled = True
+
+    def submit(self, event: Event, settle: Callable[[Result], None]) -> _Waiting:
+        """Have an event committed; `settle` is called once with its outcome, or with what `record` raises.
+
+        Raises StoppingError or OverloadError, and does not call it then.
+        """
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         if self.waiting >= _LONGEST_QUEUE:
             raise OverloadError(f"{_LONGEST_QUEUE} events wait for their commit")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        self._queue.events.append(_Waiting(event, future, loop.time()))
+        waiting = _Waiting(event, settle, time.monotonic())
+        self._queue.events.append(waiting)
         self._wake.set()
-        return await future
+        return waiting
 
     async def perform(self, work: Work) -> Applied:
         """Have periodic work done between two batches; raises as `record` does."""
@@ -156,7 +181,7 @@ class Recorder:
         """Commit a batch; one that meets a bug is halved until its culprit is alone, and the others pass."""
         batches = [batch]
         while batches:
-            batch = [waiting for waiting in batches.pop() if not waiting.future.done()]
+            batch = [waiting for waiting in batches.pop() if not waiting.settled]
             if not batch:
                 continue
             try:
@@ -174,19 +199,18 @@ class Recorder:
                     batches += [batch[middle:], batch[:middle]]
             else:
                 for waiting, outcome in zip(batch, applied.outcomes, strict=True):
-                    if not waiting.future.done():
-                        waiting.future.set_result(outcome)
+                    waiting.tell(outcome)
 
     async def _apply(self, events: Sequence[Event]) -> Applied:
         started = time.perf_counter()
-        applied = await self._in_thread(lambda store, now: store.apply(events, now))
+        applied = await self._carry_out(lambda now: self._store.prepare(events, now))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         return applied
 
     async def _do(self, job: _Job) -> None:
         failure: Exception
         try:
-            applied = await self._in_thread(job.work)
+            applied = await self._carry_out(lambda now: partial(job.work, self._store, now))
         except StoreUnavailableError as exc:
             failure = exc
         except Exception:  # noqa: BLE001 - likewise
@@ -199,14 +223,14 @@ class Recorder:
         if not job.future.done():
             job.future.set_exception(failure)
 
-    async def _in_thread(self, work: Work) -> Applied:
-        """Do it in the store's thread, and show what it has done before anybody is told."""
+    async def _carry_out(self, prepare: Callable[[float], Commit]) -> Applied:
+        """Prepare it here, commit it in the store's thread, and show it before anybody is told."""
         run = partial(asyncio.get_running_loop().run_in_executor, self._thread)
         try:
             if self._stale:
                 self._metrics.restore(await run(self._store.remembered))
                 self._stale = False
-            applied = await run(work, self._store, self._clock())
+            applied = await run(prepare(self._clock()))
         except StoreUnavailableError as exc:
             self._stale = True
             if isinstance(exc, StoreLostError):
@@ -227,18 +251,25 @@ class Recorder:
 
     async def _watch(self) -> None:
         """Answer requests whose commit takes too long; it may still come."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._patience_seconds / 20)
-            oldest = loop.time() - self._patience_seconds
+            oldest = time.monotonic() - self._patience_seconds
             late = [waiting for waiting in (*self._committing, *self._queue.events) if waiting.since < oldest]
             _fail(late, StoreSlowError(f"the commit was not done in {self._patience_seconds:g} s"))
 
 
-def _fail(batch: Sequence[_Waiting], exc: Exception) -> None:
+def _fail(batch: Sequence[_Waiting], exc: UnavailableError | InternalError) -> None:
     for waiting in batch:
-        if not waiting.future.done():
-            waiting.future.set_exception(exc)
+        waiting.tell(exc)
+
+
+def _resolve(future: asyncio.Future[Outcome], result: Result) -> None:
+    if future.done():  # cancelled a moment ago
+        return
+    if isinstance(result, UnavailableError | InternalError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def _line(counted: Counted) -> dict[str, object]:

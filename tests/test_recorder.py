@@ -101,7 +101,7 @@ def test_the_outcomes_are_told(disk: Disk) -> None:
 
 
 def test_events_that_wait_are_one_commit_in_their_order(disk: Disk) -> None:
-    names = [f"n{number}" for number in range(300)]
+    names = [f"n{number}" for number in range(100)]
 
     async def scenario() -> None:
         async with writing(disk) as writer:
@@ -121,7 +121,7 @@ def test_a_batch_is_bounded(disk: Disk) -> None:
             await asyncio.gather(*tasks)
 
     asyncio.run(scenario())
-    assert [len(batch) for batch in disk.batches] == [1, 500, 500, 100]
+    assert [len(batch) for batch in disk.batches] == [1, *[128] * 8, 76]
 
 
 def test_an_event_sees_what_the_one_before_it_in_the_batch_has_done(disk: Disk) -> None:
@@ -233,7 +233,7 @@ def test_periodic_work_is_done_between_two_batches(disk: Disk) -> None:
         async with writing(disk) as writer:
             async with writer.busy():
                 work = asyncio.create_task(writer.recorder.perform(lambda store, now: store.expire(now)))
-                tasks = writer.begin(*(created(f"n{number}") for number in range(501)))
+                tasks = writer.begin(*(created(f"n{number}") for number in range(129)))
             assert not (await work).counted
             assert sum(task.done() for task in tasks) == 0
             await asyncio.gather(*tasks)
@@ -275,7 +275,7 @@ def test_at_the_end_everything_accepted_is_answered_and_nothing_more_taken(disk:
     async def scenario() -> Recorder:
         async with writing(disk) as writer:
             async with writer.busy():
-                tasks = writer.begin(*(created(f"n{number}") for number in range(501)))
+                tasks = writer.begin(*(created(f"n{number}") for number in range(129)))
                 await asyncio.sleep(0)
                 writer.recorder.close()
                 with pytest.raises(StoppingError):

@@ -1,12 +1,12 @@
 """What the exporter remembers, durably: the port, and the one place that names its adapters."""
 
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from app.domain.attribution import Rules
 from app.domain.batch import Applied
@@ -33,6 +33,10 @@ class Remembered:
     """See `Shared`; for ever, where there are no replicas."""
 
 
+Commit: TypeAlias = Callable[[], Applied]
+"""What is left to do of something, and may wait for a disk or for other machines."""
+
+
 class Store(Protocol):
     """What the exporter remembers, durably. Called from one thread at a time; `now` is by the caller's clock.
 
@@ -47,6 +51,13 @@ class Store(Protocol):
 
     def refresh(self, now: float) -> Applied:
         """Read again what other replicas may have changed, and lead them if nobody does."""
+        ...
+
+    def prepare(self, events: Sequence[Event], now: float) -> Commit:
+        """Decide the events, in order, in one transaction, and leave to the returned function what may wait.
+
+        Nothing else of the store may be called before that has come to its end.
+        """
         ...
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from app.domain.instances import UNKNOWN_LABELS, Labels
 from app.domain.outcomes import Pending
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
-from app.store import SLICE, Remembered
+from app.store import SLICE, Commit, Remembered
 from app.store.redis_link import Command, Link, LostReplyError
 from app.store.redis_rows import (
     SCHEMA,
@@ -216,6 +217,9 @@ class RedisStore:
         applied = self._committed(applied)
         applied.shared = Shared(self._leads_until, asked, dict(self._listed))
         return applied
+
+    def prepare(self, events: Sequence[Event], now: float) -> Commit:
+        return partial(self.apply, events, now)
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         def work() -> tuple[list[Command], Applied]:

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from app.domain.attribution import Rules
@@ -12,7 +13,7 @@ from app.domain.events import Event, Listed
 from app.domain.fleet import ends_what_it_misses
 from app.domain.instances import UNKNOWN_LABELS
 from app.domain.totals import LifetimeTotals, Tally, Totals
-from app.store import SLICE, Remembered
+from app.store import SLICE, Commit, Remembered
 from app.store.sqlite_file import SQLiteFile, translated
 from app.store.sqlite_listing import Listings
 from app.store.sqlite_rows import (
@@ -55,16 +56,24 @@ class SQLiteStore:
     def refresh(self, now: float) -> Applied:  # noqa: ARG002 - nobody else writes
         return Applied(pending=self._memory.pending)
 
-    def apply(self, events: Sequence[Event], now: float) -> Applied:
-        with self._transaction() as connection:
+    def prepare(self, events: Sequence[Event], now: float) -> Commit:
+        connection = self._connection
+        if connection is None:
+            return partial(self.apply, events, now)
+        with self._undone_on_error():
+            connection.execute("BEGIN IMMEDIATE")
             batch = self._batch(now)
             projects = self._learn_projects(connection, batch, events)
             events = [in_project_ids(event, projects) for event in events]
             load(connection, batch, names_of(events), keys_of(events))
             outcomes = [batch.decide(event) for event in events]
             write(connection, batch, now)
-        self._memory.projects = projects
-        return self._committed(batch.applied(outcomes, self._memory.pending))
+        return partial(self._commit, batch.applied(outcomes, self._memory.pending), projects)
+
+    def apply(self, events: Sequence[Event], now: float) -> Applied:
+        with self._undone_on_error():
+            self._connected()
+        return self.prepare(events, now)()
 
     def expire(self, now: float) -> Applied:
         with self._transaction() as connection:
@@ -179,11 +188,23 @@ class SQLiteStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is committed at the end, or has not happened."""
-        try:
-            connection = self._connection or self._connect()
+        with self._undone_on_error():
+            connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
+
+    def _commit(self, applied: Applied, projects: dict[str, str]) -> Applied:
+        with self._undone_on_error():
+            self._connected().execute("COMMIT")
+        self._memory.projects = projects
+        return self._committed(applied)
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """Where something is raised within, the transaction has not happened; raises as `Store` says."""
+        try:
+            yield
         except BaseException as exc:
             self._roll_back(exc)
             if isinstance(exc, sqlite3.Error):
@@ -198,9 +219,10 @@ class SQLiteStore:
         if isinstance(exc, sqlite3.Error):
             self._disconnect()
 
-    def _connect(self) -> sqlite3.Connection:
-        self._connection = self._file.connect()
-        self._recall(self._connection)
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._file.connect()
+            self._recall(self._connection)
         return self._connection
 
     def _recall(self, connection: sqlite3.Connection) -> None:

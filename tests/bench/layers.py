@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, TypeVar
@@ -29,7 +30,7 @@ from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import decode_push
 from app.metrics import Metrics
 from app.recorder import Recorder
-from app.store import Store, open_store
+from app.store import Commit, Store, open_store
 from app.web.body import BodyReader
 from app.web.push import Gate, PushEndpoint
 from tests.bench.load import body
@@ -197,8 +198,8 @@ class _Committed:
     def __init__(self, applied: Sequence[Applied]) -> None:
         self._applied = iter(applied)
 
-    def apply(self, _events: Sequence[Event], _now: float) -> Applied:
-        return next(self._applied)
+    def prepare(self, _events: Sequence[Event], _now: float) -> Commit:
+        return partial(next, self._applied)
 
 
 async def _recorder(store: _Committed, batches: Sequence[Sequence[Event]]) -> float:

@@ -4,12 +4,13 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from app.domain.batch import Applied
 from app.domain.events import Event, Listed
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store import OpenedStore, Remembered, Store, open_store
+from app.store import Commit, OpenedStore, Remembered, Store, open_store
 
 
 class Disk:
@@ -74,6 +75,9 @@ class StoreOnDisk:
     def refresh(self, now: float) -> Applied:
         self._disk.read()
         return self._store.refresh(now)
+
+    def prepare(self, events: Sequence[Event], now: float) -> Commit:
+        return partial(self.apply, events, now)
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         self._disk.write(events)
