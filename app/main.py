@@ -24,6 +24,7 @@ from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
+from app.protocol import Answer, Headers
 from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import Settings
 from app.store import OpenedStore, open_store
@@ -177,7 +178,7 @@ def _projects(settings: Settings) -> Sequence[str]:
 
 def create_app(
     settings: Settings, *, reset_totals: bool = False, surroundings: Surroundings = _REAL
-) -> FastAPI:
+) -> "Application":
     """The main application, which an ingress reaches; its lifespan runs the exporter. Raises StartError.
 
     With one listener it serves the metrics too; with two, `create_ops_app` makes the other's.
@@ -201,7 +202,7 @@ def create_app(
     return app
 
 
-def create_ops_app(exporter: Exporter) -> FastAPI:
+def create_ops_app(exporter: Exporter) -> "Application":
     """The metrics listener's application, where it has a port of its own."""
     app = _application(openapi_url=None)
     add_health(app, exporter)
@@ -244,10 +245,11 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
     )
 
 
-class _Application(FastAPI):
+class Application(FastAPI):
     """FastAPI, but for the pushes: its layers a request would cost more than all that is done with one."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        """`options` are FastAPI's."""
         self._pushes: dict[str, PushEndpoint] = {}
         self.is_stopping: Callable[[], bool] = lambda: False
         """While that is so, each connection is closed with its next answer: its balancer finds another."""
@@ -257,6 +259,11 @@ class _Application(FastAPI):
         """Have the endpoint answer POST at the path; the router only refuses the other methods."""
         self._pushes[path] = push
         self.router.routes.append(Route(path, push, methods=["POST"]))
+
+    def take(self, path: bytes, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
+        """Take a POST that has come whole, if it is a push as they usually are; see `PushEndpoint.take`."""
+        push = self._pushes.get(path.decode("latin-1"))
+        return push is not None and not self.is_stopping() and push.take(headers, body, respond)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -278,8 +285,8 @@ async def _send_last(send: Send, message: Message) -> None:
 
 def _application(
     lifespan: Lifespan[FastAPI] | None = None, *, openapi_url: str | None = "/openapi.json"
-) -> _Application:
-    app = _Application(
+) -> Application:
+    app = Application(
         title="spot-interruption-exporter",
         version=VERSION,
         lifespan=lifespan,

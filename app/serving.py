@@ -13,11 +13,10 @@ from typing import Final
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
-from app.corking import corked_protocol
 from app.errors import StartError
-from app.main import Exporter, create_app, create_ops_app
+from app.main import Application, Exporter, create_app, create_ops_app
+from app.protocol import protocol_for
 from app.settings import Settings
 
 _SHUTDOWN_SECONDS: Final = 8
@@ -67,7 +66,7 @@ class Listeners:
 
 
 @asynccontextmanager
-async def listening(settings: Settings, app: FastAPI) -> AsyncIterator["Listeners"]:
+async def listening(settings: Settings, app: Application) -> AsyncIterator["Listeners"]:
     """Serve the application, and its metrics where they have a port of their own. Raises StartError."""
     servers = [_Server(settings, settings.server.port, app)]
     if not settings.one_listener:
@@ -129,14 +128,14 @@ def stop_signals() -> Iterator["asyncio.Queue[int]"]:
 class _Server(uvicorn.Server):
     """One listener; signals and the lifespan are handled once, for all of them."""
 
-    def __init__(self, settings: Settings, port: int, app: FastAPI) -> None:
+    def __init__(self, settings: Settings, port: int, app: Application) -> None:
         self.socket = _listen(settings.server.host, port)
         self.port: int = self.socket.getsockname()[1]
         super().__init__(
             uvicorn.Config(
                 app,
                 workers=1,  # whatever $WEB_CONCURRENCY says
-                http=corked_protocol(),
+                http=protocol_for(app.take),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -54,6 +54,10 @@ class BodyReader:
             raise BodyTimeoutError(f"the body was not complete within {self._seconds:g} s") from None
         finally:
             self._end(reading)
+        return self.whole(body)
+
+    def whole(self, body: bytes) -> bytes:
+        """The body, if it is not too large. Raises BodyTooLargeError."""
         if len(body) > self._limit:
             raise BodyTooLargeError(f"the body is larger than {self._limit} bytes")
         return body

@@ -1,20 +1,22 @@
 """The two push endpoints: authenticate, read the body, decode, have it recorded, answer.
 
-Plain ASGI, and outside of FastAPI's layers: they would cost more a request than all of this.
+Outside of FastAPI's layers: they would cost more a request than all of this. A push that has come whole, of a
+caller who is known, is not even a task; any other is plain ASGI.
 https://cloud.google.com/pubsub/docs/push
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, assert_never
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from app.domain.events import Ignored, InstanceName, Node
+from app.domain.events import Event, Ignored, InstanceName, Node
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
 from app.errors import (
     CallerError,
@@ -26,7 +28,8 @@ from app.errors import (
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
 from app.metrics import Endpoint, Metrics
-from app.recorder import Recorder
+from app.protocol import Answer, Headers
+from app.recorder import Recorder, Result
 from app.web.body import BodyReader, CallerGoneError
 from app.web.problems import problem_of
 
@@ -74,44 +77,77 @@ class PushEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         try:
-            outcome = await self._push(scope, receive)
+            answer = self._accept(await self._push(scope, receive))
         except (CallerError, UnavailableError, InternalError) as exc:
-            await self._refuse(exc, send)
+            answer = self._refuse(exc)
         except CallerGoneError:
             return
         except asyncio.CancelledError:  # the server gives up on what is still under way when it stops
-            await self._refuse(StoppingError("the exporter has stopped"), send)
+            answer = self._refuse(StoppingError("the exporter has stopped"))
         except Exception:  # noqa: BLE001 - a bug must be answered, or the message is redelivered blindly
             _log.exception("a push has met a bug", extra={"endpoint": self.endpoint})
-            await self._refuse(InternalError("a bug; the log has the trace"), send)
-        else:
-            self.metrics.answered(self.endpoint, _NAMES[type(outcome)])
-            await _send(send, 200, _JSON, render(outcome))
+            answer = self._refuse(InternalError("a bug; the log has the trace"))
+        await _send(send, answer)
+
+    def take(self, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
+        """Take a push that has come whole, from a caller who is known.
+
+        False: it has to go the way of `__call__`, where it is told what is wrong, if that is why.
+        """
+        try:
+            if self.gate.closed or not self._knows(_authorization(headers)):
+                return False
+            self.metrics.pushed(self.endpoint, self.clock())
+            event = self._decode(self.bodies.whole(body), headers)
+            if isinstance(event, Ignored):
+                respond(self._accept(event))
+            else:
+                self.recorder.submit(event, partial(self._settle, event, respond))
+        except Exception:  # noqa: BLE001 - it is met again there, bugs too
+            return False
+        return True
 
     async def _push(self, scope: Scope, receive: Receive) -> Outcome:
         if self.gate.closed:
             raise StoppingError("the exporter is stopping")
-        if self.authenticator is not None:
-            authorization = _authorization(scope)
-            if authorization is None or self.authenticator.cached(authorization) is None:
-                await self.authenticator.verify(authorization)
-        now = self.clock()
-        self.metrics.pushed(self.endpoint, now)
-        message = decode_push(await self.bodies.read(receive), scope["headers"])
-        self._check_subscription(message)
-        event = decode_entry(
-            message.data,
-            fallback_key=message.key,
-            fallback_at=now if message.published_at is None else message.published_at,
-        )
+        authorization = _authorization(scope["headers"])
+        if self.authenticator is not None and not self._knows(authorization):
+            await self.authenticator.verify(authorization)
+        self.metrics.pushed(self.endpoint, self.clock())
+        event = self._decode(await self.bodies.read(receive), scope["headers"])
         if isinstance(event, Ignored):
             return event
         outcome = await self.recorder.record(event)
+        self._note(event, outcome)
+        return outcome
+
+    def _knows(self, authorization: str | None) -> bool:
+        if self.authenticator is None:
+            return True
+        return authorization is not None and self.authenticator.cached(authorization) is not None
+
+    def _decode(self, body: bytes, headers: Headers) -> Event | Ignored:
+        message = decode_push(body, headers)
+        self._check_subscription(message)
+        return decode_entry(
+            message.data,
+            fallback_key=message.key,
+            fallback_at=self.clock() if message.published_at is None else message.published_at,
+        )
+
+    def _settle(self, event: Event, respond: Callable[[Answer], None], result: Result) -> None:
+        """Answer a push that was taken."""
+        if isinstance(result, UnavailableError | InternalError):
+            respond(self._refuse(result))
+        else:
+            self._note(event, result)
+            respond(self._accept(result))
+
+    def _note(self, event: Event, outcome: Outcome) -> None:
         if isinstance(outcome, Pending):
             self.ask(outcome.project)
         if not isinstance(outcome, Duplicate):
             self.metrics.delayed(self.endpoint, self.clock() - event.at)
-        return outcome
 
     def _check_subscription(self, message: PushMessage) -> None:
         if not self.subscription or not message.subscription:
@@ -122,16 +158,19 @@ class PushEndpoint:
         if not same_subscription(message.dead_letter_source, self.subscription):
             raise WrongSubscriptionError("the envelope is of another subscription than the configured one")
 
-    async def _refuse(self, exc: CallerError | UnavailableError | InternalError, send: Send) -> None:
+    def _accept(self, outcome: Outcome) -> Answer:
+        self.metrics.answered(self.endpoint, _NAMES[type(outcome)])
+        return Answer(200, _JSON, render(outcome))
+
+    def _refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
         self.metrics.refused(self.endpoint, exc.reason)
         problem = problem_of(exc)
         headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-        await _send(send, problem.status, headers, problem.body)
+        return Answer(problem.status, headers, problem.body)
 
 
-def _authorization(scope: Scope) -> str | None:
-    value: bytes
-    for name, value in scope["headers"]:
+def _authorization(headers: Headers) -> str | None:
+    for name, value in headers:
         if name == b"authorization":
             return value.decode("latin-1")
     return None
@@ -175,7 +214,7 @@ def _attribution(name: InstanceName, node: Node) -> dict[str, str]:
     }
 
 
-async def _send(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+async def _send(send: Send, answer: Answer) -> None:
+    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -12,11 +12,12 @@ from starlette.types import Message, Receive
 from app.domain.attribution import Rules
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
+from app.protocol import Answer as Taken
 from app.recorder import Recorder
 from app.store import open_store
 from app.web.body import BodyReader
 from app.web.push import Authenticator, Gate, PushEndpoint
-from tests.support.entries import preempted, push
+from tests.support.entries import insert, preempted, push, system_event
 
 
 class Broken:
@@ -29,6 +30,29 @@ class Broken:
         raise ZeroDivisionError(authorization)
 
 
+class Known:
+    """Says that it has verified every token but `new`."""
+
+    def cached(self, authorization: str) -> str | None:
+        return None if authorization == "new" else "somebody"
+
+    async def verify(self, authorization: str | None) -> str:
+        raise AssertionError(authorization)
+
+
+def endpoint_of(metrics: Metrics, authenticator: Authenticator | None = None) -> PushEndpoint:
+    return PushEndpoint(
+        "creation",
+        subscription="",
+        authenticator=authenticator,
+        recorder=Recorder(open_store("sqlite:///:memory:", Rules()).store, metrics),
+        metrics=metrics,
+        gate=Gate(),
+        ask=lambda _: None,
+        bodies=BodyReader(10_000, 0.01),
+    )
+
+
 class Answer:
     """What the endpoint answers to a request, and what it counts."""
 
@@ -38,17 +62,7 @@ class Answer:
         asyncio.run(self._ask(receive, authenticator))
 
     async def _ask(self, receive: Receive, authenticator: Authenticator | None) -> None:
-        recorder = Recorder(open_store("sqlite:///:memory:", Rules()).store, self.metrics)
-        endpoint = PushEndpoint(
-            "creation",
-            subscription="",
-            authenticator=authenticator,
-            recorder=recorder,
-            metrics=self.metrics,
-            gate=Gate(),
-            ask=lambda _: None,
-            bodies=BodyReader(10_000, 0.01),
-        )
+        endpoint = endpoint_of(self.metrics, authenticator)
         await endpoint({"type": "http", "headers": []}, receive, self._send)
 
     async def _send(self, message: Message) -> None:
@@ -151,3 +165,66 @@ def test_a_bug_is_answered_counted_and_told_in_one_line(caplog: pytest.LogCaptur
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
     assert "ZeroDivisionError" in caplog.text
+
+
+def document(answer: Taken) -> dict[str, str]:
+    told: dict[str, str] = json.loads(answer.body)
+    return told
+
+
+GOOD = [(b"host", b"exporter"), (b"authorization", b"good")]
+
+
+def test_a_usual_push_is_taken_and_answered_once_it_is_committed() -> None:
+    answers: list[Taken] = []
+
+    async def scenario() -> None:
+        endpoint = endpoint_of(Metrics(), Known())
+        assert endpoint.take(GOOD, push(insert("node-1")), answers.append)
+        assert not answers
+        endpoint.recorder.close()
+        await endpoint.recorder.run()
+
+    asyncio.run(scenario())
+    (answer,) = answers
+    assert answer.status == HTTPStatus.OK
+    assert document(answer)["outcome"] == "tracked"
+
+
+def test_what_is_no_event_is_answered_at_once() -> None:
+    answers: list[Taken] = []
+    ignored = push(system_event("compute.instances.hostError"))
+
+    assert endpoint_of(Metrics(), Known()).take(GOOD, ignored, answers.append)
+    assert [document(answer) for answer in answers] == [{"outcome": "ignored", "reason": "other_method"}]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        pytest.param([], push(insert()), id="no-token"),
+        pytest.param([(b"authorization", b"new")], push(insert()), id="token-not-verified-yet"),
+        pytest.param(GOOD, b"{}", id="no-envelope"),
+        pytest.param(GOOD, push(b"[]"), id="no-entry"),
+        pytest.param(GOOD, push(insert()) + b" " * 10_000, id="too-large"),
+    ],
+)
+def test_any_other_push_is_not_taken(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    answers: list[Taken] = []
+
+    assert not endpoint_of(Metrics(), Known()).take(headers, body, answers.append)
+    assert not answers
+
+
+def test_nothing_is_taken_any_more_when_the_gate_is_closed_or_the_writer_stops() -> None:
+    answers: list[Taken] = []
+    closed, stopping = endpoint_of(Metrics()), endpoint_of(Metrics())
+    closed.gate.closed = True
+    stopping.recorder.close()
+
+    assert not any(endpoint.take([], push(insert()), answers.append) for endpoint in (closed, stopping))
+    assert not answers
+
+
+def test_a_bug_keeps_a_push_from_being_taken() -> None:
+    assert not endpoint_of(Metrics(), Broken()).take(GOOD, push(insert()), lambda _: None)

@@ -1,0 +1,185 @@
+"""HTTP as uvicorn speaks it, but for two things.
+
+Answers leave together, each in one write. uvicorn writes an answer's head and its body as soon as it has
+them; each write is a packet and wakes up who waits for it, and a commit answers many at once.
+
+A request that has come whole is offered to be taken: then it is answered when its answer is there, without a
+task of its own, which costs more than all that is done with a push. Whatever is unusual in how it comes goes
+uvicorn's way.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""Their names in lower case."""
+
+
+class Answer(NamedTuple):
+    """What a request is answered."""
+
+    status: int
+    headers: Iterable[tuple[bytes, bytes]]
+    """All but the body's length."""
+    body: bytes
+
+
+Take: TypeAlias = Callable[[bytes, Headers, bytes, Callable[[Answer], None]], bool]
+"""Takes a POST to a path, of these headers and this body, and will answer it once; or says no, at once."""
+
+
+def protocol_for(take: Take) -> type[HttpToolsProtocol]:
+    """The protocol of one server."""
+    offer = staticmethod(take)
+
+    class Protocol(_Protocol):
+        take = offer
+        cork = _Cork()
+
+    return Protocol
+
+
+class _Protocol(HttpToolsProtocol):
+    take: Take
+    cork: "_Cork"
+    _offered: bytearray | None = None
+    """The body so far of a request that may be taken."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Corked(transport, self.cork))  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._offered is not None and not self.transport.is_closing():
+            self._go_on(self._offered)
+
+    def on_headers_complete(self) -> None:
+        if self._is_usual():
+            self._offered = bytearray()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._offered is None:
+            super().on_body(body)
+        else:
+            self._offered += body
+
+    def on_message_complete(self) -> None:
+        if self._offered is not None:
+            if self._was_taken(bytes(self._offered)):
+                self._offered = None
+                return
+            self._go_on(self._offered)
+        super().on_message_complete()
+
+    def _is_usual(self) -> bool:
+        parser = self.parser
+        return (
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+            and (self.cycle is None or self.cycle.response_complete)  # type: ignore[redundant-expr]
+            and not self.flow.write_paused
+        )
+
+    def _was_taken(self, body: bytes) -> bool:
+        before = self.cycle
+        taken = self.cycle = _Taken(self)  # type: ignore[assignment]
+        if self.take(self.url, self.headers, body, taken.answer):
+            return True
+        self.cycle = before
+        return False
+
+    def _go_on(self, body: bytearray) -> None:
+        """Go uvicorn's way after all."""
+        self._offered = None
+        super().on_headers_complete()
+        super().on_body(bytes(body))
+
+
+class _Taken:
+    """Stands where uvicorn's protocol has the request under way, and has what the protocol asks of that."""
+
+    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
+
+    message_event: Final = asyncio.Event()
+    """Nobody waits for it."""
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        self._protocol = protocol
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the request, unless the caller has gone."""
+        self.response_complete = True
+        if self.disconnected:
+            return
+        protocol = self._protocol
+        protocol.transport.write(self._encoded(answer))
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+    def _encoded(self, answer: Answer) -> bytes:
+        headers = [*self._protocol.server_state.default_headers, *answer.headers]
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (
+            STATUS_LINE[answer.status],
+            fields,
+            len(answer.body),
+            answer.body,
+        )
+
+
+class _Cork:
+    """What has been written in a turn of the loop."""
+
+    def __init__(self) -> None:
+        self._holding: list[_Corked] = []
+
+    def hold(self, transport: "_Corked") -> None:
+        if not self._holding:
+            asyncio.get_running_loop().call_soon(self._pull)
+        self._holding.append(transport)
+
+    def _pull(self) -> None:
+        holding, self._holding = self._holding, []
+        for transport in holding:
+            transport.send()
+
+
+class _Corked:
+    """A transport that keeps what is written until the turn ends."""
+
+    def __init__(self, transport: asyncio.Transport, cork: _Cork) -> None:
+        self._transport = transport
+        self._cork = cork
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._cork.hold(self)
+        self._held += data
+
+    def close(self) -> None:
+        self.send()
+        self._transport.close()
+
+    def send(self) -> None:
+        data, self._held = self._held, b""
+        # The caller may have gone since; uvloop refuses a write then, and others wait for theirs.
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else a transport has
+        return getattr(self._transport, name)

@@ -1,0 +1,380 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from app.protocol import Answer, Headers, Take, protocol_for
+from tests.support.process import eventually
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n"
+POST = b"POST /taken HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\n"
+FINE = Answer(200, [(b"content-type", b"text/plain")], b"fine")
+
+
+class Wire(asyncio.Transport):
+    """The end of a connection, and what was written to it, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.closed:
+            raise RuntimeError("the handler is closed")  # as uvloop has it
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def answering(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+def refuse(_path: bytes, _headers: Headers, _body: bytes, _respond: Callable[[Answer], None]) -> bool:
+    return False
+
+
+def connected(app: ASGIApp, *wires: Wire, take: Take = refuse) -> list[HttpToolsProtocol]:
+    """One server's connections."""
+    protocol = protocol_for(take)
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None)
+    config.load()
+    connections = [protocol(config=config, server_state=ServerState(), app_state={}) for _ in wires]
+    for connection, wire in zip(connections, wires, strict=True):
+        connection.connection_made(wire)
+    return connections
+
+
+async def turns(number: int = 10) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(eventually, condition, within=20, what="the offer")
+
+
+def test_an_answer_is_one_write() -> None:
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(answering, wire)
+        connection.data_received(REQUEST)
+        await turns()
+        connection.connection_lost(None)
+        return wire
+
+    (answer,) = asyncio.run(scenario()).writes
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\n{}")
+
+
+def test_answers_of_one_turn_leave_together_and_each_on_its_own_connection() -> None:
+    async def scenario() -> tuple[Wire, Wire]:
+        wires = Wire(), Wire()
+        connections = connected(answering, *wires)
+        for connection in connections:
+            connection.data_received(REQUEST)
+        await turns()
+        for connection in connections:
+            connection.connection_lost(None)
+        return wires
+
+    assert [len(wire.writes) for wire in asyncio.run(scenario())] == [1, 1]
+
+
+def test_a_caller_that_goes_before_its_answer_leaves_keeps_nobody_from_theirs() -> None:
+    async def scenario() -> tuple[Wire, Wire]:
+        gone, waiting = Wire(), Wire()
+        first, second = connected(answering, gone, waiting)
+        first.data_received(REQUEST)
+        second.data_received(REQUEST)
+        await turns(1)  # both are answered, and neither answer has left
+        gone.closed = True
+        first.connection_lost(None)
+        await turns()
+        second.connection_lost(None)
+        return gone, waiting
+
+    gone, waiting = asyncio.run(scenario())
+    assert (gone.writes, len(waiting.writes)) == ([], 1)
+
+
+def test_a_head_does_not_wait_for_a_body_that_is_late() -> None:
+    late = asyncio.Event()
+
+    async def slow(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await late.wait()
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(slow, wire)
+        connection.data_received(REQUEST)
+        await turns()
+        assert b"".join(wire.writes).endswith(b"\r\n\r\n")
+        late.set()
+        await turns()
+        connection.connection_lost(None)
+        return wire
+
+    assert asyncio.run(scenario()).writes[1:] == [b"{}"]
+
+
+def test_what_is_written_before_a_close_is_sent() -> None:
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(answering, wire)
+        connection.data_received(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await turns()
+        connection.connection_lost(None)
+        return wire
+
+    wire = asyncio.run(scenario())
+    assert wire.closed
+    assert b"".join(wire.writes).endswith(b"{}")
+
+
+@asynccontextmanager
+async def served(
+    app: ASGIApp, take: Take = refuse
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a real server of the application."""
+    config = uvicorn.Config(app, http=protocol_for(take), lifespan="off", log_config=None, port=0)
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await server.shutdown()
+
+
+def test_pipelined_requests_are_answered_in_their_order() -> None:
+    async def echo(scope: Scope, _receive: Receive, send: Send) -> None:
+        body = scope["path"].encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def scenario() -> list[bytes]:
+        async with served(echo) as (reader, writer):
+            writer.write(b"".join(REQUEST.replace(b"/ ", b"/%d " % number) for number in range(5)))
+            return [(await reader.readuntil(b"/%d" % number))[-2:] for number in range(5)]
+
+    assert asyncio.run(scenario()) == [b"/0", b"/1", b"/2", b"/3", b"/4"]
+
+
+def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
+    size = 10_000_000
+
+    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(10):
+            await send({"type": "http.response.body", "body": b"x" * (size // 10), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> int:
+        async with served(large) as (reader, writer):
+            writer.write(REQUEST)
+            await reader.readuntil(b"\r\n\r\n")
+            return len(await reader.readexactly(size))
+
+    assert asyncio.run(scenario()) == size
+
+
+class Offer(NamedTuple):
+    path: bytes
+    headers: Headers
+    body: bytes
+    respond: Callable[[Answer], None]
+
+
+class Taker:
+    """Is offered requests, and takes those to `/taken`."""
+
+    def __init__(self) -> None:
+        self.offers: list[Offer] = []
+
+    def __call__(self, path: bytes, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
+        self.offers.append(Offer(path, headers, body, respond))
+        return path == b"/taken"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the path and the body, as ASGI applications get them."""
+    message = await receive()
+    body: bytes = message["body"]
+    while message["more_body"]:
+        message = await receive()
+        body += message["body"]
+    text = b"%b %b" % (scope["path"].encode(), body)
+    headers = [(b"content-length", b"%d" % len(text))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
+
+
+def sent(*chunks: bytes) -> tuple[Taker, Wire]:
+    """What comes of these chunks of a connection; what is taken is answered `fine` afterwards."""
+    taker, wire = Taker(), Wire()
+
+    async def scenario() -> None:
+        (connection,) = connected(echo, wire, take=taker)
+        for chunk in chunks:
+            connection.data_received(chunk)
+        await turns()
+        for offer in taker.offers:
+            if offer.path == b"/taken":
+                offer.respond(FINE)
+        await turns()
+        connection.connection_lost(None)
+
+    asyncio.run(scenario())
+    return taker, wire
+
+
+def test_a_request_that_has_come_whole_is_offered_and_answered_in_one_write() -> None:
+    taker, wire = sent(POST + b"body")
+
+    (offer,) = taker.offers
+    assert (offer.path, offer.body) == (b"/taken", b"body")
+    assert offer.headers == [(b"host", b"exporter"), (b"content-length", b"4")]
+    (answer,) = wire.writes
+    assert answer == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nfine"
+
+
+def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
+    taker, wire = sent(POST.replace(b"/taken", b"/other?a=b") + b"body")
+
+    assert [(offer.path, offer.body) for offer in taker.offers] == [(b"/other?a=b", b"body")]
+    assert b"".join(wire.writes).endswith(b"\r\n\r\n/other body")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([POST + b"bo", b"dy"], id="body-in-two-reads"),
+        pytest.param([POST, b"body"], id="body-after-the-head"),
+        pytest.param([POST.replace(b"1.1\r", b"1.0\r") + b"body"], id="http-1.0"),
+        pytest.param([POST.replace(b"Host", b"Connection: close\r\nHost") + b"body"], id="last-one"),
+        pytest.param([POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"body"], id="expectation"),
+        pytest.param([POST.replace(b"POST", b"PUT") + b"body"], id="another-method"),
+    ],
+)
+def test_what_comes_in_another_way_is_not_offered(chunks: Sequence[bytes]) -> None:
+    taker, wire = sent(*chunks)
+
+    assert not taker.offers
+    assert b"".join(wire.writes).endswith(b"\r\n\r\n/taken body")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([POST[:30], POST[30:] + b"body"], id="head-in-two-reads"),
+        pytest.param(
+            [
+                POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
+                + b"3\r\nbod\r\n1\r\ny\r\n0\r\n\r\n"
+            ],
+            id="chunked",
+        ),
+    ],
+)
+def test_how_a_whole_request_was_cut_does_not_matter(chunks: Sequence[bytes]) -> None:
+    taker, wire = sent(*chunks)
+
+    assert [offer.body for offer in taker.offers] == [b"body"]
+    assert wire.writes[0].endswith(b"fine")
+
+
+def test_a_request_to_change_the_protocol_is_not_offered() -> None:
+    upgrade = POST.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost")
+
+    assert not sent(upgrade + b"body")[0].offers
+
+
+def test_a_request_behind_one_that_waits_is_not_offered_and_answered_after_it() -> None:
+    taker = Taker()
+
+    async def scenario() -> None:
+        async with served(echo, take=taker) as (reader, writer):
+            writer.write((POST + b"1111") + (POST + b"2222"))
+            await until(lambda: len(taker.offers) == 1)
+            taker.offers[0].respond(FINE)
+            assert (await reader.readuntil(b"/taken 2222")).count(b"fine") == 1
+
+    asyncio.run(scenario())
+    assert [offer.body for offer in taker.offers] == [b"1111"]
+
+
+def test_on_a_connection_that_is_kept_each_request_is_offered() -> None:
+    async def scenario() -> list[bytes]:
+        taker = Taker()
+        async with served(echo, take=taker) as (reader, writer):
+            for number in range(3):
+                writer.write(POST + b"%04d" % number)
+                await until(lambda: len(taker.offers) > number)  # noqa: B023 - it is waited for here
+                taker.offers[number].respond(FINE)
+                await reader.readuntil(b"fine")
+        return [offer.body for offer in taker.offers]
+
+    assert asyncio.run(scenario()) == [b"0000", b"0001", b"0002"]
+
+
+def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -> None:
+    async def scenario() -> tuple[Wire, Wire]:
+        taker, gone, waiting = Taker(), Wire(), Wire()
+        first, second = connected(echo, gone, waiting, take=taker)
+        first.data_received(POST + b"body")
+        second.data_received(POST + b"body")
+        gone.closed = True
+        first.connection_lost(None)
+        for offer in taker.offers:
+            offer.respond(FINE)
+        await turns()
+        second.connection_lost(None)
+        return gone, waiting
+
+    gone, waiting = asyncio.run(scenario())
+    assert (gone.writes, len(waiting.writes)) == ([], 1)
+
+
+def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_connection_closes() -> None:
+    async def scenario() -> Wire:
+        taker, wire = Taker(), Wire()
+        (connection,) = connected(echo, wire, take=taker)
+        connection.data_received(POST + b"body")
+        connection.shutdown()
+        assert not wire.closed
+        taker.offers[0].respond(FINE)
+        await turns()
+        connection.connection_lost(None)
+        return wire
+
+    wire = asyncio.run(scenario())
+    assert b"\r\nconnection: close\r\n" in wire.writes[0]
+    assert wire.closed
+
+
+def test_what_is_no_http_is_refused_and_not_offered() -> None:
+    broken = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"4\r\nbodyXX"
+    taker, wire = sent(broken)
+
+    assert not taker.offers
+    assert wire.writes[0].startswith(b"HTTP/1.1 400 ")
