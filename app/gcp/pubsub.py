@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterable
 from datetime import MAXYEAR, MINYEAR, datetime
 from hashlib import sha256
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError, with_config
 from pydantic_core import from_json
+from typing_extensions import TypedDict
 
 from app.domain.values import value
 from app.errors import MalformedEntryError, MalformedEnvelopeError
 from app.gcp.logentry import is_log_entry
+from app.gcp.wire import path, reader
 
 _DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
 _DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
@@ -55,18 +57,18 @@ def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Pus
     for an envelope whose data cannot be a log entry.
     """
     try:
-        envelope = _Envelope.model_validate_json(body)
+        envelope = _read_envelope(body)
     except ValidationError as exc:
         raise _refusal(body) from exc
-    if not envelope.id:
+    message_id = _message_id(envelope)
+    if not message_id:
         return _unwrapped(body, headers)
-    source = envelope.dead_letter_source
     return PushMessage(
-        data=envelope.data,
-        message_id=envelope.id,
-        subscription=envelope.subscription or "",
-        published_at=_seconds(envelope.publish_time or envelope.old_publish_time),
-        dead_letter_source=source if isinstance(source, str) else "",
+        envelope.get("data", b""),
+        message_id,
+        envelope.get("subscription") or "",
+        _seconds(envelope.get("publish_time") or envelope.get("old_publish_time")),
+        _text(envelope.get("dead_letter_source")),
     )
 
 
@@ -75,44 +77,44 @@ def same_subscription(named: str, configured: str) -> bool:
     return named.rpartition("/")[2] == configured.rpartition("/")[2]
 
 
-class _Metadata(BaseModel):
-    """What is read of an envelope besides its data.
+class _Metadata(TypedDict, total=False):
+    """What is read of an envelope besides its data."""
 
-    A path that leads through something other than an object finds nothing.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    message_id: str | None = Field(default=None, validation_alias=AliasPath("message", "messageId"))
-    old_message_id: str | None = Field(default=None, validation_alias=AliasPath("message", "message_id"))
-    publish_time: object = Field(default=None, validation_alias=AliasPath("message", "publishTime"))
-    old_publish_time: object = Field(default=None, validation_alias=AliasPath("message", "publish_time"))
-    dead_letter_source: object = Field(
-        default=None, validation_alias=AliasPath("message", "attributes", _DEAD_LETTER_SOURCE)
-    )
-    subscription: str | None = None
-
-    @property
-    def id(self) -> str | None:
-        return self.message_id or self.old_message_id
+    message_id: Annotated[str | None, path("message", "messageId")]
+    old_message_id: Annotated[str | None, path("message", "message_id")]
+    publish_time: Annotated[object, path("message", "publishTime")]
+    old_publish_time: Annotated[object, path("message", "publish_time")]
+    dead_letter_source: Annotated[object, path("message", "attributes", _DEAD_LETTER_SOURCE)]
+    subscription: str | None
 
 
-class _Envelope(_Metadata):
-    # Decoded where it is parsed: half the time of a string and binascii. As protobuf's JSON has it, the
-    # alphabet may be either one and the padding may be missing; anything else is refused.
-    model_config = ConfigDict(val_json_bytes="base64")
+# Decoded where it is parsed: half the time of a string and binascii. As protobuf's JSON has it, the
+# alphabet may be either one and the padding may be missing; anything else is refused.
+@with_config(ConfigDict(val_json_bytes="base64"))
+class _Envelope(_Metadata, total=False):
+    data: Annotated[bytes, path("message", "data")]
 
-    data: bytes = Field(default=b"", validation_alias=AliasPath("message", "data"))
+
+_read_metadata: Final = reader(_Metadata)
+_read_envelope: Final = reader(_Envelope)
+
+
+def _message_id(envelope: _Metadata) -> str:
+    return envelope.get("message_id") or envelope.get("old_message_id") or ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _refusal(body: bytes) -> MalformedEnvelopeError | MalformedEntryError:
     try:
-        envelope = _Metadata.model_validate_json(body)
+        envelope = _read_metadata(body)
     except ValidationError:
         if _is_unfit_entry(body):
             return MalformedEntryError("the log entry holds text or a number that cannot be stored")
         return MalformedEnvelopeError("the body is no JSON object that fits a Pub/Sub envelope")
-    if not envelope.id:
+    if not _message_id(envelope):
         return MalformedEnvelopeError("the envelope's message has no message id")
     return MalformedEntryError("the message's data is not base64")
 
