@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from hashlib import sha256
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, Protocol, TypeAlias
 
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
@@ -34,17 +34,32 @@ _FAILURES: Final = frozenset({"ERROR", "CRITICAL", "ALERT", "EMERGENCY"})
 
 _MAX_TEXT: Final = 512
 _MAX_KEY: Final = 256
-_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
+_TIMESTAMP: Final = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?", re.ASCII | re.IGNORECASE
+)
 _SECOND: Final = slice(17, 19)
 _INSTANCE: Final = re.compile(r"(?:\A|/)projects/([^/]+)/zones/([^/]+)/instances/([^/]+)\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def decode_entry(data: bytes, *, fallback_key: str, fallback_at: float) -> Event | Ignored:
-    """What a log entry means to this service.
+class Delivery(Protocol):
+    """How an entry came; asked only where it lacks what would tell it from others, or any time."""
 
-    The fallbacks are for an entry that lacks what would tell it from others, or any time (seconds since
-    the epoch). Raises MalformedEntryError for what is no log entry, and for an entry of one of our methods
+    @property
+    def key(self) -> str:
+        """What tells the delivery from others."""
+        ...
+
+    @property
+    def published_at(self) -> float | None:
+        """Seconds since the epoch, where that is known."""
+        ...
+
+
+def decode_entry(data: bytes, delivery: Delivery, now: float) -> Event | Ignored:
+    """What a log entry means to this service, `now` in seconds since the epoch.
+
+    Raises MalformedEntryError for what is no log entry, and for an entry of one of our methods
     that names no instance, or names one in a way that cannot be stored and shown.
     """
     try:
@@ -55,7 +70,7 @@ def decode_entry(data: bytes, *, fallback_key: str, fallback_at: float) -> Event
     if not method:
         return _no_audit_log(data)
     decode = _decoder(method)
-    return decode(entry, fallback_key, fallback_at) if decode else Ignored("other_method")
+    return decode(entry, delivery, now) if decode else Ignored("other_method")
 
 
 # The Compute API has a map here, its audit log a list of pairs.
@@ -103,7 +118,7 @@ class _Method(TypedDict, total=False):
 _read_entry: Final = reader(_LogEntry)
 _read_method: Final = reader(_Method)
 
-_Decoder: TypeAlias = Callable[[_LogEntry, str, float], Event | Ignored]
+_Decoder: TypeAlias = Callable[[_LogEntry, Delivery, float], Event | Ignored]
 
 
 def _decoder(method: str) -> _Decoder | None:
@@ -130,7 +145,7 @@ def _no_audit_log(data: bytes) -> Ignored:
     return Ignored("not_an_audit_log")
 
 
-def _inserted(entry: _LogEntry, fallback_key: str, fallback_at: float) -> Event | Ignored:
+def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignored:
     # An insert that is accepted is logged twice: first with the request, last with how it went.
     failed = bool(entry.get("status_code")) or entry.get("severity") in _FAILURES
     last = bool(entry.get("last")) and not entry.get("first")
@@ -139,7 +154,7 @@ def _inserted(entry: _LogEntry, fallback_key: str, fallback_at: float) -> Event 
     if not last and (failed or (entry.get("response_type") or "").endswith("/error")):
         return Ignored("denied_insert")
     name, instance_id, project_number = _subject(entry)
-    at = _at(entry, fallback_at)
+    at = _at(entry, delivery, now)
     operation = _operation(entry)
     if last:
         return CreationFailed(at, name, instance_id, operation, project_number)
@@ -149,14 +164,14 @@ def _inserted(entry: _LogEntry, fallback_key: str, fallback_at: float) -> Event 
         # A node all the same: an old one, without its cluster's name, or one whose labels are in another
         # piece of the entry. Remembered as no node, its interruption would be ignored.
         return Ignored("no_cluster_label")
-    key = _key("created", entry, operation, fallback_key)
+    key = _key("created", entry, operation, delivery)
     return InstanceCreated(key, at, name, instance_id, operation, node, _spot(entry, labels), project_number)
 
 
-def _preempted(entry: _LogEntry, fallback_key: str, fallback_at: float) -> Event:
+def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
     name, instance_id, project_number = _subject(entry)
-    key = _key("interrupted", entry, _operation(entry), fallback_key)
-    return InstanceInterrupted(key, _at(entry, fallback_at), name, instance_id, project_number)
+    key = _key("interrupted", entry, _operation(entry), delivery)
+    return InstanceInterrupted(key, _at(entry, delivery, now), name, instance_id, project_number)
 
 
 _DECODERS: Final[Mapping[str, _Decoder]] = {
@@ -165,13 +180,8 @@ _DECODERS: Final[Mapping[str, _Decoder]] = {
 }
 
 
-class _Subject(NamedTuple):
-    name: InstanceName
-    instance_id: str
-    project_number: str
-
-
-def _subject(entry: _LogEntry) -> _Subject:
+def _subject(entry: _LogEntry) -> tuple[InstanceName, str, str]:
+    """The instance's name and id, and its project's number."""
     # An instance group's insert names the project by number in `resourceName`, a person's by id. The
     # monitored resource and the target link have the id in both, but either may be missing.
     named, linked = _instance_name(entry.get("resource_name")), _instance_name(entry.get("target_link"))
@@ -182,7 +192,7 @@ def _subject(entry: _LogEntry) -> _Subject:
     number = "" if project.isdecimal() else _number_in(named) or _number_in(linked)
     instance_id = entry.get("instance_id") or entry.get("target_id") or ""
     _refuse_unfit(project, where.zone, where.instance, instance_id, number)
-    return _Subject(InstanceName(project, where.zone, where.instance), instance_id, number)
+    return InstanceName(project, where.zone, where.instance), instance_id, number
 
 
 def _number_in(name: InstanceName | None) -> str:
@@ -190,7 +200,7 @@ def _number_in(name: InstanceName | None) -> str:
 
 
 def _instance_name(link: str | None) -> InstanceName | None:
-    """The name at the end of a path or URL, whatever API version and host it begins with."""
+    """The name at the end of a path or a URL, whatever API version and host it begins with."""
     found = _INSTANCE.search(link) if link else None
     return InstanceName(*found.groups()) if found else None
 
@@ -234,18 +244,19 @@ def _refuse_unfit(*values: str) -> None:
         )
 
 
-def _at(entry: _LogEntry, fallback_at: float) -> float:
-    for text in (entry.get("timestamp"), entry.get("receive_timestamp")):
-        at = _seconds(text) if text else None
-        if at is not None:
-            return at
-    return fallback_at
+def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
+    at = _seconds(entry.get("timestamp"))
+    if at is None:
+        at = _seconds(entry.get("receive_timestamp"))
+    if at is None:
+        at = delivery.published_at
+    return now if at is None else at
 
 
-def _seconds(text: str) -> float | None:
+def _seconds(text: str | None) -> float | None:
     """The time as seconds since the epoch; None for one of no use, which is no reason to refuse an entry."""
     # Python reads more than RFC 3339 (dates alone, weeks, whatever follows a NUL), but no leap second.
-    if not _TIMESTAMP.fullmatch(text):
+    if not text or not _TIMESTAMP.fullmatch(text):
         return None
     if text[_SECOND] == "60":
         text = f"{text[: _SECOND.start]}59{text[_SECOND.stop :]}"
@@ -265,21 +276,23 @@ def _operation(entry: _LogEntry) -> str:
     return operation if _is_plain(operation) else _digest(operation)
 
 
-def _key(kind: str, entry: _LogEntry, operation: str, fallback_key: str) -> str:
+def _key(kind: str, entry: _LogEntry, operation: str, delivery: Delivery) -> str:
     # The same entry can be exported twice, under two message ids: hence the message comes last.
+    if operation:
+        return _joined(kind, "operation", entry.get("producer") or "", operation)
+    log_name, timestamp, insert_id = entry.get("log_name"), entry.get("timestamp"), entry.get("insert_id")
+    if log_name and timestamp and insert_id:
+        return _joined(kind, "entry", log_name, timestamp, insert_id)
+    return _joined(kind, "message", delivery.key)
+
+
+def _joined(*parts: str) -> str:
     # Readable where possible, and in the order of time: operation ids begin with it, and an index
     # stays local that grows at its end.
-    log_name, timestamp, insert_id = entry.get("log_name"), entry.get("timestamp"), entry.get("insert_id")
-    if operation:
-        parts = [kind, "operation", entry.get("producer") or "", operation]
-    elif log_name and timestamp and insert_id:
-        parts = [kind, "entry", log_name, timestamp, insert_id]
-    else:
-        parts = [kind, "message", fallback_key]
     text = " ".join(parts)
     if _is_plain(text) and text.count(" ") == len(parts) - 1:
         return text
-    return f"{kind} sha256 {_digest(*parts)}"
+    return f"{parts[0]} sha256 {_digest(*parts)}"
 
 
 def _is_plain(text: str) -> bool:

@@ -34,10 +34,20 @@ class PushMessage:
     """Unique in its topic; "" for an unwrapped message without metadata."""
     subscription: str = ""
     """As sent, usually `projects/P/subscriptions/S`; "" where the delivery does not name it."""
-    published_at: float | None = None
-    """Seconds since the epoch."""
+    publish_time: str = ""
+    """As sent."""
     dead_letter_source: str = ""
     """The subscription that gave the message up, on a replay from its dead-letter topic."""
+
+    @property
+    def published_at(self) -> float | None:
+        """Seconds since the epoch; None where the delivery has no such time, or an odd one."""
+        try:
+            moment = datetime.fromisoformat(self.publish_time.upper())
+        except ValueError:
+            return None
+        # Neither end of the calendar: there, other offsets and rounding lead out of it.
+        return moment.timestamp() if moment.tzinfo and MINYEAR < moment.year < MAXYEAR else None
 
     @property
     def key(self) -> str:
@@ -67,7 +77,7 @@ def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Pus
         envelope.get("data", b""),
         message_id,
         envelope.get("subscription") or "",
-        _seconds(envelope.get("publish_time") or envelope.get("old_publish_time")),
+        _text(envelope.get("publish_time") or envelope.get("old_publish_time")),
         _text(envelope.get("dead_letter_source")),
     )
 
@@ -141,16 +151,6 @@ def _unwrapped(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> PushMessa
         data=body,
         message_id=metadata.get(b"x-goog-pubsub-message-id", ""),
         subscription=metadata.get(b"x-goog-pubsub-subscription-name", ""),
-        published_at=_seconds(metadata.get(b"x-goog-pubsub-publish-time")),
+        publish_time=metadata.get(b"x-goog-pubsub-publish-time", ""),
         dead_letter_source=metadata.get(_DEAD_LETTER_SOURCE_HEADER, ""),
     )
-
-
-def _seconds(publish_time: object) -> float | None:
-    # An odd time is no reason to refuse a message: the entry has its own.
-    try:
-        moment = datetime.fromisoformat(publish_time.upper()) if isinstance(publish_time, str) else None
-    except ValueError:
-        return None
-    # Neither end of the calendar: there, other offsets and rounding lead out of it.
-    return moment.timestamp() if moment and moment.tzinfo and MINYEAR < moment.year < MAXYEAR else None

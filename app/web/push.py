@@ -129,11 +129,7 @@ class PushEndpoint:
     def _decode(self, body: bytes, headers: Headers) -> Event | Ignored:
         message = decode_push(body, headers)
         self._check_subscription(message)
-        return decode_entry(
-            message.data,
-            fallback_key=message.key,
-            fallback_at=self.clock() if message.published_at is None else message.published_at,
-        )
+        return decode_entry(message.data, message, self.clock())
 
     def _settle(self, event: Event, respond: Callable[[Answer], None], result: Result) -> None:
         """Answer a push that was taken."""

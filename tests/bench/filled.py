@@ -16,6 +16,7 @@ from app.domain.events import Event, Ignored, InstanceCreated, Listed
 from app.domain.history import Query
 from app.domain.outcomes import Duplicate
 from app.gcp.auditlog import decode_entry
+from app.gcp.pubsub import PushMessage
 from app.store import OpenedStore, open_store
 from tests.bench.deliveries import POOLS, Delivery, entry_of
 from tests.bench.report import progress
@@ -77,7 +78,7 @@ def _live(path: Path, now: float) -> None:
 
 
 def _event(delivery: Delivery) -> Event:
-    event = decode_entry(entry_of(delivery), fallback_key="", fallback_at=delivery.at)
+    event = decode_entry(entry_of(delivery), PushMessage(b""), delivery.at)
     assert not isinstance(event, Ignored)
     return event
 

@@ -93,7 +93,7 @@ def _sample(first: int, options: argparse.Namespace) -> Sample:
 
 def _decoded(one: bytes) -> Event:
     message = decode_push(one)
-    event = decode_entry(message.data, fallback_key=message.key, fallback_at=0.0)
+    event = decode_entry(message.data, message, 0.0)
     assert not isinstance(event, Ignored)
     return event
 
@@ -101,9 +101,7 @@ def _decoded(one: bytes) -> Event:
 def _round(store: Store, sample: Sample, batch: int) -> Mapping[str, float]:
     envelopes = _measured(sample.bodies, decode_push)
     messages = [decode_push(one) for one in sample.bodies]
-    entries = _measured(
-        messages, lambda message: decode_entry(message.data, fallback_key=message.key, fallback_at=0.0)
-    )
+    entries = _measured(messages, lambda message: decode_entry(message.data, message, 0.0))
     batches = [sample.events[start : start + batch] for start in range(0, len(sample.events), batch)]
     applied: list[Applied] = []
     stored = _measured(batches, lambda events: applied.append(store.apply(events, time.time())))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -73,8 +73,17 @@ METHOD: Final = "protoPayload.methodName"
 PATH: Final = f"projects/shop-prod/zones/europe-west1-c/instances/{INSTANCE}"
 
 
+class Delivered(NamedTuple):
+    key: str = "fallback"
+    published_at: float | None = 1.5
+
+
+DELIVERY: Final = Delivered()
+NOW: Final = 2.5
+
+
 def decode(entry: JsonObject) -> Decoded:
-    return decode_entry(encoded(entry), fallback_key="fallback", fallback_at=1.5)
+    return decode_entry(encoded(entry), DELIVERY, NOW)
 
 
 def created(entry: JsonObject) -> InstanceCreated:
@@ -83,8 +92,8 @@ def created(entry: JsonObject) -> InstanceCreated:
     return event
 
 
-def keyed(entry: JsonObject, fallback_key: str = "fallback") -> str:
-    event = decode_entry(encoded(entry), fallback_key=fallback_key, fallback_at=1.5)
+def keyed(entry: JsonObject, delivery: Delivered = DELIVERY) -> str:
+    event = decode_entry(encoded(entry), delivery, NOW)
     assert isinstance(event, InstanceCreated | InstanceInterrupted)
     return event.key
 
@@ -616,7 +625,7 @@ def test_one_of_our_methods_in_another_shape_is_refused(entry: JsonObject) -> No
 )
 def test_what_is_no_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedEntryError):
-        decode_entry(data, fallback_key="fallback", fallback_at=1.5)
+        decode_entry(data, DELIVERY, NOW)
 
 
 @pytest.mark.parametrize(
@@ -712,11 +721,18 @@ def test_an_unusable_time_is_none(entry: JsonObject, timestamp: str) -> None:
             id="receive-timestamp",
         ),
         pytest.param(PREEMPTED | {"timestamp": "", "receiveTimestamp": None}, 1.5, id="empty-and-null"),
-        pytest.param(without(PREEMPTED, "timestamp", "receiveTimestamp"), 1.5, id="fallback"),
+        pytest.param(without(PREEMPTED, "timestamp", "receiveTimestamp"), 1.5, id="publish-time"),
     ],
 )
 def test_event_time(entry: JsonObject, at: float) -> None:
     assert decode(entry) == replace(INTERRUPTED, at=at)
+
+
+@pytest.mark.parametrize(("published_at", "at"), [(0.0, 0.0), (None, NOW)])
+def test_event_time_of_an_entry_without_times(published_at: float | None, at: float) -> None:
+    entry = encoded(without(PREEMPTED, "timestamp", "receiveTimestamp"))
+
+    assert decode_entry(entry, Delivered(published_at=published_at), NOW) == replace(INTERRUPTED, at=at)
 
 
 LOGGED: Final = without(changed(PREEMPTED, "insertId", "-1x"), "operation")
@@ -754,7 +770,9 @@ def test_key(entry: JsonObject, key: str) -> None:
 
 
 def test_a_redelivery_and_a_second_export_have_the_same_key() -> None:
-    assert keyed(PREEMPTED, "message-1") == keyed(PREEMPTED | {"insertId": "other"}, "message-2")
+    assert keyed(PREEMPTED, Delivered("message-1")) == keyed(
+        PREEMPTED | {"insertId": "other"}, Delivered("message-2")
+    )
 
 
 @pytest.mark.parametrize(
@@ -804,7 +822,7 @@ def test_a_key_is_short_and_printable_whatever_the_operation(path: str, text: st
 
 
 def test_an_odd_fallback_key_is_digested() -> None:
-    assert keyed(cut_down(PREEMPTED), "\n" * 1000).startswith("interrupted sha256 ")
+    assert keyed(cut_down(PREEMPTED), Delivered("\n" * 1000)).startswith("interrupted sha256 ")
 
 
 @pytest.mark.parametrize(
@@ -867,7 +885,7 @@ def grafts(entry: JsonObject) -> st.SearchStrategy[JsonObject]:
 def test_anything_anywhere_is_an_event_or_ignored_or_refused(entry: object) -> None:
     with suppress(MalformedEntryError):
         assert isinstance(
-            decode_entry(json.dumps(entry).encode(), fallback_key="fallback", fallback_at=1.5),
+            decode_entry(json.dumps(entry).encode(), DELIVERY, NOW),
             InstanceCreated | CreationFailed | InstanceInterrupted | Ignored,
         )
 
@@ -875,7 +893,7 @@ def test_anything_anywhere_is_an_event_or_ignored_or_refused(entry: object) -> N
 @given(data=st.binary())
 def test_any_bytes_are_ignored_or_refused(data: bytes) -> None:
     with suppress(MalformedEntryError):
-        assert isinstance(decode_entry(data, fallback_key="fallback", fallback_at=1.5), Ignored)
+        assert isinstance(decode_entry(data, DELIVERY, NOW), Ignored)
 
 
 @given(

@@ -19,6 +19,7 @@ import yaml
 
 from app.domain.events import Ignored
 from app.gcp.auditlog import decode_entry
+from app.gcp.pubsub import PushMessage
 from app.metrics import ENDPOINTS
 from app.settings import Settings, load_settings
 from tests.infra.log_filter import Filter, compiled
@@ -243,16 +244,13 @@ def test_what_a_filter_lets_through_is_an_event_to_the_exporter(
     entry: JsonObject, filters: Mapping[str, Filter]
 ) -> None:
     assert any(lets_through(entry) for lets_through in filters.values())
-    assert not isinstance(decode_entry(encoded(entry), fallback_key="", fallback_at=0), Ignored)
+    assert not isinstance(decode_entry(encoded(entry), PushMessage(b""), 0), Ignored)
 
 
 def test_nothing_that_the_filters_keep_out_would_have_been_counted() -> None:
     kept_out = [insert(last=True), insert(denied=True), _OLD_NODE, _OTHER_METHOD, system_event(), legacy()]
 
-    assert all(
-        isinstance(decode_entry(encoded(entry), fallback_key="", fallback_at=0), Ignored)
-        for entry in kept_out
-    )
+    assert all(isinstance(decode_entry(encoded(entry), PushMessage(b""), 0), Ignored) for entry in kept_out)
 
 
 def test_the_message_that_verifies_is_taken_and_counts_nothing() -> None:
@@ -260,7 +258,7 @@ def test_the_message_that_verifies_is_taken_and_counts_nothing() -> None:
     assert found is not None
     message = found[1].replace(r"\"", '"')
 
-    assert isinstance(decode_entry(message.encode(), fallback_key="", fallback_at=0), Ignored)
+    assert isinstance(decode_entry(message.encode(), PushMessage(b""), 0), Ignored)
 
 
 def variables() -> list[tuple[str, str, str]]:
