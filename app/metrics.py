@@ -5,7 +5,8 @@ https://prometheus.io/docs/instrumenting/writing_exporters/
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, product
 from math import inf
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -39,6 +40,8 @@ _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 _AT_THE_END_SECONDS: Final = 0.001
 """Not 0, which would be no hold at all: what is new still shows 0 at its first scrape."""
 _LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
+_DELAY_LE: Final = [*(floatToGoString(bound) for bound in _DELAY_BUCKETS), "+Inf"]
+_OWN: Final = "spot_interruption_exporter"
 
 _Row: TypeAlias = LabelSetTotals | ClusterTotals | LifetimeTotals
 _Key = TypeVar("_Key")
@@ -70,23 +73,15 @@ class Metrics:
         self._registry.register(_While(self._does_lead, self._shared))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
+        self._pushes = {endpoint: _Pushes() for endpoint in ENDPOINTS}
+        self._registry.register(_PushesCollector(self._pushes))
         self._make_own_series()
         self._start_at_zero(reasons)
-        # Every push needs these: looked up once, by what it says of itself.
-        self._answered = {
-            (endpoint, outcome): self._messages.labels(endpoint, outcome)
-            for endpoint, outcome in product(ENDPOINTS, OUTCOMES)
-        }
-        self._delayed = {endpoint: self._delay.labels(endpoint) for endpoint in ENDPOINTS}
-        self._pushed: dict[Endpoint, Gauge] = {}
         for project, failure in product(projects, listing_failures):
             self._listing_failures.labels(project, failure)
 
     def _make_own_series(self) -> None:
-        registry, own = self._registry, "spot_interruption_exporter"
-        self._messages = Counter(
-            f"{own}_push_messages_total", "Pushes answered 200", ["endpoint", "outcome"], registry=registry
-        )
+        registry, own = self._registry, _OWN
         self._errors = Counter(
             f"{own}_push_errors_total",
             "Pushes answered anything but 200",
@@ -97,19 +92,6 @@ class Metrics:
             f"{own}_pending_released_total",
             "Waiting interruptions that were released, by what explained or ended them",
             ["by"],
-            registry=registry,
-        )
-        self._delay = Histogram(
-            f"{own}_event_delay_seconds",
-            "Time from an event's log timestamp to its commit",
-            ["endpoint"],
-            buckets=_DELAY_BUCKETS,
-            registry=registry,
-        )
-        self._last_push = Gauge(
-            f"{own}_last_push_timestamp_seconds",
-            "When the newest authentic push came",
-            ["endpoint"],
             registry=registry,
         )
         self._pending = Gauge(
@@ -204,14 +186,11 @@ class Metrics:
 
     def pushed(self, endpoint: Endpoint, at: float) -> None:
         """An authentic push has come."""
-        pushed = self._pushed.get(endpoint)
-        if pushed is None:  # what has not happened has no series
-            pushed = self._pushed[endpoint] = self._last_push.labels(endpoint)
-        pushed.set(at)
+        self._pushes[endpoint].last_at = at
 
     def answered(self, endpoint: Endpoint, outcome: str) -> None:
         """A push was answered 200."""
-        self._answered[endpoint, outcome].inc()
+        self._pushes[endpoint].answered[outcome] += 1
 
     def refused(self, endpoint: Endpoint, reason: str) -> None:
         """A push was answered anything else."""
@@ -219,7 +198,7 @@ class Metrics:
 
     def delayed(self, endpoint: Endpoint, seconds: float) -> None:
         """An event was committed that long after it was logged."""
-        self._delayed[endpoint].observe(max(seconds, 0.0))
+        self._pushes[endpoint].delay(max(seconds, 0.0))
 
     def listed(self, project: str, *, at: float, seconds: float, instances: int) -> None:
         """The project's fleet was listed completely; the listing speaks for the moment `at`."""
@@ -249,7 +228,7 @@ class Metrics:
 
     def own(self, names: Iterable[str]) -> Sequence[Sample]:
         """Samples of the exporter's own series, by their names without the prefix."""
-        full = [f"spot_interruption_exporter_{name}" for name in names]
+        full = [f"{_OWN}_{name}" for name in names]
         return [
             sample
             for registry in (self._registry, self._shared)
@@ -275,6 +254,54 @@ class _While(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._registry.collect() if self._holds() else ()
+
+
+class _Pushes:
+    """What one endpoint's pushes came to: plain numbers, for there are three changes a push.
+
+    prometheus_client's own take a lock for each change, and four times as long.
+    """
+
+    def __init__(self) -> None:
+        self.last_at: float | None = None
+        self.answered = dict.fromkeys(OUTCOMES, 0)
+        self.delays = [0] * len(_DELAY_LE)
+        self.delay_seconds = 0.0
+
+    def delay(self, seconds: float) -> None:
+        self.delays[bisect_left(_DELAY_BUCKETS, seconds)] += 1
+        self.delay_seconds += seconds
+
+
+class _PushesCollector(Collector):
+    """Renders what the endpoints' pushes came to."""
+
+    def __init__(self, pushes: Mapping[Endpoint, _Pushes]) -> None:
+        self._pushes = pushes
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()  # the registry knows them by name only then
+
+    def collect(self) -> Iterator[Metric]:
+        messages = CounterMetricFamily(
+            f"{_OWN}_push_messages", "Pushes answered 200", labels=["endpoint", "outcome"]
+        )
+        delay = HistogramMetricFamily(
+            f"{_OWN}_event_delay_seconds",
+            "Time from an event's log timestamp to its commit",
+            labels=["endpoint"],
+        )
+        last = GaugeMetricFamily(
+            f"{_OWN}_last_push_timestamp_seconds", "When the newest authentic push came", labels=["endpoint"]
+        )
+        for endpoint, pushes in self._pushes.items():
+            for outcome, number in pushes.answered.items():
+                messages.add_metric([endpoint, outcome], number)
+            cumulated = accumulate(pushes.delays)
+            delay.add_metric([endpoint], list(zip(_DELAY_LE, cumulated, strict=True)), pushes.delay_seconds)
+            if pushes.last_at is not None:  # what has not happened has no series
+                last.add_metric([endpoint], pushes.last_at)
+        yield from (messages, delay, last)
 
 
 class _TotalsCollector(Collector):

@@ -289,6 +289,21 @@ def test_a_delay_is_from_the_log_to_the_commit(exporter: Exporter) -> None:
     assert exporter.value(f"{OWN}_event_delay_seconds_sum", endpoint="interruption") == 0
 
 
+def test_delays_are_told_apart_by_their_bounds() -> None:
+    metrics = Metrics()
+    for seconds in (0.0, 0.5, 0.75, 604800.0, 1e9):
+        metrics.delayed("creation", seconds)
+
+    bounds = {"0.5": 2, "1.0": 3, "86400.0": 3, "604800.0": 4, "+Inf": 5}
+    buckets = {
+        bound: value(metrics, f"{OWN}_event_delay_seconds_bucket", endpoint="creation", le=bound)
+        for bound in bounds
+    }
+    assert buckets == bounds
+    assert value(metrics, f"{OWN}_event_delay_seconds_sum", endpoint="creation") == 1000604801.25
+    assert value(metrics, f"{OWN}_event_delay_seconds_count", endpoint="interruption") == 0
+
+
 def test_the_cluster_label_is_the_configured_one(tmp_path: Path) -> None:
     with Exporter(tmp_path, {"prometheus.cluster_label": "target_kubernetes_cluster"}) as exporter:
         story(exporter)
