@@ -8,7 +8,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from app.domain.batch import Batch
 from app.domain.events import InstanceInterrupted, InstanceName, Node
@@ -32,21 +32,9 @@ class Memory:
 
 
 SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
-# Every statement, and every row that is fetched, lets go of the interpreter's lock, and has to get it back
-# from the busy event loop. So everything is one row: JSON, in which quote() keeps a number exact.
-_LOAD: Final = """
-    SELECT
-        (SELECT json_group_array(key) FROM seen WHERE key IN (SELECT value FROM json_each(:keys))),
-        (SELECT json_group_array(json_array(
-                name, identity, kind, cluster, cluster_location, node_pool, machine_type,
-                json(quote(recorded_at)), spot, alive, announced, failed, timed, overflowed, operation,
-                json(lower(quote(created_at))), json(lower(quote(started_at))),
-                json(lower(quote(interrupted_at))), json(lower(quote(ended_at)))))
-            FROM instances WHERE name IN (SELECT value FROM json_each(:names))),
-        CASE WHEN EXISTS (SELECT 1 FROM parked) THEN
-            (SELECT json_group_array(json_array(key, name, id, json(quote(at)), json(quote(until))))
-                FROM parked WHERE name IN (SELECT value FROM json_each(:names)))
-        ELSE '[]' END"""
+_SELECT_SEEN: Final = "SELECT key FROM seen WHERE key IN (SELECT value FROM json_each(?))"
+_SELECT_INSTANCES: Final = "SELECT * FROM instances WHERE name IN (SELECT value FROM json_each(?))"
+_SELECT_PARKED_OF: Final = "SELECT * FROM parked WHERE name IN (SELECT value FROM json_each(?))"
 _ROWS_A_STATEMENT: Final = (64, 32, *range(16, 0, -1))
 """Not any number, so that each statement stays prepared."""
 _KINDS: Final = tuple(Kind)
@@ -81,9 +69,12 @@ def load(
 ) -> None:
     """Read ahead everything under the names, and which of the keys were seen."""
     asked = {_text(name): name for name in batch.unread(names)}
-    (row,) = connection.execute(_LOAD, {"names": _dumps([*asked]), "keys": _dumps(keys)})
-    seen, instances, parked = map(from_json, row)
-    batch.load(seen, [_instance(asked[one[0]], one) for one in instances], [parked_of(one) for one in parked])
+    texts = (_dumps([*asked]),)
+    batch.load(
+        [key for (key,) in connection.execute(_SELECT_SEEN, (_dumps(keys),))],
+        [_instance(asked[row[0]], row) for row in connection.execute(_SELECT_INSTANCES, texts)],
+        [parked_of(row) for row in connection.execute(_SELECT_PARKED_OF, texts)],
+    )
 
 
 def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
@@ -242,19 +233,19 @@ def name_of(text: str) -> InstanceName:
 
 
 def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
-    spot, alive, announced, failed, timed, overflowed = map(bool, row[8:14])
+    spot, alive, announced, failed, timed, overflowed = row[8:14]
     return Instance(
         name,
         row[1],
         _KINDS[row[2]],
         Node(*row[3:7]),
         row[7],
-        spot,
-        alive,
-        announced,
-        failed,
-        timed,
-        overflowed,
+        bool(spot),
+        bool(alive),
+        bool(announced),
+        bool(failed),
+        bool(timed),
+        bool(overflowed),
         *row[14:],
     )
 

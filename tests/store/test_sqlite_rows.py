@@ -1,16 +1,18 @@
-import json
-import sqlite3
-from contextlib import closing
-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.store import open_store
+from tests.domain.examples import NOW, created, interrupted
+from tests.store.conftest import RULES
 
-@given(st.lists(st.floats(allow_nan=False), min_size=1))
-def test_numbers_that_sqlite_quotes_are_read_exactly(numbers: list[float]) -> None:
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE TABLE numbers (number REAL)")
-        connection.executemany("INSERT INTO numbers VALUES (?)", [(number,) for number in numbers])
-        (quoted,) = connection.execute("SELECT json_group_array(quote(number)) FROM numbers").fetchone()
 
-    assert [float(text) for text in json.loads(quoted)] == numbers
+@given(st.floats(0, 1e10), st.floats(0, 1e10))
+def test_moments_are_read_as_they_were_written(one: float, other: float) -> None:
+    born, ended = sorted((one, other))
+    store = open_store("sqlite:///:memory:", RULES).store
+    store.apply([created(at=born)], NOW)
+
+    (counted,) = store.apply([interrupted(at=ended)], NOW).counted
+    store.close()
+
+    assert counted.age == ended - born
