@@ -128,7 +128,7 @@ def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
                 row.instances,
                 row.instance_seconds,
                 row.touched_at,
-                row.revealed,
+                +row.revealed,
             )
             for row in changed.label_sets.values()
         ],
@@ -137,7 +137,7 @@ def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
         connection,
         "INSERT OR REPLACE INTO clusters",
         [
-            (row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, row.revealed)
+            (row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, +row.revealed)
             for row in changed.clusters.values()
         ],
     )
@@ -145,14 +145,14 @@ def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
         connection,
         "INSERT OR REPLACE INTO lifetimes",
         [
-            (row.cluster, row.machine_type, json.dumps(row.buckets), row.sum, row.touched_at, row.revealed)
+            (row.cluster, row.machine_type, _dumps(row.buckets), row.sum, row.touched_at, +row.revealed)
             for row in changed.lifetimes.values()
         ],
     )
 
 
 def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """Insert the rows, in their order, with few statements; see above."""
+    """Insert the rows, in their order, with few statements."""
     start = 0
     for size in _ROWS_A_STATEMENT:
         while len(rows) - start >= size:
@@ -219,8 +219,8 @@ def _last_as_bool(row: Sequence[Any]) -> Iterable[Any]:
     return (*row[:-1], bool(row[-1]))
 
 
-def _dumps(texts: Sequence[str]) -> str:
-    return to_json(texts).decode()
+def _dumps(values: Sequence[str] | Sequence[int]) -> str:
+    return to_json(values).decode()
 
 
 def _text(name: InstanceName) -> str:
@@ -250,19 +250,22 @@ def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
     )
 
 
+# A plus makes an int of a bool: sqlite3 binds an int as it is, and asks its adapters of anything else first.
+
+
 def _instance_row(instance: Instance) -> tuple[object, ...]:
     return (
         _text(instance.name),
         instance.identity,
-        int(instance.kind),
+        +instance.kind,
         *instance.node,
         instance.recorded_at,
-        instance.spot,
-        instance.alive,
-        instance.announced,
-        instance.failed,
-        instance.timed,
-        instance.overflowed,
+        +instance.spot,
+        +instance.alive,
+        +instance.announced,
+        +instance.failed,
+        +instance.timed,
+        +instance.overflowed,
         instance.operation,
         instance.created_at,
         instance.started_at,
@@ -292,6 +295,6 @@ def _ledger_row(counted: Counted, identity: str, now: float) -> tuple[object, ..
         *counted.node,
         counted.counted_as,
         counted.age,
-        counted.explained,
+        +counted.explained,
         counted.released_by,
     )
