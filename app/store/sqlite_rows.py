@@ -35,8 +35,9 @@ SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
 _SELECT_SEEN: Final = "SELECT key FROM seen WHERE key IN (SELECT value FROM json_each(?))"
 _SELECT_INSTANCES: Final = "SELECT * FROM instances WHERE name IN (SELECT value FROM json_each(?))"
 _SELECT_PARKED_OF: Final = "SELECT * FROM parked WHERE name IN (SELECT value FROM json_each(?))"
-_ROWS_A_STATEMENT: Final = (64, 32, *range(16, 0, -1))
-"""Not any number, so that each statement stays prepared."""
+_ROWS_A_STATEMENT: Final = 16
+"""At most: so the statement of each number stays prepared. And what a statement of many rows changes, SQLite
+saves page by page until its end; beyond 64 KiB in a file."""
 _KINDS: Final = tuple(Kind)
 
 
@@ -153,12 +154,9 @@ def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
 
 def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Insert the rows, in their order, with few statements."""
-    start = 0
-    for size in _ROWS_A_STATEMENT:
-        while len(rows) - start >= size:
-            some = rows[start : start + size]
-            connection.execute(_statement(into, size, len(some[0])), [*chain.from_iterable(some)])
-            start += size
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        some = rows[start : start + _ROWS_A_STATEMENT]
+        connection.execute(_statement(into, len(some), len(some[0])), [*chain.from_iterable(some)])
 
 
 @cache
