@@ -39,6 +39,9 @@ _ROWS_A_STATEMENT: Final = 16
 """At most: so the statement of each number stays prepared. And what a statement of many rows changes, SQLite
 saves page by page until its end; beyond 64 KiB in a file."""
 _KINDS: Final = tuple(Kind)
+# sqlite3 binds a str, an int or a float as it is, and of anything else asks its adapters first, which takes
+# seven times as long. So rows hold +flag, an int, and where None is the rule, NaN: SQLite keeps it as NULL.
+_NULL: Final = float("nan")
 
 
 def read_memory(connection: sqlite3.Connection) -> Memory:
@@ -248,9 +251,6 @@ def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
     )
 
 
-# A plus makes an int of a bool: sqlite3 binds an int as it is, and asks its adapters of anything else first.
-
-
 def _instance_row(instance: Instance) -> tuple[object, ...]:
     return (
         _text(instance.name),
@@ -266,7 +266,7 @@ def _instance_row(instance: Instance) -> tuple[object, ...]:
         +instance.overflowed,
         instance.operation,
         instance.created_at,
-        instance.started_at,
+        _NULL if instance.started_at is None else instance.started_at,
         instance.interrupted_at,
         instance.ended_at,
     )
@@ -292,7 +292,7 @@ def _ledger_row(counted: Counted, identity: str, now: float) -> tuple[object, ..
         identity,
         *counted.node,
         counted.counted_as,
-        counted.age,
+        _NULL if counted.age is None else counted.age,
         +counted.explained,
-        counted.released_by,
+        counted.released_by or _NULL,
     )
