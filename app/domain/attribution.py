@@ -56,9 +56,15 @@ class See:
 
 @value
 class Keep:
-    """The incarnation is now this."""
+    """The incarnation is now this, and enters the totals with what is told of it."""
 
     instance: Instance
+    created: bool = False
+    """Its creation was announced, and it is Spot."""
+    failed: bool = False
+    """That creation has failed."""
+    counted: Counted | None = None
+    """It was interrupted: this enters the ledger too."""
 
 
 @value
@@ -94,22 +100,6 @@ class Release:
 
 
 @value
-class Count:
-    """An interruption of the incarnation enters the totals and the ledger."""
-
-    counted: Counted
-    identity: str
-
-
-@value
-class CountCreation:
-    """The announced creation of a Spot incarnation enters the totals; or its failure."""
-
-    instance: Instance
-    failed: bool
-
-
-@value
 class Explain:
     """Ledger rows of the incarnation get its node; their `counted_as` stays, and so do the totals."""
 
@@ -118,7 +108,7 @@ class Explain:
     node: Node
 
 
-Change: TypeAlias = See | Keep | Forget | Show | Park | Release | Count | CountCreation | Explain
+Change: TypeAlias = See | Keep | Forget | Show | Park | Release | Explain
 
 
 @value
@@ -194,21 +184,18 @@ class Draft:
         self.changes: list[Change] = []
         self.now = now
 
-    def keep(self, instance: Instance) -> None:
+    def keep(self, instance: Instance, counted: Counted | None = None) -> None:
         """Keep the incarnation; a creation (or its failure) counts when it first is both announced and Spot.
 
         An interruption may prove an announced instance to be Spot, so the order of the two does not matter.
         """
         before = self.incarnations.get(instance.identity)
         self.incarnations[instance.identity] = instance
-        self.changes.append(Keep(instance))
-        if not (instance.announced and instance.spot):
-            return
-        told = before is not None and before.announced and before.spot
-        if not told:
-            self.changes.append(CountCreation(instance, failed=False))
-        if instance.failed and not (told and before is not None and before.failed):
-            self.changes.append(CountCreation(instance, failed=True))
+        counts = instance.announced and instance.spot
+        told = before if before is not None and before.announced and before.spot else None
+        created = counts and told is None
+        failed = counts and instance.failed and not (told is not None and told.failed)
+        self.changes.append(Keep(instance, created, failed, counted))
 
     def rename(self, instance: Instance, identity: str) -> Instance:
         """The same incarnation, now that its identity is known."""
@@ -247,6 +234,7 @@ def _settle(
     start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
     ends = _ends(event, incarnation)
     age = event.at - start if start is not None and not incarnation.timed and event.at >= start else None
+    counted = _counted(event, incarnation, age, released_by)
     draft.keep(
         incarnation._replace(
             spot=True,
@@ -255,10 +243,9 @@ def _settle(
             interrupted_at=_latest(incarnation.interrupted_at, event.at),
             ended_at=_earliest(incarnation.ended_at, event.at) if ends else incarnation.ended_at,
             recorded_at=draft.now,
-        )
+        ),
+        counted,
     )
-    counted = _counted(event, incarnation, age, released_by)
-    draft.changes.append(Count(counted, incarnation.identity))
     return counted
 
 

@@ -11,8 +11,6 @@ from typing import assert_never
 from app.domain import attribution, fleet
 from app.domain.attribution import (
     Change,
-    Count,
-    CountCreation,
     Decision,
     Explain,
     Forget,
@@ -187,13 +185,9 @@ class Batch:
             case See():
                 self.seen[change.key] = True
             case Keep():
-                self._keep(change.instance)
-            case Count():
-                self._count(change)
+                self._keep(change)
             case Show():
                 self._show(change)
-            case CountCreation():
-                self._count_creation(change)
             case Park():
                 self.pending += 1
                 self._park(change.parked)
@@ -209,31 +203,50 @@ class Batch:
             case _:
                 assert_never(change)
 
-    def _keep(self, instance: Instance) -> None:
+    def _keep(self, keep: Keep) -> None:
+        instance = keep.instance
         incarnations = self._incarnations[instance.name]
         before = incarnations.get(instance.identity)
+        labels = instance.labels
         overflowed = before.overflowed if before is not None else instance.overflowed
         if instance.spot and not overflowed:
-            overflowed = not self.tally.admits(instance.labels)
+            overflowed = not self.tally.admits(labels)
         if overflowed != instance.overflowed:
             instance = instance._replace(overflowed=overflowed)
-        self._move_gauge(before, instance)
+        if overflowed:
+            labels = OTHER_LABELS
+        self._move_gauge(_gauge(before), labels if instance.live_spot else None)
         incarnations[instance.identity] = instance
         self.kept[instance.name, instance.identity] = instance
+        if keep.counted is not None:
+            self._count(keep.counted, instance, labels)
+        if keep.created or keep.failed:
+            self._count_creation(keep, instance, labels)
 
     def _forget(self, name: InstanceName, identity: str) -> None:
-        self._move_gauge(self._incarnations[name].pop(identity), None)
+        self._move_gauge(_gauge(self._incarnations[name].pop(identity)), None)
         self.kept[name, identity] = None
 
-    def _move_gauge(self, before: Instance | None, after: Instance | None) -> None:
-        was = _series(before) if before is not None and before.live_spot else None
-        now = _series(after) if after is not None and after.live_spot else None
-        if was == now:
+    def _move_gauge(self, before: Labels | None, after: Labels | None) -> None:
+        if before == after:
             return
-        if was is not None:
-            self.tally.label_set(was).instances -= 1
-        if now is not None:
-            self.tally.label_set(now).instances += 1
+        if before is not None:
+            self.tally.label_set(before).instances -= 1
+        if after is not None:
+            self.tally.label_set(after).instances += 1
+
+    def _count(self, counted: Counted, instance: Instance, labels: Labels) -> None:
+        self.overflowed += instance.overflowed
+        if counted.counted_as != labels.cluster:
+            counted = replace(counted, counted_as=labels.cluster)
+        self.tally.count(labels, counted.at, counted.age)
+        self.counted.append((counted, instance.identity))
+
+    def _count_creation(self, keep: Keep, instance: Instance, labels: Labels) -> None:
+        self.overflowed += (keep.created + keep.failed) * instance.overflowed
+        row = self.tally.label_set(labels)
+        row.created += keep.created
+        row.failed += keep.failed
 
     def _park(self, parked: Parked) -> None:
         self.parked[parked.event.key] = parked
@@ -248,26 +261,9 @@ class Batch:
         else:
             self.tally.show(labels if self.tally.admits(labels) else OTHER_LABELS)
 
-    def _count(self, change: Count) -> None:
-        counted = change.counted
-        labels = self._series_to_raise(self._incarnations[counted.name][change.identity])
-        if counted.counted_as != labels.cluster:
-            counted = replace(counted, counted_as=labels.cluster)
-        self.tally.count(labels, counted.at, counted.age)
-        self.counted.append((counted, change.identity))
 
-    def _count_creation(self, change: CountCreation) -> None:
-        instance = self._incarnations[change.instance.name][change.instance.identity]
-        row = self.tally.label_set(self._series_to_raise(instance))
-        if change.failed:
-            row.failed += 1
-        else:
-            row.created += 1
-
-    def _series_to_raise(self, instance: Instance) -> Labels:
-        self.overflowed += instance.overflowed
-        return _series(instance)
-
-
-def _series(instance: Instance) -> Labels:
+def _gauge(instance: Instance | None) -> Labels | None:
+    """The label set under which the gauge counts the incarnation, if it does."""
+    if instance is None or not instance.live_spot:
+        return None
     return OTHER_LABELS if instance.overflowed else instance.labels
