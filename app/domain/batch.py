@@ -204,27 +204,34 @@ class Batch:
                 assert_never(change)
 
     def _keep(self, keep: Keep) -> None:
-        instance = keep.instance
-        incarnations = self._incarnations[instance.name]
-        before = incarnations.get(instance.identity)
+        incarnations = self._incarnations[keep.instance.name]
+        before = incarnations.get(keep.instance.identity)
+        instance, series = self._in_series(keep.instance, before)
+        incarnations[instance.identity] = instance
+        self.kept[instance.name, instance.identity] = instance
+        was = None
+        if before is not None and before.live_spot:
+            stays = before.node == instance.node and before.overflowed == instance.overflowed
+            was = series if stays else _series(before)
+        self._move_gauge(was, series if instance.live_spot else None)
+        if keep.counted is not None:
+            self._count(keep.counted, instance, series)
+        if keep.created or keep.failed:
+            self._count_creation(keep, instance, series)
+
+    def _in_series(self, instance: Instance, before: Instance | None) -> tuple[Instance, Labels]:
+        """The incarnation and the label set of its series: `other`'s, where there is no room for its own."""
         labels = instance.labels
-        overflowed = before.overflowed if before is not None else instance.overflowed
+        overflowed = instance.overflowed if before is None else before.overflowed
         if instance.spot and not overflowed:
             overflowed = not self.tally.admits(labels)
         if overflowed != instance.overflowed:
             instance = instance._replace(overflowed=overflowed)
-        if overflowed:
-            labels = OTHER_LABELS
-        self._move_gauge(_gauge(before), labels if instance.live_spot else None)
-        incarnations[instance.identity] = instance
-        self.kept[instance.name, instance.identity] = instance
-        if keep.counted is not None:
-            self._count(keep.counted, instance, labels)
-        if keep.created or keep.failed:
-            self._count_creation(keep, instance, labels)
+        return instance, OTHER_LABELS if overflowed else labels
 
     def _forget(self, name: InstanceName, identity: str) -> None:
-        self._move_gauge(_gauge(self._incarnations[name].pop(identity)), None)
+        forgotten = self._incarnations[name].pop(identity)
+        self._move_gauge(_series(forgotten) if forgotten.live_spot else None, None)
         self.kept[name, identity] = None
 
     def _move_gauge(self, before: Labels | None, after: Labels | None) -> None:
@@ -235,16 +242,16 @@ class Batch:
         if after is not None:
             self.tally.label_set(after).instances += 1
 
-    def _count(self, counted: Counted, instance: Instance, labels: Labels) -> None:
+    def _count(self, counted: Counted, instance: Instance, series: Labels) -> None:
         self.overflowed += instance.overflowed
-        if counted.counted_as != labels.cluster:
-            counted = replace(counted, counted_as=labels.cluster)
-        self.tally.count(labels, counted.at, counted.age)
+        if counted.counted_as != series.cluster:
+            counted = replace(counted, counted_as=series.cluster)
+        self.tally.count(series, counted.at, counted.age)
         self.counted.append((counted, instance.identity))
 
-    def _count_creation(self, keep: Keep, instance: Instance, labels: Labels) -> None:
+    def _count_creation(self, keep: Keep, instance: Instance, series: Labels) -> None:
         self.overflowed += (keep.created + keep.failed) * instance.overflowed
-        row = self.tally.label_set(labels)
+        row = self.tally.label_set(series)
         row.created += keep.created
         row.failed += keep.failed
 
@@ -262,8 +269,5 @@ class Batch:
             self.tally.show(labels if self.tally.admits(labels) else OTHER_LABELS)
 
 
-def _gauge(instance: Instance | None) -> Labels | None:
-    """The label set under which the gauge counts the incarnation, if it does."""
-    if instance is None or not instance.live_spot:
-        return None
+def _series(instance: Instance) -> Labels:
     return OTHER_LABELS if instance.overflowed else instance.labels
