@@ -235,18 +235,33 @@ def _settle(
     ends = _ends(event, incarnation)
     age = event.at - start if start is not None and not incarnation.timed and event.at >= start else None
     counted = _counted(event, incarnation, age, released_by)
-    draft.keep(
-        incarnation._replace(
-            spot=True,
-            alive=incarnation.alive and not ends,
-            timed=incarnation.timed or ends,
-            interrupted_at=_latest(incarnation.interrupted_at, event.at),
-            ended_at=_earliest(incarnation.ended_at, event.at) if ends else incarnation.ended_at,
-            recorded_at=draft.now,
-        ),
-        counted,
-    )
+    draft.keep(_after(event, incarnation, draft.now, ends=ends), counted)
     return counted
+
+
+def _after(event: InstanceInterrupted, before: Instance, now: float, *, ends: bool) -> Instance:
+    """The incarnation once it was interrupted."""
+    # By position: every interruption comes here, and `_replace` looks for each field by its name.
+    name, identity, kind, node, _, _, alive, announced, failed, timed, overflowed, operation, *times = before
+    created_at, started_at, interrupted_at, ended_at = times
+    return Instance(
+        name,
+        identity,
+        kind,
+        node,
+        now,
+        True,  # noqa: FBT003 - that it was interrupted proves it to be Spot
+        alive and not ends,
+        announced,
+        failed,
+        timed or ends,
+        overflowed,
+        operation,
+        created_at,
+        started_at,
+        _latest(interrupted_at, event.at),
+        _earliest(ended_at, event.at) if ends else ended_at,
+    )
 
 
 def _ends(event: InstanceInterrupted, incarnation: Instance) -> bool:
@@ -446,8 +461,8 @@ def _birth(incarnation: Instance) -> float:
 
 
 def _latest(known: float | None, at: float) -> float:
-    return at if known is None else max(known, at)
+    return at if known is None or at > known else known
 
 
 def _earliest(known: float | None, at: float) -> float:
-    return at if known is None else min(known, at)
+    return at if known is None or at < known else known
