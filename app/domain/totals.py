@@ -177,21 +177,30 @@ class Tally:
 
     def label_set(self, labels: Labels) -> LabelSetTotals:
         """The label set's row, to change."""
-        return self._row(labels, self._base.label_sets, self.changed.label_sets) or self._new(
-            labels, self.changed.label_sets, LabelSetTotals(labels)
+        base, changed = self._base.label_sets, self.changed.label_sets
+        return (
+            changed.get(labels)
+            or self._touch(labels, base, changed)
+            or self._new(labels, changed, LabelSetTotals(labels))
         )
 
     def cluster(self, cluster: str) -> ClusterTotals:
         """The cluster's row, to change."""
-        return self._row(cluster, self._base.clusters, self.changed.clusters) or self._new(
-            cluster, self.changed.clusters, ClusterTotals(cluster)
+        base, changed = self._base.clusters, self.changed.clusters
+        return (
+            changed.get(cluster)
+            or self._touch(cluster, base, changed)
+            or self._new(cluster, changed, ClusterTotals(cluster))
         )
 
     def lifetime(self, cluster: str, machine_type: str) -> LifetimeTotals:
         """The histogram's row, to change."""
         key = (cluster, machine_type)
-        return self._row(key, self._base.lifetimes, self.changed.lifetimes) or self._new(
-            key, self.changed.lifetimes, LifetimeTotals(cluster, machine_type)
+        base, changed = self._base.lifetimes, self.changed.lifetimes
+        return (
+            changed.get(key)
+            or self._touch(key, base, changed)
+            or self._new(key, changed, LifetimeTotals(cluster, machine_type))
         )
 
     def show(self, labels: Labels) -> None:
@@ -213,16 +222,17 @@ class Tally:
         cluster = self.cluster(labels.cluster)
         cluster.interruptions += 1
         newest = cluster.last_interruption_at
-        cluster.last_interruption_at = at if newest is None else max(newest, at)
+        if newest is None or at > newest:
+            cluster.last_interruption_at = at
         lifetime = self.lifetime(labels.cluster, labels.machine_type)
         if age is not None:
             lifetime.observe(age)
 
-    def _row(self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row]) -> _Row | None:
-        row = changed.get(key)
-        if row is None and (shared := base.get(key)) is not None:
-            row = changed[key] = shared.copied()
-            row.touched_at = self._now
+    def _touch(self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row]) -> _Row | None:
+        if key not in base:
+            return None
+        row = changed[key] = base[key].copied()
+        row.touched_at = self._now
         return row
 
     def _new(self, key: _Key, changed: dict[_Key, _Row], row: _Row) -> _Row:
