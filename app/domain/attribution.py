@@ -4,6 +4,7 @@ Pure and total: no I/O, no clock. Changes are values; a store makes them durable
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from typing import Final, TypeAlias, assert_never
 
 from app.domain.events import (
@@ -43,7 +44,8 @@ class Known:
     """What the store knows of an event: whether it was seen, and everything under its instance name."""
 
     seen: bool = False
-    incarnations: Sequence[Instance] = ()
+    incarnations: Mapping[str, Instance] = field(default_factory=dict)
+    """By identity."""
     parked: Sequence[Parked] = ()
 
 
@@ -154,7 +156,7 @@ def expire(parked: Parked, known: Known, now: float) -> Decision:
     return Decision(_settle(event, incarnation, draft, "expiry"), draft.changes)
 
 
-def move(incarnations: Sequence[Instance], there: Known, name: InstanceName, now: float) -> Sequence[Change]:
+def move(incarnations: Iterable[Instance], there: Known, name: InstanceName, now: float) -> Sequence[Change]:
     """Have incarnations go on under the name in the project's other spelling, beside what is known there.
 
     `there` has what waits under both.
@@ -179,8 +181,8 @@ class Draft:
 
     __slots__ = ("changes", "incarnations", "now")
 
-    def __init__(self, incarnations: Iterable[Instance], now: float) -> None:
-        self.incarnations = {incarnation.identity: incarnation for incarnation in incarnations}
+    def __init__(self, incarnations: Mapping[str, Instance], now: float) -> None:
+        self.incarnations = dict(incarnations)
         self.changes: list[Change] = []
         self.now = now
 

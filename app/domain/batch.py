@@ -142,7 +142,7 @@ class Batch:
     def rename(self, name: InstanceName, project: str) -> None:
         """Move everything under a name to the same name in the project's other spelling."""
         renamed = name._replace(project=project)
-        moving = self._known(name).incarnations
+        moving = self._known(name).incarnations.values()
         for waiting in self._waiting.pop(name, {}).values():
             self._park(replace(waiting, event=replace(waiting.event, name=renamed)))
         self._make_all(attribution.move(moving, self._known(renamed), renamed, self._now))
@@ -163,12 +163,8 @@ class Batch:
         )
 
     def _known(self, name: InstanceName, *, seen: bool = False) -> Known:
-        incarnations, waiting = self._incarnations.get(name), self._waiting.get(name)
-        return Known(
-            seen,
-            tuple(incarnations.values()) if incarnations else (),
-            tuple(waiting.values()) if waiting else (),
-        )
+        waiting = self._waiting.get(name)
+        return Known(seen, self._incarnations[name], tuple(waiting.values()) if waiting else ())
 
     def _enact(self, decision: Decision) -> Outcome:
         self._make_all(decision.changes)

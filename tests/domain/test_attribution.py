@@ -462,7 +462,7 @@ def test_a_lifetime_is_since_the_last_start() -> None:
 def test_an_explained_interruption_that_still_waits_is_settled_at_the_end_of_its_grace() -> None:
     instance = Instance(NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100)
 
-    decision = expire(Parked(interrupted(), NOW), Known(incarnations=[instance]), NOW)
+    decision = expire(Parked(interrupted(), NOW), Known(incarnations={"1": instance}), NOW)
 
     assert decision.outcome == row(released_by="expiry", key=interrupted().key)
 
@@ -495,7 +495,7 @@ def test_what_has_ended_is_recorded_by_the_exporters_clock() -> None:
 def test_a_duplicate_changes_nothing_but_when_its_key_was_seen(
     event: InstanceCreated | InstanceInterrupted,
 ) -> None:
-    known = Known(seen=True, incarnations=[Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)])
+    known = Known(seen=True, incarnations={"1": Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)})
 
     assert decide(event, known, Rules(), NOW) == Decision(Duplicate(), [See(event.key)])
 

@@ -403,7 +403,7 @@ def test_an_instance_is_written_again_when_it_changed_or_seldom(
     told: Listed,
     renewed: bool,  # noqa: FBT001 - a row
 ) -> None:
-    changes = hear(told, Known(incarnations=[before]), BEGAN, NOW)
+    changes = hear(told, Known(incarnations={"1": before}), BEGAN, NOW)
 
     assert [instance.recorded_at for instance in keeps(changes)] == [NOW] * renewed
     assert [change for change in changes if not isinstance(change, Keep)] == [
@@ -418,7 +418,7 @@ def test_what_was_heard_of_is_what_is_known_then() -> None:
 def test_a_waiting_interruption_is_settled_beside_an_instance_that_did_not_change() -> None:
     waiting = Parked(interrupted(), NOW + GRACE)
 
-    (settled,) = keeps(hear(listed(), Known(incarnations=[known()], parked=[waiting]), BEGAN, NOW + 5))
+    (settled,) = keeps(hear(listed(), Known(incarnations={"1": known()}, parked=[waiting]), BEGAN, NOW + 5))
 
     assert (settled.alive, settled.timed, settled.recorded_at) == (False, True, NOW + 5)
 
