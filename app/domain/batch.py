@@ -133,11 +133,11 @@ class Batch:
 
     def hear(self, listed: Listed, began: float) -> None:
         """Take in that a listing names the instance."""
-        self._make_all(fleet.hear(listed, self._known(listed.name), began, self._now))
+        self._make(fleet.hear(listed, self._known(listed.name), began, self._now))
 
     def miss(self, name: InstanceName, identity: str, began: float) -> None:
         """Take in that a complete listing does not name the incarnation."""
-        self._make_all(fleet.miss(self._incarnations[name][identity], began, self._now))
+        self._make(fleet.miss(self._incarnations[name][identity], began, self._now))
 
     def rename(self, name: InstanceName, project: str) -> None:
         """Move everything under a name to the same name in the project's other spelling."""
@@ -145,7 +145,7 @@ class Batch:
         moving = self._known(name).incarnations.values()
         for waiting in self._waiting.pop(name, {}).values():
             self._park(replace(waiting, event=replace(waiting.event, name=renamed)))
-        self._make_all(attribution.move(moving, self._known(renamed), renamed, self._now))
+        self._make(attribution.move(moving, self._known(renamed), renamed, self._now))
 
     def forget(self, name: InstanceName, identity: str) -> None:
         """Have an incarnation remembered no longer."""
@@ -167,37 +167,34 @@ class Batch:
         return Known(seen, self._incarnations[name], tuple(waiting.values()) if waiting else ())
 
     def _enact(self, decision: Decision) -> Outcome:
-        self._make_all(decision.changes)
+        self._make(decision.changes)
         if isinstance(decision.outcome, Counted):
             return self.counted[-1][0]  # it may have been counted under `other`
         return decision.outcome
 
-    def _make_all(self, changes: Iterable[Change]) -> None:
+    def _make(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            self._make(change)
-
-    def _make(self, change: Change) -> None:
-        match change:
-            case See():
-                self.seen[change.key] = True
-            case Keep():
-                self._keep(change)
-            case Show():
-                self._show(change)
-            case Park():
-                self.pending += 1
-                self._park(change.parked)
-            case Release():
-                self.pending -= 1
-                self.released[change.by] += 1
-                self.parked[change.key] = None
-                self._waiting[change.name].pop(change.key, None)
-            case Forget():
-                self._forget(change.name, change.identity)
-            case Explain():
-                self.explained.append(change)
-            case _:
-                assert_never(change)
+            match change:
+                case See():
+                    self.seen[change.key] = True
+                case Keep():
+                    self._keep(change)
+                case Show():
+                    self._show(change)
+                case Park():
+                    self.pending += 1
+                    self._park(change.parked)
+                case Release():
+                    self.pending -= 1
+                    self.released[change.by] += 1
+                    self.parked[change.key] = None
+                    self._waiting[change.name].pop(change.key, None)
+                case Forget():
+                    self._forget(change.name, change.identity)
+                case Explain():
+                    self.explained.append(change)
+                case _:
+                    assert_never(change)
 
     def _keep(self, keep: Keep) -> None:
         incarnations = self._incarnations[keep.instance.name]
