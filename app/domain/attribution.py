@@ -236,7 +236,10 @@ def _settle(
     start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
     ends = _ends(event, incarnation)
     age = event.at - start if start is not None and not incarnation.timed and event.at >= start else None
-    counted = _counted(event, incarnation, age, released_by)
+    node, explained = incarnation.node, incarnation.kind is Kind.NODE
+    counted = Counted(
+        event.key, event.at, event.name, event.id, node, node.cluster, age, explained, released_by
+    )
     draft.keep(_after(event, incarnation, draft.now, ends=ends), counted)
     return counted
 
@@ -272,22 +275,6 @@ def _ends(event: InstanceInterrupted, incarnation: Instance) -> bool:
     if incarnation.started_at is not None and incarnation.started_at > event.at:
         return False
     return bool(event.id) or incarnation.created_at is None or incarnation.created_at <= event.at
-
-
-def _counted(
-    event: InstanceInterrupted, instance: Instance, age: float | None, released_by: ReleasedBy | None
-) -> Counted:
-    return Counted(
-        key=event.key,
-        at=event.at,
-        name=event.name,
-        id=event.id,
-        node=instance.node,
-        counted_as=instance.node.cluster,
-        age=age,
-        explained=instance.kind is Kind.NODE,
-        released_by=released_by,
-    )
 
 
 def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
