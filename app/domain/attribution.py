@@ -219,7 +219,7 @@ def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: 
         draft.changes += (
             See(event.key),
             Park(Parked(event, draft.now + rules.grace_seconds)),
-            Show(Labels.of(event.name, UNKNOWN_NODE)),
+            Show(unexplained(event.name, event.id, draft.now).labels),
         )
         return Pending(event.name.project)
     if incarnation.kind is not Kind.NOT_A_NODE:

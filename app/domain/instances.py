@@ -23,13 +23,6 @@ class Labels(NamedTuple):
     zone: str
     machine_type: str
 
-    @classmethod
-    def of(cls, name: InstanceName, node: Node) -> "Labels":
-        """The labels of a node of that name."""
-        return cls(
-            name.project, node.cluster, node.cluster_location, node.node_pool, name.zone, node.machine_type
-        )
-
 
 UNKNOWN_LABELS: Final = Labels(*[UNKNOWN] * 6)
 OTHER_LABELS: Final = Labels(*[OTHER] * 6)
@@ -83,7 +76,9 @@ class Instance(NamedTuple):
     @property
     def labels(self) -> Labels:
         """The labels of its series, unless it overflowed."""
-        return Labels.of(self.name, self.node)
+        project, zone, _ = self.name
+        cluster, cluster_location, node_pool, machine_type = self.node
+        return Labels(project, cluster, cluster_location, node_pool, zone, machine_type)
 
     @property
     def live_spot(self) -> bool:

@@ -25,7 +25,7 @@ NAME: Final = InstanceName("shop-prod", "europe-west1-b", "gke-tills-spot-1")
 OTHER_NAME: Final = NAME._replace(instance="gke-tills-spot-2")
 TILLS: Final = Node("tills", "europe-west1", "spot-pool", "e2-standard-8")
 LAB: Final = Node("lab", "europe-west1", "lab-pool", "n2-standard-4")
-LABELS: Final = Labels.of(NAME, TILLS)
+LABELS: Final = Labels("shop-prod", "tills", "europe-west1", "spot-pool", "europe-west1-b", "e2-standard-8")
 
 
 def created(

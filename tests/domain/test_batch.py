@@ -5,7 +5,7 @@ import pytest
 
 from app.domain.batch import in_project_ids, keys_of, names_of
 from app.domain.events import UNKNOWN, Event, InstanceCreated, InstanceName
-from app.domain.instances import OTHER, OTHER_LABELS, Instance, Kind, Labels, Parked
+from app.domain.instances import OTHER, OTHER_LABELS, Instance, Kind, Parked
 from app.domain.outcomes import Counted, Duplicate, Tracked
 from app.domain.totals import ClusterTotals, LabelSetTotals, Totals
 from tests.domain.examples import (
@@ -34,7 +34,7 @@ def gauges(stage: Stage) -> dict[str, int]:
 
 def full() -> Stage:
     """No room for a label set besides `lab`'s."""
-    labels = Labels.of(NAME, LAB)
+    labels = Instance(NAME, "1", Kind.NODE, LAB, NOW).labels
     return Stage(
         max_label_sets=1, base=Totals({labels: LabelSetTotals(labels)}, {"lab": ClusterTotals("lab")})
     )
