@@ -124,15 +124,14 @@ class Decision:
 def decide(event: Event, known: Known, rules: Rules, now: float) -> Decision:
     """What becomes of an event, given what is known of it. `now` is by the exporter's clock."""
     draft = Draft(known.incarnations, now)
-    match event:
-        case InstanceInterrupted():
-            outcome = _interrupted(event, known, rules, draft)
-        case InstanceCreated():
-            outcome = _created(event, known, draft)
-        case CreationFailed():
-            outcome = _failed(event, draft)
-        case _:
-            assert_never(event)
+    if isinstance(event, InstanceInterrupted):
+        outcome = _interrupted(event, known, rules, draft)
+    elif isinstance(event, InstanceCreated):
+        outcome = _created(event, known, draft)
+    elif isinstance(event, CreationFailed):
+        outcome = _failed(event, draft)
+    else:
+        assert_never(event)
     return Decision(outcome, draft.changes)
 
 

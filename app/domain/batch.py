@@ -173,28 +173,28 @@ class Batch:
         return decision.outcome
 
     def _make(self, changes: Iterable[Change]) -> None:
+        # Not `match`: for each class that fits, it makes a set and a list to put what it captures in.
         for change in changes:
-            match change:
-                case See():
-                    self.seen[change.key] = True
-                case Keep():
-                    self._keep(change)
-                case Show():
-                    self._show(change)
-                case Park():
-                    self.pending += 1
-                    self._park(change.parked)
-                case Release():
-                    self.pending -= 1
-                    self.released[change.by] += 1
-                    self.parked[change.key] = None
-                    self._waiting[change.name].pop(change.key, None)
-                case Forget():
-                    self._forget(change.name, change.identity)
-                case Explain():
-                    self.explained.append(change)
-                case _:
-                    assert_never(change)
+            if isinstance(change, See):
+                self.seen[change.key] = True
+            elif isinstance(change, Keep):
+                self._keep(change)
+            elif isinstance(change, Show):
+                self._show(change)
+            elif isinstance(change, Park):
+                self.pending += 1
+                self._park(change.parked)
+            elif isinstance(change, Release):
+                self.pending -= 1
+                self.released[change.by] += 1
+                self.parked[change.key] = None
+                self._waiting[change.name].pop(change.key, None)
+            elif isinstance(change, Forget):
+                self._forget(change.name, change.identity)
+            elif isinstance(change, Explain):
+                self.explained.append(change)
+            else:
+                assert_never(change)
 
     def _keep(self, keep: Keep) -> None:
         incarnations = self._incarnations[keep.instance.name]
