@@ -221,9 +221,10 @@ def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: 
             Show(unexplained(event.name, event.id, draft.now).labels),
         )
         return Pending(event.name.project)
-    if incarnation.kind is not Kind.NOT_A_NODE:
+    outcome = _settle(event, incarnation, draft, None)
+    if outcome is not NOT_A_NODE:
         draft.changes.append(See(event.key))
-    return _settle(event, incarnation, draft, None)
+    return outcome
 
 
 def _settle(

@@ -203,9 +203,8 @@ class Batch:
         incarnations[instance.identity] = instance
         self.kept[instance.name, instance.identity] = instance
         was = None
-        if before is not None and before.live_spot:
-            stays = before.node == instance.node and before.overflowed == instance.overflowed
-            was = series if stays else _series(before)
+        if before is not None and before.live_spot:  # and so its label set was there, and had room for it
+            was = series if before.node == instance.node else _series(before)
         self._move_gauge(was, series if instance.live_spot else None)
         if keep.counted is not None:
             self._count(keep.counted, instance, series)
