@@ -247,8 +247,8 @@ def _settle(
 def _after(event: InstanceInterrupted, before: Instance, now: float, *, ends: bool) -> Instance:
     """The incarnation once it was interrupted."""
     # By position: every interruption comes here, and `_replace` looks for each field by its name.
-    name, identity, kind, node, _, _, alive, announced, failed, timed, overflowed, operation, *times = before
-    created_at, started_at, interrupted_at, ended_at = times
+    name, identity, kind, node, _, _, alive, announced, failed, timed, overflowed, operation = before[:12]
+    created_at, started_at, interrupted_at, ended_at = before[12:]
     return Instance(
         name,
         identity,
