@@ -203,7 +203,8 @@ class Batch:
         incarnations[instance.identity] = instance
         self.kept[instance.name, instance.identity] = instance
         was = None
-        if before is not None and before.live_spot:  # and so its label set was there, and had room for it
+        if before is not None and before.live_spot:
+            # The series of what lives stay where they are, unless its node is another.
             was = series if before.node == instance.node else _series(before)
         self._move_gauge(was, series if instance.live_spot else None)
         if keep.counted is not None:

@@ -120,6 +120,16 @@ def test_beyond_the_limit_everything_is_committed_under_other() -> None:
     assert stage.batch.overflowed == 4
 
 
+@pytest.mark.parametrize(
+    "story", [[created(), failed()], [failed(), created()]], ids=["in-order", "backwards"]
+)
+def test_a_creation_and_its_failure_overflow_once_each(story: list[Event]) -> None:
+    stage = full()
+    stage.play(*story)
+
+    assert stage.batch.overflowed == 2
+
+
 def test_an_overflowed_instance_stays_under_other_even_when_there_is_room() -> None:
     overflowed = Instance(NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, overflowed=True)
     other = LabelSetTotals(OTHER_LABELS, instances=1)
