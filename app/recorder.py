@@ -32,7 +32,7 @@ from app.store import Commit, Store
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 128
 """The loop does nothing else meanwhile: some milliseconds."""
-_WORTH_A_COMMIT: Final = 32
+_LULL_SECONDS: Final = 0.0003
 PATIENCE_SECONDS: Final = 20.0
 
 _log = logging.getLogger(__name__)
@@ -91,6 +91,10 @@ class Recorder:
         self._queue = _Queue()
         self._committing: Sequence[_Waiting] = ()
         self._wake = asyncio.Event()
+        self._callers = 0
+        """How many seem to push one event after the other."""
+        self._told_at = 0.0
+        """When the newest of them were answered."""
         self._stopping = False
         self._stale = False
         self._overflowed = False
@@ -162,14 +166,19 @@ class Recorder:
         self._wake.set()
 
     async def _gather(self) -> None:
-        """Let more events come, while every turn of the loop brings some and a commit is worth waiting.
+        """Let more events come, while turns of the loop bring some, or answered callers may soon come again.
 
-        What a commit costs besides its events is shared by more of them; and while the loop has nothing else
-        to do, the store's thread need not fight it for the interpreter's lock.
+        Of what a commit costs besides its events each event then bears less; and callers who have fallen into
+        two groups, each of which waits for the other's commit, become one again.
         """
-        before = 0
-        while before < self.waiting < _WORTH_A_COMMIT:
-            before = self.waiting
+        before, quiet_since = 0, self._told_at
+        while self.waiting < _LARGEST_BATCH:
+            now = time.monotonic()
+            if self.waiting > before:
+                quiet_since = now if before else quiet_since
+                before = self.waiting
+            elif self.waiting >= self._callers or now - quiet_since > _LULL_SECONDS:
+                break
             await asyncio.sleep(0)
 
     def _take(self) -> Sequence[_Waiting]:
@@ -200,6 +209,7 @@ class Recorder:
             else:
                 for waiting, outcome in zip(batch, applied.outcomes, strict=True):
                     waiting.tell(outcome)
+                self._callers, self._told_at = len(batch) + self.waiting, time.monotonic()
 
     async def _apply(self, events: Sequence[Event]) -> Applied:
         started = time.perf_counter()

@@ -149,10 +149,11 @@ def test_what_is_written_before_a_close_is_sent() -> None:
 
 @asynccontextmanager
 async def served(
-    app: ASGIApp, take: Take = refuse
+    app: ASGIApp, take: Take = refuse, keep_alive: float = 5
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a real server of the application."""
     config = uvicorn.Config(app, http=protocol_for(take), lifespan="off", log_config=None, port=0)
+    config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
@@ -378,3 +379,34 @@ def test_what_is_no_http_is_refused_and_not_offered() -> None:
 
     assert not taker.offers
     assert wire.writes[0].startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("path", [b"/taken", b"/other"])
+def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_idle(path: bytes) -> None:
+    idle_seconds = 0.2
+    request = POST.replace(b"/taken", path) + b"body"
+
+    def take(path: bytes, _headers: Headers, _body: bytes, respond: Callable[[Answer], None]) -> bool:
+        if path == b"/taken":
+            respond(FINE)
+        return path == b"/taken"
+
+    async def scenario() -> tuple[int, float]:
+        answers = 0
+        async with served(echo, take=take, keep_alive=idle_seconds) as (reader, writer):
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            while clock() < began + 3 * idle_seconds:
+                writer.write(request)
+                await reader.readuntil(b"\r\n\r\n")
+                answers += 1
+                await asyncio.sleep(idle_seconds / 10)
+            writer.write(request)
+            await reader.readuntil(b"\r\n\r\n")
+            answered_at = clock()
+            await reader.read()
+            return answers, clock() - answered_at
+
+    answers, kept = asyncio.run(scenario())
+    assert answers > 3
+    assert kept >= idle_seconds * 0.9
