@@ -12,7 +12,8 @@ ends it with the next request, which costs half as much as decoding that.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -25,7 +26,7 @@ class Answer(NamedTuple):
     """What a request is answered."""
 
     status: int
-    headers: Iterable[tuple[bytes, bytes]]
+    headers: tuple[tuple[bytes, bytes], ...]
     """All but the body's length."""
     body: bytes
 
@@ -164,16 +165,15 @@ class _Taken:
         protocol.on_response_complete()
 
     def _encoded(self, answer: Answer) -> bytes:
-        headers = [*self._protocol.server_state.default_headers, *answer.headers]
-        if not self.keep_alive:
-            headers.append((b"connection", b"close"))
-        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (
-            STATUS_LINE[answer.status],
-            fields,
-            len(answer.body),
-            answer.body,
-        )
+        status, headers, body = answer
+        usual = b"".join([b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers])
+        last = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (_head(status, headers), usual, last, len(body), body)
+
+
+@lru_cache(64)
+def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class _Cork:

@@ -276,7 +276,7 @@ def _fail(batch: Sequence[_Waiting], exc: UnavailableError | InternalError) -> N
 def _resolve(future: asyncio.Future[Outcome], result: Result) -> None:
     if future.done():  # cancelled a moment ago
         return
-    if isinstance(result, UnavailableError | InternalError):
+    if isinstance(result, Exception):
         future.set_exception(result)
     else:
         future.set_result(result)

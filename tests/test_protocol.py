@@ -14,7 +14,7 @@ from tests.support.process import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n"
 POST = b"POST /taken HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\n"
-FINE = Answer(200, [(b"content-type", b"text/plain")], b"fine")
+FINE = Answer(200, ((b"content-type", b"text/plain"),), b"fine")
 
 
 class Wire(asyncio.Transport):

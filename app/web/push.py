@@ -133,7 +133,7 @@ class PushEndpoint:
 
     def _settle(self, event: Event, respond: Callable[[Answer], None], result: Result) -> None:
         """Answer a push that was taken."""
-        if isinstance(result, UnavailableError | InternalError):
+        if isinstance(result, Exception):
             respond(self._refuse(result))
         else:
             self._note(event, result)
@@ -161,7 +161,7 @@ class PushEndpoint:
     def _refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
         self.metrics.refused(self.endpoint, exc.reason)
         problem = problem_of(exc)
-        headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+        headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)
 
 
