@@ -32,7 +32,7 @@ from app.store import Commit, Store
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 128
 """The loop does nothing else meanwhile: some milliseconds."""
-_LULL_SECONDS: Final = 0.0003
+LULL_SECONDS: Final = 0.0003
 PATIENCE_SECONDS: Final = 20.0
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class _Waiting:
         """Give the result to who waits for it, unless that is done."""
         if not self.settled:
             self.settled = True
-            self.settle(result)
+            try:
+                self.settle(result)
+            except Exception:  # noqa: BLE001 - it is one caller's, and the writer must live
+                _log.exception("an answer has met a bug", extra={"event": str(self.event.name)})
 
 
 @dataclass(slots=True, eq=False)
@@ -80,12 +83,17 @@ class Recorder:
         metrics: Metrics,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
+        lull_seconds: float = LULL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`patience_seconds`: how long a request waits for its commit before it is told to come again."""
+        """`patience_seconds`: how long a request waits for its commit before it is told to come again.
+
+        `lull_seconds`: how long a commit waits for callers who were answered to push again.
+        """
         self._store = store
         self._metrics = metrics
         self._patience_seconds = patience_seconds
+        self._lull_seconds = lull_seconds
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._queue = _Queue()
@@ -177,7 +185,7 @@ class Recorder:
             if self.waiting > before:
                 quiet_since = now if before else quiet_since
                 before = self.waiting
-            elif self.waiting >= self._callers or now - quiet_since > _LULL_SECONDS:
+            elif self.waiting >= self._callers or now - quiet_since > self._lull_seconds:
                 break
             await asyncio.sleep(0)
 

@@ -43,11 +43,13 @@ def instance(name: str) -> InstanceName:
 class Writer:
     """A recorder at work."""
 
-    def __init__(self, disk: Disk, *, patience_seconds: float = 20) -> None:
+    def __init__(self, disk: Disk, *, patience_seconds: float = 20, lull_seconds: float = 0.0003) -> None:
         self.disk = disk
         self.metrics = Metrics()
         self.store = disk.open("sqlite:///:memory:", Rules()).store
-        self.recorder = Recorder(self.store, self.metrics, patience_seconds=patience_seconds)
+        self.recorder = Recorder(
+            self.store, self.metrics, patience_seconds=patience_seconds, lull_seconds=lull_seconds
+        )
 
     def begin(self, *events: Event) -> "list[asyncio.Task[Outcome]]":
         return [asyncio.create_task(self.recorder.record(event)) for event in events]
@@ -68,8 +70,10 @@ class Writer:
 
 
 @asynccontextmanager
-async def writing(disk: Disk, *, patience_seconds: float = 20) -> AsyncIterator[Writer]:
-    writer = Writer(disk, patience_seconds=patience_seconds)
+async def writing(
+    disk: Disk, *, patience_seconds: float = 20, lull_seconds: float = 0.0003
+) -> AsyncIterator[Writer]:
+    writer = Writer(disk, patience_seconds=patience_seconds, lull_seconds=lull_seconds)
     running = asyncio.create_task(writer.recorder.run())
     try:
         yield writer
@@ -111,6 +115,40 @@ def test_events_that_wait_are_one_commit_in_their_order(disk: Disk) -> None:
 
     asyncio.run(scenario())
     assert disk.batches == [["the first"], names]
+
+
+def test_callers_that_push_on_come_together_again(disk: Disk) -> None:
+    async def push(writer: Writer, caller: str) -> None:
+        for number in range(10):
+            await writer.recorder.record(created(f"{caller} {number}"))
+            for _ in range(5):  # an answer needs its time, to a caller and back
+                await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        async with writing(disk, lull_seconds=0.5) as writer:
+            with disk.busy():
+                some = [asyncio.create_task(push(writer, f"a{number}")) for number in range(4)]
+                await until(lambda: bool(disk.batches))
+                others = [asyncio.create_task(push(writer, f"b{number}")) for number in range(4)]
+                await asyncio.sleep(0)
+            await asyncio.gather(*some, *others)
+
+    asyncio.run(scenario())
+    assert [len(batch) for batch in disk.batches] == [4, *[8] * 9, 4]
+
+
+def test_an_answer_that_meets_a_bug_harms_nobody_else(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    def answer(_result: object) -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            writer.recorder.submit(created("a"), answer)
+            assert isinstance(await writer.recorder.record(created("b")), Tracked)
+            assert isinstance(await writer.recorder.record(created("c")), Tracked)
+
+    asyncio.run(scenario())
+    assert [line.message for line in caplog.records] == ["an answer has met a bug"]
 
 
 def test_a_batch_is_bounded(disk: Disk) -> None:
