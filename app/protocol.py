@@ -58,6 +58,12 @@ class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport, self.cork))  # type: ignore[arg-type]
 
+    def on_message_begin(self) -> None:
+        # Without a scope, which only uvicorn's way needs.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._idle_timer is not None:
@@ -73,7 +79,7 @@ class _Protocol(HttpToolsProtocol):
         if self._is_usual():
             self._offered = bytearray()
         else:
-            super().on_headers_complete()
+            self._go_uvicorns_way()
 
     def on_body(self, body: bytes) -> None:
         if self._offered is None:
@@ -135,8 +141,15 @@ class _Protocol(HttpToolsProtocol):
     def _go_on(self, body: bytearray) -> None:
         """Go uvicorn's way after all."""
         self._offered = None
-        super().on_headers_complete()
+        self._go_uvicorns_way()
         super().on_body(bytes(body))
+
+    def _go_uvicorns_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
 
 
 class _Taken:

@@ -9,11 +9,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from app.aside import Aside
 from app.domain.batch import Applied
 from app.domain.events import Event
 from app.domain.outcomes import Counted, Outcome
@@ -27,11 +27,13 @@ from app.errors import (
     UnavailableError,
 )
 from app.metrics import Metrics
-from app.store import Commit, Store
+from app.store import Prepared, Store
 
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 128
 """The loop does nothing else meanwhile: some milliseconds."""
+_WORTH_MAKING_READY: Final = 8
+"""Fewer answers are made quicker than the commit's thread begins."""
 LULL_SECONDS: Final = 0.0003
 PATIENCE_SECONDS: Final = 20.0
 
@@ -42,19 +44,31 @@ Work: TypeAlias = Callable[[Store, float], Applied]
 Result: TypeAlias = Outcome | UnavailableError | InternalError
 
 
+class Caller(Protocol):
+    """Who waits for what becomes of an event."""
+
+    def expect(self, outcome: Outcome) -> None:
+        """Get ready to be told this outcome, if it comes to that."""
+        ...
+
+    def tell(self, result: Result) -> None:
+        """Take the outcome, which is durable, or what `record` raises; called once."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     event: Event
-    settle: Callable[[Result], None]
+    caller: Caller
     since: float
-    settled: bool = False
+    told: bool = False
 
     def tell(self, result: Result) -> None:
-        """Give the result to who waits for it, unless that is done."""
-        if not self.settled:
-            self.settled = True
+        """Tell who waits, unless that is done."""
+        if not self.told:
+            self.told = True
             try:
-                self.settle(result)
+                self.caller.tell(result)
             except Exception:  # noqa: BLE001 - it is one caller's, and the writer must live
                 _log.exception("an answer has met a bug", extra={"event": str(self.event.name)})
 
@@ -95,7 +109,8 @@ class Recorder:
         self._patience_seconds = patience_seconds
         self._lull_seconds = lull_seconds
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._thread = Aside("store")
+        self._unwritten: list[Counted] = []
         self._queue = _Queue()
         self._committing: Sequence[_Waiting] = ()
         self._wake = asyncio.Event()
@@ -122,22 +137,22 @@ class Recorder:
         Raises an UnavailableError where it may be tried again, or InternalError for a bug.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        waiting = self.submit(event, partial(_resolve, future))
+        waiting = self.submit(event, _Awaiting(future))
         try:
             return await future
         finally:
-            waiting.settled = True
+            waiting.told = True
 
-    def submit(self, event: Event, settle: Callable[[Result], None]) -> _Waiting:
-        """Have an event committed; `settle` is called once with its outcome, or with what `record` raises.
+    def submit(self, event: Event, caller: Caller) -> _Waiting:
+        """Have an event committed, and its caller told.
 
-        Raises StoppingError or OverloadError, and does not call it then.
+        Raises StoppingError or OverloadError, and tells nothing then.
         """
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         if self.waiting >= _LONGEST_QUEUE:
             raise OverloadError(f"{_LONGEST_QUEUE} events wait for their commit")
-        waiting = _Waiting(event, settle, time.monotonic())
+        waiting = _Waiting(event, caller, time.monotonic())
         self._queue.events.append(waiting)
         self._wake.set()
         return waiting
@@ -157,6 +172,7 @@ class Recorder:
         try:
             while not (self._stopping and not self._queue):
                 if not self._queue:
+                    self._write_lines()
                     self._wake.clear()
                     await self._wake.wait()
                 if self._queue.jobs:
@@ -165,8 +181,9 @@ class Recorder:
                     await self._gather()
                     await self._commit(self._take())
         finally:
+            self._write_lines()
             watch.cancel()
-            self._thread.shutdown(wait=False)
+            self._thread.close()
 
     def close(self) -> None:
         """Refuse what comes from now on, and let `run` end once everything accepted is answered."""
@@ -198,11 +215,11 @@ class Recorder:
         """Commit a batch; one that meets a bug is halved until its culprit is alone, and the others pass."""
         batches = [batch]
         while batches:
-            batch = [waiting for waiting in batches.pop() if not waiting.settled]
+            batch = [waiting for waiting in batches.pop() if not waiting.told]
             if not batch:
                 continue
             try:
-                applied = await self._apply([waiting.event for waiting in batch])
+                applied = await self._apply(batch)
             except StoreUnavailableError as exc:
                 _fail(batch, exc)
             except Exception:  # noqa: BLE001 - the writer must live, whatever one event meets
@@ -219,16 +236,17 @@ class Recorder:
                     waiting.tell(outcome)
                 self._callers, self._told_at = len(batch) + self.waiting, time.monotonic()
 
-    async def _apply(self, events: Sequence[Event]) -> Applied:
+    async def _apply(self, batch: Sequence[_Waiting]) -> Applied:
         started = time.perf_counter()
-        applied = await self._carry_out(lambda now: self._store.prepare(events, now))
+        events = [waiting.event for waiting in batch]
+        applied = await self._carry_out(lambda now: self._store.prepare(events, now), batch)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         return applied
 
     async def _do(self, job: _Job) -> None:
         failure: Exception
         try:
-            applied = await self._carry_out(lambda now: partial(job.work, self._store, now))
+            applied = await self._carry_out(lambda now: Prepared(partial(job.work, self._store, now)))
         except StoreUnavailableError as exc:
             failure = exc
         except Exception:  # noqa: BLE001 - likewise
@@ -241,14 +259,19 @@ class Recorder:
         if not job.future.done():
             job.future.set_exception(failure)
 
-    async def _carry_out(self, prepare: Callable[[float], Commit]) -> Applied:
+    async def _carry_out(
+        self, prepare: Callable[[float], Prepared], batch: Sequence[_Waiting] = ()
+    ) -> Applied:
         """Prepare it here, commit it in the store's thread, and show it before anybody is told."""
-        run = partial(asyncio.get_running_loop().run_in_executor, self._thread)
         try:
             if self._stale:
-                self._metrics.restore(await run(self._store.remembered))
+                self._metrics.restore(await self._thread.run(self._store.remembered))
                 self._stale = False
-            applied = await run(prepare(self._clock()))
+            commit, outcomes = prepare(self._clock())
+            if len(outcomes) < _WORTH_MAKING_READY:
+                applied = await self._thread.run(commit)
+            else:
+                applied = await self._thread.run(commit, partial(self._make_ready, batch, outcomes))
         except StoreUnavailableError as exc:
             self._stale = True
             if isinstance(exc, StoreLostError):
@@ -258,9 +281,20 @@ class Recorder:
             raise
         self._metrics.show(applied)
         self._warn_of_overflow(applied)
-        if applied.counted:
-            _log.info("interruption counted", extra={"each": [_line(counted) for counted in applied.counted]})
+        self._unwritten += applied.counted
         return applied
+
+    def _make_ready(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        """Do what can be done while a commit waits for the disk."""
+        self._write_lines()
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            waiting.caller.expect(outcome)
+
+    def _write_lines(self) -> None:
+        """Tell the log what was counted, last of all: nobody waits for it."""
+        counted, self._unwritten = self._unwritten, []
+        if counted:
+            _log.info("interruption counted", extra={"each": [_line(one) for one in counted]})
 
     def _warn_of_overflow(self, applied: Applied) -> None:
         if applied.overflowed and not self._overflowed:
@@ -281,13 +315,22 @@ def _fail(batch: Sequence[_Waiting], exc: UnavailableError | InternalError) -> N
         waiting.tell(exc)
 
 
-def _resolve(future: asyncio.Future[Outcome], result: Result) -> None:
-    if future.done():  # cancelled a moment ago
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+@dataclass(slots=True, eq=False)
+class _Awaiting:
+    """A caller that awaits a future."""
+
+    future: asyncio.Future[Outcome]
+
+    def expect(self, outcome: Outcome) -> None:
+        pass
+
+    def tell(self, result: Result) -> None:
+        if self.future.done():  # cancelled a moment ago
+            return
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
 
 
 def _line(counted: Counted) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -20,8 +20,8 @@ from app.errors import (
     StoreUnavailableError,
 )
 from app.metrics import Metrics
-from app.recorder import Recorder
-from app.store import Store
+from app.recorder import Recorder, Result
+from app.store import Prepared, Store, open_store
 from tests.support.process import eventually
 from tests.support.stores import Disk
 
@@ -138,17 +138,85 @@ def test_callers_that_push_on_come_together_again(disk: Disk) -> None:
 
 
 def test_an_answer_that_meets_a_bug_harms_nobody_else(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
-    def answer(_result: object) -> None:
-        raise ZeroDivisionError
+    class Broken:
+        def expect(self, _outcome: Outcome) -> None:
+            pass
+
+        def tell(self, _result: Result) -> None:
+            raise ZeroDivisionError
 
     async def scenario() -> None:
         async with writing(disk) as writer:
-            writer.recorder.submit(created("a"), answer)
+            writer.recorder.submit(created("a"), Broken())
             assert isinstance(await writer.recorder.record(created("b")), Tracked)
             assert isinstance(await writer.recorder.record(created("c")), Tracked)
 
     asyncio.run(scenario())
     assert [line.message for line in caplog.records] == ["an answer has met a bug"]
+
+
+class Caller:
+    """Notes what it is to expect, and what it is told."""
+
+    def __init__(self) -> None:
+        self.expected: list[Outcome] = []
+        self.told: list[Result] = []
+
+    def expect(self, outcome: Outcome) -> None:
+        assert not self.told
+        self.expected.append(outcome)
+
+    def tell(self, result: Result) -> None:
+        self.told.append(result)
+
+
+class Forgetful:
+    """A store that commits, and loses the answers of the first `times`."""
+
+    def __init__(self, times: int) -> None:
+        self.store = open_store("sqlite:///:memory:", Rules()).store
+        self.times = times
+        self.remembered = self.store.remembered
+
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        commit, outcomes = self.store.prepare(events, now)
+
+        def lose() -> Applied:
+            applied = commit()
+            self.times -= 1
+            if self.times >= 0:
+                raise StoreUnavailableError("the answer was lost")
+            return applied
+
+        return Prepared(lose, outcomes)
+
+
+def told_twenty(store: Forgetful) -> list[Caller]:
+    """Twenty callers of one batch, and what they were told."""
+    callers = [Caller() for _ in range(20)]
+
+    async def scenario() -> None:
+        recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
+        store.store.remembered()
+        for number, caller in enumerate(callers):
+            recorder.submit(created(str(number)), caller)
+        recorder.close()
+        await recorder.run()
+
+    asyncio.run(scenario())
+    store.store.close()
+    return callers
+
+
+def test_what_is_expected_of_a_commit_is_told_after_it() -> None:
+    for number, caller in enumerate(told_twenty(Forgetful(0))):
+        assert caller.told == caller.expected == [Tracked(instance(str(number)), NODE)]
+
+
+def test_what_is_expected_is_not_told_when_the_commit_fails() -> None:
+    for caller in told_twenty(Forgetful(1)):
+        assert [type(outcome) for outcome in caller.expected] == [Tracked]
+        assert [type(result) for result in caller.told] == [StoreUnavailableError]
 
 
 def test_a_batch_is_bounded(disk: Disk) -> None:

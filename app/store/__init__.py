@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from app.domain.attribution import Rules
 from app.domain.batch import Applied
 from app.domain.events import Event, Listed
 from app.domain.history import Entry, PoolHistory, Query
+from app.domain.outcomes import Outcome
 from app.domain.totals import LabelSetTotals, Totals
 from app.errors import StartError
 
@@ -37,6 +38,14 @@ Commit: TypeAlias = Callable[[], Applied]
 """What is left to do of something, and may wait for a disk or for other machines."""
 
 
+class Prepared(NamedTuple):
+    """Events that are decided, and to be committed."""
+
+    commit: Commit
+    outcomes: Sequence[Outcome] = ()
+    """One an event, if it comes to the commit; none, where they show only then."""
+
+
 class Store(Protocol):
     """What the exporter remembers, durably. Called from one thread at a time; `now` is by the caller's clock.
 
@@ -53,8 +62,8 @@ class Store(Protocol):
         """Read again what other replicas may have changed, and lead them if nobody does."""
         ...
 
-    def prepare(self, events: Sequence[Event], now: float) -> Commit:
-        """Decide the events, in order, in one transaction, and leave to the returned function what may wait.
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        """Decide the events, in order, in one transaction, and leave to the returned commit what may wait.
 
         Nothing else of the store may be called before that has come to its end.
         """

@@ -21,7 +21,7 @@ from app.domain.instances import UNKNOWN_LABELS, Labels
 from app.domain.outcomes import Pending
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
-from app.store import SLICE, Commit, Remembered
+from app.store import SLICE, Prepared, Remembered
 from app.store.redis_link import Command, Link, LostReplyError
 from app.store.redis_rows import (
     SCHEMA,
@@ -218,8 +218,8 @@ class RedisStore:
         applied.shared = Shared(self._leads_until, asked, dict(self._listed))
         return applied
 
-    def prepare(self, events: Sequence[Event], now: float) -> Commit:
-        return partial(self.apply, events, now)
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        return Prepared(partial(self.apply, events, now))
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         def work() -> tuple[list[Command], Applied]:

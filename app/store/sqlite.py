@@ -13,7 +13,7 @@ from app.domain.events import Event, Listed
 from app.domain.fleet import ends_what_it_misses
 from app.domain.instances import UNKNOWN_LABELS
 from app.domain.totals import LifetimeTotals, Tally, Totals
-from app.store import SLICE, Commit, Remembered
+from app.store import SLICE, Prepared, Remembered
 from app.store.sqlite_file import SQLiteFile, translated
 from app.store.sqlite_listing import Listings
 from app.store.sqlite_rows import (
@@ -56,10 +56,10 @@ class SQLiteStore:
     def refresh(self, now: float) -> Applied:  # noqa: ARG002 - nobody else writes
         return Applied(pending=self._memory.pending)
 
-    def prepare(self, events: Sequence[Event], now: float) -> Commit:
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
         connection = self._connection
         if connection is None:
-            return partial(self.apply, events, now)
+            return Prepared(partial(self.apply, events, now))
         with self._undone_on_error():
             connection.execute("BEGIN IMMEDIATE")
             batch = self._batch(now)
@@ -68,12 +68,13 @@ class SQLiteStore:
             load(connection, batch, names_of(events), keys_of(events))
             outcomes = [batch.decide(event) for event in events]
             write(connection, batch, now)
-        return partial(self._commit, batch.applied(outcomes, self._memory.pending), projects)
+        applied = batch.applied(outcomes, self._memory.pending)
+        return Prepared(partial(self._commit, applied, projects), outcomes)
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         with self._undone_on_error():
             self._connected()
-        return self.prepare(events, now)()
+        return self.prepare(events, now).commit()
 
     def expire(self, now: float) -> Applied:
         with self._transaction() as connection:

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol, assert_never
 
 from pydantic_core import to_json
@@ -77,16 +76,16 @@ class PushEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         try:
-            answer = self._accept(await self._push(scope, receive))
+            answer = self.accept(await self._push(scope, receive))
         except (CallerError, UnavailableError, InternalError) as exc:
-            answer = self._refuse(exc)
+            answer = self.refuse(exc)
         except CallerGoneError:
             return
         except asyncio.CancelledError:  # the server gives up on what is still under way when it stops
-            answer = self._refuse(StoppingError("the exporter has stopped"))
+            answer = self.refuse(StoppingError("the exporter has stopped"))
         except Exception:  # noqa: BLE001 - a bug must be answered, or the message is redelivered blindly
             _log.exception("a push has met a bug", extra={"endpoint": self.endpoint})
-            answer = self._refuse(InternalError("a bug; the log has the trace"))
+            answer = self.refuse(InternalError("a bug; the log has the trace"))
         await _send(send, answer)
 
     def take(self, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
@@ -100,9 +99,9 @@ class PushEndpoint:
             self.metrics.pushed(self.endpoint, self.clock())
             event = self._decode(self.bodies.whole(body), headers)
             if isinstance(event, Ignored):
-                respond(self._accept(event))
+                respond(self.accept(event))
             else:
-                self.recorder.submit(event, partial(self._settle, event, respond))
+                self.recorder.submit(event, _Taken(self, event, respond))
         except Exception:  # noqa: BLE001 - it is met again there, bugs too
             return False
         return True
@@ -118,7 +117,7 @@ class PushEndpoint:
         if isinstance(event, Ignored):
             return event
         outcome = await self.recorder.record(event)
-        self._note(event, outcome)
+        self.note(event, outcome)
         return outcome
 
     def _knows(self, authorization: str | None) -> bool:
@@ -131,15 +130,8 @@ class PushEndpoint:
         self._check_subscription(message)
         return decode_entry(message.data, message, self.clock())
 
-    def _settle(self, event: Event, respond: Callable[[Answer], None], result: Result) -> None:
-        """Answer a push that was taken."""
-        if isinstance(result, Exception):
-            respond(self._refuse(result))
-        else:
-            self._note(event, result)
-            respond(self._accept(result))
-
-    def _note(self, event: Event, outcome: Outcome) -> None:
+    def note(self, event: Event, outcome: Outcome) -> None:
+        """Take in what has become of an event."""
         if isinstance(outcome, Pending):
             self.ask(outcome.project)
         if not isinstance(outcome, Duplicate):
@@ -154,15 +146,38 @@ class PushEndpoint:
         if not same_subscription(message.dead_letter_source, self.subscription):
             raise WrongSubscriptionError("the envelope is of another subscription than the configured one")
 
-    def _accept(self, outcome: Outcome) -> Answer:
+    def accept(self, outcome: Outcome, body: bytes = b"") -> Answer:
+        """The answer to a push that is recorded or ignored, its body made before or now; counts it."""
         self.metrics.answered(self.endpoint, _NAMES[type(outcome)])
-        return Answer(200, _JSON, render(outcome))
+        return Answer(200, _JSON, body or render(outcome))
 
-    def _refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
+    def refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
+        """The answer to any other push; counts it."""
         self.metrics.refused(self.endpoint, exc.reason)
         problem = problem_of(exc)
         headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)
+
+
+@dataclass(slots=True, eq=False)
+class _Taken:
+    """A push that was taken, until it is answered; a `Caller` to the recorder."""
+
+    endpoint: PushEndpoint
+    event: Event
+    respond: Callable[[Answer], None]
+    body: bytes = b""
+    """Of the answer that is to be expected."""
+
+    def expect(self, outcome: Outcome) -> None:
+        self.body = render(outcome)
+
+    def tell(self, result: Result) -> None:
+        if isinstance(result, Exception):
+            self.respond(self.endpoint.refuse(result))
+        else:
+            self.endpoint.note(self.event, result)
+            self.respond(self.endpoint.accept(result, self.body))
 
 
 def _authorization(headers: Headers) -> str | None:

@@ -10,7 +10,7 @@ from app.domain.batch import Applied
 from app.domain.events import Event, Listed
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store import Commit, OpenedStore, Remembered, Store, open_store
+from app.store import OpenedStore, Prepared, Remembered, Store, open_store
 
 
 class Disk:
@@ -76,8 +76,8 @@ class StoreOnDisk:
         self._disk.read()
         return self._store.refresh(now)
 
-    def prepare(self, events: Sequence[Event], now: float) -> Commit:
-        return partial(self.apply, events, now)
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        return Prepared(partial(self.apply, events, now))
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         self._disk.write(events)
