@@ -34,6 +34,7 @@ _LARGEST_BATCH: Final = 128
 """The loop does nothing else meanwhile: some milliseconds."""
 _WORTH_MAKING_READY: Final = 8
 """Fewer answers are made quicker than the commit's thread begins."""
+_LONGEST_UNWRITTEN_SECONDS: Final = 0.02
 LULL_SECONDS: Final = 0.0003
 PATIENCE_SECONDS: Final = 20.0
 
@@ -111,6 +112,7 @@ class Recorder:
         self._clock = clock
         self._thread = Aside("store")
         self._unwritten: list[Counted] = []
+        self._writing: asyncio.TimerHandle | None = None
         self._queue = _Queue()
         self._committing: Sequence[_Waiting] = ()
         self._wake = asyncio.Event()
@@ -172,7 +174,6 @@ class Recorder:
         try:
             while not (self._stopping and not self._queue):
                 if not self._queue:
-                    self._write_lines()
                     self._wake.clear()
                     await self._wake.wait()
                 if self._queue.jobs:
@@ -268,10 +269,9 @@ class Recorder:
                 self._metrics.restore(await self._thread.run(self._store.remembered))
                 self._stale = False
             commit, outcomes = prepare(self._clock())
-            if len(outcomes) < _WORTH_MAKING_READY:
-                applied = await self._thread.run(commit)
-            else:
-                applied = await self._thread.run(commit, partial(self._make_ready, batch, outcomes))
+            many = len(outcomes) >= _WORTH_MAKING_READY
+            meanwhile = partial(self._make_ready, batch, outcomes) if many else None
+            applied = await self._thread.run(commit, meanwhile)
         except StoreUnavailableError as exc:
             self._stale = True
             if isinstance(exc, StoreLostError):
@@ -282,6 +282,12 @@ class Recorder:
         self._metrics.show(applied)
         self._warn_of_overflow(applied)
         self._unwritten += applied.counted
+        if not many:
+            self._write_lines()
+        elif self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(
+                _LONGEST_UNWRITTEN_SECONDS, self._write_lines
+            )
         return applied
 
     def _make_ready(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
@@ -291,7 +297,10 @@ class Recorder:
             waiting.caller.expect(outcome)
 
     def _write_lines(self) -> None:
-        """Tell the log what was counted, last of all: nobody waits for it."""
+        """Tell the log what was counted: of many, while the next commit waits, or after a moment."""
+        if self._writing is not None:
+            self._writing.cancel()
+        self._writing = None
         counted, self._unwritten = self._unwritten, []
         if counted:
             _log.info("interruption counted", extra={"each": [_line(one) for one in counted]})
