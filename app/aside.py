@@ -30,8 +30,9 @@ class Aside:
         begun.acquire(timeout=_START_SECONDS)
         try:
             meanwhile()
-        finally:
+        except BaseException:
             await asyncio.wait([result])
+            raise
         return await result
 
     def close(self) -> None:

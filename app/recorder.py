@@ -183,6 +183,8 @@ class Recorder:
                     await self._commit(self._take())
         finally:
             self._write_lines()
+            if self._writing is not None:
+                self._writing.cancel()
             watch.cancel()
             self._thread.close()
 
@@ -286,7 +288,7 @@ class Recorder:
             self._write_lines()
         elif self._writing is None:
             self._writing = asyncio.get_running_loop().call_later(
-                _LONGEST_UNWRITTEN_SECONDS, self._write_lines
+                _LONGEST_UNWRITTEN_SECONDS, self._write_late
             )
         return applied
 
@@ -298,12 +300,13 @@ class Recorder:
 
     def _write_lines(self) -> None:
         """Tell the log what was counted: of many, while the next commit waits, or after a moment."""
-        if self._writing is not None:
-            self._writing.cancel()
-        self._writing = None
         counted, self._unwritten = self._unwritten, []
         if counted:
             _log.info("interruption counted", extra={"each": [_line(one) for one in counted]})
+
+    def _write_late(self) -> None:
+        self._writing = None
+        self._write_lines()
 
     def _warn_of_overflow(self, applied: Applied) -> None:
         if applied.overflowed and not self._overflowed:

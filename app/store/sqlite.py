@@ -65,7 +65,8 @@ class SQLiteStore:
             batch = self._batch(now)
             projects = self._learn_projects(connection, batch, events)
             events = [in_project_ids(event, projects) for event in events]
-            load(connection, batch, names_of(events), keys_of(events))
+            waiting = self._memory.pending > 0
+            load(connection, batch, names_of(events), keys_of(events), waiting=waiting)
             outcomes = [batch.decide(event) for event in events]
             write(connection, batch, now)
         applied = batch.applied(outcomes, self._memory.pending)

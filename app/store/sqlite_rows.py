@@ -69,15 +69,20 @@ def label_sets(connection: sqlite3.Connection) -> list[LabelSetTotals]:
 
 
 def load(
-    connection: sqlite3.Connection, batch: Batch, names: Iterable[InstanceName], keys: Sequence[str]
+    connection: sqlite3.Connection,
+    batch: Batch,
+    names: Iterable[InstanceName],
+    keys: Sequence[str],
+    *,
+    waiting: bool = True,
 ) -> None:
-    """Read ahead everything under the names, and which of the keys were seen."""
+    """Read ahead everything under the names, and which of the keys were seen; `waiting`: whether any wait."""
     asked = {_text(name): name for name in batch.unread(names)}
     texts = (_dumps([*asked]),)
     batch.load(
         [key for (key,) in connection.execute(_SELECT_SEEN, (_dumps(keys),))],
         [_instance(asked[row[0]], row) for row in connection.execute(_SELECT_INSTANCES, texts)],
-        [parked_of(row) for row in connection.execute(_SELECT_PARKED_OF, texts)],
+        [parked_of(row) for row in connection.execute(_SELECT_PARKED_OF, texts)] if waiting else (),
     )
 
 
