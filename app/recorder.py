@@ -194,18 +194,18 @@ class Recorder:
         self._wake.set()
 
     async def _gather(self) -> None:
-        """Let more events come, while turns of the loop bring some, or answered callers may soon come again.
+        """Let as many events come as there were callers lately: those who were answered may soon come again.
 
         Of what a commit costs besides its events each event then bears less; and callers who have fallen into
         two groups, each of which waits for the other's commit, become one again.
         """
         before, quiet_since = 0, self._told_at
-        while self.waiting < _LARGEST_BATCH:
+        while self.waiting < (self._callers or _LARGEST_BATCH):
             now = time.monotonic()
             if self.waiting > before:
                 quiet_since = now if before else quiet_since
                 before = self.waiting
-            elif self.waiting >= self._callers or now - quiet_since > self._lull_seconds:
+            elif now - quiet_since > self._lull_seconds:
                 break
             await asyncio.sleep(0)
 
@@ -237,7 +237,8 @@ class Recorder:
             else:
                 for waiting, outcome in zip(batch, applied.outcomes, strict=True):
                     waiting.tell(outcome)
-                self._callers, self._told_at = len(batch) + self.waiting, time.monotonic()
+                self._callers = min(len(batch) + self.waiting, _LARGEST_BATCH)
+                self._told_at = time.monotonic()
 
     async def _apply(self, batch: Sequence[_Waiting]) -> Applied:
         started = time.perf_counter()

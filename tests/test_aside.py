@@ -25,7 +25,7 @@ def test_work_is_done_in_the_thread_one_after_the_other(aside: Aside) -> None:
         return await asyncio.gather(*(aside.run(lambda number=number: work(number)) for number in range(5)))  # type: ignore[misc]
 
     assert asyncio.run(scenario()) == [0, 1, 2, 3, 4]
-    assert done == [(number, "test_0") for number in range(5)]
+    assert done == [(number, "test") for number in range(5)]
     aside.close()
 
 
