@@ -39,7 +39,9 @@ def _tune() -> None:
     """Fit the interpreter to many short-lived objects and one thread that must answer soon."""
     # A scrape is rendered in another thread: it may keep the interpreter's lock that long, 5 ms otherwise.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # Every batch holds thousands of objects, hardly any in a cycle; the modules' need not be looked at again.
+    # Every batch holds thousands of objects, hardly any in a cycle; the modules' need not be looked at again,
+    # once what their making has left is gone.
+    gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)
 

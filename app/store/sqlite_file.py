@@ -195,7 +195,7 @@ class SQLiteFile:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -4096")
+            connection.execute("PRAGMA cache_size = -2048")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             connection.execute("PRAGMA wal_autocheckpoint = 2000")  # of our pages: 4 MiB

@@ -1,6 +1,6 @@
 """Requests a second of the finished endpoint, beside its limit and the plain way, in one run.
 
-`python -m tests.bench.throughput [--seconds 10] [--rounds 3] [--instances 100000] [--connections 32]`; needs
+`python -m tests.bench.throughput [--seconds 10] [--rounds 3] [--instances 100000] [--connections 32 128]`; needs
 wrk, and two cores. The limit is a bare uvicorn application (`tests/bench/bare.py`), the plain way what one
 writes first (`tests/bench/plain.py`). Both that and the exporter must have counted what was answered 200.
 """
@@ -59,8 +59,10 @@ def main() -> None:
     options = _options()
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk: apt-get install wrk")
-    with TemporaryDirectory() as folder:
-        _report(run(Path(folder), options), options)
+    for connections in options.connections:
+        one = argparse.Namespace(**{**vars(options), "connections": connections})
+        with TemporaryDirectory() as folder:
+            _report(run(Path(folder), one), one)
 
 
 def _options() -> argparse.Namespace:
@@ -68,7 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--instances", type=int, default=100_000)
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--connections", type=int, nargs="+", default=[32, 128])
     return parser.parse_args()
 
 
