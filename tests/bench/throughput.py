@@ -1,8 +1,8 @@
 """Requests a second of the finished endpoint, beside its limit and the plain way, in one run.
 
-`python -m tests.bench.throughput [--seconds 10] [--rounds 3] [--instances 100000] [--connections 32 128]`; needs
-wrk, and two cores. The limit is a bare uvicorn application (`tests/bench/bare.py`), the plain way what one
-writes first (`tests/bench/plain.py`). Both that and the exporter must have counted what was answered 200.
+`python -m tests.bench.throughput [--seconds 10] [--rounds 3] [--instances 100000] [--connections 32 128]`;
+needs wrk, and two cores. The limit is a bare uvicorn application (`tests/bench/bare.py`), the plain way what
+one writes first (`tests/bench/plain.py`). Both that and the exporter must have counted what was answered 200.
 """
 
 import argparse
