@@ -4,8 +4,8 @@ Answers leave together, each in one write. uvicorn writes an answer's head and i
 them; each write is a packet and wakes up who waits for it, and a commit answers many at once.
 
 A request that has come whole is offered to be taken: then it is answered when its answer is there, without a
-task of its own, which costs more than all that is done with a push. Whatever is unusual in how it comes goes
-uvicorn's way.
+task of its own and the rest of ASGI, which cost more than decoding a push. Whatever is unusual in how it
+comes goes uvicorn's way.
 
 A connection has one timer to tell when it has been idle for too long. uvicorn makes one after each answer and
 ends it with the next request, which costs half as much as decoding that.

@@ -63,7 +63,7 @@ async def turns(number: int = 10) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, condition, within=20, what="the offer")
+    await asyncio.to_thread(eventually, condition, within=20, what="what is waited for")
 
 
 def test_an_answer_is_one_write() -> None:
@@ -149,11 +149,10 @@ def test_what_is_written_before_a_close_is_sent() -> None:
 
 @asynccontextmanager
 async def served(
-    app: ASGIApp, take: Take = refuse, keep_alive: float = 5
+    app: ASGIApp, take: Take = refuse
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a real server of the application."""
     config = uvicorn.Config(app, http=protocol_for(take), lifespan="off", log_config=None, port=0)
-    config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
@@ -381,32 +380,35 @@ def test_what_is_no_http_is_refused_and_not_offered() -> None:
     assert wire.writes[0].startswith(b"HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("path", [b"/taken", b"/other"])
-def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_idle(path: bytes) -> None:
-    idle_seconds = 0.2
-    request = POST.replace(b"/taken", path) + b"body"
+def test_a_connection_is_kept_while_a_request_is_under_way_and_closed_when_it_is_idle() -> None:
+    idle_seconds = 0.1
 
-    def take(path: bytes, _headers: Headers, _body: bytes, respond: Callable[[Answer], None]) -> bool:
-        if path == b"/taken":
-            respond(FINE)
-        return path == b"/taken"
+    async def scenario() -> float:
+        clock = asyncio.get_running_loop().time
+        taker, wire = Taker(), Wire()
+        (connection,) = connected(echo, wire, take=taker)
+        connection.timeout_keep_alive = idle_seconds  # type: ignore[assignment]
+        connection.data_received(POST + b"1111")
+        taker.offers[0].respond(FINE)
+        connection.data_received(POST + b"2222")
+        began = clock()
+        await until(lambda: clock() > began + 3 * idle_seconds)
+        assert not wire.closed
+        taker.offers[1].respond(FINE)
+        answered_at = clock()
+        await until(lambda: wire.closed)
+        return clock() - answered_at
 
-    async def scenario() -> tuple[int, float]:
-        answers = 0
-        async with served(echo, take=take, keep_alive=idle_seconds) as (reader, writer):
-            clock = asyncio.get_running_loop().time
-            began = clock()
-            while clock() < began + 3 * idle_seconds:
-                writer.write(request)
-                await reader.readuntil(b"\r\n\r\n")
-                answers += 1
-                await asyncio.sleep(idle_seconds / 10)
-            writer.write(request)
-            await reader.readuntil(b"\r\n\r\n")
-            answered_at = clock()
-            await reader.read()
-            return answers, clock() - answered_at
+    assert asyncio.run(scenario()) >= idle_seconds
 
-    answers, kept = asyncio.run(scenario())
-    assert answers > 3
-    assert kept >= idle_seconds * 0.9
+
+def test_a_connection_that_goes_uvicorns_way_is_closed_when_it_is_idle() -> None:
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(answering, wire)
+        connection.timeout_keep_alive = 0.1  # type: ignore[assignment]
+        connection.data_received(REQUEST)
+        await until(lambda: wire.closed)
+        return wire
+
+    assert asyncio.run(scenario()).writes[0].endswith(b"{}")
