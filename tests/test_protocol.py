@@ -356,7 +356,7 @@ def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -
 
 
 def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_connection_closes() -> None:
-    async def scenario() -> Wire:
+    async def scenario() -> tuple[Wire, bool]:
         taker, wire = Taker(), Wire()
         (connection,) = connected(echo, wire, take=taker)
         connection.data_received(POST + b"body")
@@ -364,12 +364,13 @@ def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_co
         assert not wire.closed
         taker.offers[0].respond(FINE)
         await turns()
+        closed = wire.closed
         connection.connection_lost(None)
-        return wire
+        return wire, closed
 
-    wire = asyncio.run(scenario())
+    wire, closed = asyncio.run(scenario())
+    assert closed
     assert b"\r\nconnection: close\r\n" in wire.writes[0]
-    assert wire.closed
 
 
 def test_what_is_no_http_is_refused_and_not_offered() -> None:

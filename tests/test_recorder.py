@@ -213,6 +213,25 @@ def test_what_is_expected_of_a_commit_is_told_after_it() -> None:
         assert caller.told == caller.expected == [Tracked(instance(str(number)), NODE)]
 
 
+def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    names = [str(number) for number in range(20)]
+    store = open_store("sqlite:///:memory:", Rules()).store
+    store.apply([created(name) for name in names], 0.0)
+
+    async def scenario() -> None:
+        recorder = Recorder(store, Metrics())
+        for name in names:
+            recorder.submit(interrupted(name), Caller())
+        recorder.close()
+        await recorder.run()
+
+    asyncio.run(scenario())
+    store.close()
+    records = [vars(record) for record in caplog.records if record.message == "interruption counted"]
+    assert [line["instance"] for record in records for line in record["each"]] == names
+
+
 def test_what_is_expected_is_not_told_when_the_commit_fails() -> None:
     for caller in told_twenty(Forgetful(1)):
         assert [type(outcome) for outcome in caller.expected] == [Tracked]

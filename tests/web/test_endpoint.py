@@ -182,6 +182,7 @@ def test_a_usual_push_is_taken_and_answered_once_it_is_committed() -> None:
         endpoint = endpoint_of(Metrics(), Known())
         assert endpoint.take(GOOD, push(insert("node-1")), answers.append)
         assert not answers
+        assert b'last_push_timestamp_seconds{endpoint="creation"}' in endpoint.metrics.render("")[0]
         endpoint.recorder.close()
         await endpoint.recorder.run()
 
