@@ -16,20 +16,17 @@ from app.domain.totals import LifetimeTotals, Tally, Totals
 from app.store import SLICE, Prepared, Remembered
 from app.store.sqlite_file import SQLiteFile, translated
 from app.store.sqlite_listing import Listings
+from app.store.sqlite_pruning import Pruning, forget_ledger_rows
 from app.store.sqlite_rows import (
     SELECT_PARKED,
     Memory,
+    Rows,
     drop_totals,
-    load,
-    name_of,
     parked_of,
-    prune_rows,
     read_memory,
     rename_project,
-    write,
 )
 
-_PASS_SECONDS: Final = 3600.0
 _LONGEST_GAP_SECONDS: Final = 3600.0
 
 
@@ -44,8 +41,7 @@ class SQLiteStore:
         self._memory = Memory()
         self._listings = Listings()
         self._swept_at: dict[str, float] = {}
-        self._pass_from = ("", "")
-        self._next_pass_at = float("-inf")
+        self._pruning = Pruning()
 
     def remembered(self) -> Remembered:
         with self._transaction():
@@ -62,13 +58,14 @@ class SQLiteStore:
             return Prepared(partial(self.apply, events, now))
         with self._undone_on_error():
             connection.execute("BEGIN IMMEDIATE")
-            batch = self._batch(now)
-            projects = self._learn_projects(connection, batch, events)
+            rows = self._rows(connection, now)
+            batch = rows.batch
+            projects = self._learn_projects(rows, events)
             events = [in_project_ids(event, projects) for event in events]
             waiting = self._memory.pending > 0
-            load(connection, batch, names_of(events), keys_of(events), waiting=waiting)
+            rows.load(names_of(events), keys_of(events), waiting=waiting)
             outcomes = [batch.decide(event) for event in events]
-            write(connection, batch, now)
+            rows.write(now)
         applied = batch.applied(outcomes, self._memory.pending)
         return Prepared(partial(self._commit, applied, projects), outcomes)
 
@@ -79,23 +76,25 @@ class SQLiteStore:
 
     def expire(self, now: float) -> Applied:
         with self._transaction() as connection:
-            batch = self._batch(now)
+            rows = self._rows(connection, now)
+            batch = rows.batch
             due = [
                 parked_of(row)
                 for row in connection.execute(
                     f"{SELECT_PARKED} WHERE until <= ? ORDER BY until LIMIT ?", (now, SLICE)
                 )
             ]
-            load(connection, batch, names_of(parked.event for parked in due), ())
+            rows.load(names_of(parked.event for parked in due))
             outcomes = [batch.expire(parked) for parked in due]
-            write(connection, batch, now)
+            rows.write(now)
         applied = self._committed(batch.applied(outcomes, self._memory.pending))
         applied.more = len(due) == SLICE
         return applied
 
     def account(self, now: float) -> Applied:
         with self._transaction() as connection:
-            batch = self._batch(now)
+            rows = self._rows(connection, now)
+            batch = rows.batch
             since = self._memory.accounted_at
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _LONGEST_GAP_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
@@ -103,7 +102,7 @@ class SQLiteStore:
                     batch.tally.label_set(row.labels).instance_seconds += row.instances * elapsed
             connection.execute("DELETE FROM clock")
             connection.execute("INSERT INTO clock (accounted_at) VALUES (?)", (now,))
-            write(connection, batch, now)
+            rows.write(now)
         self._memory.accounted_at = now
         return self._committed(batch.applied((), self._memory.pending))
 
@@ -114,23 +113,25 @@ class SQLiteStore:
 
     def take_in(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
         with self._transaction() as connection:
-            batch = self._batch(now)
+            rows = self._rows(connection, now)
+            batch = rows.batch
             self._listings.name(connection, project, [instance.id for instance in listed])
-            load(connection, batch, {instance.name: None for instance in listed}, ())
+            rows.load({instance.name: None for instance in listed})
             for instance in listed:
                 batch.hear(instance, began)
-            write(connection, batch, now)
+            rows.write(now)
         return self._committed(batch.applied((), self._memory.pending))
 
     def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
         with self._transaction() as connection:
-            batch = self._batch(now)
+            rows = self._rows(connection, now)
+            batch = rows.batch
             sweeps = ends_what_it_misses(began, self._swept_at.get(project))
             unnamed, swept = self._listings.sweep(connection, project, unread_zones) if sweeps else ([], True)
-            load(connection, batch, {name: None for name, _ in unnamed}, ())
+            rows.load({name: None for name, _ in unnamed})
             for name, identity in unnamed:
                 batch.miss(name, identity, began)
-            write(connection, batch, now)
+            rows.write(now)
             if swept:
                 self._listings.end(connection, project)
                 connection.execute("INSERT OR REPLACE INTO listings VALUES (?, ?)", (project, began))
@@ -144,7 +145,8 @@ class SQLiteStore:
 
     def reveal(self, rows: Totals, now: float) -> Applied:
         with self._transaction() as connection:
-            batch = self._batch(now)
+            stored = self._rows(connection, now)
+            batch = stored.batch
             known = self._memory.totals
             for labels in rows.label_sets.keys() & known.label_sets.keys():
                 batch.tally.label_set(labels).revealed = True
@@ -152,16 +154,17 @@ class SQLiteStore:
                 batch.tally.cluster(cluster).revealed = True
             for cluster, machine_type in rows.lifetimes.keys() & known.lifetimes.keys():
                 batch.tally.lifetime(cluster, machine_type).revealed = True
-            write(connection, batch, now)
+            stored.write(now)
         return self._committed(batch.applied((), self._memory.pending))
 
     def prune(self, now: float) -> Applied:
         before = now - self._rules.retention_seconds
         with self._transaction() as connection:
-            batch = self._batch(now)
-            more = prune_rows(connection, before)
-            passed = self._prune_instances(connection, batch, now, before)
-            write(connection, batch, now)
+            rows = self._rows(connection, now)
+            batch = rows.batch
+            more = forget_ledger_rows(connection, before)
+            passed = self._pruning.forget(rows, before, now)
+            rows.write(now)
             gone = self._memory.totals.idle(before) if passed else Totals()
             drop_totals(connection, gone)
         applied = self._committed(batch.applied((), self._memory.pending))
@@ -239,6 +242,10 @@ class SQLiteStore:
         if connection is not None:
             connection.close()
 
+    def _rows(self, connection: sqlite3.Connection, now: float) -> Rows:
+        """What a transaction at that time reads and writes."""
+        return Rows(connection, self._batch(now))
+
     def _batch(self, now: float) -> Batch:
         tally = Tally(
             self._memory.totals,
@@ -253,35 +260,13 @@ class SQLiteStore:
         self._memory.pending = applied.pending
         return applied
 
-    def _learn_projects(
-        self, connection: sqlite3.Connection, batch: Batch, events: Iterable[Event]
-    ) -> dict[str, str]:
+    def _learn_projects(self, rows: Rows, events: Iterable[Event]) -> dict[str, str]:
         """All known pairs of project number and id; rows kept under a number so far move to its id."""
         projects = self._memory.projects
         for event in events:
             number, project = event.project_number, event.name.project
             if number and projects.get(number) != project:
                 projects = {**projects, number: project}
-                connection.execute("INSERT OR REPLACE INTO projects VALUES (?, ?)", (number, project))
-                rename_project(connection, batch, number, project)
+                rows.connection.execute("INSERT OR REPLACE INTO projects VALUES (?, ?)", (number, project))
+                rename_project(rows, number, project)
         return projects
-
-    def _prune_instances(
-        self, connection: sqlite3.Connection, batch: Batch, now: float, before: float
-    ) -> bool:
-        """Look through a slice of the instances; whether the pass, one an hour, has come to its end."""
-        if now < self._next_pass_at <= now + _PASS_SECONDS:  # no further off, unless the clock was set back
-            return True
-        looked_at = connection.execute(
-            "SELECT name, identity, recorded_at FROM instances WHERE (name, identity) > (?, ?)"
-            " ORDER BY name, identity LIMIT ?",
-            (*self._pass_from, SLICE),
-        ).fetchall()
-        stale = [(name, identity) for name, identity, recorded_at in looked_at if recorded_at < before]
-        load(connection, batch, {name_of(name): None for name, _ in stale}, ())
-        for name, identity in stale:
-            batch.forget(name_of(name), identity)
-        passed = len(looked_at) < SLICE
-        self._pass_from = ("", "") if passed else looked_at[-1][:2]
-        self._next_pass_at = now + _PASS_SECONDS if passed else self._next_pass_at
-        return passed

@@ -4,6 +4,7 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html
 """
 
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -15,6 +16,7 @@ from typing import Final, Self
 from uuid import uuid4
 
 from app.errors import StartError, StoreCorruptError, StoreUnavailableError
+from app.store.sqlite_places import name_of, place_of
 
 APPLICATION_ID: Final = 0x53494531  # "SIE1", in the file's header: a database with another one is not ours
 _OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")
@@ -25,6 +27,8 @@ _PAGE_BYTES: Final = 2048
 _ROOM_BYTES: Final = 1 << 22
 """What must be free: as much as the WAL grows to, and as much again."""
 _DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+
+_log = logging.getLogger(__name__)
 
 _UNREAD: Final = "was left with a WAL and no index of it: only a start can read it in"
 
@@ -128,7 +132,40 @@ CREATE TABLE clock (
 );
 """
 
-MIGRATIONS: Final = (_SCHEMA_1,)
+_SCHEMA_2: Final = """
+DROP INDEX seen_by_age;
+ALTER TABLE instances RENAME TO instances_by_name;
+CREATE TABLE instances (
+    slot INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    cluster TEXT NOT NULL,
+    cluster_location TEXT NOT NULL,
+    node_pool TEXT NOT NULL,
+    machine_type TEXT NOT NULL,
+    recorded_at REAL NOT NULL,
+    spot INTEGER NOT NULL,
+    alive INTEGER NOT NULL,
+    announced INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    timed INTEGER NOT NULL,
+    overflowed INTEGER NOT NULL,
+    operation TEXT NOT NULL,
+    created_at REAL,
+    started_at REAL,
+    interrupted_at REAL,
+    ended_at REAL
+);
+INSERT INTO instances
+    SELECT place + row_number() OVER (PARTITION BY place) - 1, name, identity, kind, cluster,
+        cluster_location, node_pool, machine_type, recorded_at, spot, alive, announced, failed, timed,
+        overflowed, operation, created_at, started_at, interrupted_at, ended_at
+    FROM (SELECT place_of(name) AS place, * FROM instances_by_name)
+    ORDER BY place;
+DROP TABLE instances_by_name;
+"""
+MIGRATIONS: Final = (_SCHEMA_1, _SCHEMA_2)
 """Scripts that lead from each schema version to the next; a file's version is how many it has had."""
 
 
@@ -279,8 +316,13 @@ class SQLiteFile:
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
     """Bring the schema up to date, a version a transaction."""
+    connection.create_function("place_of", 1, lambda text: place_of(name_of(text)), deterministic=True)
     version = _version_of(connection)
     for number, script in enumerate(migrations[version:], version + 1):
+        if version:
+            _log.info(
+                "the store is brought up to date; of a large one it takes a while", extra={"schema": number}
+            )
         connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
 
 

@@ -24,7 +24,8 @@ from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.store import READ_SECONDS
 from app.store.sqlite_file import SQLiteFile, translated
-from app.store.sqlite_rows import label_sets, name_of
+from app.store.sqlite_places import name_of
+from app.store.sqlite_rows import label_sets
 
 _STEPS: Final = 10_000
 """Instructions of SQLite's machine between two looks at the clock."""

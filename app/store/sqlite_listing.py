@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from app.domain.events import InstanceName
 from app.errors import StoreUnavailableError
 from app.store import SLICE
-from app.store.sqlite_rows import name_of
+from app.store.sqlite_places import name_of, slots_of
 
 
 @dataclass(slots=True)
 class _Listing:
     table: str
-    swept_to: tuple[str, str]
-    """The name and identity up to which unnamed instances were looked for."""
+    swept_to: int
+    """The slot up to which unnamed instances were looked for."""
 
 
 class Listings:
@@ -31,7 +31,7 @@ class Listings:
         """Begin with nothing named."""
         self.end(connection, project)
         self._begun += 1
-        listing = _Listing(f"temp.named_{self._begun}", (f"{project}/", ""))
+        listing = _Listing(f"temp.named_{self._begun}", slots_of(project)[0] - 1)
         connection.execute(f"CREATE TABLE {listing.table} (identity TEXT PRIMARY KEY) WITHOUT ROWID")
         self._under_way[project] = listing
 
@@ -48,15 +48,19 @@ class Listings:
         """Living instances that were not named, of the next slice; and whether it was the last."""
         listing = self._of(project)
         looked_at = connection.execute(
-            "SELECT name, identity, alive AND NOT EXISTS"  # noqa: S608 - likewise
+            "SELECT slot, name, identity, alive AND NOT EXISTS"  # noqa: S608 - likewise
             f" (SELECT 1 FROM {listing.table} AS named WHERE named.identity = instances.identity)"
-            " FROM instances WHERE (name, identity) > (?, ?) AND name < ? ORDER BY name, identity LIMIT ?",
-            (*listing.swept_to, f"{project}0", SLICE),  # "0" is the character after "/"
+            " FROM instances WHERE slot > ? AND slot <= ? ORDER BY slot LIMIT ?",
+            (listing.swept_to, slots_of(project)[1], SLICE),
         ).fetchall()
         if looked_at:
-            listing.swept_to = looked_at[-1][:2]
-        unnamed = [(name_of(name), identity) for name, identity, missed in looked_at if missed]
-        read = [(name, identity) for name, identity in unnamed if name.zone not in unread_zones]
+            listing.swept_to = looked_at[-1][0]
+        unnamed = [(name_of(name), identity) for _, name, identity, missed in looked_at if missed]
+        read = [
+            (name, identity)
+            for name, identity in unnamed
+            if name.project == project and name.zone not in unread_zones
+        ]
         return read, len(looked_at) < SLICE
 
     def end(self, connection: sqlite3.Connection, project: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -15,7 +15,7 @@ from app.domain.events import InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, Parked
 from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
-from app.store import SLICE
+from app.store.sqlite_places import SLOTS_OF_PLACE, name_of, place_of, slots_of
 
 
 @dataclass(slots=True)
@@ -33,7 +33,10 @@ class Memory:
 
 SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
 _SELECT_SEEN: Final = "SELECT key FROM seen WHERE key IN (SELECT value FROM json_each(?))"
-_SELECT_INSTANCES: Final = "SELECT * FROM instances WHERE name IN (SELECT value FROM json_each(?))"
+_SELECT_INSTANCES: Final = (
+    "SELECT instances.* FROM json_each(?) AS places"
+    " CROSS JOIN instances ON slot BETWEEN places.value AND places.value + ?"
+)
 _SELECT_PARKED_OF: Final = "SELECT * FROM parked WHERE name IN (SELECT value FROM json_each(?))"
 _ROWS_A_STATEMENT: Final = 16
 """At most: so the statement of each number stays prepared. And what a statement of many rows changes, SQLite
@@ -68,60 +71,94 @@ def label_sets(connection: sqlite3.Connection) -> list[LabelSetTotals]:
     return [LabelSetTotals(Labels(*row[:6]), *_last_as_bool(row[6:])) for row in rows]
 
 
-def load(
-    connection: sqlite3.Connection,
-    batch: Batch,
-    names: Iterable[InstanceName],
-    keys: Sequence[str],
-    *,
-    waiting: bool = True,
-) -> None:
-    """Read ahead everything under the names, and which of the keys were seen; `waiting`: whether any wait."""
-    asked = {_text(name): name for name in batch.unread(names)}
-    texts = (_dumps([*asked]),)
-    batch.load(
-        [key for (key,) in connection.execute(_SELECT_SEEN, (_dumps(keys),))],
-        [_instance(asked[row[0]], row) for row in connection.execute(_SELECT_INSTANCES, texts)],
-        [parked_of(row) for row in connection.execute(_SELECT_PARKED_OF, texts)] if waiting else (),
-    )
+class Rows:
+    """What one transaction reads ahead into its batch, and writes of what the batch has changed."""
 
+    def __init__(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        self.connection = connection
+        self.batch = batch
+        self._places: set[int] = set()
+        """Those of which every row was read."""
+        self._taken: set[int] = set()
+        """The slots there that hold a row."""
+        self._slots: dict[tuple[InstanceName, str], int] = {}
+        """Of incarnations, by name and identity."""
 
-def write(connection: sqlite3.Connection, batch: Batch, now: float) -> None:
-    """Write what the batch has changed."""
-    _insert(
-        connection,
-        "INSERT OR REPLACE INTO seen",
-        [(key, now) for key, new in batch.seen.items() if new],
-    )
-    gone = [(_text(name), identity) for (name, identity), kept in batch.kept.items() if kept is None]
-    if gone:
-        connection.executemany("DELETE FROM instances WHERE name = ? AND identity = ?", gone)
-    _insert(
-        connection,
-        "INSERT OR REPLACE INTO instances",
-        [_instance_row(kept) for kept in batch.kept.values() if kept is not None],
-    )
-    released = [(key,) for key, parked in batch.parked.items() if parked is None]
-    if released:
-        connection.executemany("DELETE FROM parked WHERE key = ?", released)
-    _insert(
-        connection,
-        "INSERT OR REPLACE INTO parked",
-        [_parked_row(parked) for parked in batch.parked.values() if parked is not None],
-    )
-    _insert(
-        connection,
-        "INSERT INTO ledger (key, at, recorded_at, name, identity, cluster, cluster_location, node_pool,"
-        " machine_type, counted_as, age_seconds, explained, released_by)",
-        [_ledger_row(counted, identity, now) for counted, identity in batch.counted],
-    )
-    if batch.explained:
-        connection.executemany(
-            "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?,"
-            " explained = 1 WHERE name = ? AND identity = ? AND NOT explained",
-            [(*explain.node, _text(explain.name), explain.identity) for explain in batch.explained],
+    def load(self, names: Iterable[InstanceName], keys: Sequence[str] = (), *, waiting: bool = True) -> None:
+        """Read everything under the names, and which of the keys were seen; `waiting`: whether any wait."""
+        asked = {_text(name): name for name in self.batch.unread(names)}
+        execute = self.connection.execute
+        self.batch.load(
+            [key for (key,) in execute(_SELECT_SEEN, (_dumps(keys),))] if keys else (),
+            self._instances(asked),
+            [parked_of(row) for row in execute(_SELECT_PARKED_OF, (_dumps([*asked]),))] if waiting else (),
         )
-    _write_totals(connection, batch.tally.changed)
+
+    def _instances(self, asked: Mapping[str, InstanceName]) -> list[Instance]:
+        places = {place_of(name) for name in asked.values()}
+        self._places |= places
+        found = []
+        for row in self.connection.execute(_SELECT_INSTANCES, (_dumps([*places]), SLOTS_OF_PLACE - 1)):
+            self._taken.add(row[0])
+            name = asked.get(row[1])
+            if name is not None:  # others' rows may be at their place
+                self._slots[name, row[2]] = row[0]
+                found.append(_instance(name, row))
+        return found
+
+    def write(self, now: float) -> None:
+        """Write what the batch has changed."""
+        connection, batch = self.connection, self.batch
+        _insert(
+            connection,
+            "INSERT OR REPLACE INTO seen",
+            [(key, now) for key, new in batch.seen.items() if new],
+        )
+        self._write_instances()
+        released = [(key,) for key, parked in batch.parked.items() if parked is None]
+        if released:
+            connection.executemany("DELETE FROM parked WHERE key = ?", released)
+        _insert(
+            connection,
+            "INSERT OR REPLACE INTO parked",
+            [_parked_row(parked) for parked in batch.parked.values() if parked is not None],
+        )
+        _insert(
+            connection,
+            "INSERT INTO ledger (key, at, recorded_at, name, identity, cluster, cluster_location, node_pool,"
+            " machine_type, counted_as, age_seconds, explained, released_by)",
+            [_ledger_row(counted, identity, now) for counted, identity in batch.counted],
+        )
+        if batch.explained:
+            connection.executemany(
+                "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?,"
+                " explained = 1 WHERE name = ? AND identity = ? AND NOT explained",
+                [(*explain.node, _text(explain.name), explain.identity) for explain in batch.explained],
+            )
+        _write_totals(connection, batch.tally.changed)
+
+    def _write_instances(self) -> None:
+        kept = self.batch.kept
+        gone = [(self._slots[which],) for which, one in kept.items() if one is None and which in self._slots]
+        if gone:
+            self.connection.executemany("DELETE FROM instances WHERE slot = ?", gone)
+        _insert(
+            self.connection,
+            "INSERT OR REPLACE INTO instances",
+            [_instance_row(self._slot(which), one) for which, one in kept.items() if one is not None],
+        )
+
+    def _slot(self, which: tuple[InstanceName, str]) -> int:
+        """The incarnation's slot: the one that it has, or the first that is free at its name's place."""
+        slot = self._slots.get(which)
+        if slot is None:
+            place = place_of(which[0])
+            if place not in self._places:
+                raise ValueError("an instance is to be written whose name was not read")
+            slot = next(free for free in range(place, place + SLOTS_OF_PLACE) if free not in self._taken)
+            self._taken.add(slot)
+            self._slots[which] = slot
+        return slot
 
 
 def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
@@ -186,36 +223,20 @@ def drop_totals(connection: sqlite3.Connection, gone: Totals) -> None:
     connection.executemany("DELETE FROM lifetimes WHERE (cluster, machine_type) = (?, ?)", gone.lifetimes)
 
 
-def prune_rows(connection: sqlite3.Connection, before: float) -> bool:
-    """Delete a slice of old keys and of old ledger rows; whether there may be more."""
-    keys = connection.execute(
-        "DELETE FROM seen WHERE key IN (SELECT key FROM seen WHERE seen_at < ? ORDER BY seen_at LIMIT ?)",
-        (before, SLICE),
-    ).rowcount
-    # The ledger is in the order of recording: only its beginning needs a look.
-    rows = connection.execute(
-        "DELETE FROM ledger WHERE serial IN"
-        " (SELECT serial FROM (SELECT serial, recorded_at FROM ledger ORDER BY serial LIMIT ?)"
-        "  WHERE recorded_at < ?)",
-        (SLICE, before),
-    ).rowcount
-    return SLICE in (keys, rows)
-
-
-def rename_project(connection: sqlite3.Connection, batch: Batch, number: str, project: str) -> None:
+def rename_project(rows: Rows, number: str, project: str) -> None:
     """Move what is kept under a project's number to its id."""
     under = (f"{number}/", f"{number}0")  # "0" is the character after "/"
-    texts = connection.execute(
-        "SELECT name FROM instances WHERE name >= ? AND name < ?"
+    texts = rows.connection.execute(
+        "SELECT name FROM instances WHERE slot BETWEEN ? AND ? AND name >= ? AND name < ?"
         " UNION SELECT name FROM parked WHERE name >= ? AND name < ?",
-        under * 2,
+        (*slots_of(number), *under, *under),
     ).fetchall()
     names = [name_of(text) for (text,) in texts]
-    load(connection, batch, [*names, *(name._replace(project=project) for name in names)], ())
+    rows.load([*names, *(name._replace(project=project) for name in names)])
     for name in names:
-        batch.rename(name, project)
+        rows.batch.rename(name, project)
     if names:
-        connection.execute(
+        rows.connection.execute(
             "UPDATE ledger SET name = ? || substr(name, ?) WHERE name >= ? AND name < ?",
             (project, len(number) + 1, *under),
         )
@@ -233,31 +254,27 @@ def _text(name: InstanceName) -> str:
     return "/".join(name)
 
 
-def name_of(text: str) -> InstanceName:
-    """The instance name that a row holds."""
-    return InstanceName(*text.rsplit("/", 2))
-
-
 def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
-    spot, alive, announced, failed, timed, overflowed = row[8:14]
+    spot, alive, announced, failed, timed, overflowed = row[9:15]
     return Instance(
         name,
-        row[1],
-        _KINDS[row[2]],
-        Node(*row[3:7]),
-        row[7],
+        row[2],
+        _KINDS[row[3]],
+        Node(*row[4:8]),
+        row[8],
         bool(spot),
         bool(alive),
         bool(announced),
         bool(failed),
         bool(timed),
         bool(overflowed),
-        *row[14:],
+        *row[15:],
     )
 
 
-def _instance_row(instance: Instance) -> tuple[object, ...]:
+def _instance_row(slot: int, instance: Instance) -> tuple[object, ...]:
     return (
+        slot,
         _text(instance.name),
         instance.identity,
         +instance.kind,
