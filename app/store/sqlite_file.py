@@ -132,9 +132,10 @@ CREATE TABLE clock (
 );
 """
 
+# In their new order: by an index, which is a third of what sorting them needs of the temporary disk.
 _SCHEMA_2: Final = """
-DROP INDEX seen_by_age;
 ALTER TABLE instances RENAME TO instances_by_name;
+CREATE INDEX instances_by_place ON instances_by_name (place_of(name));
 CREATE TABLE instances (
     slot INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
@@ -163,9 +164,15 @@ INSERT INTO instances
         overflowed, operation, created_at, started_at, interrupted_at, ended_at
     FROM (SELECT place_of(name) AS place, * FROM instances_by_name)
     ORDER BY place;
-DROP TABLE instances_by_name;
 """
-MIGRATIONS: Final = (_SCHEMA_1, _SCHEMA_2)
+# Each by itself, again if need be: within a transaction, SQLite copies what it drops to the temporary disk.
+_SCHEMA_3: Final = """
+COMMIT;
+DROP TABLE IF EXISTS instances_by_name;
+DROP INDEX IF EXISTS seen_by_age;
+BEGIN IMMEDIATE;
+"""
+MIGRATIONS: Final = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
 """Scripts that lead from each schema version to the next; a file's version is how many it has had."""
 
 
@@ -320,9 +327,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
     version = _version_of(connection)
     for number, script in enumerate(migrations[version:], version + 1):
         if version:
-            _log.info(
-                "the store is brought up to date; of a large one it takes a while", extra={"schema": number}
-            )
+            _log.info("the store is being migrated", extra={"schema": number, "newest": len(migrations)})
         connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
 
 
