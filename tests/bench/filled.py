@@ -18,6 +18,7 @@ from app.domain.outcomes import Duplicate
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
 from app.store import OpenedStore, open_store
+from app.store.sqlite_places import name_of, place_of
 from tests.bench.deliveries import POOLS, Delivery, entry_of
 from tests.bench.report import progress
 
@@ -45,6 +46,7 @@ def fill(path: Path, instances: int) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
+        connection.create_function("place_of", 1, lambda text: place_of(name_of(text)))
         with progress(f"preparing {instances:,} instances", instances) as done:
             for copied in _copy(connection, instances):
                 done(copied)
@@ -128,6 +130,8 @@ def _copying(connection: sqlite3.Connection, table: str) -> str:
 
 
 def _copied(column: str, kind: str) -> str:
+    if column == "slot":
+        return f"place_of({_copied('name', 'TEXT')})"
     if kind == "TEXT":
         return f"replace({column}, mark, printf('%012d', n))"
     if kind == "REAL" and column not in _DURATIONS:
