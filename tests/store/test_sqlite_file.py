@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,11 +15,12 @@ from typing import Final
 import pytest
 
 from app.domain.attribution import Rules
+from app.domain.events import UNKNOWN_NODE, InstanceCreated
 from app.domain.outcomes import Duplicate
 from app.errors import StartError, StoreCorruptError
 from app.store import SLICE, Store, inspect_store, open_store
 from app.store.sqlite_file import MIGRATIONS, SQLiteFile, inspect_file
-from tests.domain.examples import NAME, NOW, created, interrupted
+from tests.domain.examples import DAY, LAB, NAME, NOW, OTHER_NAME, created, interrupted
 from tests.support.requirement import require
 
 MANY: Final = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2000)]
@@ -390,6 +391,67 @@ def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
     assert "notes" in tables
     assert "more" not in tables
+
+
+def of_schema_1(path: Path, instances: Sequence[InstanceCreated]) -> None:
+    """Leave a file of the first schema that knows these living instances."""
+    SQLiteFile.open(str(path), migrations=MIGRATIONS[:1]).release()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for one in instances:
+            node = one.node or UNKNOWN_NODE
+            connection.execute("INSERT INTO seen VALUES (?, ?)", (one.key, NOW))
+            connection.execute(
+                "INSERT INTO instances VALUES (?,?,1,?,?,?,?,?,1,1,1,0,0,0,?,?,NULL,NULL,NULL)",
+                ("/".join(one.name), one.id, *node, NOW, one.operation, one.at),
+            )
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+LIVES: Final = [created("1", 100.0), created("2", 200.0), created("3", 300.0, name=OTHER_NAME, node=LAB)]
+
+
+@pytest.mark.parametrize("already", range(1, len(MIGRATIONS)))
+def test_an_older_file_is_migrated_and_nothing_of_it_is_lost(path: Path, already: int) -> None:
+    of_schema_1(path, [*LIVES, *MANY])
+    SQLiteFile.open(
+        str(path), migrations=MIGRATIONS[:already]
+    ).release()  # where an earlier start was cut off
+
+    store = opened(path)
+
+    assert version_of(path) == len(MIGRATIONS)
+    assert all(isinstance(one, Duplicate) for one in store.apply([*LIVES, *MANY], NOW).outcomes)
+    ends = [interrupted(one.id, 1000.0, name=one.name) for one in (*LIVES, *MANY)]
+    counted = store.apply(ends, NOW).counted
+    assert [(one.name, one.id, one.node, one.age) for one in counted] == [
+        (one.name, one.id, one.node, 1000.0 - one.at) for one in (*LIVES, *MANY)
+    ]
+    store.close()
+
+
+def test_an_older_file_that_was_migrated_is_pruned(path: Path) -> None:
+    of_schema_1(path, LIVES)
+    store = opened(path)
+    later = NOW + 40 * DAY
+    while store.prune(later).more:
+        pass
+    store.close()
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM instances").fetchone() == (0,)
+
+
+def test_a_migration_tells_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of_schema_1(path, LIVES)
+    with caplog.at_level("INFO"):
+        opened(path).close()
+
+    assert [record.message for record in caplog.records].count("the store is being migrated") == 2
 
 
 @pytest.mark.parametrize("milliseconds", [0.1, 0.3, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30])
