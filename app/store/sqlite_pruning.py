@@ -1,7 +1,7 @@
 """What the SQLite store forgets: slice by slice, so that pushes come between."""
 
 import sqlite3
-from typing import Final
+from typing import Any, Final
 
 from app.store import SLICE
 from app.store.sqlite_places import name_of
@@ -11,6 +11,14 @@ _PASS_SECONDS: Final = 3600.0
 # What comes before every key, and before every slot.
 _FIRST_KEY: Final = ""
 _FIRST_SLOT: Final = -1
+_LOOK_AT_KEYS: Final = (
+    "SELECT count(*), max(key), min(seen_at)"
+    " FROM (SELECT key, seen_at FROM seen WHERE key > ? ORDER BY key LIMIT ?)"
+)
+_LOOK_AT_INSTANCES: Final = (
+    "SELECT count(*), max(slot), min(recorded_at)"
+    " FROM (SELECT slot, recorded_at FROM instances WHERE slot > ? ORDER BY slot LIMIT ?)"
+)
 
 
 class Pruning:
@@ -50,11 +58,7 @@ def forget_ledger_rows(connection: sqlite3.Connection, before: float) -> bool:
 
 
 def _forget_keys(connection: sqlite3.Connection, after: str, before: float) -> str | None:
-    count, last, oldest = connection.execute(
-        "SELECT count(*), max(key), min(seen_at)"
-        " FROM (SELECT key, seen_at FROM seen WHERE key > ? ORDER BY key LIMIT ?)",
-        (after, SLICE),
-    ).fetchone()
+    count, last, oldest = _looked_at(connection, _LOOK_AT_KEYS, after)
     if count and oldest < before:
         connection.execute(
             "DELETE FROM seen WHERE key > ? AND key <= ? AND seen_at < ?", (after, last, before)
@@ -63,12 +67,25 @@ def _forget_keys(connection: sqlite3.Connection, after: str, before: float) -> s
 
 
 def _forget_instances(rows: Rows, after: int, before: float) -> int | None:
-    looked_at = rows.connection.execute(
-        "SELECT slot, name, identity, recorded_at FROM instances WHERE slot > ? ORDER BY slot LIMIT ?",
-        (after, SLICE),
-    ).fetchall()
-    stale = [(name_of(name), identity) for _, name, identity, at in looked_at if at < before]
-    rows.load(dict.fromkeys(name for name, _ in stale))
-    for name, identity in stale:
-        rows.batch.forget(name, identity)
-    return looked_at[-1][0] if len(looked_at) == SLICE else None
+    count, last, oldest = _looked_at(rows.connection, _LOOK_AT_INSTANCES, after)
+    if count and oldest < before:
+        stale = [
+            (name_of(name), identity)
+            for name, identity in rows.connection.execute(
+                "SELECT name, identity FROM instances WHERE slot > ? AND slot <= ? AND recorded_at < ?",
+                (after, last, before),
+            )
+        ]
+        rows.load(dict.fromkeys(name for name, _ in stale))
+        for name, identity in stale:
+            rows.batch.forget(name, identity)
+    return last if count == SLICE else None
+
+
+def _looked_at(connection: sqlite3.Connection, query: str, after: str | int) -> tuple[int, Any, float]:
+    """How many rows a slice has, its last one, and the oldest one's time.
+
+    Asked of SQLite at once: for each row, this thread and the loop would take the interpreter's lock in turn.
+    """
+    row: tuple[int, Any, float] = connection.execute(query, (after, SLICE)).fetchone()
+    return row
