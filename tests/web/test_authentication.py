@@ -29,7 +29,7 @@ HOSTILE = [
             "alg-none": token(header={"alg": "none"}),
             "alg-hs256": token(header={"alg": "HS256"}),
             "expired": token(iat=1, exp=2),
-            "from-the-future": token(iat=int(datetime.now(UTC).timestamp()) + 600),
+            "from-the-future": token(iat=int(datetime.now(UTC).timestamp()) + 86400),
             "wrong-issuer": token(iss="https://accounts.example.com"),
             "wrong-audience": token(audience="https://other.example.com"),
             "no-audience": token(audience=ABSENT),
