@@ -30,6 +30,8 @@ _COPIED_FROM: Final = 700_000_000_000
 """The first of the instances whose rows are copied; its digits occur nowhere else."""
 _AT_ONCE: Final = 20_000
 _TABLES: Final = ("seen", "instances", "ledger")
+_SUMMED_IN_TIME: Final = 100_000
+"""So many ledger rows even a slow machine sums up within the time that reading may take."""
 _DURATIONS: Final = ("age_seconds",)
 """Columns that hold no moment, though they are REAL."""
 
@@ -169,8 +171,8 @@ def _verify(path: Path, instances: int, now: float) -> None:
         totals = opened.store.remembered().totals
         assert sum(row.instances for row in totals.label_sets.values()) == instances
         assert sum(row.interruptions for row in totals.clusters.values()) == instances
-        pools = opened.history.pools(now, POOLS)
-        assert len(pools) == POOLS or instances < 10 * POOLS
+        if 10 * POOLS <= instances <= _SUMMED_IN_TIME:
+            assert len(opened.history.pools(now, POOLS)) == POOLS
         newest, *_ = opened.history.interruptions(Query(limit=1))
         again = [
             _event(Delivery(kind, number, number, now))
