@@ -417,9 +417,8 @@ LIVES: Final = [created("1", 100.0), created("2", 200.0), created("3", 300.0, na
 @pytest.mark.parametrize("already", range(1, len(MIGRATIONS)))
 def test_an_older_file_is_migrated_and_nothing_of_it_is_lost(path: Path, already: int) -> None:
     of_schema_1(path, [*LIVES, *MANY])
-    SQLiteFile.open(
-        str(path), migrations=MIGRATIONS[:already]
-    ).release()  # where an earlier start was cut off
+    # As an earlier start leaves it that was cut off.
+    SQLiteFile.open(str(path), migrations=MIGRATIONS[:already]).release()
 
     store = opened(path)
 
@@ -431,6 +430,15 @@ def test_an_older_file_is_migrated_and_nothing_of_it_is_lost(path: Path, already
         (one.name, one.id, one.node, 1000.0 - one.at) for one in (*LIVES, *MANY)
     ]
     store.close()
+
+
+def test_a_migration_leaves_nothing_of_what_it_replaced(path: Path) -> None:
+    of_schema_1(path, LIVES)
+    opened(path).close()
+
+    with closing(sqlite3.connect(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    assert not names & {"instances_by_name", "instances_by_place", "seen_by_age"}
 
 
 def test_an_older_file_that_was_migrated_is_pruned(path: Path) -> None:
