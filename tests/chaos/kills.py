@@ -177,20 +177,25 @@ def _has_begun(exporter: Exporter) -> bool:
 
 
 def _judge(exporter: Exporter, prometheus: Prometheus, made: Traffic, report: Report, began: float) -> None:
-    def shown(name: str) -> dict[Labels, float]:
-        return {own(sample.labels): sample.value for sample in prometheus.query(name) if sample.value}
+    def wrong() -> list[str]:
+        at = prometheus.last_scrape()  # on a busy machine the next may fail, and ends every series
+
+        def shown(name: str) -> dict[Labels, float]:
+            return {own(sample.labels): sample.value for sample in prometheus.query(name, at) if sample.value}
+
+        return list(differences(made, shown))
 
     def raw(name: str) -> Sequence[Series]:
         return prometheus.raw(name, time.time() - began)
 
     with suppress(TimeoutError):
-        eventually(lambda: not list(differences(made, shown)), within=60, what="everything is scraped")
+        eventually(lambda: not wrong(), within=60, what="everything is scraped")
     prometheus.wait_for_scrapes(_SETTLED_SCRAPES)  # there might come too much
     series = [one for name in COUNTERS for one in raw(name)]
     ups = [up for one in raw("up") for _, up in one.samples]
     report.series, report.scrapes, report.failed_scrapes = len(series), ups.count(1), ups.count(0)
     report.wrong = [
-        *differences(made, shown),
+        *wrong(),
         *faults(series),
         *in_ledger(made, exporter.client, f"http://{exporter.metrics_address}"),
     ]

@@ -45,8 +45,6 @@ class SharedVerdict:
         """Wait until everything is scraped, and then two scrapes more: there might come too much."""
         with suppress(TimeoutError):
             eventually(lambda: not list(self._differences()), within=20, what="everything is scraped")
-        with suppress(TimeoutError):
-            eventually(lambda: not list(self._shared()), within=30, what="one replica leads")
         self._prometheus.wait_for_scrapes(2)
 
     def wrong(self) -> list[str]:
@@ -57,7 +55,7 @@ class SharedVerdict:
             *self._differences(),
             *faults(series),
             *in_ledger(self._made, replica.client, f"http://{replica.metrics_address}"),
-            *self._shared(),
+            *self._in_the_end(),
             *self._led_at_once(),
         ]
 
@@ -83,6 +81,12 @@ class SharedVerdict:
             for labels in sent.keys() | seen.keys():
                 if seen[labels] != sent.get(labels, 0):
                     yield f"{name}{dict(sorted(labels))}: {sent.get(labels, 0)} sent, {seen[labels]} seen"
+
+    def _in_the_end(self) -> list[str]:
+        """What does not become as it should be: a scrape that fails on a busy machine shows nothing."""
+        with suppress(TimeoutError):
+            eventually(lambda: not list(self._shared()), within=30, what="one replica leads")
+        return list(self._shared())
 
     def _shared(self) -> Iterator[str]:
         """All instances are interrupted, nothing waits, and one replica at a time says so."""

@@ -21,6 +21,7 @@ Labels = Mapping[str, str]
 
 # A scrape's timestamp is moved by as much, to make the distances even.
 _ALIGNMENT_SECONDS: Final = 0.002
+_HOUR_SECONDS: Final = 3600
 
 
 class QueryError(Exception):
@@ -127,6 +128,16 @@ class Prometheus:
             Series(one["metric"], [(at, float(value)) for at, value in one["values"]])
             for one in data["result"]
         ]
+
+    def last_scrape(self) -> float:
+        """When a target was last scraped with success, in Unix seconds: a query at that time has its samples.
+
+        A query now has none, where a later scrape has failed. Raises QueryError when an hour had no success.
+        """
+        times = [at for series in self.raw("up", _HOUR_SECONDS) for at, up in series.samples if up]
+        if not times:
+            raise QueryError(f"no scrape of {self._targets} has succeeded")
+        return max(times)
 
     def wait_for_scrapes(self, n: int = 1, *, within: float = 30, successful: bool = True) -> None:
         """Return once each target has been scraped n times in scrapes that began after this call.
