@@ -24,7 +24,7 @@ from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
-from app.protocol import Answer, Headers
+from app.protocol import Headers, Reply
 from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import Settings
 from app.store import OpenedStore, open_store
@@ -260,10 +260,10 @@ class Application(FastAPI):
         self._pushes[path] = push
         self.router.routes.append(Route(path, push, methods=["POST"]))
 
-    def take(self, path: bytes, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
+    def take(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
         """Take a POST that has come whole, if it is a push as they usually are; see `PushEndpoint.take`."""
         push = self._pushes.get(path.decode("latin-1"))
-        return push is not None and not self.is_stopping() and push.take(headers, body, respond)
+        return push is not None and not self.is_stopping() and push.take(headers, body, reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

@@ -14,7 +14,7 @@ ends it with the next request, which costs half as much as decoding that.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -31,7 +31,19 @@ class Answer(NamedTuple):
     body: bytes
 
 
-Take: TypeAlias = Callable[[bytes, Headers, bytes, Callable[[Answer], None]], bool]
+class Reply(Protocol):
+    """What takes the answer to a request."""
+
+    def expect(self, answer: Answer) -> None:
+        """Get ready to give this answer, if it comes to that."""
+        ...
+
+    def give(self, answer: Answer) -> None:
+        """Answer the request, unless the caller has gone; called once."""
+        ...
+
+
+Take: TypeAlias = Callable[[bytes, Headers, bytes, Reply], bool]
 """Takes a POST to a path, of these headers and this body, and will answer it once; or says no, at once."""
 
 
@@ -39,11 +51,11 @@ def protocol_for(take: Take) -> type[HttpToolsProtocol]:
     """The protocol of one server."""
     offer = staticmethod(take)
 
-    class Protocol(_Protocol):
+    class Offering(_Protocol):
         take = offer
         cork = _Cork()
 
-    return Protocol
+    return Offering
 
 
 class _Protocol(HttpToolsProtocol):
@@ -133,7 +145,7 @@ class _Protocol(HttpToolsProtocol):
     def _was_taken(self, body: bytes) -> bool:
         before = self.cycle
         taken = self.cycle = _Taken(self)  # type: ignore[assignment]
-        if self.take(self.url, self.headers, body, taken.answer):
+        if self.take(self.url, self.headers, body, taken):
             return True
         self.cycle = before
         return False
@@ -155,24 +167,31 @@ class _Protocol(HttpToolsProtocol):
 class _Taken:
     """Stands where uvicorn's protocol has the request under way, and has what the protocol asks of that."""
 
-    __slots__ = ("_protocol", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_expected", "_protocol", "disconnected", "keep_alive", "response_complete")
 
     message_event: Final = asyncio.Event()
     """Nobody waits for it."""
 
     def __init__(self, protocol: HttpToolsProtocol) -> None:
         self._protocol = protocol
+        self._expected: tuple[Answer | None, bytes] = (None, b"")
+        """With how it is written, as long as the connection is kept."""
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
 
-    def answer(self, answer: Answer) -> None:
-        """Answer the request, unless the caller has gone."""
+    def expect(self, answer: Answer) -> None:
+        """See `Reply`."""
+        self._expected = (answer, self._encoded(answer))
+
+    def give(self, answer: Answer) -> None:
+        """See `Reply`."""
         self.response_complete = True
         if self.disconnected:
             return
         protocol = self._protocol
-        protocol.transport.write(self._encoded(answer))
+        expected, encoded = self._expected
+        protocol.transport.write(encoded if answer is expected and self.keep_alive else self._encoded(answer))
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()

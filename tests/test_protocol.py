@@ -9,12 +9,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.protocol import Answer, Headers, Take, protocol_for
+from app.protocol import Answer, Headers, Reply, Take, protocol_for
 from tests.support.process import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n"
 POST = b"POST /taken HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\n"
 FINE = Answer(200, ((b"content-type", b"text/plain"),), b"fine")
+OTHERWISE = Answer(503, (), b"gone")
 
 
 class Wire(asyncio.Transport):
@@ -42,7 +43,7 @@ async def answering(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
-def refuse(_path: bytes, _headers: Headers, _body: bytes, _respond: Callable[[Answer], None]) -> bool:
+def refuse(_path: bytes, _headers: Headers, _body: bytes, _reply: Reply) -> bool:
     return False
 
 
@@ -202,7 +203,7 @@ class Offer(NamedTuple):
     path: bytes
     headers: Headers
     body: bytes
-    respond: Callable[[Answer], None]
+    reply: Reply
 
 
 class Taker:
@@ -211,8 +212,8 @@ class Taker:
     def __init__(self) -> None:
         self.offers: list[Offer] = []
 
-    def __call__(self, path: bytes, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
-        self.offers.append(Offer(path, headers, body, respond))
+    def __call__(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
+        self.offers.append(Offer(path, headers, body, reply))
         return path == b"/taken"
 
 
@@ -240,7 +241,7 @@ def sent(*chunks: bytes) -> tuple[Taker, Wire]:
         await turns()
         for offer in taker.offers:
             if offer.path == b"/taken":
-                offer.respond(FINE)
+                offer.reply.give(FINE)
         await turns()
         connection.connection_lost(None)
 
@@ -316,7 +317,7 @@ def test_a_request_behind_one_that_waits_is_not_offered_and_answered_after_it() 
         async with served(echo, take=taker) as (reader, writer):
             writer.write((POST + b"1111") + (POST + b"2222"))
             await until(lambda: len(taker.offers) == 1)
-            taker.offers[0].respond(FINE)
+            taker.offers[0].reply.give(FINE)
             assert (await reader.readuntil(b"/taken 2222")).count(b"fine") == 1
 
     asyncio.run(scenario())
@@ -330,7 +331,7 @@ def test_on_a_connection_that_is_kept_each_request_is_offered() -> None:
             for number in range(3):
                 writer.write(POST + b"%04d" % number)
                 await until(lambda: len(taker.offers) > number)  # noqa: B023 - it is waited for here
-                taker.offers[number].respond(FINE)
+                taker.offers[number].reply.give(FINE)
                 await reader.readuntil(b"fine")
         return [offer.body for offer in taker.offers]
 
@@ -346,7 +347,7 @@ def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -
         gone.closed = True
         first.connection_lost(None)
         for offer in taker.offers:
-            offer.respond(FINE)
+            offer.reply.give(FINE)
         await turns()
         second.connection_lost(None)
         return gone, waiting
@@ -355,14 +356,35 @@ def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -
     assert (gone.writes, len(waiting.writes)) == ([], 1)
 
 
-def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_connection_closes() -> None:
+@pytest.mark.parametrize("expected", [FINE, OTHERWISE])
+def test_an_answer_is_what_is_given_whatever_was_expected(expected: Answer) -> None:
+    async def scenario() -> Wire:
+        taker, wire = Taker(), Wire()
+        (connection,) = connected(echo, wire, take=taker)
+        connection.data_received(POST + b"body")
+        taker.offers[0].reply.expect(expected)
+        assert not wire.writes
+        taker.offers[0].reply.give(FINE)
+        await turns()
+        connection.connection_lost(None)
+        return wire
+
+    assert asyncio.run(scenario()).writes == sent(POST + b"body")[1].writes
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_connection_closes(
+    *, expected: bool
+) -> None:
     async def scenario() -> tuple[Wire, bool]:
         taker, wire = Taker(), Wire()
         (connection,) = connected(echo, wire, take=taker)
         connection.data_received(POST + b"body")
+        if expected:
+            taker.offers[0].reply.expect(FINE)
         connection.shutdown()
         assert not wire.closed
-        taker.offers[0].respond(FINE)
+        taker.offers[0].reply.give(FINE)
         await turns()
         closed = wire.closed
         connection.connection_lost(None)
@@ -390,12 +412,12 @@ def test_a_connection_is_kept_while_a_request_is_under_way_and_closed_when_it_is
         (connection,) = connected(echo, wire, take=taker)
         connection.timeout_keep_alive = idle_seconds  # type: ignore[assignment]
         connection.data_received(POST + b"1111")
-        taker.offers[0].respond(FINE)
+        taker.offers[0].reply.give(FINE)
         connection.data_received(POST + b"2222")
         began = clock()
         await until(lambda: clock() > began + 3 * idle_seconds)
         assert not wire.closed
-        taker.offers[1].respond(FINE)
+        taker.offers[1].reply.give(FINE)
         answered_at = clock()
         await until(lambda: wire.closed)
         return clock() - answered_at

@@ -397,6 +397,8 @@ def test_damage_found_while_running_is_told_once_to_everybody(
 
 
 def test_at_the_end_everything_accepted_is_answered_and_nothing_more_taken(disk: Disk) -> None:
+    others = set(threading.enumerate())
+
     async def scenario() -> Recorder:
         async with writing(disk) as writer:
             async with writer.busy():
@@ -412,7 +414,7 @@ def test_at_the_end_everything_accepted_is_answered_and_nothing_more_taken(disk:
 
     ended = asyncio.run(scenario())
     eventually(
-        lambda: not any(thread.name.startswith("store") for thread in threading.enumerate()),
+        lambda: not any(thread.name == "store" for thread in {*threading.enumerate()} - others),
         within=20,
         what=f"the end of the thread of {ended}",
     )

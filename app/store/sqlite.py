@@ -16,7 +16,7 @@ from app.domain.totals import LifetimeTotals, Tally, Totals
 from app.store import SLICE, Prepared, Remembered
 from app.store.sqlite_file import SQLiteFile, translated
 from app.store.sqlite_listing import Listings
-from app.store.sqlite_pruning import Pruning, forget_ledger_rows
+from app.store.sqlite_pruning import Pruning, forget_ledger_rows, is_due
 from app.store.sqlite_rows import (
     SELECT_PARKED,
     Memory,
@@ -163,11 +163,17 @@ class SQLiteStore:
             rows = self._rows(connection, now)
             batch = rows.batch
             more = forget_ledger_rows(connection, before)
-            passed = self._pruning.forget(rows, before, now)
+            passes = is_due(before, self._memory.forgotten_before)
+            passed = not passes or self._pruning.forget(rows, before)
             rows.write(now)
+            if passes and passed:
+                connection.execute("DELETE FROM pruned")
+                connection.execute("INSERT INTO pruned VALUES (?)", (before,))
             gone = self._memory.totals.idle(before) if passed else Totals()
             drop_totals(connection, gone)
         applied = self._committed(batch.applied((), self._memory.pending))
+        if passes and passed:
+            self._memory.forgotten_before = before
         self._memory.totals.drop(gone)
         applied.dropped = gone
         applied.more = more or not passed

@@ -21,27 +21,32 @@ _LOOK_AT_INSTANCES: Final = (
 )
 
 
+def is_due(before: float, forgotten_before: float | None) -> bool:
+    """Whether a pass is due that forgets what is older than `before`; the last one went up to the other.
+
+    There is one an hour, and another when the clock was set back or the retention changed.
+    """
+    return forgotten_before is None or not 0 <= before - forgotten_before < _PASS_SECONDS
+
+
 class Pruning:
-    """How far the pass through all keys and all instances has come; there is one an hour."""
+    """How far a pass through all keys and all instances has come."""
 
     def __init__(self) -> None:
-        self._next_at = float("-inf")
         self._key: str | None = _FIRST_KEY
         """The last that was looked at; None: all were."""
         self._slot: int | None = _FIRST_SLOT
         """Likewise, of instances."""
 
-    def forget(self, rows: Rows, before: float, now: float) -> bool:
+    def forget(self, rows: Rows, before: float) -> bool:
         """Forget what is older of the next slice; whether the pass has come to its end."""
-        if now < self._next_at <= now + _PASS_SECONDS:  # no further off, unless the clock was set back
-            return True
         if self._key is not None:
             self._key = _forget_keys(rows.connection, self._key, before)
         if self._slot is not None:
             self._slot = _forget_instances(rows, self._slot, before)
         if self._key is not None or self._slot is not None:
             return False
-        self._next_at, self._key, self._slot = now + _PASS_SECONDS, _FIRST_KEY, _FIRST_SLOT
+        self._key, self._slot = _FIRST_KEY, _FIRST_SLOT
         return True
 
 

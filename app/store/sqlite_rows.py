@@ -27,6 +27,8 @@ class Memory:
     """Project number to project id."""
     pending: int = 0
     accounted_at: float | None = None
+    forgotten_before: float | None = None
+    """What was older when the last pass of the pruning came to its end; None: none ever has."""
     listed: dict[str, float] = field(default_factory=dict)
     """Project to the moment for which its last complete listing spoke."""
 
@@ -62,6 +64,8 @@ def read_memory(connection: sqlite3.Connection) -> Memory:
     (memory.pending,) = connection.execute("SELECT count(*) FROM parked").fetchone()
     for (accounted_at,) in connection.execute("SELECT accounted_at FROM clock"):
         memory.accounted_at = accounted_at
+    for (before,) in connection.execute("SELECT before FROM pruned"):
+        memory.forgotten_before = before
     return memory
 
 

@@ -27,7 +27,7 @@ from app.errors import (
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
 from app.metrics import Endpoint, Metrics
-from app.protocol import Answer, Headers
+from app.protocol import Answer, Headers, Reply
 from app.recorder import Recorder, Result
 from app.web.body import BodyReader, CallerGoneError
 from app.web.problems import problem_of
@@ -88,7 +88,7 @@ class PushEndpoint:
             answer = self.refuse(InternalError("a bug; the log has the trace"))
         await _send(send, answer)
 
-    def take(self, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> bool:
+    def take(self, headers: Headers, body: bytes, reply: Reply) -> bool:
         """Take a push that has come whole, from a caller who is known.
 
         False: it has to go the way of `__call__`, where it is told what is wrong, if that is why.
@@ -99,9 +99,9 @@ class PushEndpoint:
             self.metrics.pushed(self.endpoint, self.clock())
             event = self._decode(self.bodies.whole(body), headers)
             if isinstance(event, Ignored):
-                respond(self.accept(event))
+                reply.give(self.accept(event))
             else:
-                self.recorder.submit(event, _Taken(self, event, respond))
+                self.recorder.submit(event, _Taken(self, event, reply))
         except Exception:  # noqa: BLE001 - it is met again there, bugs too
             return False
         return True
@@ -146,10 +146,10 @@ class PushEndpoint:
         if not same_subscription(message.dead_letter_source, self.subscription):
             raise WrongSubscriptionError("the envelope is of another subscription than the configured one")
 
-    def accept(self, outcome: Outcome, body: bytes = b"") -> Answer:
-        """The answer to a push that is recorded or ignored, its body made before or now; counts it."""
+    def accept(self, outcome: Outcome, made: Answer | None = None) -> Answer:
+        """The answer to a push that is recorded or ignored, made before or now; counts it."""
         self.metrics.answered(self.endpoint, _NAMES[type(outcome)])
-        return Answer(200, _JSON, body or render(outcome))
+        return made or _answer(outcome)
 
     def refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
         """The answer to any other push; counts it."""
@@ -165,19 +165,20 @@ class _Taken:
 
     endpoint: PushEndpoint
     event: Event
-    respond: Callable[[Answer], None]
-    body: bytes = b""
-    """Of the answer that is to be expected."""
+    reply: Reply
+    answer: Answer | None = None
+    """That is to be expected."""
 
     def expect(self, outcome: Outcome) -> None:
-        self.body = render(outcome)
+        self.answer = _answer(outcome)
+        self.reply.expect(self.answer)
 
     def tell(self, result: Result) -> None:
         if isinstance(result, Exception):
-            self.respond(self.endpoint.refuse(result))
+            self.reply.give(self.endpoint.refuse(result))
         else:
             self.endpoint.note(self.event, result)
-            self.respond(self.endpoint.accept(result, self.body))
+            self.reply.give(self.endpoint.accept(result, self.answer))
 
 
 def _authorization(headers: Headers) -> str | None:
@@ -185,6 +186,10 @@ def _authorization(headers: Headers) -> str | None:
         if name == b"authorization":
             return value.decode("latin-1")
     return None
+
+
+def _answer(outcome: Outcome) -> Answer:
+    return Answer(200, _JSON, render(outcome))
 
 
 def render(outcome: Outcome) -> bytes:

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 from app.domain.attribution import Rules
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
-from app.protocol import Answer as Taken
+from app.protocol import Answer as Given
 from app.recorder import Recorder
 from app.store import open_store
 from app.web.body import BodyReader
@@ -41,11 +41,13 @@ class Known:
 
 
 def endpoint_of(metrics: Metrics, authenticator: Authenticator | None = None) -> PushEndpoint:
+    store = open_store("sqlite:///:memory:", Rules()).store
+    store.remembered()  # as at a start
     return PushEndpoint(
         "creation",
         subscription="",
         authenticator=authenticator,
-        recorder=Recorder(open_store("sqlite:///:memory:", Rules()).store, metrics),
+        recorder=Recorder(store, metrics),
         metrics=metrics,
         gate=Gate(),
         ask=lambda _: None,
@@ -167,37 +169,68 @@ def test_a_bug_is_answered_counted_and_told_in_one_line(caplog: pytest.LogCaptur
     assert "ZeroDivisionError" in caplog.text
 
 
-def document(answer: Taken) -> dict[str, str]:
+def document(answer: Given) -> dict[str, str]:
     told: dict[str, str] = json.loads(answer.body)
     return told
+
+
+class Replies:
+    """Takes the answers to pushes that were taken."""
+
+    def __init__(self) -> None:
+        self.expected: list[Given] = []
+        self.given: list[Given] = []
+
+    def expect(self, answer: Given) -> None:
+        assert not self.given
+        self.expected.append(answer)
+
+    def give(self, answer: Given) -> None:
+        self.given.append(answer)
 
 
 GOOD = [(b"host", b"exporter"), (b"authorization", b"good")]
 
 
 def test_a_usual_push_is_taken_and_answered_once_it_is_committed() -> None:
-    answers: list[Taken] = []
+    replies = Replies()
 
     async def scenario() -> None:
         endpoint = endpoint_of(Metrics(), Known())
-        assert endpoint.take(GOOD, push(insert("node-1")), answers.append)
-        assert not answers
+        assert endpoint.take(GOOD, push(insert("node-1")), replies)
+        assert not replies.given
         assert b'last_push_timestamp_seconds{endpoint="creation"}' in endpoint.metrics.render("")[0]
         endpoint.recorder.close()
         await endpoint.recorder.run()
 
     asyncio.run(scenario())
-    (answer,) = answers
+    (answer,) = replies.given
     assert answer.status == HTTPStatus.OK
     assert document(answer)["outcome"] == "tracked"
 
 
+def test_of_many_pushes_the_answers_are_expected_before_they_are_given() -> None:
+    replies = Replies()
+
+    async def scenario() -> None:
+        endpoint = endpoint_of(Metrics(), Known())
+        assert all(endpoint.take(GOOD, push(insert(f"node-{number}")), replies) for number in range(20))
+        endpoint.recorder.close()
+        await endpoint.recorder.run()
+
+    asyncio.run(scenario())
+    assert [document(answer)["instance"] for answer in replies.given] == [f"node-{n}" for n in range(20)]
+    assert list(map(id, replies.given)) == list(map(id, replies.expected))
+
+
 def test_what_is_no_event_is_answered_at_once() -> None:
-    answers: list[Taken] = []
+    replies = Replies()
     ignored = push(system_event("compute.instances.hostError"))
 
-    assert endpoint_of(Metrics(), Known()).take(GOOD, ignored, answers.append)
-    assert [document(answer) for answer in answers] == [{"outcome": "ignored", "reason": "other_method"}]
+    assert endpoint_of(Metrics(), Known()).take(GOOD, ignored, replies)
+    assert [document(answer) for answer in replies.given] == [
+        {"outcome": "ignored", "reason": "other_method"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -211,21 +244,21 @@ def test_what_is_no_event_is_answered_at_once() -> None:
     ],
 )
 def test_any_other_push_is_not_taken(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    answers: list[Taken] = []
+    replies = Replies()
 
-    assert not endpoint_of(Metrics(), Known()).take(headers, body, answers.append)
-    assert not answers
+    assert not endpoint_of(Metrics(), Known()).take(headers, body, replies)
+    assert not replies.given
 
 
 def test_nothing_is_taken_any_more_when_the_gate_is_closed_or_the_writer_stops() -> None:
-    answers: list[Taken] = []
+    replies = Replies()
     closed, stopping = endpoint_of(Metrics()), endpoint_of(Metrics())
     closed.gate.closed = True
     stopping.recorder.close()
 
-    assert not any(endpoint.take([], push(insert()), answers.append) for endpoint in (closed, stopping))
-    assert not answers
+    assert not any(endpoint.take([], push(insert()), replies) for endpoint in (closed, stopping))
+    assert not replies.given
 
 
 def test_a_bug_keeps_a_push_from_being_taken() -> None:
-    assert not endpoint_of(Metrics(), Broken()).take(GOOD, push(insert()), lambda _: None)
+    assert not endpoint_of(Metrics(), Broken()).take(GOOD, push(insert()), Replies())
