@@ -242,6 +242,9 @@ class _Corked:
         self.send()
         self._transport.close()
 
+    def is_closing(self) -> bool:  # asked for each request, and `__getattr__` comes last
+        return self._transport.is_closing()
+
     def send(self) -> None:
         data, self._held = self._held, b""
         # The caller may have gone since; uvloop refuses a write then, and others wait for theirs.

@@ -192,7 +192,8 @@ def _subject(entry: _LogEntry) -> tuple[InstanceName, str, str]:
     number = "" if project.isdecimal() else _number_in(named) or _number_in(linked)
     instance_id = entry.get("instance_id") or entry.get("target_id") or ""
     _refuse_unfit(project, where.zone, where.instance, instance_id, number)
-    return InstanceName(project, where.zone, where.instance), instance_id, number
+    name = where if where.project == project else where._replace(project=project)
+    return name, instance_id, number
 
 
 def _number_in(name: InstanceName | None) -> str:
