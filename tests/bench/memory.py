@@ -30,6 +30,7 @@ from tests.support.process import LOOPBACK, Process, eventually, free_port
 from tests.support.program import COMMAND, ENVIRONMENT, Door, Exporter, configuration, open_door, written
 
 _CONNECTIONS: Final = 32
+_HOUR_SECONDS: Final = 3600
 _STORE: Final = "exporter.db"
 _LARGE: Final = 100_000
 """Up to so many instances the lower limits hold."""
@@ -245,9 +246,9 @@ def _peak_mib(pid: int) -> float:
 
 
 def _pruned(store: Path) -> Iterator[float]:
-    """Look through everything once, as each hour; seconds of each slice. Nothing is old enough to go."""
+    """Look through everything once, as in an hour again; seconds of each slice. Nothing is old enough."""
     opened = open_store(f"sqlite:///{store}", Rules())
-    now, more = time.time(), True
+    now, more = time.time() + _HOUR_SECONDS, True
     while more:
         began = time.perf_counter()
         more = opened.store.prune(now).more
