@@ -4,16 +4,19 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
 from starlette.types import Message, Receive
 
 from app.domain.attribution import Rules
+from app.domain.events import Event
+from app.domain.outcomes import Duplicate, Pending
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
 from app.protocol import Answer as Given
-from app.recorder import Recorder
+from app.recorder import Caller, Recorder
 from app.store import open_store
 from app.web.body import BodyReader
 from app.web.push import Authenticator, Gate, PushEndpoint
@@ -221,6 +224,29 @@ def test_of_many_pushes_the_answers_are_expected_before_they_are_given() -> None
     asyncio.run(scenario())
     assert [document(answer)["instance"] for answer in replies.given] == [f"node-{n}" for n in range(20)]
     assert list(map(id, replies.given)) == list(map(id, replies.expected))
+
+
+class Submitted:
+    """Stands where a recorder does, and keeps who waits."""
+
+    def __init__(self) -> None:
+        self.callers: list[Caller] = []
+
+    def submit(self, _event: Event, caller: Caller) -> None:
+        self.callers.append(caller)
+
+
+def test_an_outcome_that_was_not_expected_is_answered_as_it_is() -> None:
+    replies, submitted = Replies(), Submitted()
+    endpoint = replace(endpoint_of(Metrics(), Known()), recorder=submitted)  # type: ignore[arg-type]
+    assert endpoint.take(GOOD, push(insert("node-1")), replies)
+    (caller,) = submitted.callers
+
+    caller.expect(Duplicate())
+    caller.tell(Pending("shop-prod"))
+
+    assert [document(answer) for answer in replies.expected] == [{"outcome": "duplicate"}]
+    assert [document(answer) for answer in replies.given] == [{"outcome": "pending"}]
 
 
 def test_what_is_no_event_is_answered_at_once() -> None:
