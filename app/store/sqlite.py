@@ -163,16 +163,16 @@ class SQLiteStore:
             rows = self._rows(connection, now)
             batch = rows.batch
             more = forget_ledger_rows(connection, before)
-            passes = is_due(before, self._memory.forgotten_before)
-            passed = not passes or self._pruning.forget(rows, before)
+            due = is_due(before, self._memory.forgotten_before)
+            passed = not due or self._pruning.forget(rows, before)
             rows.write(now)
-            if passes and passed:
+            if due and passed:
                 connection.execute("DELETE FROM pruned")
                 connection.execute("INSERT INTO pruned VALUES (?)", (before,))
             gone = self._memory.totals.idle(before) if passed else Totals()
             drop_totals(connection, gone)
         applied = self._committed(batch.applied((), self._memory.pending))
-        if passes and passed:
+        if due and passed:
             self._memory.forgotten_before = before
         self._memory.totals.drop(gone)
         applied.dropped = gone
