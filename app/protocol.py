@@ -54,6 +54,7 @@ def protocol_for(take: Take) -> type[HttpToolsProtocol]:
     class Offering(_Protocol):
         take = offer
         cork = _Cork()
+        usual = _Usual()
 
     return Offering
 
@@ -61,8 +62,9 @@ def protocol_for(take: Take) -> type[HttpToolsProtocol]:
 class _Protocol(HttpToolsProtocol):
     take: Take
     cork: "_Cork"
-    _offered: bytearray | None = None
-    """The body so far of a request that may be taken."""
+    usual: "_Usual"
+    _offered: list[bytes] | None = None
+    """The body so far of a request that may be taken. It mostly comes in one piece, which is not copied."""
     _idle_since: float | None = None
     """By the loop's clock; None: something is under way."""
     _idle_timer: asyncio.TimerHandle | None = None
@@ -89,7 +91,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._is_usual():
-            self._offered = bytearray()
+            self._offered = []
         else:
             self._go_uvicorns_way()
 
@@ -97,11 +99,11 @@ class _Protocol(HttpToolsProtocol):
         if self._offered is None:
             super().on_body(body)
         else:
-            self._offered += body
+            self._offered.append(body)
 
     def on_message_complete(self) -> None:
         if self._offered is not None:
-            if self._was_taken(bytes(self._offered)):
+            if self._was_taken(b"".join(self._offered)):
                 self._offered = None
                 return
             self._go_on(self._offered)
@@ -150,11 +152,11 @@ class _Protocol(HttpToolsProtocol):
         self.cycle = before
         return False
 
-    def _go_on(self, body: bytearray) -> None:
+    def _go_on(self, body: list[bytes]) -> None:
         """Go uvicorn's way after all."""
         self._offered = None
         self._go_uvicorns_way()
-        super().on_body(bytes(body))
+        super().on_body(b"".join(body))
 
     def _go_uvicorns_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -172,7 +174,7 @@ class _Taken:
     message_event: Final = asyncio.Event()
     """Nobody waits for it."""
 
-    def __init__(self, protocol: HttpToolsProtocol) -> None:
+    def __init__(self, protocol: _Protocol) -> None:
         self._protocol = protocol
         self._expected: tuple[Answer | None, bytes] = (None, b"")
         """With how it is written, as long as the connection is kept."""
@@ -198,14 +200,31 @@ class _Taken:
 
     def _encoded(self, answer: Answer) -> bytes:
         status, headers, body = answer
-        usual = b"".join([b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers])
+        usual = self._protocol.usual.encoded(self._protocol.server_state.default_headers)
         last = b"" if self.keep_alive else b"connection: close\r\n"
         return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (_head(status, headers), usual, last, len(body), body)
 
 
 @lru_cache(64)
 def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
+    return STATUS_LINE[status] + _lines(headers)
+
+
+class _Usual:
+    """The headers of all answers, as they are written. uvicorn makes new ones each second, for the date."""
+
+    def __init__(self) -> None:
+        self._headers: Headers = ()
+        self._encoded = b""
+
+    def encoded(self, headers: Headers) -> bytes:
+        if headers is not self._headers:
+            self._headers, self._encoded = headers, _lines(headers)
+        return self._encoded
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class _Cork:

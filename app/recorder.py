@@ -347,15 +347,16 @@ class _Awaiting:
 
 
 def _line(counted: Counted) -> dict[str, object]:
-    node = counted.node
+    project, zone, instance = counted.name
+    cluster, cluster_location, node_pool, machine_type = counted.node
     return {
-        "project": counted.name.project,
-        "kubernetes_cluster": node.cluster,
-        "cluster_location": node.cluster_location,
-        "node_pool": node.node_pool,
-        "zone": counted.name.zone,
-        "machine_type": node.machine_type,
-        "instance": counted.name.instance,
+        "project": project,
+        "kubernetes_cluster": cluster,
+        "cluster_location": cluster_location,
+        "node_pool": node_pool,
+        "zone": zone,
+        "machine_type": machine_type,
+        "instance": instance,
         "instance_id": counted.id,
         "interrupted_at": counted.at,
         "age_seconds": counted.age,

@@ -33,8 +33,7 @@ def name_of(text: str) -> InstanceName:
 def place_of(name: InstanceName) -> int:
     """The first slot in which an incarnation of the name may be. Part of the file's format."""
     project, zone, instance = name
-    group = crc32(f"{zone}/{instance[:-_END]}".encode()) >> 13
-    return _first_slot_of(project) + group * _SLOTS_OF_GROUP + _number(instance[-_END:]) * SLOTS_OF_PLACE
+    return _first_slot_of_group(project, zone, instance[:-_END]) + _number(instance[-_END:]) * SLOTS_OF_PLACE
 
 
 def slots_of(project: str) -> tuple[int, int]:
@@ -43,7 +42,11 @@ def slots_of(project: str) -> tuple[int, int]:
     return first, first + _SLOTS_OF_PROJECT - 1
 
 
-@lru_cache(64)
+@lru_cache(256)
+def _first_slot_of_group(project: str, zone: str, beginning: str) -> int:
+    return _first_slot_of(project) + (crc32(f"{zone}/{beginning}".encode()) >> 13) * _SLOTS_OF_GROUP
+
+
 def _first_slot_of(project: str) -> int:
     return (crc32(project.encode()) >> 24) * _SLOTS_OF_PROJECT
 

@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from app.domain.events import Event, Ignored, InstanceName, Node
+from app.domain.events import Event, Ignored
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
 from app.errors import (
     CallerError,
@@ -197,7 +197,7 @@ def _answer(outcome: Outcome) -> Answer:
 
 def render(outcome: Outcome) -> bytes:
     """The outcome as the JSON that the caller sees."""
-    return to_json({"outcome": _NAMES[type(outcome)], **_details(outcome)})
+    return to_json(_told(outcome))
 
 
 _NAMES: Final[Mapping[type[Outcome], str]] = {
@@ -209,28 +209,22 @@ _NAMES: Final[Mapping[type[Outcome], str]] = {
 }
 
 
-def _details(outcome: Outcome) -> dict[str, str]:
-    match outcome:
-        case Tracked() | Counted():
-            return _attribution(outcome.name, outcome.node)
-        case Ignored():
-            return {"reason": outcome.reason}
-        case Duplicate() | Pending():
-            return {}
-        case _:
-            assert_never(outcome)
-
-
-def _attribution(name: InstanceName, node: Node) -> dict[str, str]:
-    return {
-        "instance": name.instance,
-        "project": name.project,
-        "kubernetes_cluster": node.cluster,
-        "cluster_location": node.cluster_location,
-        "node_pool": node.node_pool,
-        "zone": name.zone,
-        "machine_type": node.machine_type,
-    }
+def _told(outcome: Outcome) -> dict[str, str]:
+    word = _NAMES[type(outcome)]
+    if isinstance(outcome, Counted | Tracked):
+        project, zone, instance = outcome.name
+        cluster, cluster_location, node_pool, machine_type = outcome.node
+        return {
+            "outcome": word,
+            "instance": instance,
+            "project": project,
+            "kubernetes_cluster": cluster,
+            "cluster_location": cluster_location,
+            "node_pool": node_pool,
+            "zone": zone,
+            "machine_type": machine_type,
+        }
+    return {"outcome": word, "reason": outcome.reason} if isinstance(outcome, Ignored) else {"outcome": word}
 
 
 async def _send(send: Send, answer: Answer) -> None:
