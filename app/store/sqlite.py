@@ -1,11 +1,12 @@
 """The embedded store: one SQLite file, one writer, one transaction a batch."""
 
 import json
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
+
+import apsw
 
 from app.domain.attribution import Rules
 from app.domain.batch import Applied, Batch, in_project_ids, keys_of, names_of
@@ -37,7 +38,7 @@ class SQLiteStore:
         self._file = file
         self._rules = rules
         self._hold = hold
-        self._connection: sqlite3.Connection | None = None
+        self._connection: apsw.Connection | None = None
         self._memory = Memory()
         self._listings = Listings()
         self._swept_at: dict[str, float] = {}
@@ -197,7 +198,7 @@ class SQLiteStore:
         self._file.release()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[apsw.Connection]:
         """A transaction that is committed at the end, or has not happened."""
         with self._undone_on_error():
             connection = self._connected()
@@ -218,25 +219,25 @@ class SQLiteStore:
             yield
         except BaseException as exc:
             self._roll_back(exc)
-            if isinstance(exc, sqlite3.Error):
+            if isinstance(exc, apsw.Error):
                 raise translated(exc) from exc
             raise
 
     def _roll_back(self, exc: BaseException) -> None:
         # Whether a COMMIT that failed is on disk, only the file can tell: have it read again.
         if self._connection is not None and self._connection.in_transaction:
-            with suppress(sqlite3.Error):
+            with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")
-        if isinstance(exc, sqlite3.Error):
+        if isinstance(exc, apsw.Error):
             self._disconnect()
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self) -> apsw.Connection:
         if self._connection is None:
             self._connection = self._file.connect()
             self._recall(self._connection)
         return self._connection
 
-    def _recall(self, connection: sqlite3.Connection) -> None:
+    def _recall(self, connection: apsw.Connection) -> None:
         self._memory = read_memory(connection)
         unknown = self._batch(0.0).tally
         unknown.show(UNKNOWN_LABELS)
@@ -248,7 +249,7 @@ class SQLiteStore:
         if connection is not None:
             connection.close()
 
-    def _rows(self, connection: sqlite3.Connection, now: float) -> Rows:
+    def _rows(self, connection: apsw.Connection, now: float) -> Rows:
         """What a transaction at that time reads and writes."""
         return Rows(connection, self._batch(now))
 

@@ -6,7 +6,6 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html
 import fcntl
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -14,6 +13,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
+
+import apsw
 
 from app.errors import StartError, StoreCorruptError, StoreUnavailableError
 from app.store.sqlite_places import name_of, place_of
@@ -24,9 +25,26 @@ _HEADER: Final = b"SQLite format 3\0"
 _MARK: Final = b"spot-interruption-exporter\n"
 _PAGE_BYTES: Final = 2048
 """Half the usual: an interruption changes one row of one page, and a commit writes whole pages."""
+_OPEN: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+_BUSY_MILLISECONDS: Final = 2000
 _ROOM_BYTES: Final = 1 << 22
 """What must be free: as much as the WAL grows to, and as much again."""
-_DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+_DAMAGE: Final = (apsw.CorruptError, apsw.NotADBError)
+_ABSENCE: Final = (
+    apsw.AbortError,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.InterruptError,
+    apsw.LockedError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.ReadOnlyError,
+    apsw.SQLError,
+    apsw.SchemaChangeError,
+)
+"""What may pass; all else is a bug. SQLError too: somebody may have changed the schema under us."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,12 +200,11 @@ MIGRATIONS: Final = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 """Scripts that lead from each schema version to the next; a file's version is how many it has had."""
 
 
-def translated(exc: sqlite3.Error) -> Exception:
+def translated(exc: apsw.Error) -> Exception:
     """The error that the rest of the service knows: the store's absence, its damage, or the bug itself."""
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-    if code in _DAMAGE:
+    if isinstance(exc, _DAMAGE):
         return StoreCorruptError(f"the SQLite file is damaged: {exc}")
-    if isinstance(exc, sqlite3.OperationalError):
+    if isinstance(exc, _ABSENCE):
         return StoreUnavailableError(f"the SQLite file cannot be used: {exc}")
     return exc
 
@@ -202,7 +219,7 @@ class SQLiteFile:
         # The VFS "memdb" shares a name that begins with "/" within the process, as long as somebody holds it.
         self._uri = f"file:/{uuid4()}?vfs=memdb" if self.in_memory else Path(path).absolute().as_uri()
         self._lock: int | None = None
-        self._held: sqlite3.Connection | None = None
+        self._held: apsw.Connection | None = None
 
     @classmethod
     def open(cls, path: str, *, lock_seconds: float = 5.0, migrations: Sequence[str] = MIGRATIONS) -> Self:
@@ -221,7 +238,7 @@ class SQLiteFile:
             with closing(file.connect()) as connection:
                 migrate(connection, migrations)
             file._mark()
-        except (OSError, sqlite3.Error) as exc:
+        except (OSError, apsw.Error) as exc:
             file.release()
             # SQLite says "disk I/O error" of a full disk: it fails at the WAL's index.
             why = _hindrance(Path(path).absolute().parent)
@@ -233,34 +250,27 @@ class SQLiteFile:
             raise
         return file
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> apsw.Connection:
         """Open a connection to write with."""
-        connection = sqlite3.connect(
-            self._uri,
-            uri=True,
-            timeout=2.0,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=128,
-        )
+        connection = apsw.Connection(self._uri, flags=_OPEN, statementcachesize=128)
         try:
+            connection.set_busy_timeout(_BUSY_MILLISECONDS)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA cache_size = -2048")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             connection.execute("PRAGMA wal_autocheckpoint = 2000")  # of our pages: 4 MiB
-        except sqlite3.Error:
+        except apsw.Error:
             connection.close()
             raise
         return connection
 
-    def connect_to_read(self) -> sqlite3.Connection:
+    def connect_to_read(self) -> apsw.Connection:
         """Open a connection that reads beside the writer's, and can change nothing."""
         uri = self._uri if self.in_memory else f"{self._uri}?mode=ro"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=2.0, isolation_level=None, check_same_thread=False
-        )
+        connection = apsw.Connection(uri, flags=_OPEN)
+        connection.set_busy_timeout(_BUSY_MILLISECONDS)
         connection.execute("PRAGMA query_only = ON")
         # Each keeps its own, and the page's sums sort what does not fit: on disk, not in memory.
         connection.execute("PRAGMA cache_size = -512")
@@ -302,7 +312,7 @@ class SQLiteFile:
         # Under another name first: so our file has our name in its header from its first moment.
         making = Path(f"{self.path}.new")
         making.unlink(missing_ok=True)
-        with closing(sqlite3.connect(making, isolation_level=None)) as connection:
+        with closing(apsw.Connection(str(making))) as connection:
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -327,14 +337,18 @@ class SQLiteFile:
             os.fsync(self._lock)
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+def migrate(connection: apsw.Connection, migrations: Sequence[str]) -> None:
     """Bring the schema up to date, a version a transaction."""
-    connection.create_function("place_of", 1, lambda text: place_of(name_of(text)), deterministic=True)
+    connection.create_scalar_function("place_of", _place_of, 1, deterministic=True)
     version = _version_of(connection)
     for number, script in enumerate(migrations[version:], version + 1):
         if version:
             _log.info("the store is being migrated", extra={"schema": number, "newest": len(migrations)})
-        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
+        connection.execute(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
+
+
+def _place_of(*text: "apsw.SQLiteValue") -> int:
+    return place_of(name_of(str(*text)))
 
 
 def find_damage(path: str, schema: int, *, alone: bool) -> str | None:
@@ -355,12 +369,10 @@ def find_damage(path: str, schema: int, *, alone: bool) -> str | None:
     try:
         _read_in(path)
         with closing(_connect_to_read(path, alone=alone)) as connection:
-            (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            finding = connection.execute("PRAGMA quick_check(1)").get
             version = _version_of(connection)
-    except sqlite3.DatabaseError as exc:
-        if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
-            return str(exc)
-        raise
+    except _DAMAGE as exc:
+        return str(exc)
     if finding != "ok":
         return str(finding)
     if not ours:
@@ -400,11 +412,11 @@ def inspect_file(path: str) -> str:
         with closing(_connect_to_read(path, alone=False)) as connection:
             if not _version_of(connection):
                 return f"{path} is empty yet"
-            (instances,) = connection.execute("SELECT count(*) FROM instances").fetchone()
-            (interruptions,) = connection.execute("SELECT count(*) FROM ledger").fetchone()
-    except (OSError, sqlite3.Error) as exc:
-        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_PROTOCOL:
-            return f"{path} {_UNREAD}"
+            instances = connection.execute("SELECT count(*) FROM instances").get
+            interruptions = connection.execute("SELECT count(*) FROM ledger").get
+    except apsw.ProtocolError:
+        return f"{path} {_UNREAD}"
+    except (OSError, apsw.Error) as exc:
         raise StartError(f"{path} cannot be read: {exc}") from exc
     return f"{path} holds {instances} instances and {interruptions} interruptions"
 
@@ -467,15 +479,14 @@ def _find_remains(path: str, *, marked: bool) -> str | None:
     return "only its WAL is left" if _has_wal(path) else None
 
 
-def _version_of(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
+def _version_of(connection: apsw.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").get)
 
 
-def _connect_to_read(path: str, *, alone: bool) -> sqlite3.Connection:
+def _connect_to_read(path: str, *, alone: bool) -> apsw.Connection:
     # "immutable" keeps SQLite from making a WAL where there is none, "readonly_shm" from mending the index
     # of one that was left by kill -9; but there are states of an index that it cannot read then.
     mode = "mode=ro" if alone else "mode=ro&readonly_shm=1"
     if not _has_wal(path):
         mode = "mode=ro&immutable=1"
-    return sqlite3.connect(f"{Path(path).absolute().as_uri()}?{mode}", uri=True)
+    return apsw.Connection(f"{Path(path).absolute().as_uri()}?{mode}", flags=_OPEN)

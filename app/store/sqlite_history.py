@@ -1,11 +1,12 @@
 """The embedded store's ledger, read on connections of its own that can change nothing."""
 
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final
+
+import apsw
 
 from app.domain.events import Node
 from app.domain.history import (
@@ -92,7 +93,7 @@ class SQLiteHistory:
         periods: dict[Pool, list[int]] = defaultdict(lambda: [0] * PERIODS)
         with self._reading() as connection:
             connection.execute("BEGIN")
-            counts = connection.execute(_COUNTS, moments).fetchall()
+            counts: list[Any] = connection.execute(_COUNTS, moments).fetchall()
             for *pool, period, number in connection.execute(_BY_PERIOD, moments):
                 periods[Pool(*pool)][min(period, PERIODS - 1)] = number
             medians = {Pool(*pool): age for *pool, age in connection.execute(_MEDIANS, moments)}
@@ -106,13 +107,13 @@ class SQLiteHistory:
             return label_sets(connection)
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[apsw.Connection]:
         until = time.monotonic() + self._read_seconds
         try:
             with closing(self._file.connect_to_read()) as connection:
                 connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
                 yield connection
-        except sqlite3.Error as exc:
+        except apsw.Error as exc:
             raise translated(exc) from exc
 
 

@@ -3,9 +3,11 @@
 https://www.sqlite.org/tempfiles.html
 """
 
-import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import apsw
 
 from app.domain.events import InstanceName
 from app.errors import StoreUnavailableError
@@ -27,7 +29,7 @@ class Listings:
         self._under_way: dict[str, _Listing] = {}
         self._begun = 0
 
-    def begin(self, connection: sqlite3.Connection, project: str) -> None:
+    def begin(self, connection: apsw.Connection, project: str) -> None:
         """Begin with nothing named."""
         self.end(connection, project)
         self._begun += 1
@@ -35,7 +37,7 @@ class Listings:
         connection.execute(f"CREATE TABLE {listing.table} (identity TEXT PRIMARY KEY) WITHOUT ROWID")
         self._under_way[project] = listing
 
-    def name(self, connection: sqlite3.Connection, project: str, identities: Iterable[str]) -> None:
+    def name(self, connection: apsw.Connection, project: str, identities: Iterable[str]) -> None:
         """Remember that these were named. Raises StoreUnavailableError for a listing that was lost."""
         connection.executemany(
             f"INSERT OR IGNORE INTO {self._of(project).table} VALUES (?)",  # noqa: S608 - a name of ours
@@ -43,11 +45,11 @@ class Listings:
         )
 
     def sweep(
-        self, connection: sqlite3.Connection, project: str, unread_zones: Collection[str]
+        self, connection: apsw.Connection, project: str, unread_zones: Collection[str]
     ) -> tuple[list[tuple[InstanceName, str]], bool]:
         """Living instances that were not named, of the next slice; and whether it was the last."""
         listing = self._of(project)
-        looked_at = connection.execute(
+        looked_at: list[Any] = connection.execute(
             "SELECT slot, name, identity, alive AND NOT EXISTS"  # noqa: S608 - likewise
             f" (SELECT 1 FROM {listing.table} AS named WHERE named.identity = instances.identity)"
             " FROM instances WHERE slot > ? AND slot <= ? ORDER BY slot LIMIT ?",
@@ -63,7 +65,7 @@ class Listings:
         ]
         return read, len(looked_at) < SLICE
 
-    def end(self, connection: sqlite3.Connection, project: str) -> None:
+    def end(self, connection: apsw.Connection, project: str) -> None:
         """Forget what was named."""
         listing = self._under_way.pop(project, None)
         if listing is not None:

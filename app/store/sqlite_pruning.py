@@ -1,7 +1,8 @@
 """What the SQLite store forgets: slice by slice, so that pushes come between."""
 
-import sqlite3
 from typing import Any, Final
+
+import apsw
 
 from app.store import SLICE
 from app.store.sqlite_places import name_of
@@ -50,19 +51,19 @@ class Pruning:
         return True
 
 
-def forget_ledger_rows(connection: sqlite3.Connection, before: float) -> bool:
+def forget_ledger_rows(connection: apsw.Connection, before: float) -> bool:
     """Forget a slice of old ledger rows; whether there may be more."""
     # The ledger is in the order of recording: only its beginning needs a look.
-    forgotten = connection.execute(
+    connection.execute(
         "DELETE FROM ledger WHERE serial IN"
         " (SELECT serial FROM (SELECT serial, recorded_at FROM ledger ORDER BY serial LIMIT ?)"
         "  WHERE recorded_at < ?)",
         (SLICE, before),
     )
-    return forgotten.rowcount == SLICE
+    return connection.changes() == SLICE
 
 
-def _forget_keys(connection: sqlite3.Connection, after: str, before: float) -> str | None:
+def _forget_keys(connection: apsw.Connection, after: str, before: float) -> str | None:
     count, last, oldest = _looked_at(connection, _LOOK_AT_KEYS, after)
     if count and oldest < before:
         connection.execute(
@@ -87,10 +88,10 @@ def _forget_instances(rows: Rows, after: int, before: float) -> int | None:
     return last if count == SLICE else None
 
 
-def _looked_at(connection: sqlite3.Connection, query: str, after: str | int) -> tuple[int, Any, float]:
+def _looked_at(connection: apsw.Connection, query: str, after: str | int) -> tuple[int, Any, float]:
     """How many rows a slice has, its last one, and the oldest one's time.
 
     Asked of SQLite at once: for each row, this thread and the loop would take the interpreter's lock in turn.
     """
-    row: tuple[int, Any, float] = connection.execute(query, (after, SLICE)).fetchone()
-    return row
+    count, last, oldest = connection.execute(query, (after, SLICE)).get
+    return count, last, oldest

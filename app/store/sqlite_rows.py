@@ -1,13 +1,13 @@
 """The SQLite store's rows: how values are read from its tables, and written to them."""
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from typing import Any, Final
 
+import apsw
 from pydantic_core import to_json
 
 from app.domain.batch import Batch
@@ -49,7 +49,7 @@ _KINDS: Final = tuple(Kind)
 _NULL: Final = float("nan")
 
 
-def read_memory(connection: sqlite3.Connection) -> Memory:
+def read_memory(connection: apsw.Connection) -> Memory:
     """What the file holds of what is kept in memory too."""
     memory = Memory(projects=dict(connection.execute("SELECT number, id FROM projects")))
     memory.listed.update(connection.execute("SELECT project, began FROM listings"))
@@ -61,7 +61,7 @@ def read_memory(connection: sqlite3.Connection) -> Memory:
         totals.lifetimes[cluster, machine_type] = LifetimeTotals(
             cluster, machine_type, json.loads(buckets), *_last_as_bool(rest)
         )
-    (memory.pending,) = connection.execute("SELECT count(*) FROM parked").fetchone()
+    memory.pending = connection.execute("SELECT count(*) FROM parked").get
     for (accounted_at,) in connection.execute("SELECT accounted_at FROM clock"):
         memory.accounted_at = accounted_at
     for (before,) in connection.execute("SELECT before FROM pruned"):
@@ -69,7 +69,7 @@ def read_memory(connection: sqlite3.Connection) -> Memory:
     return memory
 
 
-def label_sets(connection: sqlite3.Connection) -> list[LabelSetTotals]:
+def label_sets(connection: apsw.Connection) -> list[LabelSetTotals]:
     """The totals by label set."""
     rows = connection.execute("SELECT * FROM label_sets")
     return [LabelSetTotals(Labels(*row[:6]), *_last_as_bool(row[6:])) for row in rows]
@@ -78,7 +78,7 @@ def label_sets(connection: sqlite3.Connection) -> list[LabelSetTotals]:
 class Rows:
     """What one transaction reads ahead into its batch, and writes of what the batch has changed."""
 
-    def __init__(self, connection: sqlite3.Connection, batch: Batch) -> None:
+    def __init__(self, connection: apsw.Connection, batch: Batch) -> None:
         self.connection = connection
         self.batch = batch
         self._places: set[int] = set()
@@ -165,7 +165,7 @@ class Rows:
         return slot
 
 
-def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
+def _write_totals(connection: apsw.Connection, changed: Totals) -> None:
     _insert(
         connection,
         "INSERT OR REPLACE INTO label_sets",
@@ -201,7 +201,7 @@ def _write_totals(connection: sqlite3.Connection, changed: Totals) -> None:
     )
 
 
-def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
+def _insert(connection: apsw.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Insert the rows, in their order, with few statements."""
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         some = rows[start : start + _ROWS_A_STATEMENT]
@@ -214,7 +214,7 @@ def _statement(into: str, rows: int, columns: int) -> str:
     return f"{into} VALUES {', '.join([row] * rows)}"
 
 
-def drop_totals(connection: sqlite3.Connection, gone: Totals) -> None:
+def drop_totals(connection: apsw.Connection, gone: Totals) -> None:
     """Delete the rows of totals that are no more."""
     connection.executemany(
         "DELETE FROM label_sets WHERE (project, cluster, cluster_location, node_pool, zone, machine_type)"
@@ -235,7 +235,7 @@ def rename_project(rows: Rows, number: str, project: str) -> None:
         " UNION SELECT name FROM parked WHERE name >= ? AND name < ?",
         (*slots_of(number), *under, *under),
     ).fetchall()
-    names = [name_of(text) for (text,) in texts]
+    names = [name_of(str(text)) for (text,) in texts]
     rows.load([*names, *(name._replace(project=project) for name in names)])
     for name in names:
         rows.batch.rename(name, project)

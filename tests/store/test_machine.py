@@ -1,7 +1,6 @@
 """The store against a small model of it: whatever may come, in any order, with restarts between."""
 
 import os
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -12,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -411,7 +411,7 @@ class Exporter(RuleBasedStateMachine):
         return {(name_of(name), identity) for name, identity in rows}
 
     def read(self, query: str) -> list[Any]:
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
+        with closing(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
             return connection.execute(query).fetchall()
 
 
@@ -489,7 +489,7 @@ class Replicas(Exporter):
     def read(self, query: str) -> list[Any]:
         """From tables filled with what Redis has."""
         client: Any = self.server.client
-        with closing(sqlite3.connect(":memory:")) as tables:
+        with closing(apsw.Connection(":memory:")) as tables:
             tables.execute("CREATE TABLE ledger (key, at, name, identity, counted_as, explained)")
             tables.execute(
                 "CREATE TABLE instances (name, identity, alive, spot, kind,"

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+import apsw
 import pytest
 
 from app.domain.attribution import Rules
@@ -25,6 +25,7 @@ from tests.support.requirement import require
 
 MANY: Final = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2000)]
 
+BACKUP: Final = re.compile(r"python -c \\\n  \"(.*C\('([^']+)'\)\.backup\('main', C\('([^']+)'\).*)\"")
 HOLDER: Final = """
 import sys
 from app.domain.attribution import Rules
@@ -267,6 +268,30 @@ def test_a_backup_without_its_lock_file_is_ours(path: Path) -> None:
     store.close()
 
 
+def test_the_readme_s_backup_of_a_store_in_use_has_what_was_committed(path: Path, tmp_path: Path) -> None:
+    store = opened(path)
+    store.apply([created(), *MANY, interrupted()], NOW)
+
+    backup_path = tmp_path / "backup.db"
+    command = BACKUP.search((Path(__file__).parents[2] / "README.md").read_text())
+    assert command is not None
+    code, there, here = command.groups()
+    code = code.replace(there, str(backup_path)).replace(here, str(path))
+    subprocess.run([sys.executable, "-c", code], check=True)
+    store.apply([created("later", name=OTHER_NAME)], NOW)
+    before = store.remembered().totals
+    store.close()
+
+    assert f"{len(MANY) + 1} instances and 1 interruptions" in inspect_file(str(backup_path))
+    backup = opened(backup_path)
+    assert isinstance(backup.apply([interrupted()], NOW).outcomes[0], Duplicate)
+    clusters = backup.remembered().totals.clusters
+    assert {name: row.interruptions for name, row in clusters.items()} == {
+        name: row.interruptions for name, row in before.clusters.items()
+    }
+    backup.close()
+
+
 def test_damage_met_while_running_is_told_from_absence(path: Path) -> None:
     store = opened(path)
     for start in range(0, len(MANY), SLICE):
@@ -286,8 +311,8 @@ def test_damage_met_while_running_is_told_from_absence(path: Path) -> None:
 
 
 def foreign_database(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("PRAGMA application_id = 7; CREATE TABLE diary (entry TEXT)")
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA application_id = 7; CREATE TABLE diary (entry TEXT)")
 
 
 def foreign_in_our_place(path: Path) -> None:
@@ -298,15 +323,15 @@ def foreign_in_our_place(path: Path) -> None:
 
 def newer_database(path: Path) -> None:
     used(path)
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
 
 
 def newer_database_after_kill_9(path: Path) -> None:
     newer_database(path)
     script = (
-        "import os, signal, sqlite3, sys\n"
-        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "import os, signal, sys, apsw\n"
+        "connection = apsw.Connection(sys.argv[1])\n"
         "connection.execute('DELETE FROM seen')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -373,10 +398,10 @@ def test_migrations_are_applied_in_order_and_once(path: Path) -> None:
     for _ in range(2):
         SQLiteFile.open(str(path), migrations=later).release()
 
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         assert [text for (text,) in connection.execute("SELECT text FROM notes ORDER BY rowid")] == ["2", "3"]
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 2,)
-        assert connection.execute("SELECT count(*) FROM ledger").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").get == len(MIGRATIONS) + 2
+        assert connection.execute("SELECT count(*) FROM ledger").get == 1
 
 
 def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
@@ -386,9 +411,9 @@ def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
     with pytest.raises(StartError, match="nonsense"):
         SQLiteFile.open(str(path), migrations=broken)
 
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
+        assert connection.execute("PRAGMA user_version").get == len(MIGRATIONS) + 1
     assert "notes" in tables
     assert "more" not in tables
 
@@ -396,7 +421,7 @@ def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
 def of_schema_1(path: Path, instances: Sequence[InstanceCreated]) -> None:
     """Leave a file of the first schema that knows these living instances."""
     SQLiteFile.open(str(path), migrations=MIGRATIONS[:1]).release()
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(apsw.Connection(str(path))) as connection, connection:
         for one in instances:
             node = one.node or UNKNOWN_NODE
             connection.execute("INSERT INTO seen VALUES (?, ?)", (one.key, NOW))
@@ -407,8 +432,8 @@ def of_schema_1(path: Path, instances: Sequence[InstanceCreated]) -> None:
 
 
 def version_of(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as connection:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    with closing(apsw.Connection(str(path))) as connection:
+        return int(connection.execute("PRAGMA user_version").get)
 
 
 LIVES: Final = [created("1", 100.0), created("2", 200.0), created("3", 300.0, name=OTHER_NAME, node=LAB)]
@@ -436,7 +461,7 @@ def test_a_migration_leaves_nothing_of_what_it_replaced(path: Path) -> None:
     of_schema_1(path, LIVES)
     opened(path).close()
 
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     assert not names & {"instances_by_name", "instances_by_place", "seen_by_age"}
 
@@ -449,9 +474,9 @@ def test_an_older_file_that_was_migrated_is_pruned(path: Path) -> None:
         pass
     store.close()
 
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (0,)
-        assert connection.execute("SELECT count(*) FROM instances").fetchone() == (0,)
+    with closing(apsw.Connection(str(path))) as connection:
+        assert connection.execute("SELECT count(*) FROM seen").get == 0
+        assert connection.execute("SELECT count(*) FROM instances").get == 0
 
 
 def test_a_migration_tells_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from app.errors import StoreUnavailableError
@@ -31,6 +31,6 @@ def test_reading_that_takes_too_long_is_given_up(file: SQLiteFile) -> None:
 
 def test_its_connections_can_change_nothing(file: SQLiteFile) -> None:
     connection = file.connect_to_read()
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(apsw.ReadOnlyError, match="readonly"):
         connection.execute("DELETE FROM ledger")
     connection.close()

@@ -1,9 +1,9 @@
 """What a listing under way is to a SQLite store."""
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from app.errors import StoreUnavailableError
@@ -18,7 +18,7 @@ def test_a_listing_is_lost_with_the_connection_and_ends_nothing(
     store = reopen_sqlite()
     store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
     name_all(store, [listed("1")], NOW + 600)
-    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as intruder:
+    with closing(apsw.Connection(str(tmp_path / "store.db"))) as intruder:
         intruder.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailableError, match="locked"):
             store.apply([created("3", name=NAME._replace(instance="third"))], NOW + 601)
@@ -37,6 +37,6 @@ def test_a_listing_is_lost_with_the_connection_and_ends_nothing(
 def test_what_a_listing_named_is_not_in_the_file(reopen_sqlite: Opener, tmp_path: Path) -> None:
     name_all(reopen_sqlite(), [listed()], NOW)
 
-    with closing(sqlite3.connect(f"file:{tmp_path}/store.db?mode=ro", uri=True)) as reader:
+    with closing(apsw.Connection(str(tmp_path / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
         tables = {table for (table,) in reader.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     assert not {table for table in tables if "named" in table}
