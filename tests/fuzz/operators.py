@@ -110,7 +110,8 @@ def relabel(draft: Draft, value: JsonObject) -> None:
     request = _payload(value).setdefault("request", {})
     if not isinstance(request, dict):
         return
-    pairs = request.get("labels") or []
+    labels = request.get("labels")
+    pairs = labels if isinstance(labels, list) else []
     first = {"key": "goog-k8s-cluster-name", "value": draft.one(hostile.VALUES)}
     as_map = {str(p.get("key")): p.get("value") for p in pairs if isinstance(p, dict)}
     request["labels"] = draft.one(
