@@ -259,42 +259,31 @@ def _text(name: InstanceName) -> str:
 
 
 def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
-    spot, alive, announced, failed, timed, overflowed = row[9:15]
-    return Instance(
-        name,
-        row[2],
-        _KINDS[row[3]],
-        Node(*row[4:8]),
-        row[8],
-        bool(spot),
-        bool(alive),
-        bool(announced),
-        bool(failed),
-        bool(timed),
-        bool(overflowed),
-        *row[15:],
-    )
+    # Its flags stay 0 and 1, which are equal to False and True: six calls less.
+    return Instance(name, row[2], _KINDS[row[3]], Node(*row[4:8]), *row[8:])
 
 
 def _instance_row(slot: int, instance: Instance) -> tuple[object, ...]:
+    name, identity, kind, node, at, spot, alive, announced, failed, timed, overflowed, *rest = instance
+    operation, created_at, started_at, interrupted_at, ended_at = rest
     return (
         slot,
-        _text(instance.name),
-        instance.identity,
-        +instance.kind,
-        *instance.node,
-        instance.recorded_at,
-        +instance.spot,
-        +instance.alive,
-        +instance.announced,
-        +instance.failed,
-        +instance.timed,
-        +instance.overflowed,
-        instance.operation,
-        instance.created_at,
-        _NULL if instance.started_at is None else instance.started_at,
-        instance.interrupted_at,
-        instance.ended_at,
+        _text(name),
+        identity,
+        +kind,
+        *node,
+        at,
+        +spot,
+        +alive,
+        +announced,
+        +failed,
+        +timed,
+        +overflowed,
+        operation,
+        created_at,
+        _NULL if started_at is None else started_at,
+        interrupted_at,
+        ended_at,
     )
 
 

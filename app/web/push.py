@@ -96,8 +96,9 @@ class PushEndpoint:
         try:
             if self.gate.closed or not self._knows(_authorization(headers)):
                 return False
-            self.metrics.pushed(self.endpoint, self.clock())
-            event = self._decode(self.bodies.whole(body), headers)
+            now = self.clock()
+            self.metrics.pushed(self.endpoint, now)
+            event = self._decode(self.bodies.whole(body), headers, now)
             if isinstance(event, Ignored):
                 reply.give(self.accept(event))
             else:
@@ -112,8 +113,9 @@ class PushEndpoint:
         authorization = _authorization(scope["headers"])
         if self.authenticator is not None and not self._knows(authorization):
             await self.authenticator.verify(authorization)
-        self.metrics.pushed(self.endpoint, self.clock())
-        event = self._decode(await self.bodies.read(receive), scope["headers"])
+        now = self.clock()
+        self.metrics.pushed(self.endpoint, now)
+        event = self._decode(await self.bodies.read(receive), scope["headers"], now)
         if isinstance(event, Ignored):
             return event
         outcome = await self.recorder.record(event)
@@ -125,10 +127,10 @@ class PushEndpoint:
             return True
         return authorization is not None and self.authenticator.cached(authorization) is not None
 
-    def _decode(self, body: bytes, headers: Headers) -> Event | Ignored:
+    def _decode(self, body: bytes, headers: Headers, now: float) -> Event | Ignored:
         message = decode_push(body, headers)
         self._check_subscription(message)
-        return decode_entry(message.data, message, self.clock())
+        return decode_entry(message.data, message, now)
 
     def note(self, event: Event, outcome: Outcome) -> None:
         """Take in what has become of an event."""
