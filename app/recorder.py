@@ -115,6 +115,8 @@ class Recorder:
         self._writing: asyncio.TimerHandle | None = None
         self._queue = _Queue()
         self._committing: Sequence[_Waiting] = ()
+        self._committed: Sequence[_Waiting] = ()
+        """The batch before, to be freed while this one waits."""
         self._wake = asyncio.Event()
         self._callers = 0
         """How many seem to push one event after the other."""
@@ -211,6 +213,7 @@ class Recorder:
 
     def _take(self) -> Sequence[_Waiting]:
         waiting = self._queue.events
+        self._committed = self._committing
         self._committing = [waiting.popleft() for _ in range(min(len(waiting), _LARGEST_BATCH))]
         return self._committing
 
@@ -271,9 +274,9 @@ class Recorder:
             if self._stale:
                 self._metrics.restore(await self._thread.run(self._store.remembered))
                 self._stale = False
-            commit, outcomes = prepare(self._clock())
+            commit, outcomes, *remains = prepare(self._clock())  # nothing else holds what remains
             many = len(outcomes) >= _WORTH_MAKING_READY
-            meanwhile = partial(self._make_ready, batch, outcomes) if many else None
+            meanwhile = partial(self._make_ready, batch, outcomes, remains) if many else None
             applied = await self._thread.run(commit, meanwhile)
         except StoreUnavailableError as exc:
             self._stale = True
@@ -293,8 +296,12 @@ class Recorder:
             )
         return applied
 
-    def _make_ready(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    def _make_ready(
+        self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome], remains: list[object]
+    ) -> None:
         """Do what can be done while a commit waits for the disk."""
+        remains.clear()
+        self._committed = ()
         self._write_lines()
         for waiting, outcome in zip(batch, outcomes, strict=True):
             waiting.caller.expect(outcome)

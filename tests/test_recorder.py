@@ -179,7 +179,7 @@ class Forgetful:
         self.remembered = self.store.remembered
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
-        commit, outcomes = self.store.prepare(events, now)
+        commit, outcomes, _ = self.store.prepare(events, now)
 
         def lose() -> Applied:
             applied = commit()

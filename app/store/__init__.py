@@ -44,6 +44,8 @@ class Prepared(NamedTuple):
     commit: Commit
     outcomes: Sequence[Outcome] = ()
     """One an event, if it comes to the commit; none, where they show only then."""
+    remains: object = None
+    """What is needed no more; freeing it takes a moment, which is cheapest while the commit waits."""
 
 
 class Store(Protocol):

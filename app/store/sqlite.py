@@ -68,7 +68,7 @@ class SQLiteStore:
             outcomes = [batch.decide(event) for event in events]
             rows.write(now)
         applied = batch.applied(outcomes, self._memory.pending)
-        return Prepared(partial(self._commit, applied, projects), outcomes)
+        return Prepared(partial(self._commit, applied, projects), outcomes, rows)
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         with self._undone_on_error():
