@@ -247,7 +247,7 @@ class SQLiteStore:
         connection, self._connection = self._connection, None
         self._listings.lose()
         if connection is not None:
-            connection.close()
+            connection.close(True)  # noqa: FBT003 - whatever it has met: that is known already
 
     def _rows(self, connection: apsw.Connection, now: float) -> Rows:
         """What a transaction at that time reads and writes."""

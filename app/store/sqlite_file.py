@@ -262,7 +262,7 @@ class SQLiteFile:
             connection.execute("PRAGMA journal_size_limit = 67108864")
             connection.execute("PRAGMA wal_autocheckpoint = 2000")  # of our pages: 4 MiB
         except apsw.Error:
-            connection.close()
+            connection.close(True)  # noqa: FBT003 - forced: no other error in this one's place
             raise
         return connection
 
