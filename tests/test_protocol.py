@@ -259,6 +259,23 @@ def test_a_request_that_has_come_whole_is_offered_and_answered_in_one_write() ->
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nfine"
 
 
+def test_an_answer_has_the_newest_of_the_headers_that_uvicorn_makes_each_second() -> None:
+    taker, wire = Taker(), Wire()
+
+    async def scenario() -> None:
+        (connection,) = connected(echo, wire, take=taker)
+        for date in (b"now", b"a second later"):
+            connection.server_state.default_headers = [(b"date", date)]
+            connection.data_received(POST + b"body")
+            taker.offers[-1].reply.give(FINE)
+            await turns()
+        connection.connection_lost(None)
+
+    asyncio.run(scenario())
+    assert [b"\r\ndate: now\r\n" in one for one in wire.writes] == [True, False]
+    assert [b"\r\ndate: a second later\r\n" in one for one in wire.writes] == [False, True]
+
+
 def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
     taker, wire = sent(POST.replace(b"/taken", b"/other?a=b") + b"body")
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -211,6 +212,55 @@ def told_twenty(store: Forgetful) -> list[Caller]:
 def test_what_is_expected_of_a_commit_is_told_after_it() -> None:
     for number, caller in enumerate(told_twenty(Forgetful(0))):
         assert caller.told == caller.expected == [Tracked(instance(str(number)), NODE)]
+
+
+class Remains:
+    """What a preparation needs no more."""
+
+
+class Leaving(Forgetful):
+    """A store whose commits wait until what was left is freed: by its preparations, by the first batch."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(0)
+        self.left = [freed(caller)]
+        self.waited: list[bool] = []
+
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        commit, outcomes, _ = super().prepare(events, now)
+        remains = Remains()
+        self.left.insert(0, freed(remains))
+        due = self.left if self.waited else self.left[:1]
+
+        def wait() -> Applied:
+            self.waited.append(all(one.wait(10) for one in due))
+            return commit()
+
+        return Prepared(wait, outcomes, remains)
+
+
+def freed(thing: object) -> threading.Event:
+    """Set once the thing is no more."""
+    gone = threading.Event()
+    weakref.finalize(thing, gone.set)
+    return gone
+
+
+def test_what_a_batch_leaves_is_freed_while_the_next_commit_waits() -> None:
+    callers = [Caller() for _ in range(200)]  # two batches
+    store = Leaving(callers[0])
+
+    async def scenario() -> None:
+        recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
+        store.store.remembered()
+        for number in range(len(callers)):
+            recorder.submit(created(str(number)), callers.pop(0))
+        recorder.close()
+        await recorder.run()
+
+    asyncio.run(scenario())
+    store.store.close()
+    assert store.waited == [True, True]
 
 
 def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.LogCaptureFixture) -> None:

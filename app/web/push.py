@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
@@ -226,7 +226,11 @@ def _told(outcome: Outcome) -> dict[str, str]:
             "zone": zone,
             "machine_type": machine_type,
         }
-    return {"outcome": word, "reason": outcome.reason} if isinstance(outcome, Ignored) else {"outcome": word}
+    if isinstance(outcome, Ignored):
+        return {"outcome": word, "reason": outcome.reason}
+    if isinstance(outcome, Duplicate | Pending):
+        return {"outcome": word}
+    assert_never(outcome)
 
 
 async def _send(send: Send, answer: Answer) -> None:
