@@ -44,9 +44,6 @@ _ROWS_A_STATEMENT: Final = 16
 """At most: so the statement of each number stays prepared. And what a statement of many rows changes, SQLite
 saves page by page until its end; beyond 64 KiB in a file."""
 _KINDS: Final = tuple(Kind)
-# sqlite3 binds a str, an int or a float as it is, and of anything else asks its adapters first, which takes
-# seven times as long. So rows hold +flag, an int, and where None is the rule, NaN: SQLite keeps it as NULL.
-_NULL: Final = float("nan")
 
 
 def read_memory(connection: apsw.Connection) -> Memory:
@@ -178,7 +175,7 @@ def _write_totals(connection: apsw.Connection, changed: Totals) -> None:
                 row.instances,
                 row.instance_seconds,
                 row.touched_at,
-                +row.revealed,
+                row.revealed,
             )
             for row in changed.label_sets.values()
         ],
@@ -187,7 +184,7 @@ def _write_totals(connection: apsw.Connection, changed: Totals) -> None:
         connection,
         "INSERT OR REPLACE INTO clusters",
         [
-            (row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, +row.revealed)
+            (row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, row.revealed)
             for row in changed.clusters.values()
         ],
     )
@@ -195,7 +192,7 @@ def _write_totals(connection: apsw.Connection, changed: Totals) -> None:
         connection,
         "INSERT OR REPLACE INTO lifetimes",
         [
-            (row.cluster, row.machine_type, _dumps(row.buckets), row.sum, row.touched_at, +row.revealed)
+            (row.cluster, row.machine_type, _dumps(row.buckets), row.sum, row.touched_at, row.revealed)
             for row in changed.lifetimes.values()
         ],
     )
@@ -264,27 +261,8 @@ def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
 
 
 def _instance_row(slot: int, instance: Instance) -> tuple[object, ...]:
-    name, identity, kind, node, at, spot, alive, announced, failed, timed, overflowed, *rest = instance
-    operation, created_at, started_at, interrupted_at, ended_at = rest
-    return (
-        slot,
-        _text(name),
-        identity,
-        +kind,
-        *node,
-        at,
-        +spot,
-        +alive,
-        +announced,
-        +failed,
-        +timed,
-        +overflowed,
-        operation,
-        created_at,
-        _NULL if started_at is None else started_at,
-        interrupted_at,
-        ended_at,
-    )
+    name, identity, kind, node, *rest = instance
+    return (slot, _text(name), identity, kind, *node, *rest)
 
 
 def parked_of(row: Sequence[Any]) -> Parked:
@@ -307,7 +285,7 @@ def _ledger_row(counted: Counted, identity: str, now: float) -> tuple[object, ..
         identity,
         *counted.node,
         counted.counted_as,
-        _NULL if counted.age is None else counted.age,
-        +counted.explained,
-        counted.released_by or _NULL,
+        counted.age,
+        counted.explained,
+        counted.released_by,
     )
