@@ -237,7 +237,7 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
         subscription=subscriptions[endpoint],
         authenticator=exporter.verifier,
         recorder=exporter.recorder,
-        metrics=exporter.metrics,
+        pushes=exporter.metrics.pushes[endpoint],
         gate=exporter.gate,
         ask=exporter.inventory.ask,
         bodies=BodyReader(exporter.settings.server.max_body_bytes),

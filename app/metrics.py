@@ -7,6 +7,7 @@ import platform
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, product
 from math import inf
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -73,9 +74,11 @@ class Metrics:
         self._registry.register(_While(self._does_lead, self._shared))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._pushes = {endpoint: _Pushes() for endpoint in ENDPOINTS}
-        self._registry.register(_PushesCollector(self._pushes))
         self._make_own_series()
+        self.pushes: Mapping[Endpoint, Pushes] = {
+            endpoint: Pushes(partial(self._errors.labels, endpoint)) for endpoint in ENDPOINTS
+        }
+        self._registry.register(_PushesCollector(self.pushes))
         self._start_at_zero(reasons)
         for project, failure in product(projects, listing_failures):
             self._listing_failures.labels(project, failure)
@@ -184,22 +187,6 @@ class Metrics:
         self._totals.pending = pending
         self._pending.set(pending)
 
-    def pushed(self, endpoint: Endpoint, at: float) -> None:
-        """An authentic push has come."""
-        self._pushes[endpoint].last_at = at
-
-    def answered(self, endpoint: Endpoint, outcome: str) -> None:
-        """A push was answered 200."""
-        self._pushes[endpoint].answered[outcome] += 1
-
-    def refused(self, endpoint: Endpoint, reason: str) -> None:
-        """A push was answered anything else."""
-        self._errors.labels(endpoint, reason).inc()
-
-    def delayed(self, endpoint: Endpoint, seconds: float) -> None:
-        """An event was committed that long after it was logged."""
-        self._pushes[endpoint].delay(max(seconds, 0.0))
-
     def listed(self, project: str, *, at: float, seconds: float, instances: int) -> None:
         """The project's fleet was listed completely; the listing speaks for the moment `at`."""
         self._listed_at.labels(project).set(at)
@@ -256,27 +243,40 @@ class _While(Collector):
         return self._registry.collect() if self._holds() else ()
 
 
-class _Pushes:
+class Pushes:
     """What one endpoint's pushes came to: plain numbers, for there are three changes a push.
 
     prometheus_client's own take a lock for each change, and four times as long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, errors: Callable[[str], Counter]) -> None:
+        """`errors`: the counter of a reason."""
         self.last_at: float | None = None
-        self.answered = dict.fromkeys(OUTCOMES, 0)
+        """When the newest authentic one came."""
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        """How many were answered 200, by outcome."""
         self.delays = [0] * len(_DELAY_LE)
+        """How many events were committed so late, by bucket."""
         self.delay_seconds = 0.0
+        self._errors = errors
 
-    def delay(self, seconds: float) -> None:
-        self.delays[bisect_left(_DELAY_BUCKETS, seconds)] += 1
-        self.delay_seconds += seconds
+    def answered(self, outcome: str, delay_seconds: float | None = None) -> None:
+        """One was answered 200; its event was committed that long after it was logged, None if not by it."""
+        self.outcomes[outcome] += 1
+        if delay_seconds is not None:
+            late = max(delay_seconds, 0.0)
+            self.delays[bisect_left(_DELAY_BUCKETS, late)] += 1
+            self.delay_seconds += late
+
+    def refused(self, reason: str) -> None:
+        """One was answered anything else."""
+        self._errors(reason).inc()
 
 
 class _PushesCollector(Collector):
     """Renders what the endpoints' pushes came to."""
 
-    def __init__(self, pushes: Mapping[Endpoint, _Pushes]) -> None:
+    def __init__(self, pushes: Mapping[Endpoint, Pushes]) -> None:
         self._pushes = pushes
 
     def describe(self) -> Iterable[Metric]:
@@ -295,7 +295,7 @@ class _PushesCollector(Collector):
             f"{_OWN}_last_push_timestamp_seconds", "When the newest authentic push came", labels=["endpoint"]
         )
         for endpoint, pushes in self._pushes.items():
-            for outcome, number in pushes.answered.items():
+            for outcome, number in pushes.outcomes.items():
                 messages.add_metric([endpoint, outcome], number)
             cumulated = accumulate(pushes.delays)
             delay.add_metric([endpoint], list(zip(_DELAY_LE, cumulated, strict=True)), pushes.delay_seconds)

@@ -68,6 +68,8 @@ class _Protocol(HttpToolsProtocol):
     _idle_since: float | None = None
     """By the loop's clock; None: something is under way."""
     _idle_timer: asyncio.TimerHandle | None = None
+    _version = ""
+    """Of the connection's first request. Asking the parser of each costs more than all else it is asked."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport, self.cork))  # type: ignore[arg-type]
@@ -114,7 +116,8 @@ class _Protocol(HttpToolsProtocol):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._look_in(self.timeout_keep_alive)
@@ -134,9 +137,11 @@ class _Protocol(HttpToolsProtocol):
 
     def _is_usual(self) -> bool:
         parser = self.parser
+        if not self._version:
+            self._version = parser.get_http_version()
         return (
             parser.get_method() == b"POST"
-            and parser.get_http_version() == "1.1"
+            and self._version == "1.1"
             and parser.should_keep_alive()
             and not parser.should_upgrade()
             and not self.expect_100_continue

@@ -292,7 +292,7 @@ def test_a_delay_is_from_the_log_to_the_commit(exporter: Exporter) -> None:
 def test_delays_are_told_apart_by_their_bounds() -> None:
     metrics = Metrics()
     for seconds in (0.0, 0.5, 0.75, 604800.0, 1e9):
-        metrics.delayed("creation", seconds)
+        metrics.pushes["creation"].answered("tracked", seconds)
 
     bounds = {"0.5": 2, "1.0": 3, "86400.0": 3, "604800.0": 4, "+Inf": 5}
     buckets = {

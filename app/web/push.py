@@ -26,7 +26,7 @@ from app.errors import (
 )
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
-from app.metrics import Endpoint, Metrics
+from app.metrics import Endpoint, Pushes
 from app.protocol import Answer, Headers, Reply
 from app.recorder import Recorder, Result
 from app.web.body import BodyReader, CallerGoneError
@@ -66,7 +66,7 @@ class PushEndpoint:
     authenticator: Authenticator | None
     """None: everybody may push."""
     recorder: Recorder
-    metrics: Metrics
+    pushes: Pushes
     gate: Gate
     ask: Callable[[str], None]
     """Asks for a listing of a project's fleet: something waits for an instance of it."""
@@ -76,7 +76,7 @@ class PushEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
         try:
-            answer = self.accept(await self._push(scope, receive))
+            answer = await self._push(scope, receive)
         except (CallerError, UnavailableError, InternalError) as exc:
             answer = self.refuse(exc)
         except CallerGoneError:
@@ -96,8 +96,7 @@ class PushEndpoint:
         try:
             if self.gate.closed or not self._knows(_authorization(headers)):
                 return False
-            now = self.clock()
-            self.metrics.pushed(self.endpoint, now)
+            now = self.pushes.last_at = self.clock()
             event = self._decode(self.bodies.whole(body), headers, now)
             if isinstance(event, Ignored):
                 reply.give(self.accept(event))
@@ -107,20 +106,17 @@ class PushEndpoint:
             return False
         return True
 
-    async def _push(self, scope: Scope, receive: Receive) -> Outcome:
+    async def _push(self, scope: Scope, receive: Receive) -> Answer:
         if self.gate.closed:
             raise StoppingError("the exporter is stopping")
         authorization = _authorization(scope["headers"])
         if self.authenticator is not None and not self._knows(authorization):
             await self.authenticator.verify(authorization)
-        now = self.clock()
-        self.metrics.pushed(self.endpoint, now)
+        now = self.pushes.last_at = self.clock()
         event = self._decode(await self.bodies.read(receive), scope["headers"], now)
         if isinstance(event, Ignored):
-            return event
-        outcome = await self.recorder.record(event)
-        self.note(event, outcome)
-        return outcome
+            return self.accept(event)
+        return self.accept(await self.recorder.record(event), event)
 
     def _knows(self, authorization: str | None) -> bool:
         if self.authenticator is None:
@@ -132,13 +128,6 @@ class PushEndpoint:
         self._check_subscription(message)
         return decode_entry(message.data, message, now)
 
-    def note(self, event: Event, outcome: Outcome) -> None:
-        """Take in what has become of an event."""
-        if isinstance(outcome, Pending):
-            self.ask(outcome.project)
-        if not isinstance(outcome, Duplicate):
-            self.metrics.delayed(self.endpoint, self.clock() - event.at)
-
     def _check_subscription(self, message: PushMessage) -> None:
         if not self.subscription or not message.subscription:
             return
@@ -148,14 +137,20 @@ class PushEndpoint:
         if not same_subscription(message.dead_letter_source, self.subscription):
             raise WrongSubscriptionError("the envelope is of another subscription than the configured one")
 
-    def accept(self, outcome: Outcome, made: Answer | None = None) -> Answer:
-        """The answer to a push that is recorded or ignored, made before or now; counts it."""
-        self.metrics.answered(self.endpoint, _NAMES[type(outcome)])
+    def accept(self, outcome: Outcome, event: Event | None = None, made: Answer | None = None) -> Answer:
+        """The answer to a push that is recorded, or ignored as no event; made before, or now.
+
+        Takes in what has become of it.
+        """
+        if isinstance(outcome, Pending):
+            self.ask(outcome.project)
+        delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
+        self.pushes.answered(_NAMES[type(outcome)], delay)
         return made or _answer(outcome)
 
     def refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
         """The answer to any other push; counts it."""
-        self.metrics.refused(self.endpoint, exc.reason)
+        self.pushes.refused(exc.reason)
         problem = problem_of(exc)
         headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)
@@ -180,10 +175,9 @@ class _Taken:
         if isinstance(result, Exception):
             self.reply.give(self.endpoint.refuse(result))
         else:
-            self.endpoint.note(self.event, result)
             # Another outcome than was expected: the batch met a bug, and was decided once more in halves.
             made = self.answer if result is self.expected else None
-            self.reply.give(self.endpoint.accept(result, made))
+            self.reply.give(self.endpoint.accept(result, self.event, made))
 
 
 def _authorization(headers: Headers) -> str | None:

@@ -169,7 +169,7 @@ def _endpoint(bodies: Sequence[bytes], outcomes: Sequence[Outcome]) -> float:
         "",
         _Known(),
         _Answers(outcomes),  # type: ignore[arg-type]
-        Metrics(),
+        Metrics().pushes["interruption"],
         Gate(),
         ask=lambda _: None,
         bodies=BodyReader(1 << 20),

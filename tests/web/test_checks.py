@@ -69,16 +69,18 @@ def test_a_silence_is_judged_by_what_is_usual(
 ) -> None:
     metrics = new_metrics()
     if ago is not None:
-        metrics.pushed("interruption", NOW - ago)
+        metrics.pushes["interruption"].last_at = NOW - ago
     found = check(facts(metrics, ledger=Ledger([history(week=week)])), "Pushes of interruptions")
     assert (found.state, found.finding) == (state, finding)
 
 
 def test_outcomes_are_told_most_first() -> None:
     metrics = told(
-        3, lambda m: m.answered("creation", "tracked"), lambda m: m.answered("creation", "ignored")
+        3,
+        lambda m: m.pushes["creation"].answered("tracked"),
+        lambda m: m.pushes["creation"].answered("ignored"),
     )
-    metrics.pushed("creation", NOW - 10)
+    metrics.pushes["creation"].last_at = NOW - 10
 
     finding = check(facts(metrics), "Pushes of creations").finding
     assert finding == "the last one 10 s ago; 3 tracked, 1 ignored since the start"
@@ -86,24 +88,31 @@ def test_outcomes_are_told_most_first() -> None:
 
 def accept(metrics: Metrics) -> None:
     for _ in range(95):
-        metrics.answered("creation", "tracked")
+        metrics.pushes["creation"].answered("tracked")
 
 
 @pytest.mark.parametrize(
     ("metrics", "authentication", "others"),
     [
         pytest.param(new_metrics(), OK, OK, id="none"),
-        pytest.param(told(1, lambda m: m.refused("creation", "not_authenticated")), ATTENTION, OK, id="all"),
         pytest.param(
-            told(4, lambda m: m.refused("creation", "not_permitted"), accept), OK, OK, id="strangers"
+            told(1, lambda m: m.pushes["creation"].refused("not_authenticated")), ATTENTION, OK, id="all"
         ),
         pytest.param(
-            told(9, lambda m: m.refused("interruption", "not_permitted"), accept), ATTENTION, OK, id="many"
+            told(4, lambda m: m.pushes["creation"].refused("not_permitted"), accept), OK, OK, id="strangers"
         ),
         pytest.param(
-            told(9, lambda m: m.refused("creation", "store_slow"), accept), OK, ATTENTION, id="slow"
+            told(9, lambda m: m.pushes["interruption"].refused("not_permitted"), accept),
+            ATTENTION,
+            OK,
+            id="many",
         ),
-        pytest.param(told(1, lambda m: m.refused("creation", "internal"), accept), OK, ATTENTION, id="a-bug"),
+        pytest.param(
+            told(9, lambda m: m.pushes["creation"].refused("store_slow"), accept), OK, ATTENTION, id="slow"
+        ),
+        pytest.param(
+            told(1, lambda m: m.pushes["creation"].refused("internal"), accept), OK, ATTENTION, id="a-bug"
+        ),
     ],
 )
 def test_refusals(metrics: Metrics, authentication: State, others: State) -> None:
@@ -116,17 +125,21 @@ def test_refusals(metrics: Metrics, authentication: State, others: State) -> Non
     [
         (new_metrics(), NONE, "no event yet"),
         (
-            told(99, lambda m: m.delayed("creation", 0.7), lambda m: m.delayed("creation", 20)),
+            told(
+                99,
+                lambda m: m.pushes["creation"].answered("tracked", 0.7),
+                lambda m: m.pushes["creation"].answered("tracked", 20),
+            ),
             OK,
             "creations: half within 1 s, 99 % within 1 s of their log time",
         ),
         (
-            told(5, lambda m: m.delayed("interruption", 61)),
+            told(5, lambda m: m.pushes["interruption"].answered("tracked", 61)),
             ATTENTION,
             "interruptions: half within 5 min, 99 % within 5 min of their log time",
         ),
         (
-            told(5, lambda m: m.delayed("creation", 8 * DAY_SECONDS)),
+            told(5, lambda m: m.pushes["creation"].answered("tracked", 8 * DAY_SECONDS)),
             ATTENTION,
             "creations: half later than can be told, 99 % later than can be told of their log time",
         ),

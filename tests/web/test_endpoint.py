@@ -51,7 +51,7 @@ def endpoint_of(metrics: Metrics, authenticator: Authenticator | None = None) ->
         subscription="",
         authenticator=authenticator,
         recorder=Recorder(store, metrics),
-        metrics=metrics,
+        pushes=metrics.pushes["creation"],
         gate=Gate(),
         ask=lambda _: None,
         bodies=BodyReader(10_000, 0.01),
@@ -199,10 +199,11 @@ def test_a_usual_push_is_taken_and_answered_once_it_is_committed() -> None:
     replies = Replies()
 
     async def scenario() -> None:
-        endpoint = endpoint_of(Metrics(), Known())
+        metrics = Metrics()
+        endpoint = endpoint_of(metrics, Known())
         assert endpoint.take(GOOD, push(insert("node-1")), replies)
         assert not replies.given
-        assert b'last_push_timestamp_seconds{endpoint="creation"}' in endpoint.metrics.render("")[0]
+        assert b'last_push_timestamp_seconds{endpoint="creation"}' in metrics.render("")[0]
         endpoint.recorder.close()
         await endpoint.recorder.run()
 
