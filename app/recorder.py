@@ -7,11 +7,12 @@ on the interpreter's lock than on the batch. What waits, for a disk or for other
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from app.aside import Aside
 from app.domain.batch import Applied
@@ -45,31 +46,28 @@ Work: TypeAlias = Callable[[Store, float], Applied]
 Result: TypeAlias = Outcome | UnavailableError | InternalError
 
 
-class Caller(Protocol):
+@dataclass(slots=True, eq=False)
+class Caller(ABC):
     """Who waits for what becomes of an event."""
 
-    def expect(self, outcome: Outcome) -> None:
-        """Get ready to be told this outcome, if it comes to that."""
-        ...
-
-    def tell(self, result: Result) -> None:
-        """Take the outcome, which is durable, or what `record` raises; called once."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
     event: Event
-    caller: Caller
-    since: float
-    told: bool = False
+    since: float = field(default=0.0, init=False)
+    """When the event was submitted, by the monotonic clock."""
+    told: bool = field(default=False, init=False)
+
+    def expect(self, outcome: Outcome) -> None:  # noqa: B027 - not everybody has to
+        """Get ready to take this outcome, if it comes to that."""
+
+    @abstractmethod
+    def take(self, result: Result) -> None:
+        """Take the outcome, which is durable, or what `record` raises; called once."""
 
     def tell(self, result: Result) -> None:
-        """Tell who waits, unless that is done."""
+        """Have the caller take it, unless that is done."""
         if not self.told:
             self.told = True
             try:
-                self.caller.tell(result)
+                self.take(result)
             except Exception:  # noqa: BLE001 - it is one caller's, and the writer must live
                 _log.exception("an answer has met a bug", extra={"event": str(self.event.name)})
 
@@ -82,7 +80,7 @@ class _Job:
 
 @dataclass(slots=True)
 class _Queue:
-    events: deque[_Waiting] = field(default_factory=deque)
+    events: deque[Caller] = field(default_factory=deque)
     jobs: deque[_Job] = field(default_factory=deque)
 
     def __bool__(self) -> bool:
@@ -114,8 +112,8 @@ class Recorder:
         self._unwritten: list[Counted] = []
         self._writing: asyncio.TimerHandle | None = None
         self._queue = _Queue()
-        self._committing: Sequence[_Waiting] = ()
-        self._committed: Sequence[_Waiting] = ()
+        self._committing: Sequence[Caller] = ()
+        self._committed: Sequence[Caller] = ()
         """The batch before, to be freed while this one waits."""
         self._wake = asyncio.Event()
         self._callers = 0
@@ -141,13 +139,14 @@ class Recorder:
         Raises an UnavailableError where it may be tried again, or InternalError for a bug.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        waiting = self.submit(event, _Awaiting(future))
+        caller = _Awaiting(event, future)
+        self.submit(caller)
         try:
             return await future
         finally:
-            waiting.told = True
+            caller.told = True
 
-    def submit(self, event: Event, caller: Caller) -> _Waiting:
+    def submit(self, caller: Caller) -> None:
         """Have an event committed, and its caller told.
 
         Raises StoppingError or OverloadError, and tells nothing then.
@@ -156,10 +155,9 @@ class Recorder:
             raise StoppingError("the exporter is stopping")
         if self.waiting >= _LONGEST_QUEUE:
             raise OverloadError(f"{_LONGEST_QUEUE} events wait for their commit")
-        waiting = _Waiting(event, caller, time.monotonic())
-        self._queue.events.append(waiting)
+        caller.since = time.monotonic()
+        self._queue.events.append(caller)
         self._wake.set()
-        return waiting
 
     async def perform(self, work: Work) -> Applied:
         """Have periodic work done between two batches; raises as `record` does."""
@@ -211,17 +209,17 @@ class Recorder:
                 break
             await asyncio.sleep(0)
 
-    def _take(self) -> Sequence[_Waiting]:
-        waiting = self._queue.events
+    def _take(self) -> Sequence[Caller]:
+        callers = self._queue.events
         self._committed = self._committing
-        self._committing = [waiting.popleft() for _ in range(min(len(waiting), _LARGEST_BATCH))]
+        self._committing = [callers.popleft() for _ in range(min(len(callers), _LARGEST_BATCH))]
         return self._committing
 
-    async def _commit(self, batch: Sequence[_Waiting]) -> None:
+    async def _commit(self, batch: Sequence[Caller]) -> None:
         """Commit a batch; one that meets a bug is halved until its culprit is alone, and the others pass."""
         batches = [batch]
         while batches:
-            batch = [waiting for waiting in batches.pop() if not waiting.told]
+            batch = [caller for caller in batches.pop() if not caller.told]
             if not batch:
                 continue
             try:
@@ -238,14 +236,14 @@ class Recorder:
                     middle = len(batch) // 2
                     batches += [batch[middle:], batch[:middle]]
             else:
-                for waiting, outcome in zip(batch, applied.outcomes, strict=True):
-                    waiting.tell(outcome)
+                for caller, outcome in zip(batch, applied.outcomes, strict=True):
+                    caller.tell(outcome)
                 self._callers = min(len(batch) + self.waiting, _LARGEST_BATCH)
                 self._told_at = time.monotonic()
 
-    async def _apply(self, batch: Sequence[_Waiting]) -> Applied:
+    async def _apply(self, batch: Sequence[Caller]) -> Applied:
         started = time.perf_counter()
-        events = [waiting.event for waiting in batch]
+        events = [caller.event for caller in batch]
         applied = await self._carry_out(lambda now: self._store.prepare(events, now), batch)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         return applied
@@ -266,9 +264,7 @@ class Recorder:
         if not job.future.done():
             job.future.set_exception(failure)
 
-    async def _carry_out(
-        self, prepare: Callable[[float], Prepared], batch: Sequence[_Waiting] = ()
-    ) -> Applied:
+    async def _carry_out(self, prepare: Callable[[float], Prepared], batch: Sequence[Caller] = ()) -> Applied:
         """Prepare it here, commit it in the store's thread, and show it before anybody is told."""
         try:
             if self._stale:
@@ -297,14 +293,14 @@ class Recorder:
         return applied
 
     def _make_ready(
-        self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome], remains: list[object]
+        self, batch: Sequence[Caller], outcomes: Sequence[Outcome], remains: list[object]
     ) -> None:
         """Do what can be done while a commit waits for the disk."""
         remains.clear()
         self._committed = ()
         self._write_lines()
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            waiting.caller.expect(outcome)
+        for caller, outcome in zip(batch, outcomes, strict=True):
+            caller.expect(outcome)
 
     def _write_lines(self) -> None:
         """Tell the log what was counted: of many, while the next commit waits, or after a moment."""
@@ -326,25 +322,22 @@ class Recorder:
         while True:
             await asyncio.sleep(self._patience_seconds / 20)
             oldest = time.monotonic() - self._patience_seconds
-            late = [waiting for waiting in (*self._committing, *self._queue.events) if waiting.since < oldest]
+            late = [caller for caller in (*self._committing, *self._queue.events) if caller.since < oldest]
             _fail(late, StoreSlowError(f"the commit was not done in {self._patience_seconds:g} s"))
 
 
-def _fail(batch: Sequence[_Waiting], exc: UnavailableError | InternalError) -> None:
-    for waiting in batch:
-        waiting.tell(exc)
+def _fail(batch: Sequence[Caller], exc: UnavailableError | InternalError) -> None:
+    for caller in batch:
+        caller.tell(exc)
 
 
 @dataclass(slots=True, eq=False)
-class _Awaiting:
+class _Awaiting(Caller):
     """A caller that awaits a future."""
 
     future: asyncio.Future[Outcome]
 
-    def expect(self, outcome: Outcome) -> None:
-        pass
-
-    def tell(self, result: Result) -> None:
+    def take(self, result: Result) -> None:
         if self.future.done():  # cancelled a moment ago
             return
         if isinstance(result, Exception):

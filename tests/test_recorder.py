@@ -21,7 +21,7 @@ from app.errors import (
     StoreUnavailableError,
 )
 from app.metrics import Metrics
-from app.recorder import Recorder, Result
+from app.recorder import Caller, Recorder, Result
 from app.store import Prepared, Store, open_store
 from tests.support.process import eventually
 from tests.support.stores import Disk
@@ -139,16 +139,13 @@ def test_callers_that_push_on_come_together_again(disk: Disk) -> None:
 
 
 def test_an_answer_that_meets_a_bug_harms_nobody_else(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        def expect(self, _outcome: Outcome) -> None:
-            pass
-
-        def tell(self, _result: Result) -> None:
+    class Broken(Caller):
+        def take(self, _result: Result) -> None:
             raise ZeroDivisionError
 
     async def scenario() -> None:
         async with writing(disk) as writer:
-            writer.recorder.submit(created("a"), Broken())
+            writer.recorder.submit(Broken(created("a")))
             assert isinstance(await writer.recorder.record(created("b")), Tracked)
             assert isinstance(await writer.recorder.record(created("c")), Tracked)
 
@@ -156,19 +153,20 @@ def test_an_answer_that_meets_a_bug_harms_nobody_else(disk: Disk, caplog: pytest
     assert [line.message for line in caplog.records] == ["an answer has met a bug"]
 
 
-class Caller:
-    """Notes what it is to expect, and what it is told."""
+class Noting(Caller):
+    """Notes what it is to expect, and what it takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: Event) -> None:
+        super().__init__(event)
         self.expected: list[Outcome] = []
-        self.told: list[Result] = []
+        self.taken: list[Result] = []
 
     def expect(self, outcome: Outcome) -> None:
-        assert not self.told
+        assert not self.taken
         self.expected.append(outcome)
 
-    def tell(self, result: Result) -> None:
-        self.told.append(result)
+    def take(self, result: Result) -> None:
+        self.taken.append(result)
 
 
 class Forgetful:
@@ -192,15 +190,15 @@ class Forgetful:
         return Prepared(lose, outcomes)
 
 
-def told_twenty(store: Forgetful) -> list[Caller]:
-    """Twenty callers of one batch, and what they were told."""
-    callers = [Caller() for _ in range(20)]
+def told_twenty(store: Forgetful) -> list[Noting]:
+    """Twenty callers of one batch, who were told."""
+    callers = [Noting(created(str(number))) for number in range(20)]
 
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
         store.store.remembered()
-        for number, caller in enumerate(callers):
-            recorder.submit(created(str(number)), caller)
+        for caller in callers:
+            recorder.submit(caller)
         recorder.close()
         await recorder.run()
 
@@ -211,7 +209,7 @@ def told_twenty(store: Forgetful) -> list[Caller]:
 
 def test_what_is_expected_of_a_commit_is_told_after_it() -> None:
     for number, caller in enumerate(told_twenty(Forgetful(0))):
-        assert caller.told == caller.expected == [Tracked(instance(str(number)), NODE)]
+        assert caller.taken == caller.expected == [Tracked(instance(str(number)), NODE)]
 
 
 class Remains:
@@ -247,14 +245,14 @@ def freed(thing: object) -> threading.Event:
 
 
 def test_what_a_batch_leaves_is_freed_while_the_next_commit_waits() -> None:
-    callers = [Caller() for _ in range(200)]  # two batches
+    callers = [Noting(created(str(number))) for number in range(200)]  # two batches
     store = Leaving(callers[0])
 
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
         store.store.remembered()
-        for number in range(len(callers)):
-            recorder.submit(created(str(number)), callers.pop(0))
+        while callers:
+            recorder.submit(callers.pop(0))
         recorder.close()
         await recorder.run()
 
@@ -272,7 +270,7 @@ def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.L
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())
         for name in names:
-            recorder.submit(interrupted(name), Caller())
+            recorder.submit(Noting(interrupted(name)))
         recorder.close()
         await recorder.run()
 
@@ -285,7 +283,7 @@ def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.L
 def test_what_is_expected_is_not_told_when_the_commit_fails() -> None:
     for caller in told_twenty(Forgetful(1)):
         assert [type(outcome) for outcome in caller.expected] == [Tracked]
-        assert [type(result) for result in caller.told] == [StoreUnavailableError]
+        assert [type(result) for result in caller.taken] == [StoreUnavailableError]
 
 
 def test_a_batch_is_bounded(disk: Disk) -> None:

@@ -28,7 +28,7 @@ from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
 from app.metrics import Endpoint, Pushes
 from app.protocol import Answer, Headers, Reply
-from app.recorder import Recorder, Result
+from app.recorder import Caller, Recorder, Result
 from app.web.body import BodyReader, CallerGoneError
 from app.web.problems import problem_of
 
@@ -101,7 +101,7 @@ class PushEndpoint:
             if isinstance(event, Ignored):
                 reply.give(self.accept(event))
             else:
-                self.recorder.submit(event, _Taken(self, event, reply))
+                self.recorder.submit(_Taken(event, self, reply))
         except Exception:  # noqa: BLE001 - it is met again there, bugs too
             return False
         return True
@@ -157,11 +157,10 @@ class PushEndpoint:
 
 
 @dataclass(slots=True, eq=False)
-class _Taken:
-    """A push that was taken, until it is answered; a `Caller` to the recorder."""
+class _Taken(Caller):
+    """A push that was taken, until it is answered."""
 
     endpoint: PushEndpoint
-    event: Event
     reply: Reply
     expected: Outcome | None = None
     answer: Answer | None = None
@@ -171,7 +170,7 @@ class _Taken:
         self.expected, self.answer = outcome, _answer(outcome)
         self.reply.expect(self.answer)
 
-    def tell(self, result: Result) -> None:
+    def take(self, result: Result) -> None:
         if isinstance(result, Exception):
             self.reply.give(self.endpoint.refuse(result))
         else:

@@ -159,7 +159,7 @@ class _Answers:
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = iter(outcomes)
 
-    def submit(self, _event: Event, caller: Caller) -> None:
+    def submit(self, caller: Caller) -> None:
         caller.tell(next(self._outcomes))
 
 
@@ -188,17 +188,15 @@ class _Unheard:
         pass
 
 
-class _Told:
-    """Waits for any of a batch."""
+class _Waiting(Caller):
+    """One of a batch, of which any may tell the end."""
 
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
+    def __init__(self, event: Event, done: asyncio.Event) -> None:
+        super().__init__(event)
+        self._done = done
 
-    def expect(self, outcome: Outcome) -> None:
-        pass
-
-    def tell(self, _result: Result) -> None:
-        self.event.set()
+    def take(self, _result: Result) -> None:
+        self._done.set()
 
 
 class _Committed:
@@ -218,10 +216,10 @@ async def _recorder(store: _Committed, batches: Sequence[Sequence[Event]]) -> fl
     with _log_lines_to(os.devnull):
         began = time.process_time()
         for batch in batches:
-            told = _Told()
+            done = asyncio.Event()
             for event in batch:
-                recorder.submit(event, told)
-            await told.event.wait()
+                recorder.submit(_Waiting(event, done))
+            await done.wait()
         spent = time.process_time() - began
     recorder.close()
     await writer

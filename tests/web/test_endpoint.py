@@ -11,7 +11,6 @@ import pytest
 from starlette.types import Message, Receive
 
 from app.domain.attribution import Rules
-from app.domain.events import Event
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
@@ -233,7 +232,7 @@ class Submitted:
     def __init__(self) -> None:
         self.callers: list[Caller] = []
 
-    def submit(self, _event: Event, caller: Caller) -> None:
+    def submit(self, caller: Caller) -> None:
         self.callers.append(caller)
 
 
