@@ -17,7 +17,16 @@ from app.domain.events import (
     InstanceName,
     Node,
 )
-from app.domain.instances import Instance, Kind, Labels, Parked, unexplained
+from app.domain.instances import (
+    NO_NODE,
+    NODE,
+    UNEXPLAINED,
+    Instance,
+    Labels,
+    Parked,
+    instance_of,
+    unexplained,
+)
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, ReleasedBy, Tracked
 from app.domain.values import value
 
@@ -147,7 +156,7 @@ def expire(parked: Parked, known: Known, now: float) -> Decision:
     incarnation = _belongs_to(event, draft.incarnations)
     if incarnation is None:
         neighbour = _nearest_before(event.at, draft.incarnations.values())
-        if neighbour is not None and neighbour.kind is Kind.NOT_A_NODE:
+        if neighbour is not None and neighbour.kind is NO_NODE:
             return Decision(NOT_A_NODE, draft.changes)
         identity = event.id or f"~{event.key}"
         stub = draft.incarnations.get(identity) or unexplained(event.name, identity, now)
@@ -167,9 +176,9 @@ def move(incarnations: Iterable[Instance], there: Known, name: InstanceName, now
         moved = incarnation._replace(name=name)
         draft.incarnations[moved.identity] = moved  # its creation has been counted
         draft.keep(succeed(moved if twin is None else _joined(moved, twin), draft))
-        if moved.kind is Kind.NODE:
+        if moved.kind is NODE:
             draft.changes.append(Show(moved.labels, cluster_alone=not moved.spot))
-            if twin is not None and twin.kind is Kind.UNEXPLAINED:
+            if twin is not None and twin.kind is UNEXPLAINED:
                 draft.changes.append(Explain(name, moved.identity, moved.node))
     release(there.parked, draft, "creation")
     return draft.changes
@@ -231,12 +240,12 @@ def _settle(
     event: InstanceInterrupted, incarnation: Instance, draft: Draft, released_by: ReleasedBy | None
 ) -> Counted | Ignored:
     """Count an interruption of the incarnation, and end it unless it has been started since."""
-    if incarnation.kind is Kind.NOT_A_NODE:
+    if incarnation.kind is NO_NODE:
         return NOT_A_NODE
     start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
     ends = _ends(event, incarnation)
     age = event.at - start if start is not None and not incarnation.timed and event.at >= start else None
-    node, explained = incarnation.node, incarnation.kind is Kind.NODE
+    node, explained = incarnation.node, incarnation.kind is NODE
     counted = Counted(
         event.key, event.at, event.name, event.id, node, node.cluster, age, explained, released_by
     )
@@ -249,23 +258,25 @@ def _after(event: InstanceInterrupted, before: Instance, now: float, *, ends: bo
     # By position: every interruption comes here, and `_replace` looks for each field by its name.
     name, identity, kind, node, _, _, alive, announced, failed, timed, overflowed, operation = before[:12]
     created_at, started_at, interrupted_at, ended_at = before[12:]
-    return Instance(
-        name,
-        identity,
-        kind,
-        node,
-        now,
-        True,  # noqa: FBT003 - that it was interrupted proves it to be Spot
-        alive and not ends,
-        announced,
-        failed,
-        timed or ends,
-        overflowed,
-        operation,
-        created_at,
-        started_at,
-        _latest(interrupted_at, event.at),
-        _earliest(ended_at, event.at) if ends else ended_at,
+    return instance_of(
+        (
+            name,
+            identity,
+            kind,
+            node,
+            now,
+            True,  # that it was interrupted proves it to be Spot
+            alive and not ends,
+            announced,
+            failed,
+            timed or ends,
+            overflowed,
+            operation,
+            created_at,
+            started_at,
+            _latest(interrupted_at, event.at),
+            _earliest(ended_at, event.at) if ends else ended_at,
+        )
     )
 
 
@@ -283,7 +294,7 @@ def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
         return Duplicate()
     before = _described_by(event, draft.incarnations)
     if event.node is None:
-        if before is None or before.kind is Kind.UNEXPLAINED:
+        if before is None or before.kind is UNEXPLAINED:
             _learn(event, before, draft)
             release(known.parked, draft, "creation")
         return NO_CLUSTER_LABEL
@@ -302,7 +313,7 @@ def _learn(event: InstanceCreated, before: Instance | None, draft: Draft) -> Ins
     else:
         instance = draft.rename(before, identity)
     instance = instance._replace(
-        kind=Kind.NOT_A_NODE if event.node is None else Kind.NODE,
+        kind=NO_NODE if event.node is None else NODE,
         node=event.node or UNKNOWN_NODE,
         spot=instance.spot or event.spot is True,
         alive=instance.alive or before is None,
@@ -313,7 +324,7 @@ def _learn(event: InstanceCreated, before: Instance | None, draft: Draft) -> Ins
     )
     instance = succeed(instance, draft)
     draft.keep(instance)
-    if before is not None and before.kind is Kind.UNEXPLAINED and event.node is not None:
+    if before is not None and before.kind is UNEXPLAINED and event.node is not None:
         draft.changes.append(Explain(event.name, before.identity, event.node))
     return instance
 
@@ -337,7 +348,7 @@ def succeed(instance: Instance, draft: Draft) -> Instance:
 
 def _joined(moved: Instance, twin: Instance) -> Instance:
     """One incarnation, of which the project's two spellings told different things."""
-    told, end = (twin, moved) if moved.kind is Kind.UNEXPLAINED else (moved, twin)
+    told, end = (twin, moved) if moved.kind is UNEXPLAINED else (moved, twin)
     return told._replace(
         spot=told.spot or end.spot,
         alive=told.alive and end.alive,
@@ -386,9 +397,7 @@ def _forget_failed(draft: Draft) -> None:
     A stock-out can go on for weeks, and every event reads all that is known under its name.
     """
     failed = [
-        one
-        for one in draft.incarnations.values()
-        if one.failed and (one.announced or one.kind is Kind.NOT_A_NODE)
+        one for one in draft.incarnations.values() if one.failed and (one.announced or one.kind is NO_NODE)
     ]
     for old in sorted(failed, key=_birth)[:-_FAILED_KEPT]:
         del draft.incarnations[old.identity]
@@ -413,7 +422,7 @@ def _described_by(event: InstanceCreated, incarnations: dict[str, Instance]) -> 
     interrupted_since = [
         (incarnation.interrupted_at, incarnation.identity)
         for incarnation in incarnations.values()
-        if incarnation.kind is Kind.UNEXPLAINED
+        if incarnation.kind is UNEXPLAINED
         and not incarnation.id
         and incarnation.interrupted_at is not None
         and incarnation.interrupted_at >= event.at
@@ -425,18 +434,18 @@ def _belongs_to(event: InstanceInterrupted, incarnations: Mapping[str, Instance]
     """The explained incarnation that was interrupted: by its id; without one, the incarnation alive then."""
     if event.id:
         named = incarnations.get(event.id)
-        return None if named is None or named.kind is Kind.UNEXPLAINED else named
+        return None if named is None or named.kind is UNEXPLAINED else named
     lived = [
         incarnation
         for incarnation in incarnations.values()
-        if incarnation.kind is not Kind.UNEXPLAINED and not incarnation.failed
+        if incarnation.kind is not UNEXPLAINED and not incarnation.failed
     ]
     then = [incarnation for incarnation in lived if _lived_at(event.at, incarnation)]
     return max(then or lived, key=_birth, default=None)
 
 
 def _nearest_before(at: float, incarnations: Iterable[Instance]) -> Instance | None:
-    explained = [incarnation for incarnation in incarnations if incarnation.kind is not Kind.UNEXPLAINED]
+    explained = [incarnation for incarnation in incarnations if incarnation.kind is not UNEXPLAINED]
     before = [incarnation for incarnation in explained if _birth(incarnation) <= at]
     return max(before or explained, key=_birth, default=None)
 

@@ -5,7 +5,7 @@ Times are seconds since the epoch, UTC, as floats.
 
 from typing import Final, NamedTuple, TypeAlias
 
-from app.domain.values import value
+from app.domain.values import maker, value
 
 UNKNOWN: Final = "unknown"
 
@@ -25,6 +25,9 @@ class InstanceName(NamedTuple):
         return f"projects/{self.project}/zones/{self.zone}/instances/{self.instance}"
 
 
+instance_name_of: Final = maker(InstanceName)
+
+
 class Node(NamedTuple):
     """What makes an instance a GKE node; a missing value is `unknown`, never empty."""
 
@@ -34,6 +37,7 @@ class Node(NamedTuple):
     machine_type: str
 
 
+node_of: Final = maker(Node)
 UNKNOWN_NODE: Final = Node(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from app.domain.attribution import Change, Draft, Explain, Keep, Known, Show, release, succeed
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Listed, Node
-from app.domain.instances import Instance, Kind
+from app.domain.instances import NO_NODE, NODE, UNEXPLAINED, Instance, Kind
 
 _RENEWAL_SECONDS: Final = 43200.0
 """What a listing merely confirms is written again so seldom: most of a fleet is the same each time.
@@ -33,9 +33,9 @@ def hear(listed: Listed, known: Known, began: float, now: float) -> Sequence[Cha
     instance = succeed(instance, draft)
     if instance != before or now - instance.recorded_at > _RENEWAL_SECONDS:
         draft.keep(instance._replace(recorded_at=now))
-    if instance.kind is Kind.NODE:
+    if instance.kind is NODE:
         draft.changes.append(Show(instance.labels, cluster_alone=not instance.spot))
-        if before is not None and before.kind is Kind.UNEXPLAINED:
+        if before is not None and before.kind is UNEXPLAINED:
             draft.changes.append(Explain(instance.name, before.identity, instance.node))
     release(known.parked, draft, "inventory")
     return draft.changes
@@ -75,7 +75,7 @@ def _discovered(listed: Listed, began: float, now: float) -> Instance:
     return Instance(
         listed.name,
         listed.id,
-        Kind.NOT_A_NODE if listed.node is None else Kind.NODE,
+        NO_NODE if listed.node is None else NODE,
         listed.node or UNKNOWN_NODE,
         now,
         spot=listed.spot,
@@ -114,14 +114,14 @@ def _lives(before: Instance, listed: Listed, began: float, *, restarted: bool) -
 
 def _kind(before: Instance, listed: Listed) -> Kind:
     if listed.node is not None:
-        return Kind.NODE
-    return Kind.NOT_A_NODE if before.kind is Kind.UNEXPLAINED else before.kind
+        return NODE
+    return NO_NODE if before.kind is UNEXPLAINED else before.kind
 
 
 def _node(before: Instance, listed: Listed) -> Node:
     if listed.node is None:
         return before.node
-    if before.kind is not Kind.NODE:
+    if before.kind is not NODE:
         return listed.node  # what was known may be a neighbour's
     pairs = zip(listed.node, before.node, strict=True)
     return Node(*(known if told == UNKNOWN else told for told, known in pairs))

@@ -24,6 +24,7 @@ from app.domain.events import (
     InstanceInterrupted,
     InstanceName,
     Node,
+    instance_name_of,
 )
 from app.errors import MalformedEntryError
 from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
@@ -203,7 +204,7 @@ def _number_in(name: InstanceName | None) -> str:
 def _instance_name(link: str | None) -> InstanceName | None:
     """The name at the end of a path or a URL, whatever API version and host it begins with."""
     found = _INSTANCE.search(link) if link else None
-    return InstanceName(*found.groups()) if found else None
+    return instance_name_of(found.groups()) if found else None
 
 
 def _labels(entry: _LogEntry) -> Mapping[str, str | None]:

@@ -11,8 +11,8 @@ import apsw
 from pydantic_core import to_json
 
 from app.domain.batch import Batch
-from app.domain.events import InstanceInterrupted, InstanceName, Node
-from app.domain.instances import Instance, Kind, Labels, Parked
+from app.domain.events import InstanceInterrupted, InstanceName, node_of
+from app.domain.instances import Instance, Kind, Labels, Parked, instance_of
 from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.store.sqlite_places import SLOTS_OF_PLACE, name_of, place_of, slots_of
@@ -255,9 +255,9 @@ def _text(name: InstanceName) -> str:
     return "/".join(name)
 
 
-def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
+def _instance(name: InstanceName, row: tuple[Any, ...]) -> Instance:
     # Its flags stay 0 and 1, which are equal to False and True: six calls less.
-    return Instance(name, row[2], _KINDS[row[3]], Node(*row[4:8]), *row[8:])
+    return instance_of((name, row[2], _KINDS[row[3]], node_of(row[4:8]), *row[8:]))
 
 
 def _instance_row(slot: int, instance: Instance) -> tuple[object, ...]:
