@@ -264,7 +264,7 @@ class Pushes:
         """One was answered 200; its event was committed that long after it was logged, None if not by it."""
         self.outcomes[outcome] += 1
         if delay_seconds is not None:
-            late = max(delay_seconds, 0.0)
+            late = delay_seconds if delay_seconds > 0 else 0.0
             self.delays[bisect_left(_DELAY_BUCKETS, late)] += 1
             self.delay_seconds += late
 

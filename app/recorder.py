@@ -153,11 +153,13 @@ class Recorder:
         """
         if self._stopping:
             raise StoppingError("the exporter is stopping")
-        if self.waiting >= _LONGEST_QUEUE:
+        waiting = self._queue.events
+        if not waiting:
+            self._wake.set()
+        elif len(waiting) >= _LONGEST_QUEUE:
             raise OverloadError(f"{_LONGEST_QUEUE} events wait for their commit")
         caller.since = time.monotonic()
-        self._queue.events.append(caller)
-        self._wake.set()
+        waiting.append(caller)
 
     async def perform(self, work: Work) -> Applied:
         """Have periodic work done between two batches; raises as `record` does."""

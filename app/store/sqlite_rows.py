@@ -34,7 +34,7 @@ class Memory:
 
 
 SELECT_PARKED: Final = "SELECT key, name, id, at, until FROM parked"
-_SELECT_SEEN: Final = "SELECT key FROM seen WHERE key IN (SELECT value FROM json_each(?))"
+_SELECT_SEEN: Final = "SELECT seen.key FROM json_each(?) AS keys CROSS JOIN seen ON seen.key = keys.value"
 _SELECT_INSTANCES: Final = (
     "SELECT instances.* FROM json_each(?) AS places"
     " CROSS JOIN instances ON slot BETWEEN places.value AND places.value + ?"
@@ -207,8 +207,8 @@ def _insert(connection: apsw.Connection, into: str, rows: Sequence[tuple[object,
 
 @cache
 def _statement(into: str, rows: int, columns: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"{into} VALUES {', '.join([row] * rows)}"
+    row = f"({','.join('?' * columns)})"
+    return f"{into} VALUES {','.join([row] * rows)}"
 
 
 def drop_totals(connection: apsw.Connection, gone: Totals) -> None:
