@@ -289,6 +289,9 @@ def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
         pytest.param([POST + b"bo", b"dy"], id="body-in-two-reads"),
         pytest.param([POST, b"body"], id="body-after-the-head"),
         pytest.param([POST.replace(b"1.1\r", b"1.0\r") + b"body"], id="http-1.0"),
+        pytest.param(
+            [POST.replace(b"1.1\r\n", b"1.0\r\nConnection: keep-alive\r\n") + b"body"], id="http-1.0-kept"
+        ),
         pytest.param([POST.replace(b"Host", b"Connection: close\r\nHost") + b"body"], id="last-one"),
         pytest.param([POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"body"], id="expectation"),
         pytest.param([POST.replace(b"POST", b"PUT") + b"body"], id="another-method"),
