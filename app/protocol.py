@@ -69,7 +69,7 @@ class _Protocol(HttpToolsProtocol):
     """By the loop's clock; None: something is under way."""
     _idle_timer: asyncio.TimerHandle | None = None
     _version = ""
-    """Of the connection's first request. Asking the parser of each costs more than all else it is asked."""
+    """The connection's: no client changes it, and to ask anew costs more than all else that is asked."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport, self.cork))  # type: ignore[arg-type]
