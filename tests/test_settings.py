@@ -219,11 +219,35 @@ def test_the_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_an_audience_is_a_string_or_a_list(file: Write, text: str, names: tuple[str, ...]) -> None:
-    path = file(f"pubsub: {{audience: {text}, service_account_email: {text}}}")
+    path = file(f"pubsub: {{authentication: none, audience: {text}}}")
 
-    pubsub = load_settings(path, {})[0].pubsub
+    assert load_settings(path, {})[0].pubsub.audience == names
 
-    assert (pubsub.audience, pubsub.service_account_email) == (names, names)
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param("a@b.example", ("a@b.example",), id="string"),
+        pytest.param("[a@b.example, c@d.example, a@b.example]", ("a@b.example", "c@d.example"), id="list"),
+        pytest.param('" a@b.example "', ("a@b.example",), id="blanks-around"),
+    ],
+)
+def test_an_account_is_a_string_or_a_list(file: Write, text: str, names: tuple[str, ...]) -> None:
+    path = file(f"pubsub: {{authentication: none, service_account_email: {text}}}")
+
+    assert load_settings(path, {})[0].pubsub.service_account_email == names
+
+
+@pytest.mark.parametrize("project", ["a", "example-project", "example.com:example-project", "p-1"])
+def test_a_project_id_may_have_a_domain(project: str) -> None:
+    assert load_settings(None, CALLER | {"SIE_PROJECT_NAME": project})[0].project_ids == (project,)
+
+
+@pytest.mark.parametrize("audience", ["https://sie.example.com/events", "https://[::1]:8443", "sie", "a:b"])
+def test_an_audience_may_be_any_name_or_url(audience: str) -> None:
+    settings, _ = load_settings(None, CALLER | {"SIE_PUBSUB__AUDIENCE": audience})
+
+    assert settings.pubsub.audience == (audience,)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +291,7 @@ def test_the_metrics_port_is_the_servers_unless_given(
 
 OTHER_LABELS: Final = (
     *("project", "cluster_location", "node_pool", "zone", "machine_type", "endpoint", "outcome", "reason"),
-    *("by", "version", "python_version", "le"),
+    *("by", "version", "python_version", "le", "job", "instance", "namespace", "pod"),
 )
 
 WRONG: Final = [
@@ -287,6 +311,31 @@ WRONG: Final = [
     ("pubsub.certs_url", '""'),
     ("pubsub.certs_url", "https://"),
     ("project_name", "'123456789'"),
+    ("project_name", "123456789"),
+    ("project_name", "yes"),
+    ("project_name", "S3cret-project"),
+    ("project_name", "s3cret project"),
+    ("project_name", "s3cret,project"),
+    ("project_name", "projects/s3cret"),
+    ("project_name", "s3cret-"),
+    ("project_name", "-s3cret"),
+    ("project_name", "example.com:s3cret:x"),
+    ("pubsub.audience", "https://a.example,https://s3cret"),
+    ("pubsub.audience", "s3cret s3cret"),
+    ("pubsub.audience", "https://[s3cret"),
+    ("pubsub.audience", "https:///s3cret"),
+    ("pubsub.audience", "https://s3cret:99999"),
+    ("pubsub.service_account_email", "s3cret"),
+    ("pubsub.service_account_email", "a@b.example,s3cret@d.example"),
+    ("pubsub.service_account_email", "s3cret @b.example"),
+    ("pubsub.service_account_email", "serviceAccount:s3cret@b.example"),
+    ("pubsub.instance_creation_subscription_name", "s3cret s3cret"),
+    ("pubsub.instance_interruption_subscription_name", "s3cret,s3cret"),
+    ("pubsub.instance_interruption_subscription_name", "7"),
+    ("pubsub.certs_url", "https://s3cret:99999/certs"),
+    ("pubsub.certs_url", "https://[::s3cret]/certs"),
+    ("pubsub.certs_url", "https://[:::::]/certs"),
+    ("pubsub.certs_url", "https://s3cret..example/certs"),
     ("pubsub.clock_skew_seconds", "-1"),
     ("pubsub.clock_skew_seconds", ".nan"),
     ("pubsub.clock_skew_seconds", ".inf"),
@@ -329,15 +378,21 @@ WRONG: Final = [
     ("store.url", "redis+sentinel://:s3cret@host/"),
     ("store.url", "redis+sentinel://:s3cret@host,/service"),
     ("store.url", "redis://:s3cret@host,host"),
+    ("store.url", "redis://:s3cret@host:99999"),
+    ("store.url", "rediss://:s3cret@[:::::]:6379"),
+    ("store.url", "redis+sentinel://:s3cret@host,host:99999/service"),
     ("store.retention_days", "0"),
     ("store.retention_days", "true"),
     ("inventory.enabled", "s3cret"),
     ("inventory.interval_seconds", "0"),
     ("inventory.endpoint", "s3cret.example.com"),
+    ("inventory.endpoint", "https://s3cret.example.com:0"),
     ("attribution.grace_seconds", "-1"),
     ("attribution.grace_seconds", "1e300"),
     ("s3cre", "1"),
     ("server.s3cre", "1"),
+    ("PROJECTS", "[a]"),
+    ("server.PORT", "1"),
     ("prometheus.7", "1"),
     ("7", "1"),
     ("_env_file", "x"),
@@ -536,13 +591,42 @@ def test_the_option_beats_the_variable(
 def test_an_unknown_variable_is_a_warning_that_names_it(name: str) -> None:
     (line,) = warnings({name: "tcp://s3cret"})
 
-    assert line.endswith(f": {name}")
+    assert line.startswith(f"{name}: unknown setting, ignored")
+    assert "s3cret" not in line
 
 
-def test_unknown_variables_share_a_line() -> None:
-    (line,) = warnings({"SIE_PORT": "", "SIE_A": "", "OTHER": "", "sie_b": ""})
+def test_each_unknown_variable_has_its_warning() -> None:
+    lines = warnings({"SIE_PORT": "", "SIE_A": "", "OTHER": "", "sie_b": ""})
 
-    assert line.endswith(": SIE_A, SIE_PORT")
+    assert [line.partition(":")[0] for line in lines] == ["SIE_A", "SIE_PORT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("SIE_SERVER_PORT", " (did you mean SIE_SERVER__PORT?)"),
+        ("SIE_log_level", " (did you mean SIE_LOG_LEVEL?)"),
+        ("SIE_SERVICE_HOST", ""),
+        ("SIE_SERVICE_PORT", ""),
+        ("SIE_PORT_8080_TCP_ADDR", ""),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_gets_a_hint(name: str, hint: str) -> None:
+    assert warnings({name: ""}) == (f"{name}: unknown setting, ignored{hint}",)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("pubsub.audiences", "unknown key (did you mean pubsub.audience?)"),
+        ("log-level", "unknown key (did you mean log_level?)"),
+        ("server.colour", "unknown key"),
+    ],
+)
+def test_a_key_that_is_nearly_a_setting_gets_a_hint(file: Write, key: str, message: str) -> None:
+    path = file(with_key(key, "1"))
+
+    assert problems(path, {}) == (f"{path}: {key}: {message}",)
 
 
 @pytest.mark.parametrize(
@@ -587,8 +671,89 @@ def test_defaults_are_described_as_they_are_written(file: Write) -> None:
     assert {default for key, default, _ in describe() if key in NO_DEFAULT or key == "projects"} == {""}
 
 
-def test_a_grace_as_long_as_the_memory_is_wrong() -> None:
-    environ = {"SIE_STORE__RETENTION_DAYS": "1", "SIE_ATTRIBUTION__GRACE_SECONDS": "86400"}
+_RETENTION: Final = ("store", "retention_days", "1")
+_GRACE: Final = ("attribution", "grace_seconds", "86400")
 
-    with pytest.raises(ConfigurationError, match=r"attribution: grace_seconds should be shorter than"):
-        load_settings(None, environ)
+
+@pytest.mark.parametrize(
+    ("in_variables", "source"),
+    [
+        ([_GRACE, _RETENTION], "SIE_ATTRIBUTION__GRACE_SECONDS"),
+        ([_GRACE], "SIE_ATTRIBUTION__GRACE_SECONDS"),
+        ([_RETENTION], "SIE_STORE__RETENTION_DAYS"),
+        ([], None),
+    ],
+)
+def test_a_grace_as_long_as_the_retention_names_the_variable_that_sets_one_of_them(
+    file: Write, in_variables: list[tuple[str, str, str]], source: str | None
+) -> None:
+    in_file = [pair for pair in (_GRACE, _RETENTION) if pair not in in_variables]
+    path = file("\n".join(f"{section}: {{{key}: {text}}}" for section, key, text in in_file))
+    environ = {variable(f"{section}.{key}"): text for section, key, text in in_variables}
+
+    assert problems(path, CALLER | environ) == (
+        f"{source or path}: attribution.grace_seconds: should be shorter than store.retention_days",
+    )
+
+
+def test_projects_in_the_file_and_a_project_name_in_a_variable_name_the_variable(file: Write) -> None:
+    (line,) = problems(file("projects: [a]"), CALLER | {"SIE_PROJECT_NAME": "b"})
+
+    assert line.startswith("SIE_PROJECT_NAME: projects: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        pytest.param(
+            "pubsub: {authentication: oidc}\nserver:\n  port: 1\npubsub: {authentication: none}\n",
+            ["pubsub: key appears twice (lines 1 and 4); keep one"],
+            id="section",
+        ),
+        pytest.param(
+            "server:\n  port: 1\n  host: a\n  'port': 2\n",
+            ["server.port: key appears twice (lines 2 and 4); keep one"],
+            id="nested-and-quoted",
+        ),
+        pytest.param(
+            "log_level: info\nlog_level: info\nlog_level: info\n",
+            ["log_level: key appears 3 times (lines 1, 2 and 3); keep one"],
+            id="three-times",
+        ),
+        pytest.param(
+            "projects: [{a: 1, a: 2}]\nserver: {port: 1, port: 1}\n",
+            [
+                "server.port: key appears twice (lines 2 and 2); keep one",
+                "projects.0.a: key appears twice (lines 1 and 1); keep one",
+            ],
+            id="in-a-list",
+        ),
+    ],
+)
+def test_a_key_that_appears_twice_is_an_error_with_both_lines(
+    file: Write, text: str, lines: list[str]
+) -> None:
+    path = file(text)
+
+    assert problems(path, CALLER) == tuple(f"{path}: {line}" for line in lines)
+
+
+def test_a_merge_key_may_be_overridden_and_an_alias_repeated(file: Write) -> None:
+    path = file(
+        "pubsub: &caller {authentication: none, audience: a, clock_skew_seconds: 1}\n"
+        "server: &server {port: 1, host: h}\n"
+        "prometheus: {<<: {port: 2, path: /m}, port: 3}\n"
+        "store: {url: &url 'redis://redis'}\n"
+    )
+
+    settings, _ = load_settings(path, {})
+
+    assert (settings.prometheus.port, settings.prometheus.path) == (3, "/m")
+
+
+def test_a_project_number_gets_the_same_message_with_and_without_quotes(file: Write) -> None:
+    quoted = problems(file("project_name: '123456789'"), CALLER)
+    unquoted = problems(file("project_name: 123456789"), CALLER)
+
+    assert quoted == unquoted
+    assert "id, not its number" in quoted[0]

@@ -1,0 +1,236 @@
+"""The settings tree: every key with its default, its description and the kind of its value."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from app.settings.kinds import (
+    Accounts,
+    Audiences,
+    Choice,
+    Count,
+    HttpUrl,
+    HttpUrlOrNone,
+    LabelName,
+    MetricsPath,
+    Name,
+    Number,
+    Port,
+    ProjectId,
+    ProjectIds,
+    Seconds,
+    StoreUrl,
+    Subscription,
+)
+
+PREFIX: Final = "SIE_"
+"""The first letters of every environment variable."""
+_DAY_SECONDS: Final = 86400
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+        validate_default=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_keys(cls, given: Any) -> Any:  # noqa: ANN401
+        # A key without a value is null in YAML, and has its default.
+        if not isinstance(given, dict):
+            return given
+        return {
+            key: value for key, value in given.items() if value is not None or key not in cls.model_fields
+        }
+
+
+class PubSubSettings(_Section):
+    """The pushes that the exporter accepts."""
+
+    instance_creation_subscription_name: Subscription = Field(
+        "", description="the subscription that pushes to /events/creation; empty: any"
+    )
+    instance_interruption_subscription_name: Subscription = Field(
+        "", description="the subscription that pushes to /events/interruption; empty: any"
+    )
+    authentication: Annotated[Literal["oidc", "none"], Choice] = Field(
+        "oidc", description="`oidc`, or `none` for emulators and local use"
+    )
+    audience: Audiences = Field(
+        (), description="the audience of push tokens, or a list; required with `oidc`"
+    )
+    service_account_email: Accounts = Field(
+        (), description="the account of push tokens, or a list; required with `oidc`"
+    )
+    certs_url: HttpUrl = Field(
+        "https://www.googleapis.com/oauth2/v1/certs", description="the certificates that sign push tokens"
+    )
+    clock_skew_seconds: Number = Field(10, description="seconds by which a push token's times may be off")
+
+    @field_validator("audience", "service_account_email")
+    @classmethod
+    def _needed_for_oidc(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not names and info.data.get("authentication") == "oidc":
+            raise ValueError("is required with authentication oidc")
+        return names
+
+
+class PrometheusSettings(_Section):
+    """The metrics listener and what the metrics look like."""
+
+    port: Port | None = Field(None, description="port of the metrics listener; default: `server.port`")
+    path: MetricsPath = Field("/metrics", description="path of the metrics")
+    cluster_label: LabelName = Field("kubernetes_cluster", description="the label that names the cluster")
+    hold_seconds: Seconds = Field(
+        0, description="seconds for which a new label set shows 0 first: two scrape intervals"
+    )
+    linger_seconds: Seconds = Field(0, description="seconds for which the metrics stay up after SIGTERM")
+    max_label_sets: Count = Field(
+        10_000, description="most label sets; further ones are counted under `other`"
+    )
+
+
+class ServerSettings(_Section):
+    """The listener that an ingress reaches."""
+
+    host: Name = Field("0.0.0.0", description="address that the listeners bind")  # noqa: S104  # it runs in a pod
+    port: Port = Field(8080, description="port of the push endpoints; 0: the kernel chooses")
+    max_body_bytes: Count = Field(1_048_576, description="most bytes of a request's body")
+    keep_alive_seconds: Number = Field(
+        620, description="seconds for which an idle connection is kept; above the balancer's 600"
+    )
+    drain_seconds: Seconds = Field(0, description="seconds for which pushes are still accepted after SIGTERM")
+
+
+class StoreSettings(_Section):
+    """The store of instances, interruptions and totals."""
+
+    url: StoreUrl = Field(
+        "sqlite:///spot-interruption-exporter.db",
+        repr=False,
+        description="`sqlite:///relative`, `sqlite:////absolute`, `sqlite:///:memory:` or `redis://…`",
+    )
+    retention_days: Annotated[Count, Field(le=3650)] = Field(
+        31, description="days for which events are remembered"
+    )
+    replica: str = Field("", description="stable name of this replica, Redis only; default: the host name")
+
+
+class InventorySettings(_Section):
+    """The listing of the fleet."""
+
+    enabled: bool = Field(default=True, description="list the fleet; always off if no project is named")
+    interval_seconds: Annotated[Seconds, Field(gt=0)] = Field(600, description="seconds between two listings")
+    endpoint: HttpUrlOrNone = Field(
+        "", description="another Compute API endpoint; with http:// no credentials are used"
+    )
+
+
+class AttributionSettings(_Section):
+    """The search for an interruption's cluster."""
+
+    grace_seconds: Seconds = Field(
+        1800, description="seconds for which an interruption waits for its unknown instance"
+    )
+
+
+class Settings(_Section):
+    """Everything that can be configured."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Choice] = Field(
+        "info", description="`debug`, `info`, `warning` or `error`"
+    )
+    project_name: ProjectId = Field("", description="the project whose fleet is listed")
+    projects: ProjectIds = Field((), description="several projects, instead of `project_name`")
+    # Validated even if it is missing, so that the keys that it lacks are named.
+    pubsub: PubSubSettings = Field(default_factory=dict, validate_default=True)
+    prometheus: PrometheusSettings = PrometheusSettings()
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    inventory: InventorySettings = InventorySettings()
+    attribution: AttributionSettings = AttributionSettings()
+
+    @field_validator("projects")
+    @classmethod
+    def _named_in_one_way(cls, projects: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if projects and info.data.get("project_name"):
+            message = "cannot be given together with project_name; keep one of the two"
+            raise PydanticCustomError("conflict", message, {"with": "project_name"})
+        return projects
+
+    @field_validator("attribution")
+    @classmethod
+    def _within_retention(cls, attribution: AttributionSettings, info: ValidationInfo) -> AttributionSettings:
+        store = info.data.get("store")
+        if store is not None and attribution.grace_seconds >= store.retention_days * _DAY_SECONDS:
+            message = "should be shorter than store.retention_days"
+            conflict = PydanticCustomError("conflict", message, {"with": "store.retention_days"})
+            raise ValidationError.from_exception_data(
+                "attribution", [InitErrorDetails(type=conflict, loc=("grace_seconds",), input=None)]
+            )
+        return attribution
+
+    @property
+    def project_ids(self) -> tuple[str, ...]:
+        """The projects to list, from either key; empty if none is named."""
+        return self.projects or ((self.project_name,) if self.project_name else ())
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of the metrics listener, which may be the main listener's."""
+        return self.server.port if self.prometheus.port is None else self.prometheus.port
+
+    @property
+    def one_listener(self) -> bool:
+        """True if the main listener serves the metrics too."""
+        return self.metrics_port == self.server.port
+
+
+def variable(key: str) -> str:
+    """Return the environment variable that overrides a dotted key."""
+    return PREFIX + key.replace(".", "__").upper()
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Return every dotted key with its default as text and its description, in the tree's order."""
+    return [(key, _as_text(field.default), field.description or "") for key, field in leaves(Settings)]
+
+
+def section_names() -> Iterator[str]:
+    """Return the names of the sections."""
+    return (name for name, field in Settings.model_fields.items() if _section_of(field))
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Return every dotted key below a section, with its field."""
+    for name, field in model.model_fields.items():
+        if section := _section_of(field):
+            yield from leaves(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _as_text(default: object) -> str:
+    if default is None or default == ():
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)
