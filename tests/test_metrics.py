@@ -25,11 +25,8 @@ from tests.support.process import eventually
 from tests.support.stores import Disk
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
-PROMETHEUS_3: Final = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
-    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
-    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
+OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 CLUSTER: Final = {"kubernetes_cluster"}
 SIX: Final = {"project", "kubernetes_cluster", "cluster_location", "node_pool", "zone", "machine_type"}
@@ -158,31 +155,48 @@ def test_the_products_first_series_is_told_as_ever(shared_exporter: Exporter) ->
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
-        pytest.param("", "text/plain; version=0.0.4; charset=utf-8", id="none"),
-        pytest.param("*/*", "text/plain; version=0.0.4; charset=utf-8", id="anything"),
-        pytest.param("text/html,*/*;q=0.8", "text/plain; version=0.0.4; charset=utf-8", id="browser"),
-        pytest.param(
-            OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8", id="openmetrics"
-        ),
-        pytest.param(
-            PROMETHEUS_3, "application/openmetrics-text; version=1.0.0; charset=utf-8", id="prometheus"
-        ),
-        pytest.param(
-            "application/openmetrics-text; version=latest",
-            "text/plain; version=0.0.4; charset=utf-8",
-            id="no-version",
-        ),
-        pytest.param(
-            "text/plain; version=1..0", "text/plain; version=0.0.4; charset=utf-8", id="half-a-version"
-        ),
+        pytest.param("*/*", TEXT_TYPE, id="anything"),
+        pytest.param(f"{OPENMETRICS};q=0.1, text/plain;version=0.0.4;q=0.9", TEXT_TYPE, id="text"),
+        pytest.param(f"{OPENMETRICS};q=0.9, text/plain;version=0.0.4;q=0.1", OPENMETRICS_TYPE, id="open"),
+        pytest.param("application/openmetrics-text; version=9.9.9", TEXT_TYPE, id="unknown-version"),
+        pytest.param("application/openmetrics-text; version=latest", TEXT_TYPE, id="not-a-version"),
+        pytest.param("text/plain; version=1..0", TEXT_TYPE, id="half-a-version"),
     ],
 )
-def test_the_format_is_the_one_asked_for(shared_exporter: Exporter, accept: str, content_type: str) -> None:
+def test_the_format_is_the_preferred_one_in_a_version_that_is_spoken(
+    shared_exporter: Exporter, accept: str, content_type: str
+) -> None:
     response = shared_exporter.scrape(accept)
 
     assert response.is_success
-    assert response.headers["content-type"].startswith(content_type)
-    assert response.text.endswith("# EOF\n") == ("openmetrics" in content_type)
+    assert response.headers["content-type"] == content_type
+    assert response.text.endswith("# EOF\n") == (content_type == OPENMETRICS_TYPE)
+
+
+def test_several_accept_fields_are_read_as_one_list(shared_exporter: Exporter) -> None:
+    response = shared_exporter.client.get(
+        f"{shared_exporter.metrics_url}/metrics",
+        headers=[("accept", "text/plain;q=0.1"), ("accept", OPENMETRICS)],
+    )
+
+    assert response.headers["content-type"] == OPENMETRICS_TYPE
+
+
+@pytest.mark.parametrize("escaping", ["allow-utf-8", "underscores", "dots", "values", "another"])
+@pytest.mark.parametrize(
+    ("media_type", "parse"),
+    [
+        ("text/plain;version=1.0.0", parse_text),
+        ("application/openmetrics-text;version=1.0.0", parse_openmetrics),
+    ],
+)
+def test_names_are_the_same_in_every_escaping(
+    shared_exporter: Exporter, media_type: str, parse: Callable[[str], Iterable[Metric]], escaping: str
+) -> None:
+    response = shared_exporter.scrape(f"{media_type};escaping={escaping}")
+
+    assert response.headers["content-type"] in (TEXT_TYPE, OPENMETRICS_TYPE)
+    assert {family.name for family in parse(response.text)} == FAMILIES.keys() | OF_THE_LIBRARY
 
 
 def test_before_anything_has_happened_everything_that_can_is_at_zero(exporter: Exporter) -> None:

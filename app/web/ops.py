@@ -1,6 +1,7 @@
 """What people, probes and Prometheus ask for: metrics, health and readiness."""
 
 import asyncio
+import gzip
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -9,7 +10,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.metrics import Metrics
+from app.negotiation import accepts_gzip
 from app.web.problems import as_response, problem
+
+_GZIP_LEVEL: Final = 1
+"""For 1,000 clusters, 3.4 MB: level 1 gives 144 kB in 6 ms of processor time, level 6 126 kB in 15 ms."""
 
 
 class Condition(Protocol):
@@ -37,13 +42,27 @@ def add_health(app: FastAPI, condition: Condition) -> None:
 
 
 def add_metrics(app: FastAPI, metrics: Metrics, path: str) -> None:
-    """The exposition. It is no part of the described API."""
+    """Add the exposition. It is not part of the described API."""
+
+    def answer(accept: str, accept_encoding: str) -> Response:
+        body, content_type = metrics.render(accept)
+        headers = {"vary": "Accept, Accept-Encoding"}
+        if accepts_gzip(accept_encoding):
+            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+            headers["content-encoding"] = "gzip"
+        return Response(body, media_type=content_type, headers=headers)
 
     @app.get(path, include_in_schema=False)
     async def exposition(request: Request) -> Response:
         # Rendering takes tens of milliseconds for thousands of series: not in the event loop.
-        body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
-        return Response(body, media_type=content_type)
+        return await asyncio.to_thread(
+            answer, _header(request, "accept"), _header(request, "accept-encoding")
+        )
+
+
+def _header(request: Request, name: str) -> str:
+    """Return the header's list, which may be spread over several fields."""
+    return ",".join(request.headers.getlist(name))
 
 
 _STATES: Final[dict[int | str, dict[str, object]]] = {

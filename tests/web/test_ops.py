@@ -111,6 +111,34 @@ def test_the_metrics_are_at_the_configured_path(tmp_path: Path) -> None:
         assert_problem(exporter.scrape(), HTTPStatus.NOT_FOUND, "not_found")
 
 
+@pytest.mark.parametrize("listeners", ["shared_exporter", "split_exporter"])
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+def test_the_metrics_are_compressed_for_those_who_accept_it(
+    request: pytest.FixtureRequest, listeners: str, accept: str
+) -> None:
+    exporter: Exporter = request.getfixturevalue(listeners)
+
+    def scrape(accept_encoding: str) -> httpx.Response:
+        return exporter.client.get(
+            f"{exporter.metrics_url}/metrics", headers={"accept": accept, "accept-encoding": accept_encoding}
+        )
+
+    plain, compressed = scrape("gzip;q=0"), scrape("gzip")
+
+    assert "content-encoding" not in plain.headers
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert int(compressed.headers["content-length"]) < int(plain.headers["content-length"]) / 4
+    assert series(compressed) == series(plain)
+    for response in (plain, compressed):
+        assert response.headers["content-type"].startswith(accept)
+        assert response.headers["vary"] == "Accept, Accept-Encoding"
+
+
+def series(response: httpx.Response) -> list[str]:
+    """Every line without its value."""
+    return [line.rpartition(" ")[0] for line in response.text.splitlines()]
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_the_description_tells_every_answer_to_a_push(description: dict[str, Any], endpoint: str) -> None:
     push = description["paths"][f"/events/{endpoint}"]["post"]
