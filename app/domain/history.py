@@ -27,8 +27,15 @@ class Query:
     since: float = float("-inf")
     until: float = float("inf")
     """Event times: from `since` on, and before `until`."""
+    project: str | None = None
     cluster: str | None = None
-    """As it is known by now: an interruption counted as `unknown` may have been explained since."""
+    """As it is known by now: an interruption counted as `unknown` may have been explained since.
+
+    The names of clusters are unique only with project and location.
+    """
+    cluster_location: str | None = None
+    counted: bool | None = None
+    """True: only rows that the totals include; False: only rows that they do not include."""
     before: Place | None = None
     """Only what stands behind this one: it was the last of the page before."""
     limit: int = 100

@@ -26,7 +26,7 @@ class Counted:
     id: str
     node: Node
     counted_as: str
-    """The cluster under which it stands in the totals."""
+    """The cluster under which it stands in the totals; empty: they do not include it."""
     age: float | None
     """Seconds since the instance's last start; None where that is unknown, or was observed before."""
     explained: bool

@@ -20,6 +20,7 @@ from app.domain.history import (
     Query,
 )
 from app.domain.instances import Labels
+from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.store import READ_SECONDS
@@ -45,7 +46,7 @@ class RedisHistory:
                 for entry in self._newest_first(query.since, until)
                 if entry.counted.at < query.until
                 and (query.before is None or entry.place < query.before)
-                and query.cluster in (None, entry.counted.node.cluster)
+                and _fits(entry.counted, query)
             )
             return [entry for entry, _ in zip(fitting, range(query.limit), strict=False)]
 
@@ -108,6 +109,16 @@ class RedisHistory:
                         yield entry_of(event_key, value, explained, spelt)
                 until = times[keys[-1]]
                 seen = {event_key for event_key, at in times.items() if at == until}
+
+
+def _fits(counted: Counted, query: Query) -> bool:
+    """Return whether the query's other conditions than time hold."""
+    return (
+        query.project in (None, counted.name.project)
+        and query.cluster in (None, counted.node.cluster)
+        and query.cluster_location in (None, counted.node.cluster_location)
+        and query.counted in (None, counted.counted_as != "")
+    )
 
 
 def _history(pool: Pool, entries: Sequence[Entry], now: float) -> PoolHistory:

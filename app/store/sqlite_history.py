@@ -34,7 +34,11 @@ _PAGE: Final = """
     SELECT key, at, recorded_at, name, identity, cluster, cluster_location, node_pool, machine_type,
         counted_as, age_seconds, explained, released_by
     FROM ledger
-    WHERE at >= :since AND at < :until AND (:cluster IS NULL OR cluster = :cluster)
+    WHERE at >= :since AND at < :until
+        AND (:project IS NULL OR substr(name, 1, instr(name, '/') - 1) = :project)
+        AND (:cluster IS NULL OR cluster = :cluster)
+        AND (:cluster_location IS NULL OR cluster_location = :cluster_location)
+        AND (:counted IS NULL OR (counted_as <> '') = :counted)
         AND at <= :before_at AND (at < :before_at OR key < :before_key)
     ORDER BY at DESC, key DESC LIMIT :limit"""
 _COUNTS: Final = """
@@ -72,7 +76,10 @@ class SQLiteHistory:
         values = {
             "since": query.since,
             "until": query.until,
+            "project": query.project,
             "cluster": query.cluster,
+            "cluster_location": query.cluster_location,
+            "counted": query.counted,
             "before_at": before.at,
             "before_key": before.key,
             "limit": query.limit,

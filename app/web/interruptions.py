@@ -1,12 +1,13 @@
 """`GET /interruptions`: the ledger as JSON, a page at a time, for annotations and scripts."""
 
 import asyncio
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from fastapi import FastAPI, Query, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,32 +24,62 @@ from app.web.problems import INERT, as_response, problem, problem_of
 MOST_ROWS: Final = 1000
 
 _PLACE: Final[TypeAdapter[tuple[float, str]]] = TypeAdapter(tuple[FiniteFloat, str])
+_SPACED_OFFSET: Final = re.compile(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", re.ASCII)
 
 
 def _place(cursor: object) -> object:
     try:
         return Place(*_PLACE.validate_json(urlsafe_b64decode(str(cursor))))
     except ValueError:
-        raise ValueError("is no cursor of an earlier answer") from None
+        raise ValueError("is not a cursor of an earlier answer") from None
+
+
+def _with_plus(moment: object) -> object:
+    """Restore the `+` of an offset, which a query string that is not percent-encoded turns into a space."""
+    return _SPACED_OFFSET.sub(r"\1+\2", moment) if isinstance(moment, str) else moment
+
+
+_TIME_FORM: Final = "RFC 3339 with an offset (2026-11-28T10:00:00Z), or Unix seconds or milliseconds"
+_Moment: TypeAlias = Annotated[AwareDatetime | None, BeforeValidator(_with_plus)]
+_Name: TypeAlias = Annotated[str | None, Field(max_length=512)]
 
 
 class _Parameters(BaseModel):
+    """What the parameters take; a description ends the sentence "it takes …"."""
+
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    since: AwareDatetime | None = None
-    """RFC 3339 with an offset, or Unix seconds; milliseconds too, by their size."""
-    until: AwareDatetime | None = None
-    cluster: Annotated[str | None, Field(max_length=512)] = None
-    limit: Annotated[int, Field(ge=1)] = 100
-    cursor: Annotated[Any, BeforeValidator(_place)] = None
+    since: Annotated[_Moment, Field(description=f"the earliest event time: {_TIME_FORM}")] = None
+    until: Annotated[_Moment, Field(description=f"the event time before which to stop: {_TIME_FORM}")] = None
+    project: Annotated[_Name, Field(description="a project id")] = None
+    cluster: Annotated[_Name, Field(description="a cluster's name, as `kubernetes_cluster` shows it now")] = (
+        None
+    )
+    location: Annotated[_Name, Field(description="a cluster's location, a region or a zone")] = None
+    counted: Annotated[
+        Literal["true", "false"] | None,
+        Field(description="`true` for rows that the counters include, `false` for all others"),
+    ] = None
+    limit: Annotated[int, Field(ge=1, description="a number of rows, at least one")] = 100
+    cursor: Annotated[
+        Any,
+        BeforeValidator(_place),
+        Field(
+            description="`next` of the page before, with the other parameters unchanged",
+            json_schema_extra={"type": "string"},
+        ),
+    ] = None
 
     def query(self) -> history.Query:
-        """What to read: a row more than is shown tells whether there is a next page."""
+        """Return what to read; the row after the last one shown proves that there is a next page."""
         most = history.Query()
         return history.Query(
             since=self.since.timestamp() if self.since else most.since,
             until=self.until.timestamp() if self.until else most.until,
+            project=self.project,
             cluster=self.cluster,
+            cluster_location=self.location,
+            counted=None if self.counted is None else self.counted == "true",
             before=self.cursor,
             limit=min(self.limit, MOST_ROWS) + 1,
         )
@@ -59,7 +90,13 @@ def add_interruptions(app: FastAPI, ledger: History) -> None:
     reader = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     app.add_exception_handler(RequestValidationError, _bad_parameters)
 
-    @app.get("/interruptions", include_in_schema=False)
+    @app.get(
+        "/interruptions",
+        summary="Read the ledger, newest interruptions first",
+        description=f"A page has {MOST_ROWS} rows at most; its `next` is the `cursor` of the next page,"
+        " or null on the last page.",
+        responses=_ANSWERS,
+    )
     async def interruptions(parameters: Annotated[_Parameters, Query()]) -> Response:
         query = parameters.query()
         try:
@@ -71,12 +108,30 @@ def add_interruptions(app: FastAPI, ledger: History) -> None:
         return Response(_body(page, following), media_type="application/json", headers=INERT)
 
 
+_ANSWERS: Final[dict[int | str, dict[str, object]]] = {
+    200: {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Interruptions"}}}},
+    **{
+        status: {
+            "description": description,
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, description in (("4XX", "A parameter is wrong"), (503, "The ledger cannot be read now"))
+    },
+}
+
+
 async def _bad_parameters(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - FastAPI hands over what it was registered for
-    wrong = [
-        f"{error['loc'][-1]}: {error['msg'].removeprefix('Value error, ').lower()}" for error in exc.errors()
-    ]
+    wrong = [_sentence(str(error["loc"][-1]), error) for error in exc.errors()]
     return as_response(problem(HTTPStatus.BAD_REQUEST, "bad_request", "; ".join(wrong)))
+
+
+def _sentence(parameter: str, error: Mapping[str, Any]) -> str:
+    known = _Parameters.model_fields
+    if parameter not in known:
+        return f"{parameter}: unknown parameter; the known ones are {', '.join(known)}"
+    wrong = error["msg"].removeprefix("Value error, ").lower()
+    return f"{parameter}: {wrong}; it takes {known[parameter].description}"
 
 
 def _body(page: Sequence[Entry], following: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the two push endpoints, which FastAPI cannot derive: they are plain ASGI.
+"""The OpenAPI description of what FastAPI cannot derive: plain ASGI push endpoints, and all schemas.
 
 https://spec.openapis.org/oas/v3.1.0
 """
@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import VERSION
-from app.metrics import OUTCOMES
+from app.metrics import OUTCOMES, RELEASERS
 from app.web.problems import leaves, status_of
 
 _TEXT: Final = {"type": "string"}
@@ -24,6 +24,18 @@ _ATTRIBUTION: Final = (
     "zone",
     "machine_type",
 )
+_ROW: Final[Mapping[str, Any]] = {
+    "interrupted_at": {"type": "string", "format": "date-time"},
+    "recorded_at": {"type": "string", "format": "date-time"},
+    "instance_id": _TEXT,
+    **dict.fromkeys(_ATTRIBUTION, _TEXT),
+    "age_seconds": {"type": ["number", "null"]},
+    "counted_as": {
+        "type": "string",
+        "description": "The cluster under which the counters include it, or empty if they do not.",
+    },
+    "released_by": {"enum": [*RELEASERS, None]},
+}
 
 _SCHEMAS: Final[Mapping[str, Any]] = {
     "Envelope": {
@@ -81,6 +93,19 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         "type": "object",
         "required": ["title", "status", "detail", "reason"],
         "properties": {"title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT, "reason": _TEXT},
+    },
+    "Interruptions": {
+        "type": "object",
+        "required": ["interruptions", "next"],
+        "properties": {
+            "interruptions": {"type": "array", "items": {"$ref": "#/components/schemas/Interruption"}},
+            "next": {"type": ["string", "null"]},
+        },
+    },
+    "Interruption": {
+        "type": "object",
+        "required": list(_ROW),
+        "properties": _ROW,
     },
     "State": {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}},
 }

@@ -118,6 +118,76 @@ def test_a_query_narrows(opened: OpenedStore, query: Query, expected: list[str])
     assert ids(opened.history.interruptions(query)) == expected
 
 
+ELSEWHERE: Final = TILLS._replace(cluster_location="us-east1")
+ABROAD: Final = InstanceName("example.com:shop", "us-east1-b", "node-9")
+THREE_CLUSTERS_OF_ONE_NAME: Final = [
+    *life(0),
+    *life(1, node=ELSEWHERE),
+    replace(created("2", name=ABROAD), node=ELSEWHERE),
+    interrupted("2", NOW, name=ABROAD),
+    *life(3, node=LAB),
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param(Query(cluster="tills"), {"0", "1", "2"}, id="name-alone"),
+        pytest.param(Query(project=NAME.project), {"0", "1", "3"}, id="project"),
+        pytest.param(Query(project="example.com:shop"), {"2"}, id="domain-scoped-project"),
+        pytest.param(Query(project="shop"), set[str](), id="whole-projects"),
+        pytest.param(Query(cluster_location="us-east1"), {"1", "2"}, id="location"),
+        pytest.param(Query(cluster_location="us"), set[str](), id="whole-locations"),
+        pytest.param(
+            Query(project=NAME.project, cluster="tills", cluster_location="us-east1"), {"1"}, id="one-cluster"
+        ),
+        pytest.param(
+            Query(project="example.com:shop", cluster="tills", cluster_location="europe-west1"),
+            set[str](),
+            id="no-cluster",
+        ),
+    ],
+)
+def test_a_cluster_is_read_alone_by_project_name_and_location(
+    opened: OpenedStore, query: Query, expected: set[str]
+) -> None:
+    opened.store.apply(THREE_CLUSTERS_OF_ONE_NAME, NOW)
+
+    assert set(ids(opened.history.interruptions(query))) == expected
+
+
+def test_pages_of_a_narrow_query_have_each_of_its_rows_once(opened: OpenedStore) -> None:
+    nodes = [TILLS, ELSEWHERE, LAB]
+    opened.store.apply(lives(*(life(number, node=nodes[number % 3]) for number in range(15))), NOW)
+    query = Query(project=NAME.project, cluster_location="us-east1", counted=True, limit=2)
+
+    read = pages(opened.history, query)
+
+    assert [len(page) for page in read] == [2, 2, 1]
+    assert {one for page in read for one in page} == {"1", "4", "7", "10", "13"}
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"), [(None, {"1", "2", "3"}), (True, {"1", "3"}), (False, {"2"})]
+)
+def test_counted_rows_are_those_that_the_totals_include(
+    opened: OpenedStore, *, counted: bool | None, expected: set[str]
+) -> None:
+    # No log entry has an empty cluster: it stands for a row that was not counted under any.
+    uncounted = life(2, node=TILLS._replace(cluster=""))
+    opened.store.apply([*life(1), *uncounted, interrupted("3", NOW)], NOW)
+    opened.store.expire(NOW + GRACE)
+
+    assert set(ids(opened.history.interruptions(Query(counted=counted)))) == expected
+
+
+def test_a_pending_interruption_is_not_in_the_ledger(opened: OpenedStore) -> None:
+    opened.store.apply([interrupted("1", NOW)], NOW)
+
+    for counted in (None, True, False):
+        assert list(opened.history.interruptions(Query(counted=counted))) == []
+
+
 def test_a_pool_has_its_numbers_of_the_last_hour_day_and_week(opened: OpenedStore) -> None:
     ago = [1.0, HOUR_SECONDS, HOUR_SECONDS + 1, DAY_SECONDS, DAY_SECONDS + 1, WEEK, WEEK + 1]
     opened.store.apply(lives(*(life(n, at=NOW - seconds, age=n) for n, seconds in enumerate(ago))), NOW)
@@ -166,21 +236,13 @@ def test_the_pools_with_most_interruptions_come_first_and_alone(opened: OpenedSt
 
 
 def test_clusters_of_one_name_are_apart_by_project_and_location(opened: OpenedStore) -> None:
-    elsewhere = TILLS._replace(cluster_location="us-east1")
-    abroad = InstanceName("example.com:shop", "us-east1-b", "node-9")
-    opened.store.apply(
-        lives(
-            life(1),
-            life(2, node=elsewhere),
-            [created("9", NOW - 5, name=abroad), interrupted("9", NOW, name=abroad)],
-        ),
-        NOW,
-    )
+    opened.store.apply(THREE_CLUSTERS_OF_ONE_NAME, NOW)
 
     assert {pool.pool for pool in opened.history.pools(NOW + 1, 10)} == {
         TILLS_POOL,
         TILLS_POOL._replace(cluster_location="us-east1"),
-        TILLS_POOL._replace(project="example.com:shop"),
+        TILLS_POOL._replace(project="example.com:shop", cluster_location="us-east1"),
+        LAB_POOL,
     }
 
 

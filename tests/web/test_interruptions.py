@@ -64,6 +64,12 @@ def test_a_row_has_the_whole_attribution(fed_exporter: Exporter) -> None:
     [
         pytest.param({}, NAMES[::-1], id="all"),
         pytest.param({"cluster": "lab"}, ["node-3", "node-1"], id="cluster"),
+        pytest.param({"project": "shop-prod"}, NAMES[::-1], id="project"),
+        pytest.param({"project": "shop-test"}, [], id="another-project"),
+        pytest.param({"location": "europe-west1"}, NAMES[::-1], id="location"),
+        pytest.param({"location": "us-east1"}, [], id="another-location"),
+        pytest.param({"counted": "true"}, NAMES[::-1], id="counted"),
+        pytest.param({"counted": "false"}, [], id="not-counted"),
         pytest.param({"since": AT[3]}, ["node-4", "node-3"], id="since"),
         pytest.param({"until": AT[1]}, ["node-0"], id="until"),
         pytest.param({"since": "2026-03-02T12:43:00.5+01:00"}, ["node-4", "node-3"], id="offset"),
@@ -77,6 +83,47 @@ def test_a_question_is_answered_newest_first(
     fed_exporter: Exporter, parameters: dict[str, str | int], expected: list[str]
 ) -> None:
     assert names(read(fed_exporter, **parameters)) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param("since=2026-03-02T11:43:00.5+00:00", ["node-4", "node-3"], id="since"),
+        pytest.param("until=2026-03-02T12:41:00.5+01:00", ["node-0"], id="until"),
+        pytest.param("since=2026-03-02T11:43+00:00", ["node-4", "node-3"], id="no-seconds"),
+        pytest.param("since=2026-03-02+11:43:00+00:00", ["node-4", "node-3"], id="a-space-for-the-t"),
+        pytest.param("since=2026-03-02T11:43:00.5+0000", ["node-4", "node-3"], id="no-colon"),
+        pytest.param("since=2026-03-02T10:43:00.5-01:00", ["node-4", "node-3"], id="minus"),
+        pytest.param("since=2026-03-02T11%3A43%3A00.5%2B00%3A00", ["node-4", "node-3"], id="encoded"),
+    ],
+)
+def test_an_offset_may_stand_in_the_url_as_it_is(
+    fed_exporter: Exporter, query: str, expected: list[str]
+) -> None:
+    response = fed_exporter.client.get(f"{fed_exporter.metrics_url}/interruptions?{query}")
+
+    assert response.is_success, response.text
+    assert names(response.json()) == expected
+
+
+def test_clusters_of_one_name_are_read_apart_page_by_page(exporter: Exporter) -> None:
+    for number in range(12):
+        project = ("shop-prod", "shop-test")[number % 2]
+        location = ("europe-west1", "us-east1")[number // 2 % 2]
+        exporter.create(
+            f"node-{number}", project=project, project_number=None, cluster_location=location, cluster="tills"
+        )
+        answer = exporter.interrupt(f"node-{number}", project=project)
+        assert answer.json()["outcome"] == "counted"
+    cluster: dict[str, str | int] = {"project": "shop-test", "cluster": "tills", "location": "us-east1"}
+
+    assert len(read(exporter, cluster="tills")["interruptions"]) == 12
+    first = read(exporter, **cluster, counted="true", limit=2)
+    second = read(exporter, **cluster, counted="true", limit=2, cursor=first["next"])
+
+    assert [len(page["interruptions"]) for page in (first, second)] == [2, 1]
+    assert second["next"] is None
+    assert {*names(first), *names(second)} == {"node-3", "node-7", "node-11"}
 
 
 def test_pages_lead_from_one_to_the_next_and_come_to_an_end(fed_exporter: Exporter) -> None:
@@ -117,6 +164,10 @@ def test_a_page_has_a_hundred_rows_unless_told_and_never_more_than_a_thousand(ex
         ({"cursor": "W05hTiwgIiJd"}, "cursor"),
         ({"cursor": "é"}, "cursor"),
         ({"cluster": "x" * 513}, "cluster"),
+        ({"project": "x" * 513}, "project"),
+        ({"location": "x" * 513}, "location"),
+        ({"counted": "yes"}, "counted"),
+        ({"counted": ""}, "counted"),
         ({"sinze": AT[0]}, "sinze"),
     ],
 )
@@ -127,7 +178,30 @@ def test_a_wrong_question_is_told_by_its_parameter_and_not_repeated(
 
     assert_problem(response, HTTPStatus.BAD_REQUEST, "bad_request")
     assert response.json()["detail"].startswith(f"{named}: ")
-    assert parameters[named] not in response.json()["detail"].removeprefix(named)
+    assert not parameters[named] or parameters[named] not in response.json()["detail"].removeprefix(named)
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "right"),
+    [
+        ("since=2026-11-28T10:00:00", "since", "RFC 3339 with an offset (2026-11-28T10:00:00Z), or Unix"),
+        ("until=2026-11-28+10:00", "until", "RFC 3339 with an offset (2026-11-28T10:00:00Z), or Unix"),
+        ("until=2026-11-28T10:00:00+00", "until", "RFC 3339 with an offset (2026-11-28T10:00:00Z), or Unix"),
+        ("counted=maybe", "counted", "`true` for rows that the counters include, `false` for all others"),
+        ("limit=-1", "limit", "a number of rows, at least one"),
+        ("cursor=x", "cursor", "`next` of the page before, with the other parameters unchanged"),
+        ("region=x", "region", "since, until, project, cluster, location, counted, limit, cursor"),
+    ],
+)
+def test_a_refusal_names_the_parameter_and_says_what_it_takes(
+    fed_exporter: Exporter, query: str, parameter: str, right: str
+) -> None:
+    response = fed_exporter.client.get(f"{fed_exporter.metrics_url}/interruptions?{query}")
+
+    assert_problem(response, HTTPStatus.BAD_REQUEST, "bad_request")
+    wrong, _, form = response.json()["detail"].partition("; ")
+    assert wrong.startswith(f"{parameter}: ")
+    assert right in form
 
 
 def test_a_browser_runs_nothing_of_it(fed_exporter: Exporter) -> None:

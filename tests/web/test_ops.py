@@ -14,6 +14,7 @@ from tests.support.process import eventually
 from tests.web.problems import assert_problem
 
 OPS = ["/metrics", "/"]
+MAIN_PATHS = {"/events/creation", "/events/interruption", "/healthz", "/readyz"}
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_the_description_tells_every_answer_to_a_push(description: dict[str, Any
 
 def test_the_description_is_whole(description: dict[str, Any]) -> None:
     assert description["openapi"].startswith("3.1.")
-    assert set(description["paths"]) == {"/events/creation", "/events/interruption", "/healthz", "/readyz"}
+    assert set(description["paths"]) == {*MAIN_PATHS, "/interruptions"}
     operations = [operation for path in description["paths"].values() for operation in path.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     for operation in operations:
@@ -166,6 +167,21 @@ def test_the_description_is_whole(description: dict[str, Any]) -> None:
         assert scheme in description["components"]["securitySchemes"]
     for reference in references(description):
         assert resolved(description, reference), reference
+
+
+def test_of_two_listeners_the_main_one_describes_its_own_paths_alone(split_exporter: Exporter) -> None:
+    described = split_exporter.client.get(f"{split_exporter.url}/openapi.json").json()
+
+    assert set(described["paths"]) == MAIN_PATHS
+
+
+def test_the_description_has_every_parameter_of_the_ledger(description: dict[str, Any]) -> None:
+    parameters = description["paths"]["/interruptions"]["get"]["parameters"]
+
+    assert [parameter["name"] for parameter in parameters] == [
+        *("since", "until", "project", "cluster", "location", "counted", "limit", "cursor")
+    ]
+    assert all(parameter["description"] for parameter in parameters)
 
 
 def references(value: Any) -> Iterator[str]:  # noqa: ANN401  # JSON
@@ -190,8 +206,15 @@ def test_answers_are_as_the_description_says(shared_exporter: Exporter, descript
     schemas = description["components"]["schemas"]
     tracked = shared_exporter.create("described").json()
     problem = shared_exporter.post("creation", b"").json()
+    shared_exporter.interrupt("described")
+    ledger = shared_exporter.client.get(f"{shared_exporter.url}/interruptions").json()
 
-    for value, schema in ((tracked, schemas["Outcome"]), (problem, schemas["Problem"])):
+    for value, schema in (
+        (tracked, schemas["Outcome"]),
+        (problem, schemas["Problem"]),
+        (ledger, schemas["Interruptions"]),
+        (ledger["interruptions"][0], schemas["Interruption"]),
+    ):
         assert set(schema["required"]) <= value.keys() <= schema["properties"].keys()
     assert problem.keys() == schemas["Problem"]["properties"].keys()
 
