@@ -6,11 +6,12 @@ https://cloud.google.com/logging/docs/structured-logging
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
 from pydantic_core import from_json, to_json
+
+from app.domain.moments import rfc3339
 
 _SEVERITIES: Final = {
     logging.DEBUG: "DEBUG",
@@ -64,7 +65,7 @@ class JsonFormatter(logging.Formatter):
         """The record as a line, or as some, whatever its extras are."""
         line: dict[str, object] = {
             "severity": _SEVERITIES.get(record.levelno, "DEFAULT"),
-            "time": _time(record.created),
+            "time": rfc3339(record.created),
             "message": record.getMessage(),
             "logger": record.name,
         }
@@ -77,10 +78,6 @@ class JsonFormatter(logging.Formatter):
         if isinstance(each, list):
             return "\n".join(_encoded(fields | line) for fields in each)
         return _encoded(line)
-
-
-def _time(created: float) -> str:
-    return f"{datetime.fromtimestamp(created, UTC).isoformat(timespec='microseconds')[:-6]}Z"
 
 
 def _encoded(line: dict[str, object]) -> str:

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from app.aside import Aside
 from app.domain.batch import Applied
 from app.domain.events import Event
+from app.domain.moments import rfc3339
 from app.domain.outcomes import Counted, Outcome
 from app.errors import (
     InternalError,
@@ -360,8 +361,8 @@ def _line(counted: Counted) -> dict[str, object]:
         "machine_type": machine_type,
         "instance": instance,
         "instance_id": counted.id,
-        "interrupted_at": counted.at,
-        "age_seconds": counted.age,
+        "interrupted_at": rfc3339(counted.at),
+        "age_seconds": None if counted.age is None else round(counted.age, 3),
         "counted_as": counted.counted_as,
         "released_by": counted.released_by,
     }

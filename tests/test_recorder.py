@@ -490,7 +490,7 @@ def test_a_counted_interruption_is_one_line_with_its_attribution(
         "machine_type": "e2-standard-8",
         "instance": "a",
         "instance_id": "a",
-        "interrupted_at": 200.0,
+        "interrupted_at": "1970-01-01T00:03:20.000Z",
         "counted_as": "tills",
     }
     assert [line["released_by"] for line in lines] == ["creation", None]

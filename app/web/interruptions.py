@@ -5,7 +5,6 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -17,6 +16,7 @@ from starlette.requests import Request
 
 from app.domain import history
 from app.domain.history import Entry, Place
+from app.domain.moments import rfc3339
 from app.errors import StoreUnavailableError
 from app.store import History
 from app.web.problems import INERT, as_response, problem, problem_of
@@ -147,8 +147,8 @@ def _cursor(place: Place) -> str:
 def _row(entry: Entry) -> dict[str, object]:
     counted = entry.counted
     return {
-        "interrupted_at": _moment(counted.at),
-        "recorded_at": _moment(entry.recorded_at),
+        "interrupted_at": rfc3339(counted.at),
+        "recorded_at": rfc3339(entry.recorded_at),
         "instance": counted.name.instance,
         "instance_id": counted.id,
         "project": counted.name.project,
@@ -161,7 +161,3 @@ def _row(entry: Entry) -> dict[str, object]:
         "counted_as": counted.counted_as,
         "released_by": counted.released_by,
     }
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Final
 
+from app.domain.moments import rfc3339
+
 DASH: Final = "\N{EN DASH}"
 """Stands where there is no number."""
 _WHOLE: Final = 99.95
@@ -78,7 +80,7 @@ def moment(at: float) -> str:
 
 def machine_moment(at: float) -> str:
     """The same for programs."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(at)
 
 
 def _tenths(number: float) -> str:
