@@ -1,67 +1,75 @@
-"""`check`: whether the exporter could do its work here, a line a check. It changes nothing."""
+"""The command `check`: test everything that the exporter needs, one line per finding. It changes nothing."""
 
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import httpx
 
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
 from app.gcp.listing import Summary, list_fleet
-from app.settings import PubSubSettings, Settings
-from app.store import SLICE, inspect_store
+from app.settings import PubSubSettings, Settings, StoreSettings
+from app.store import SLICE, inspect_store, store_warnings
 
 _PAGE_SECONDS: Final = 10.0
 _FLEET_SECONDS: Final = 60.0
 _FLEET_MIB: Final = 128
 """A page takes 87 MiB; and the container's limit is for a live exporter and its own listing, too."""
 
-Finding: TypeAlias = tuple[bool, str, str]
-"""Whether it is well, what was looked at, and what was found."""
+Grade: TypeAlias = Literal["ok", "warn", "FAIL"]
+Finding: TypeAlias = tuple[Grade, str, str]
+"""A grade, the subject, and the result of looking at it."""
 
 
 def run_check(settings: Settings, path: Path | None, warnings: Sequence[str]) -> int:
-    """Look at everything, print a line each, and give the exit code: 0 if all is well, else 1."""
-    findings = []
-    for well, subject, found in _findings(settings, path, warnings):
-        findings.append(well)
-        # SQLite tells of damage in several lines.
-        sys.stdout.write(f"{'ok  ' if well else 'FAIL'}  {subject}: {' '.join(found.split())}\n")
+    """Print one line per finding, and return the exit code: 1 if one is `FAIL`, else 0."""
+    failed = False
+    for grade, subject, found in _findings(settings, path, warnings):
+        failed = failed or grade == "FAIL"
+        # SQLite reports damage in several lines.
+        sys.stdout.write(f"{grade:4}  {subject}: {' '.join(found.split())}\n")
         sys.stdout.flush()
-    return 0 if all(findings) else 1
+    return 1 if failed else 0
 
 
 def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) -> Iterator[Finding]:
-    yield True, "configuration", "defaults and environment" if path is None else f"{path} and environment"
+    yield "ok", "configuration", "defaults and environment" if path is None else f"{path} and environment"
     for warning in warnings:
-        yield True, "warning", warning
-    try:
-        yield True, "store", inspect_store(settings.store.url)
-    except ExporterError as exc:
-        yield False, "store", str(exc)
+        yield "warn", "configuration", warning
+    yield from _store(settings.store)
     yield asyncio.run(_certificates(settings.pubsub))
     if not settings.inventory.enabled:
-        yield True, "fleet", "not listed, for inventory.enabled is false"
+        yield "ok", "fleet", "not listed, for inventory.enabled is false"
     elif not settings.project_ids:
-        yield True, "fleet", "not listed, for no project is named"
+        yield "ok", "fleet", "not listed, for no project is named"
     else:
         for project in settings.project_ids:
             yield asyncio.run(_fleet(project, settings.inventory.endpoint))
 
 
+def _store(store: StoreSettings) -> Iterator[Finding]:
+    try:
+        yield "ok", "store", inspect_store(store.url)
+    except ExporterError as exc:
+        yield "FAIL", "store", str(exc)
+        return
+    for warning in store_warnings(store.url, store.replica):
+        yield "warn", "store", warning
+
+
 async def _certificates(pubsub: PubSubSettings) -> Finding:
     if pubsub.authentication == "none":
-        return True, "certificates", "not needed, for pushes are not authenticated"
+        return "ok", "certificates", "not needed, for pushes are not authenticated"
     async with httpx.AsyncClient() as client:
         try:
             certificates = await fetch_certificates(client, pubsub.certs_url)
         except ExporterError as exc:
-            return False, "certificates", str(exc)
-    return True, "certificates", f"{len(certificates.keys)} keys at {pubsub.certs_url}"
+            return "FAIL", "certificates", str(exc)
+    return "ok", "certificates", f"{len(certificates.keys)} keys at {pubsub.certs_url}"
 
 
 async def _fleet(project: str, endpoint: str) -> Finding:
@@ -81,9 +89,10 @@ async def _fleet(project: str, endpoint: str) -> Finding:
                 if isinstance(part, Summary):
                     summary = part
     except InventoryUnavailableError as exc:
-        return False, subject, str(exc)
+        return "FAIL", subject, str(exc)
     if summary.reason:
-        return False, subject, summary.message
+        return "FAIL", subject, summary.message
     found = f"at least {summary.instances} instances on the first page"
-    unread = f"; {', '.join(sorted(summary.failed_zones))} not reachable" if summary.failed_zones else ""
-    return True, subject, found + unread
+    if summary.failed_zones:
+        return "warn", subject, f"{found}; {', '.join(sorted(summary.failed_zones))} not reachable"
+    return "ok", subject, found

@@ -28,6 +28,7 @@ from tests.support.program import (
     run,
     written,
 )
+from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
 
@@ -51,7 +52,7 @@ def listed(directory: Path) -> dict[str, bytes]:
 def checked(
     directory: Path, configured: Mapping[str, Any], *, by: Sequence[str] = ()
 ) -> tuple[int, dict[str, tuple[str, str]]]:
-    """The exit code, and of each subject whether it is well and what was found; nothing may change."""
+    """The exit code, and the last grade and finding of each subject; nothing may change."""
     path = written(directory, configured)
     before = listed(directory)
     done = run("check", "--config", path, by=by)
@@ -63,7 +64,7 @@ def checked(
 def findings(output: str) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for line in output.splitlines():
-        parts = re.fullmatch(r"(ok|FAIL) +(.+?): (.+)", line)
+        parts = re.fullmatch(r"(ok|warn|FAIL) +(.+?): (.+)", line)
         assert parts, line
         found[parts[2]] = (parts[1], parts[3])
     return found
@@ -81,12 +82,12 @@ def test_where_all_is_well_every_line_is_ok(tmp_path: Path, door: Door) -> None:
     }
 
 
-def test_a_warning_is_told_and_is_no_failure(tmp_path: Path) -> None:
+def test_a_warning_is_printed_as_one_and_does_not_fail(tmp_path: Path) -> None:
     code, found = checked(tmp_path, configuration(tmp_path, None))
 
     assert code == 0
-    assert found["warning"][0] == "ok"
-    assert "NOT AUTHENTICATED" in found["warning"][1]
+    assert found["configuration"][0] == "warn"
+    assert "NOT AUTHENTICATED" in found["configuration"][1]
     assert found["certificates"] == ("ok", "not needed, for pushes are not authenticated")
 
 
@@ -262,6 +263,18 @@ def test_a_store_that_may_not_be_used_fails(tmp_path: Path, door: Door, mode: in
     assert findings(done.stdout)["store"] == ("FAIL", f"{path} may not be read and written")
 
 
+def test_a_redis_that_may_lose_what_it_acknowledged_is_a_warning(tmp_path: Path, door: Door) -> None:
+    with RedisServer(tmp_path / "redis", "--appendonly", "no") as server:
+        configured = configuration(tmp_path, door, store={"url": server.url, "replica": "exporter-0"})
+        done = run("check", "--config", written(tmp_path, configured))
+
+    assert done.returncode == 0
+    assert [line[:17] for line in done.stdout.splitlines() if " store: " in line] == [
+        "ok    store: redi",
+        "warn  store: redi",
+    ]
+
+
 # The fleet
 
 
@@ -287,7 +300,7 @@ def test_one_page_of_each_project_is_listed(tmp_path: Path, api: ComputeApi) -> 
     assert code == 0
     assert found["fleet of project shop"] == ("ok", "at least 500 instances on the first page")
     assert found["fleet of project till"] == (
-        "ok",
+        "warn",
         "at least 3 instances on the first page; us-east1-c not reachable",
     )
     assert sorted((request.project, request.page) for request in api.requests) == [("shop", 1), ("till", 1)]

@@ -171,17 +171,26 @@ def inspect_store(url: str) -> str:
     return _inspect_redis(url)
 
 
+def store_warnings(url: str, replica: str) -> Sequence[str]:
+    """Return why the store at the URL might lose what is acknowledged or counted; empty if it is away."""
+    if url.startswith("sqlite:///"):
+        return ()
+    with _client_at_hand():
+        from app.store.redis_inspect import warnings_at, warnings_of_name  # noqa: PLC0415
+
+    return (*warnings_of_name(replica or socket.gethostname()), *warnings_at(url))
+
+
 def _open_redis(url: str, rules: Rules, *, replica: str, hold: bool, reset_totals: bool) -> OpenedStore:
     with _client_at_hand():
         from app.store.redis import REFRESH_SECONDS, RedisStore  # noqa: PLC0415
         from app.store.redis_history import RedisHistory  # noqa: PLC0415
-        from app.store.redis_inspect import warnings_at, warnings_of_name  # noqa: PLC0415
         from app.store.redis_link import Link  # noqa: PLC0415
 
-    replica = replica or socket.gethostname()
-    store = RedisStore.open(Link(url), rules, replica=replica, hold=hold, reset_totals=reset_totals)
+    name = replica or socket.gethostname()
+    store = RedisStore.open(Link(url), rules, replica=name, hold=hold, reset_totals=reset_totals)
     history = RedisHistory(Link(url))
-    warnings = (*warnings_of_name(replica), *warnings_at(url))
+    warnings = store_warnings(url, replica)
     return OpenedStore(store, history, refresh_seconds=REFRESH_SECONDS, warnings=warnings)
 
 

@@ -21,15 +21,14 @@ def inspect_redis(url: str) -> str:
         schema, instances, interruptions = link.ask(
             [("GET", key("schema")), ("ZCARD", key("recorded")), ("ZCARD", key("ledger:at"))]
         )
-        warnings = "".join(f"; {warning}" for warning in warnings_of(link))
     except StoreUnavailableError as exc:
         raise StartError(str(exc)) from exc
     finally:
         link.close()
     check_schema(schema)
     if schema is None:
-        return f"redis has nothing of ours yet{warnings}"
-    return f"redis holds {instances} instances and {interruptions} interruptions{warnings}"
+        return "redis has nothing of ours yet"
+    return f"redis holds {instances} instances and {interruptions} interruptions"
 
 
 def warnings_at(url: str) -> Sequence[str]:

@@ -17,7 +17,7 @@ from app.domain.history import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.metrics import Metrics
-from app.store import OpenedStore, Store, inspect_store, open_store
+from app.store import OpenedStore, Store, inspect_store, open_store, store_warnings
 from app.store.redis_rows import key
 from tests.domain.examples import (
     DAY,
@@ -852,3 +852,11 @@ def test_a_name_that_will_not_return_is_warned_of(
 ) -> None:
     warnings = open_store(server.url, RULES, replica=replica).warnings
     assert any("the next has another" in warning for warning in warnings) is passing
+
+
+def test_what_a_server_may_lose_is_a_warning_beside_what_it_holds(
+    client: Client, server: RedisServer
+) -> None:
+    assert inspect_store(server.url) == "redis has nothing of ours yet"
+    [warning] = store_warnings(server.url, "exporter-0")
+    assert "append-only" in warning
