@@ -3,23 +3,37 @@
 import os
 import signal
 import sys
+from functools import partial
 from types import FrameType
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
-    """Run a command, and give its exit code; until it listens to signals, one to stop ends the process."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-    # After that: the imports take most of the time of a start.
-    from app.cli import main as run  # noqa: PLC0415
+    """Run a command and return its exit code.
 
-    return run()
+    A signal to stop ends the process at once, until the command handles signals itself.
+    """
+    # Blocked signals wait: the exit code depends on the command, which is not known yet.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, signal.SIGHUP})
+    from app.arguments import parse_arguments  # noqa: PLC0415 - after the signals are blocked
+
+    options = parse_arguments()
+    serves = options.command == "serve"
+    for number in _STOPS:
+        signal.signal(number, partial(_end, succeeded=serves))
+    # SIGHUP stays blocked for `serve`, which logs it once it can.
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGHUP} if serves else mask)
+    # The imports take most of the time of a start.
+    from app.cli import run  # noqa: PLC0415
+
+    return run(options)
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    # At once, and not by an exception, which might be caught by whom it meets, in the midst of an import.
-    # What is under way is left as kill -9 would leave it, and everything here bears that.
-    os._exit(0)
+def _end(number: int, _frame: FrameType | None, *, succeeded: bool) -> None:
+    # Not by an exception: the code that is being imported might catch it.
+    # Open files are left as kill -9 would leave them; every start can handle that.
+    os._exit(0 if succeeded else 128 + number)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, *, reset_totals: bool = False) -> None:
-    """Run the exporter until SIGTERM or SIGINT. Raises StartError, also where it has to give up later."""
+    """Run the exporter until SIGTERM or SIGINT. Raises StartError, also if it has to give up later.
+
+    The caller blocks SIGHUP.
+    """
     _tune()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, reset_totals=reset_totals))
@@ -50,7 +53,7 @@ async def _serve(settings: Settings, *, reset_totals: bool) -> None:
     # Opening the store can take its time, and a signal meanwhile need not wait: it ends the process.
     app = create_app(settings, reset_totals=reset_totals)
     exporter: Exporter = app.state.exporter
-    with stop_signals() as stops:
+    with stop_signals() as stops, _hang_ups_logged():
         async with exporter.running(), listening(settings, app) as listeners:
             gave_up = await _until_asked(exporter, stops, listeners)
     if gave_up:
@@ -68,11 +71,14 @@ class Listeners:
 
 
 @asynccontextmanager
-async def listening(settings: Settings, app: Application) -> AsyncIterator["Listeners"]:
-    """Serve the application, and its metrics where they have a port of their own. Raises StartError."""
-    servers = [_Server(settings, settings.server.port, app)]
+async def listening(settings: Settings, app: Application, *, advice: str = "") -> AsyncIterator["Listeners"]:
+    """Serve the application, and its metrics where they have a port of their own.
+
+    Raises StartError if a port cannot be used; its message ends with the `advice`.
+    """
+    servers = [_Server(settings, settings.server.port, app, advice)]
     if not settings.one_listener:
-        servers.append(_Server(settings, settings.metrics_port, create_ops_app(app.state.exporter)))
+        servers.append(_Server(settings, settings.metrics_port, create_ops_app(app.state.exporter), advice))
     running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
     try:
         yield Listeners([server.port for server in servers], running)
@@ -112,11 +118,11 @@ async def _at_most(seconds: float, something: Awaitable[int]) -> None:
 
 
 @contextmanager
-def stop_signals() -> Iterator["asyncio.Queue[int]"]:
-    """The signals that ask to stop, as they come; before and after, they do what they did."""
+def stop_signals(*others: signal.Signals) -> Iterator["asyncio.Queue[int]"]:
+    """Queue SIGTERM, SIGINT and the `others` as they come; before and after, they do what they did."""
     loop = asyncio.get_running_loop()
     stops: asyncio.Queue[int] = asyncio.Queue()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, *others)}
     for number in before:
         loop.add_signal_handler(number, stops.put_nowait, number)
     try:
@@ -127,11 +133,25 @@ def stop_signals() -> Iterator["asyncio.Queue[int]"]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _hang_ups_logged() -> Iterator[None]:
+    """Log a WARNING for each SIGHUP, also for one that came earlier. SIGHUP is blocked before and after."""
+    loop = asyncio.get_running_loop()
+    text = "SIGHUP is ignored: the configuration is read at start; restart to apply it"
+    loop.add_signal_handler(signal.SIGHUP, _log.warning, text)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 class _Server(uvicorn.Server):
     """One listener; signals and the lifespan are handled once, for all of them."""
 
-    def __init__(self, settings: Settings, port: int, app: Application) -> None:
-        self.socket = _listen(settings.server.host, port)
+    def __init__(self, settings: Settings, port: int, app: Application, advice: str) -> None:
+        self.socket = _listen(settings.server.host, port, advice)
         self.port: int = self.socket.getsockname()[1]
         super().__init__(
             uvicorn.Config(
@@ -153,14 +173,14 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises StartError."""
+def _listen(host: str, port: int, advice: str) -> socket.socket:
+    """Return a listening socket. Raises StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as exc:
         # The library repeats the address behind the reason, in parentheses.
         reason = (exc.strerror or str(exc)).partition(" (")[0]
-        raise StartError(f"cannot listen on {host} port {port}: {reason}") from exc
+        raise StartError(f"cannot listen on {host} port {port}: {reason}{advice}") from exc
     _log.info("listening", extra={"host": host, "port": listener.getsockname()[1]})
     return listener

@@ -1,16 +1,20 @@
 """The command `demo`: the whole story on loopback, with no cloud account."""
 
+import os
 import re
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import select
 
 import httpx
 import pytest
 
 from app.demo.story import differences
-from tests.support.process import LOOPBACK, Process, answers, free_port
+from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
 from tests.support.program import COMMAND, run
 
 CLUSTER = 'interruption_events_total{kubernetes_cluster="shop"} 2.0'
@@ -65,7 +69,11 @@ def test_the_demo_leaves_nothing_behind(told: tuple[subprocess.CompletedProcess[
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    ids=["ctrl-c", "sigterm", "terminal-closed"],
+)
 def test_the_demo_serves_until_it_is_asked_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     port = free_port()
     url = f"http://{LOOPBACK}:{port}"
@@ -88,24 +96,73 @@ def test_the_demo_serves_until_it_is_asked_to_stop(tmp_path: Path, number: signa
         assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_signal_while_the_demo_begins_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that blocks whoever writes to it until it is read: both of its ends."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"-" * 4096)
+    os.set_blocking(writing, True)
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        pytest.param([], signal.SIGINT, id="before-it-serves-by-ctrl-c"),
+        pytest.param([], signal.SIGTERM, id="before-it-serves-by-sigterm"),
+        pytest.param(["--once"], signal.SIGTERM, id="once-by-sigterm"),
+        pytest.param(["--once"], signal.SIGHUP, id="once-by-its-terminal"),
+    ],
+)
+def test_a_demo_that_a_signal_cuts_short_has_not_succeeded_and_leaves_nothing_behind(
+    tmp_path: Path, options: list[str], number: signal.Signals
+) -> None:
+    # It cannot get past its first line: the signal comes before that is read.
+    with full_pipe() as (reading, writing), (tmp_path / "errors").open("wb") as errors:
+        folder = tmp_path / "temporary"
+        folder.mkdir()
+        with subprocess.Popen(
+            [*COMMAND, "demo", "--port", "0", *options],
+            env=os.environ | {"TMPDIR": str(folder)},
+            stdout=writing,
+            stderr=errors,
+        ) as demo:
+            eventually(lambda: any(folder.iterdir()), within=60, what="the demo has its folder")
+            demo.send_signal(number)
+            with open(reading, "rb", closefd=False) as output:
+                while demo.poll() is None:
+                    if select([output], [], [], 0.1)[0]:
+                        os.read(reading, 65536)
+
+    assert demo.returncode == 128 + number
+    assert list(folder.iterdir()) == []
+    assert (tmp_path / "errors").read_text() == ""
+
+
+def test_a_demo_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    # As nohup does.
+    ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
     with Process(
-        [*COMMAND, "demo", "--port", "0"],
-        output=tmp_path / "output",
-        ready=lambda: any(folder.iterdir()),
-        env={"TMPDIR": str(folder)},
+        [*ignoring, *COMMAND, "demo", "--port", "0"],
+        output=output,
+        ready=lambda: "Serving at" in output.read_text(),
     ) as demo:
-        demo.send(number)
+        status = Path(f"/proc/{demo.pid}/status").read_text()
 
-        assert demo.wait() == 0
-        assert list(folder.iterdir()) == []
-        assert "Traceback" not in demo.text()
+    ignored = re.search(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)
+    assert ignored is not None
+    assert int(ignored[1], 16) & 1 << (signal.SIGHUP - 1)
 
 
-def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line_that_names_the_option(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         done = run("demo", "--once", "--port", str(port), env={"TMPDIR": str(tmp_path)})
@@ -113,7 +170,8 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"spot-interruption-exporter: cannot listen on {LOOPBACK} port {port}: Address already in use\n"
+        f"spot-interruption-exporter: cannot listen on {LOOPBACK} port {port}: Address already in use;"
+        " choose another port with --port\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -3,8 +3,9 @@
 import asyncio
 import base64
 import json
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from tempfile import TemporaryDirectory
@@ -21,6 +22,8 @@ from app.settings import load_settings
 
 _AUDIENCE: Final = "https://sie.example.com"
 _ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
+_KILLED: Final = 128
+"""What shells add to the number of the signal that ended a program."""
 _EXPECTED: Final = {
     'interruption_events_total{kubernetes_cluster="shop"}': 2,
     'interruption_events_total{kubernetes_cluster="unknown"}': 0,
@@ -28,7 +31,10 @@ _EXPECTED: Final = {
 
 
 def run_demo(*, port: int, once: bool) -> int:
-    """Tell the story on that port, then serve until Ctrl-C unless `once`; 0 if the counts are right."""
+    """Post the sample messages on that port, then serve until Ctrl-C unless `once`.
+
+    Return 0 if the counts are right, 1 if not, and 128 and its number if a signal came before they were read.
+    """
     configure("warning")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(port, once=once))
@@ -47,23 +53,40 @@ def _environment(port: int, directory: str, certs_url: str) -> Mapping[str, str]
 
 async def _run(port: int, *, once: bool) -> int:
     issuer = Issuer()
-    # The signals come first: one that ended the process would leave the folder behind.
+    # The signals come first: a signal that ended the process would leave the folder behind.
     with (
-        stop_signals() as stops,
+        # The end of its terminal ends the demo, but not under nohup.
+        stop_signals(*_hang_up()) as stops,
         TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
         IssuerServer(issuer) as certificates,
     ):
         settings, _ = load_settings(None, _environment(port, directory, certificates.url))
         app = create_app(settings)
         exporter: Exporter = app.state.exporter
-        async with exporter.running(), listening(settings, app) as listeners:
+        advice = "; choose another port with --port"
+        async with exporter.running(), listening(settings, app, advice=advice) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
-            async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
-                right = await _Story(client, issuer).tell()
+            stopped = asyncio.create_task(stops.get())
+            right = asyncio.create_task(_tell(base, issuer))
+            await asyncio.wait([stopped, right], return_when=asyncio.FIRST_COMPLETED)
+            if not right.done():
+                right.cancel()
+                await asyncio.wait([right])
+                return _KILLED + stopped.result()
+            code = 0 if right.result() else 1
             if not once:
                 _say(f"\nServing at {base}/ until Ctrl-C.")
-                await stops.get()
-    return 0 if right else 1
+                await stopped
+            return code
+
+
+def _hang_up() -> Sequence[signal.Signals]:
+    return () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+
+
+async def _tell(base: str, issuer: Issuer) -> bool:
+    async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
+        return await _Story(client, issuer).tell()
 
 
 class _Story:
