@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from app.arguments import PROGRAM
@@ -43,14 +44,14 @@ def _run(options: argparse.Namespace) -> int:
         from app.check import run_check  # noqa: PLC0415
 
         return run_check(settings, path, warnings)
-    _serve(settings, warnings, reset_totals=options.reset_totals)
+    _serve(settings, path, warnings, reset_totals=options.reset_totals)
     return 0
 
 
-def _serve(settings: Settings, warnings: Sequence[str], *, reset_totals: bool) -> None:
+def _serve(settings: Settings, path: Path | None, warnings: Sequence[str], *, reset_totals: bool) -> None:
     from app.serving import serve  # noqa: PLC0415
 
     configure(settings.log_level)
     for warning in warnings:
         _log.warning(warning)
-    serve(settings, reset_totals=reset_totals)
+    serve(settings, path, reset_totals=reset_totals)

@@ -82,6 +82,11 @@ class Exporter:
             hold=settings.prometheus.hold_seconds > 0,
             reset_totals=reset_totals,
         )
+        if reset_totals:
+            _log.warning(
+                "--reset-totals: this exporter's counters start at 0, everything else is kept;"
+                " remove the option, because every start with it resets them"
+            )
         if opened.damaged is not None:
             _log.error(
                 "the store was damaged; it was moved aside, and a new one begun",

@@ -9,15 +9,19 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 import uvicorn
 import uvloop
 
+from app import VERSION
 from app.errors import StartError
 from app.main import Application, Exporter, create_app, create_ops_app
 from app.protocol import protocol_for
 from app.settings import Settings
+from app.store import url_without_secrets
 
 _SHUTDOWN_SECONDS: Final = 8
 """For requests that are still under way when everything else has stopped."""
@@ -28,14 +32,14 @@ _GARBAGE_THRESHOLD: Final = 20_000
 _log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, *, reset_totals: bool = False) -> None:
+def serve(settings: Settings, path: Path | None, *, reset_totals: bool = False) -> None:
     """Run the exporter until SIGTERM or SIGINT. Raises StartError, also if it has to give up later.
 
-    The caller blocks SIGHUP.
+    `path` is the file that the settings were read from, for the log. The caller blocks SIGHUP.
     """
     _tune()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, reset_totals=reset_totals))
+        runner.run(_serve(settings, path, reset_totals=reset_totals))
 
 
 def _tune() -> None:
@@ -49,16 +53,34 @@ def _tune() -> None:
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
-async def _serve(settings: Settings, *, reset_totals: bool) -> None:
+async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool) -> None:
     # Opening the store can take its time, and a signal meanwhile need not wait: it ends the process.
     app = create_app(settings, reset_totals=reset_totals)
     exporter: Exporter = app.state.exporter
     with stop_signals() as stops, _hang_ups_logged():
         async with exporter.running(), listening(settings, app) as listeners:
+            _log_start(settings, path, listeners)
             gave_up = await _until_asked(exporter, stops, listeners)
     if gave_up:
         raise StartError(gave_up)
     _log.info("stopped")
+
+
+def _log_start(settings: Settings, path: Path | None, listeners: "Listeners") -> None:
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    _log.info(
+        "started",
+        extra={
+            "version": VERSION,
+            "configuration_file": None if path is None else str(path),
+            "store": url_without_secrets(settings.store.url),
+            "projects": settings.project_ids,
+            "authentication": settings.pubsub.authentication,
+            "delivery": "push",
+            "listener": f"{host}:{listeners.ports[0]}",
+            "metrics_listener": f"{host}:{listeners.ports[-1]}",
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +196,21 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int, advice: str) -> socket.socket:
-    """Return a listening socket. Raises StartError."""
+    """Return a listening socket; on every address of IPv6 it takes IPv4 too. Raises StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server(
+            (host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=_is_dual_stack(host)
+        )
     except OSError as exc:
         # The library repeats the address behind the reason, in parentheses.
         reason = (exc.strerror or str(exc)).partition(" (")[0]
         raise StartError(f"cannot listen on {host} port {port}: {reason}{advice}") from exc
-    _log.info("listening", extra={"host": host, "port": listener.getsockname()[1]})
-    return listener
+
+
+def _is_dual_stack(host: str) -> bool:
+    """Return whether the host is `::`, however it is spelled, and the kernel can take IPv4 on it."""
+    try:
+        return ":" in host and ip_address(host).is_unspecified and socket.has_dualstack_ipv6()
+    except ValueError:  # not an address
+        return False

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from http.client import HTTPConnection
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -252,13 +253,84 @@ def test_every_line_on_standard_error_is_json_as_cloud_logging_reads_it(tmp_path
 
         lines = exporter.logs()
         assert {line["severity"] for line in lines} == {"INFO"}
-        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line["time"]) for line in lines)
-        listening, _, counted, _, _ = lines
-        assert (listening["message"], listening["port"]) == (
-            "listening",
-            exporter.configured["server"]["port"],
-        )
-        assert (counted["message"], counted["kubernetes_cluster"]) == ("interruption counted", "tills")
+        counted = lines[1]
+        assert [line["message"] for line in lines] == [
+            "started",
+            "interruption counted",
+            "stopping",
+            "stopped",
+        ]
+        assert counted["kubernetes_cluster"] == "tills"
+
+
+def test_times_have_milliseconds_and_ages_three_decimals_at_most(tmp_path: Path, door: Door) -> None:
+    with ComputeApi() as api:
+        api.projects["shop-prod"] = ManyInstances(1)
+        inventory = {"enabled": True, "endpoint": api.url}
+        configured = configuration(tmp_path, door, inventory=inventory) | {"projects": ["shop-prod"]}
+        with Exporter(tmp_path, door, configured=configured) as exporter:
+            eventually(lambda: exporter.status("/readyz") == 200, within=20, what="the fleet is listed")
+            exporter.push(insert(timestamp="2026-03-02T11:40:56.123456789Z"))
+            exporter.push(preempted(timestamp="2026-03-02T11:41:58.7654321Z"))
+            ledger = exporter.client.get(f"http://{exporter.metrics_address}/interruptions").text
+            exporter.process.stop()
+            lines = exporter.process.text().splitlines()
+
+    numbers: list[str] = []
+    texts = [json.loads(text, parse_float=numbers.append) for text in (*lines, ledger)]
+    messages = [text.get("message") for text in texts]
+    assert {"fleet listed", "interruption counted"} <= set(messages)
+    assert "62.642" in numbers
+    assert all(re.fullmatch(r"\d+\.\d{1,3}", number) for number in numbers)
+    [row] = texts[-1]["interruptions"]
+    [counted] = [text for text in texts if text.get("message") == "interruption counted"]
+    assert counted["interrupted_at"] == row["interrupted_at"] == "2026-03-02T11:41:58.765Z"
+    times = [text["time"] for text in texts[:-1]] + [row["recorded_at"]]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times)
+
+
+@pytest.mark.parametrize("named_by", ["option", "variable"])
+def test_a_start_is_one_line_that_describes_the_exporter(
+    tmp_path: Path, door: Door, named_by: Literal["option", "variable"]
+) -> None:
+    with Exporter(tmp_path, door, named_by=named_by) as exporter:
+        [started] = [line for line in exporter.logs() if line["severity"] == "INFO"]
+
+        del started["time"]
+        assert started == {
+            "severity": "INFO",
+            "message": "started",
+            "logger": "app.serving",
+            "version": version("spot-interruption-exporter"),
+            "configuration_file": str(tmp_path / "config.yaml"),
+            "store": f"sqlite:///{exporter.store}",
+            "projects": [],
+            "authentication": "oidc",
+            "delivery": "push",
+            "listener": f"{LOOPBACK}:{exporter.configured['server']['port']}",
+            "metrics_listener": exporter.metrics_address,
+        }
+
+
+def test_a_start_without_a_file_names_none_and_one_listener_twice(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        "SIE_PUBSUB__AUTHENTICATION": "none",
+        "SIE_SERVER__HOST": LOOPBACK,
+        "SIE_SERVER__PORT": str(port),
+        "SIE_STORE__URL": "sqlite:///:memory:",
+        "SIE_PROJECTS": '["shop-prod", "shop-test"]',
+        "SIE_INVENTORY__ENABLED": "false",
+    }
+    ready = answers(f"http://{LOOPBACK}:{port}/healthz")
+    with Process(COMMAND, output=tmp_path / "output", ready=ready, env=environment) as process:
+        lines = [json.loads(line) for line in process.text().splitlines()]
+
+    [started] = [line for line in lines if line["message"] == "started"]
+    assert started["configuration_file"] is None
+    assert started["projects"] == ["shop-prod", "shop-test"]
+    assert started["authentication"] == "none"
+    assert started["listener"] == started["metrics_listener"] == f"{LOOPBACK}:{port}"
 
 
 def test_what_is_risky_in_a_configuration_is_warned_of(tmp_path: Path) -> None:
@@ -331,6 +403,14 @@ def test_reset_totals_has_counters_begin_at_0_and_keeps_everything_else(tmp_path
         assert exporter.interruptions("tills") == 1
 
 
+def test_reset_totals_is_logged(tmp_path: Path) -> None:
+    with Exporter(tmp_path, arguments=["--reset-totals"]) as exporter:
+        reset = [line for line in exporter.logs() if "--reset-totals" in line["message"]]
+
+    assert [line["severity"] for line in reset] == ["WARNING"]
+    assert "counters start at 0" in reset[0]["message"]
+
+
 def test_an_idle_connection_is_kept_as_long_as_configured(tmp_path: Path) -> None:
     with (
         Exporter(tmp_path, server={"keep_alive_seconds": 1}) as exporter,
@@ -342,6 +422,50 @@ def test_an_idle_connection_is_kept_as_long_as_configured(tmp_path: Path) -> Non
 
         assert connection.sock.recv(1) == b""
         assert 0.9 < time.monotonic() - answered < 5
+
+
+# Addresses
+
+
+def connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def ipv6() -> bool:
+    """Return whether the kernel has IPv6 and its loopback address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not ipv6(), reason="the kernel has no IPv6")
+@pytest.mark.parametrize("host", ["::", "0:0::0"])
+def test_every_address_of_ipv6_takes_ipv4_too_on_both_listeners(tmp_path: Path, host: str) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("the kernel takes no IPv4 on a socket of IPv6")
+    with Exporter(tmp_path, server={"host": host}) as exporter:
+        ports = [exporter.configured[listener]["port"] for listener in ("server", "prometheus")]
+
+        assert [connects(address, port) for address in (LOOPBACK, "::1") for port in ports] == [True] * 4
+        assert exporter.outcome(insert()) == "tracked"
+        [started] = [line for line in exporter.logs() if line["message"] == "started"]
+        assert [started["listener"], started["metrics_listener"]] == [f"[{host}]:{port}" for port in ports]
+
+
+@pytest.mark.skipif(not ipv6(), reason="the kernel has no IPv6")
+def test_one_address_of_ipv6_takes_no_ipv4(tmp_path: Path) -> None:
+    configured = configuration(tmp_path, None, server={"host": "::1"})
+    port = configured["server"]["port"]
+    words: list[str | Path] = [*COMMAND, "--config", written(tmp_path, configured)]
+    ready = answers(f"http://[::1]:{port}/healthz")
+    with Process(words, output=tmp_path / "output", ready=ready):
+        assert not connects(LOOPBACK, port)
 
 
 # Hanging up

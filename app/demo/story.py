@@ -33,7 +33,8 @@ _EXPECTED: Final = {
 def run_demo(*, port: int, once: bool) -> int:
     """Post the sample messages on that port, then serve until Ctrl-C unless `once`.
 
-    Return 0 if the counts are right, 1 if not, and 128 and its number if a signal came before they were read.
+    Return 0 if the counts are right and 1 if not. If a signal comes before they are read, return 128 plus its
+    number.
     """
     configure("warning")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

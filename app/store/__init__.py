@@ -162,6 +162,16 @@ def open_store(
     return _open_redis(url, rules, replica=replica, hold=hold, reset_totals=reset_totals)
 
 
+def url_without_secrets(url: str) -> str:
+    """Return a store's URL for the log: without credentials and options, which may hold a password."""
+    if url.startswith("sqlite:///"):
+        return url
+    scheme, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    # An @ among the options may end a password in which ? is not percent-encoded.
+    return f"{scheme}://{'' if '@' in options else place.rpartition('@')[2]}"
+
+
 def inspect_store(url: str) -> str:
     """What is at the URL, or that a store could be made there; changes nothing. Raises StartError."""
     if url.startswith("sqlite:///"):
