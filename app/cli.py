@@ -30,6 +30,10 @@ def run(options: argparse.Namespace) -> int:
     except ExporterError as exc:
         sys.stderr.write(f"{PROGRAM}: {exc}\n")
         return _FAILED
+    except BrokenPipeError:
+        # The reader has gone, as in `check | head -1`. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -651,6 +652,25 @@ def test_a_check_that_a_signal_ends_has_not_succeeded(tmp_path: Path, number: si
             assert process.wait() == 128 + number
             assert "Traceback" not in process.text()
             asked.close()
+
+
+@pytest.mark.parametrize("words", [["check"], ["demo", "--once", "--port", "0"]], ids=["check", "demo"])
+def test_a_command_whose_output_nobody_reads_ends_quietly(tmp_path: Path, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with closing(os.fdopen(writing, "wb")) as unread:
+        done = subprocess.run(
+            [*COMMAND, *words],
+            env=os.environ | ENVIRONMENT | {"SIE_PUBSUB__AUTHENTICATION": "none", "TMPDIR": str(tmp_path)},
+            cwd=tmp_path,
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_in_a_terminal_reaches_its_listing_by_the_exporter_alone(tmp_path: Path) -> None:
