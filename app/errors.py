@@ -14,6 +14,7 @@ ExporterError
 │   ├── StoreUnavailableError         store_unavailable
 │   │   └── StoreLostError            only a restart can help
 │   │       ├── StoreCorruptError     store_corrupt
+│   │       ├── StoreGoneError        store_gone
 │   │       └── NameTakenError        name_taken
 │   ├── StoreSlowError                store_slow
 │   ├── OverloadError                 overload
@@ -109,6 +110,12 @@ class StoreCorruptError(StoreLostError):
     """The store was found damaged while running."""
 
     reason = "store_corrupt"
+
+
+class StoreGoneError(StoreLostError):
+    """The store's file was deleted, renamed or replaced while it was in use."""
+
+    reason = "store_gone"
 
 
 class NameTakenError(StoreLostError):

@@ -175,7 +175,7 @@ def a_newer_schema(path: Path) -> str:
 
 def a_folder(path: Path) -> str:
     path.mkdir()
-    return "cannot be read"
+    return "is a folder and not a regular file"
 
 
 @pytest.mark.parametrize(

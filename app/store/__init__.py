@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
 class Store(Protocol):
     """What the exporter remembers, durably. Called from one thread at a time; `now` is by the caller's clock.
 
-    Every method raises StoreUnavailableError when the backend fails (StoreCorruptError when it is damaged);
+    Every method raises StoreUnavailableError when the backend fails (StoreLostError if it cannot come back);
     then nothing of that call has happened, or, after a lost answer, all of it has and shows as duplicates.
     Any other exception is a bug's, met by one of the events; nothing of that call has happened.
     """

@@ -14,6 +14,7 @@ from app.domain.events import Event, Listed
 from app.domain.fleet import ends_what_it_misses
 from app.domain.instances import UNKNOWN_LABELS
 from app.domain.totals import LifetimeTotals, Tally, Totals
+from app.errors import StoreGoneError
 from app.store import SLICE, Prepared, Remembered
 from app.store.sqlite_file import SQLiteFile, translated
 from app.store.sqlite_listing import Listings
@@ -204,13 +205,18 @@ class SQLiteStore:
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
             yield connection
-            connection.execute("COMMIT")
+            self._finish(connection)
 
     def _commit(self, applied: Applied, projects: dict[str, str]) -> Applied:
         with self._undone_on_error():
-            self._connected().execute("COMMIT")
+            self._finish(self._connected())
         self._memory.projects = projects
         return self._committed(applied)
+
+    def _finish(self, connection: apsw.Connection) -> None:
+        connection.execute("COMMIT")
+        # After it: what is then in the files that the paths name is found by the next start.
+        self._file.require_present()
 
     @contextmanager
     def _undone_on_error(self) -> Iterator[None]:
@@ -219,16 +225,21 @@ class SQLiteStore:
             yield
         except BaseException as exc:
             self._roll_back(exc)
-            if isinstance(exc, apsw.Error):
+            if isinstance(exc, apsw.Error | OSError):
                 raise translated(exc) from exc
             raise
 
     def _roll_back(self, exc: BaseException) -> None:
-        # Whether a COMMIT that failed is on disk, only the file can tell: have it read again.
         if self._connection is not None and self._connection.in_transaction:
             with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")
-        if isinstance(exc, apsw.Error):
+        if isinstance(exc, StoreGoneError) and self._connection is not None:
+            # The file may have another name now, and another file its name: all goes into the first, and the
+            # WAL is left empty, because SQLite would read it into the second.
+            with suppress(apsw.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if isinstance(exc, apsw.Error | OSError | StoreGoneError):
+            # Only the file shows if a COMMIT that failed is on disk: it is read again.
             self._disconnect()
 
     def _connected(self) -> apsw.Connection:

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 
 import apsw
@@ -117,10 +117,10 @@ class SQLiteHistory:
     def _reading(self) -> Iterator[apsw.Connection]:
         until = time.monotonic() + self._read_seconds
         try:
-            with closing(self._file.connect_to_read()) as connection:
+            with self._file.reading() as connection:
                 connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
                 yield connection
-        except apsw.Error as exc:
+        except (apsw.Error, OSError) as exc:
             raise translated(exc) from exc
 
 

@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -18,24 +18,15 @@ from app.domain.attribution import Rules
 from app.domain.events import UNKNOWN_NODE, InstanceCreated
 from app.domain.outcomes import Duplicate
 from app.errors import StartError, StoreCorruptError
-from app.store import SLICE, Store, inspect_store, open_store
+from app.store import SLICE, inspect_store, open_store
 from app.store.sqlite_file import MIGRATIONS, SQLiteFile, inspect_file
 from tests.domain.examples import DAY, LAB, NAME, NOW, OTHER_NAME, created, interrupted
 from tests.support.requirement import require
+from tests.support.sqlite_files import contents, holder, killed, opened, used
 
 MANY: Final = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2000)]
 
 BACKUP: Final = re.compile(r"python -c \\\n  \"(.*C\('([^']+)'\)\.backup\('main', C\('([^']+)'\).*)\"")
-HOLDER: Final = """
-import sys
-from app.domain.attribution import Rules
-from app.store import open_store
-from tests.domain.examples import NOW, created, interrupted
-store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
-store.apply([created(), interrupted()], NOW)
-print("ready", flush=True)
-sys.stdin.read()
-"""
 FIRST_START: Final = """
 import signal, sys
 from app.domain.attribution import Rules
@@ -114,40 +105,6 @@ def on_a_small_disk(folder: Path) -> list[str]:
         if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
             return command
     return require("a kernel that lets us mount a disk", list[str]())
-
-
-def opened(path: Path) -> Store:
-    return open_store(f"sqlite:///{path}", Rules()).store
-
-
-def used(path: Path) -> None:
-    """Leave a store with a counted interruption, closed."""
-    store = opened(path)
-    store.apply([created(), interrupted()], NOW)
-    store.close()
-
-
-def contents(folder: Path, *, but: str = "") -> dict[str, bytes]:
-    """Every file's bytes; none of the one with the suffix `but`."""
-    files = {file.name: file for file in folder.iterdir()}
-    return {name: b"" if but and name.endswith(but) else file.read_bytes() for name, file in files.items()}
-
-
-@contextmanager
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the store open, with something in it."""
-    command = [sys.executable, "-c", HOLDER, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-        process.kill()
-
-
-def killed(path: Path) -> None:
-    """Leave a store as `kill -9` leaves it: with a WAL that nobody has read in."""
-    with holder(path):
-        pass
 
 
 # the lock
@@ -354,9 +311,15 @@ def newer_database_after_kill_9(path: Path) -> None:
         pytest.param(newer_database_after_kill_9, "newer than this program", id="newer-after-kill-9"),
     ],
 )
-def test_what_is_not_ours_is_left_alone(path: Path, make: Callable[[Path], object], reason: str) -> None:
-    Path(f"{path}.lock").touch()
+@pytest.mark.parametrize("lock_file", [True, False], ids=["lock-file", "no-lock-file"])
+def test_what_is_not_ours_is_left_alone(
+    path: Path, make: Callable[[Path], object], reason: str, *, lock_file: bool
+) -> None:
+    if lock_file:
+        Path(f"{path}.lock").touch()
     make(path)
+    if not lock_file:
+        Path(f"{path}.lock").unlink(missing_ok=True)
     before = contents(path.parent, but="-shm")
 
     with pytest.raises(StartError, match=reason):

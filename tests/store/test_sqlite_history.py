@@ -30,7 +30,5 @@ def test_reading_that_takes_too_long_is_given_up(file: SQLiteFile) -> None:
 
 
 def test_its_connections_can_change_nothing(file: SQLiteFile) -> None:
-    connection = file.connect_to_read()
-    with pytest.raises(apsw.ReadOnlyError, match="readonly"):
+    with file.reading() as connection, pytest.raises(apsw.ReadOnlyError, match="readonly"):
         connection.execute("DELETE FROM ledger")
-    connection.close()

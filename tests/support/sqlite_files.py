@@ -1,0 +1,57 @@
+"""SQLite stores as tests need them: in use by this process or another, closed, or left by `kill -9`."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from app.domain.attribution import Rules
+from app.store import Store, open_store
+from tests.domain.examples import NOW, created, interrupted
+
+_HOLDER: Final = """
+import sys
+from app.domain.attribution import Rules
+from app.store import open_store
+from tests.domain.examples import NOW, created, interrupted
+store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
+store.apply([created(), interrupted()], NOW)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def opened(path: Path) -> Store:
+    return open_store(f"sqlite:///{path}", Rules()).store
+
+
+def used(path: Path) -> None:
+    """Leave a store with a counted interruption, closed."""
+    store = opened(path)
+    store.apply([created(), interrupted()], NOW)
+    store.close()
+
+
+def contents(folder: Path, *, but: str = "") -> dict[str, bytes]:
+    """Every file's bytes; none of the one with the suffix `but`."""
+    files = {file.name: file for file in folder.iterdir()}
+    return {name: b"" if but and name.endswith(but) else file.read_bytes() for name, file in files.items()}
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the store open, with something in it."""
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def killed(path: Path) -> None:
+    """Leave a store as `kill -9` leaves it: with a WAL that nobody has read in."""
+    with holder(path):
+        pass
