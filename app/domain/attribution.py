@@ -4,7 +4,7 @@ Pure and total: no I/O, no clock. Changes are values; a store makes them durable
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Final, TypeAlias, assert_never
 
 from app.domain.events import (
@@ -170,16 +170,16 @@ def move(incarnations: Iterable[Instance], there: Known, name: InstanceName, now
     `there` has what waits under both.
     """
     draft = Draft(there.incarnations, now)
+    failures: list[CreationFailed] = []
+    for incarnation in there.incarnations.values():
+        _part_from_failure(incarnation, draft, failures)
     for incarnation in incarnations:
         draft.changes.append(Forget(incarnation.name, incarnation.identity))
-        twin = draft.incarnations.get(incarnation.identity)
-        moved = incarnation._replace(name=name)
-        draft.incarnations[moved.identity] = moved  # its creation has been counted
-        draft.keep(succeed(moved if twin is None else _joined(moved, twin), draft))
-        if moved.kind is NODE:
-            draft.changes.append(Show(moved.labels, cluster_alone=not moved.spot))
-            if twin is not None and twin.kind is UNEXPLAINED:
-                draft.changes.append(Explain(name, moved.identity, moved.node))
+        moved = _without_failure(incarnation._replace(name=name), failures)
+        if moved is not None:
+            _place(moved, draft)
+    for failure in failures:
+        _failed(failure, draft)
     release(there.parked, draft, "creation")
     return draft.changes
 
@@ -207,12 +207,16 @@ class Draft:
         failed = counts and instance.failed and not (told is not None and told.failed)
         self.changes.append(Keep(instance, created, failed, counted))
 
-    def rename(self, instance: Instance, identity: str) -> Instance:
-        """The same incarnation, now that its identity is known."""
-        if instance.identity == identity:
-            return instance
+    def forget(self, instance: Instance) -> None:
+        """Forget the incarnation."""
         del self.incarnations[instance.identity]
         self.changes.append(Forget(instance.name, instance.identity))
+
+    def rename(self, instance: Instance, identity: str) -> Instance:
+        """Return the same incarnation under another identity."""
+        if instance.identity == identity:
+            return instance
+        self.forget(instance)
         renamed = instance._replace(identity=identity)
         self.incarnations[identity] = renamed
         return renamed
@@ -292,7 +296,7 @@ def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
     if known.seen:
         draft.changes.append(See(event.key))
         return Duplicate()
-    before = _described_by(event, draft.incarnations)
+    before = _known_before(event, draft)
     if event.node is None:
         if before is None or before.kind is UNEXPLAINED:
             _learn(event, before, draft)
@@ -306,27 +310,87 @@ def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
 
 
 def _learn(event: InstanceCreated, before: Instance | None, draft: Draft) -> Instance:
-    """Keep what a creation tells of its instance, be it new or known already."""
+    """Keep what a creation says of its instance, whether the instance is new or known already."""
+    if before is not None and _is_another_operation(event.operation, before):
+        return _learn_start(event, before, draft)
     identity = event.id or (f"~{event.key}" if before is None else before.identity)
     if before is None:
         instance = unexplained(event.name, identity, draft.now)
     else:
         instance = draft.rename(before, identity)
-    instance = instance._replace(
-        kind=NO_NODE if event.node is None else NODE,
-        node=event.node or UNKNOWN_NODE,
-        spot=instance.spot or event.spot is True,
-        alive=instance.alive or before is None,
-        announced=instance.announced or event.node is not None,
-        operation=event.operation or instance.operation,
-        created_at=event.at if instance.created_at is None else instance.created_at,
-        recorded_at=draft.now,
-    )
+    instance = _described(instance, event, draft)
+    instance = _with_failure(instance._replace(alive=instance.alive or before is None), draft)
     instance = succeed(instance, draft)
     draft.keep(instance)
     if before is not None and before.kind is UNEXPLAINED and event.node is not None:
         draft.changes.append(Explain(event.name, before.identity, event.node))
     return instance
+
+
+def _learn_start(event: InstanceCreated, known: Instance, draft: Draft) -> Instance:
+    """Keep another start of a known instance: of two starts, the later has the instance's identity."""
+    instance = unexplained(event.name, known.identity, draft.now)._replace(alive=True, spot=known.spot)
+    instance = _with_failure(_described(instance, event, draft), draft)
+    older, newer = sorted((known, instance), key=_start_order)
+    restarted = _started_again(newer, older)
+    if older is known:
+        draft.forget(known)
+        draft.incarnations[_start_identity(known)] = known  # its creation has been counted
+    _keep_older_start(older, newer, draft)
+    draft.keep(succeed(restarted, draft)._replace(recorded_at=draft.now))
+    return instance
+
+
+def _described(instance: Instance, event: InstanceCreated, draft: Draft) -> Instance:
+    return instance._replace(
+        kind=NO_NODE if event.node is None else NODE,
+        node=event.node or UNKNOWN_NODE,
+        spot=instance.spot or event.spot is True,
+        announced=instance.announced or event.node is not None,
+        operation=event.operation or instance.operation,
+        # A listing gives the first start; the creation may be of a later one.
+        created_at=instance.created_at if instance.announced else event.at,
+        recorded_at=draft.now,
+    )
+
+
+def _started_again(newer: Instance, older: Instance) -> Instance:
+    """Return the newer of two starts of one instance, with what has happened to the instance since it."""
+    start = _birth(newer)
+    interrupted_at = max(
+        (at for at in (newer.interrupted_at, older.interrupted_at) if at is not None), default=None
+    )
+    # A failure ends its own start alone.
+    ends = (newer.ended_at, None if older.failed else older.ended_at, interrupted_at)
+    ended_at = min((at for at in ends if at is not None and at >= start), default=None)
+    return newer._replace(
+        spot=newer.spot or older.spot,
+        alive=ended_at is None and not newer.failed,
+        timed=(newer.timed or older.timed) and interrupted_at is not None and interrupted_at >= start,
+        started_at=max(at for at in (newer.started_at, older.started_at, start) if at is not None),
+        interrupted_at=interrupted_at,
+        ended_at=newer.ended_at if newer.failed else ended_at,
+    )
+
+
+def _keep_older_start(older: Instance, newer: Instance, draft: Draft) -> None:
+    """Remember an earlier start of an instance by its operation: its failure may still come."""
+    draft.keep(
+        older._replace(
+            identity=_start_identity(older),
+            alive=False,
+            ended_at=_earliest(older.ended_at, _birth(newer)),
+            recorded_at=draft.now,
+        )
+    )
+
+
+def _start_identity(instance: Instance) -> str:
+    return f"~{instance.operation}"
+
+
+def _start_order(instance: Instance) -> tuple[float, str]:
+    return _birth(instance), instance.operation
 
 
 def succeed(instance: Instance, draft: Draft) -> Instance:
@@ -344,6 +408,29 @@ def succeed(instance: Instance, draft: Draft) -> Instance:
         if other.alive:
             draft.keep(other._replace(alive=False, ended_at=instance.created_at, recorded_at=draft.now))
     return instance
+
+
+def _place(moved: Instance, draft: Draft) -> None:
+    """Keep an incarnation that had another name, together with what is known of it under its new name."""
+    twin = draft.incarnations.get(moved.identity)
+    # What it and its twin announced has been counted: `keep` compares with what it finds here.
+    draft.incarnations[moved.identity] = moved
+    if twin is None:
+        joined = moved
+    elif _is_another_operation(moved.operation, twin):
+        older, newer = sorted((moved, twin), key=_start_order)
+        joined = _started_again(newer, older)
+        draft.incarnations[_start_identity(older)] = older
+        draft.incarnations[newer.identity] = newer
+        _keep_older_start(older, newer, draft)
+    else:
+        draft.incarnations[moved.identity] = twin if twin.announced else moved
+        joined = _joined(moved, twin)
+    draft.keep(succeed(joined, draft))
+    if moved.kind is NODE:
+        draft.changes.append(Show(moved.labels, cluster_alone=not moved.spot))
+        if twin is not None and twin.kind is UNEXPLAINED:
+            draft.changes.append(Explain(moved.name, moved.identity, moved.node))
 
 
 def _joined(moved: Instance, twin: Instance) -> Instance:
@@ -375,8 +462,8 @@ def release(waiting: Sequence[Parked], draft: Draft, by: ReleasedBy) -> None:
 def _failed(event: CreationFailed, draft: Draft) -> Outcome:
     """End what the failed insert's first entry announced, or remember that it will have ended."""
     announced = _announced_by(event, draft.incarnations)
-    if announced is None and (event.id or event.operation):
-        announced = unexplained(event.name, event.id or f"~{event.operation}", draft.now)
+    if announced is None and (identity := _failure_identity(event, draft.incarnations)):
+        announced = unexplained(event.name, identity, draft.now)
     if announced is not None and not announced.failed:
         draft.keep(
             announced._replace(
@@ -389,6 +476,54 @@ def _failed(event: CreationFailed, draft: Draft) -> Outcome:
         )
     _forget_failed(draft)
     return FAILED_INSERT
+
+
+def _failure_identity(event: CreationFailed, incarnations: Mapping[str, Instance]) -> str:
+    """Return the identity under which a failure waits for its creation; "" if nothing can match the two."""
+    if event.id and event.id not in incarnations:
+        return event.id
+    return event.operation and f"~{event.operation}"
+
+
+def _is_another_operation(operation: str, instance: Instance) -> bool:
+    return bool(operation and instance.operation and operation != instance.operation)
+
+
+def _without_failure(instance: Instance, failures: list[CreationFailed]) -> Instance | None:
+    """Return what is known of an instance besides a failure that no creation has claimed; None if nothing is.
+
+    Add the failure to `failures`.
+    """
+    if not instance.failed or instance.announced or instance.kind is NO_NODE:
+        return instance
+    at = 0.0 if instance.ended_at is None else instance.ended_at
+    failures.append(CreationFailed(at, instance.name, instance.id, instance.operation))
+    if instance.kind is UNEXPLAINED and instance.interrupted_at is None:
+        return None
+    # A listing has described it, or it was interrupted.
+    return instance._replace(
+        failed=False, operation="", alive=instance.interrupted_at is None, ended_at=instance.interrupted_at
+    )
+
+
+def _part_from_failure(instance: Instance, draft: Draft, failures: list[CreationFailed]) -> Instance | None:
+    """Do as `_without_failure`, and keep what it returns."""
+    rest = _without_failure(instance, failures)
+    if rest is not instance:
+        draft.forget(instance)
+        if rest is not None:
+            draft.keep(rest)
+    return rest
+
+
+def _with_failure(instance: Instance, draft: Draft) -> Instance:
+    """Return the instance as failed if its operation's failure was remembered by the operation."""
+    failure = draft.incarnations.get(_start_identity(instance))
+    if failure is None or not failure.failed or failure.kind is not UNEXPLAINED:
+        return instance
+    draft.forget(failure)
+    ended_at = failure.ended_at if instance.ended_at is None else instance.ended_at
+    return instance._replace(failed=True, alive=False, ended_at=ended_at)
 
 
 def _forget_failed(draft: Draft) -> None:
@@ -405,11 +540,26 @@ def _forget_failed(draft: Draft) -> None:
 
 
 def _announced_by(event: CreationFailed, incarnations: dict[str, Instance]) -> Instance | None:
+    """Return what the failed operation announced; found by the id only if its own operation is not known."""
     if event.operation:
         for incarnation in incarnations.values():
             if incarnation.operation == event.operation:
                 return incarnation
-    return incarnations.get(event.id) if event.id else None
+    named = incarnations.get(event.id) if event.id else None
+    return None if named is None or named.operation else named
+
+
+def _known_before(event: InstanceCreated, draft: Draft) -> Instance | None:
+    """Return what is known of the instance, without a failure that belongs to another operation."""
+    before = _described_by(event, draft.incarnations)
+    if before is None or not event.operation or event.operation == before.operation:
+        return before
+    failures: list[CreationFailed] = []
+    rest = _part_from_failure(before, draft, failures)
+    for failure in failures:
+        if failure.operation:
+            _failed(replace(failure, id=""), draft)  # the id is this creation's
+    return rest
 
 
 def _described_by(event: InstanceCreated, incarnations: dict[str, Instance]) -> Instance | None:

@@ -38,8 +38,8 @@ def created(
     operation: str | None = None,
     number: str = "",
 ) -> InstanceCreated:
+    key = f"created {name.instance} {instance_id or at}" + (f" {operation}" if operation else "")
     operation = f"insert-{instance_id}" if operation is None else operation
-    key = f"created {name.instance} {instance_id or at}"
     return InstanceCreated(key, at, name, instance_id, operation, node, spot, number)
 
 

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from typing import Final
 
 import pytest
@@ -251,6 +252,26 @@ LOST: Final = {UNKNOWN: 1}
             id="another-operations-failure",
         ),
         pytest.param(
+            [created(), failed(operation="another")],
+            Result(created=1, living=frozenset("1")),
+            id="another-operations-failure-under-its-id",
+        ),
+        pytest.param(
+            [created(), failed(operation="")],
+            Result(created=1, living=frozenset("1")),
+            id="failure-without-operation-of-a-creation-with-one",
+        ),
+        pytest.param(
+            [created(operation=""), failed(operation="")],
+            Result(created=1, failed=1),
+            id="neither-has-an-operation",
+        ),
+        pytest.param(
+            [interrupted(), END_OF_GRACE, failed(operation="another"), created()],
+            Result(LOST, created=1),
+            id="another-operations-failure-of-what-was-interrupted",
+        ),
+        pytest.param(
             [created("1"), failed("1"), created("2", 200), failed("2", 210), created("3", 300)],
             Result(created=3, failed=2, living=frozenset("3")),
             id="gke-tries-again-under-the-same-name",
@@ -336,6 +357,89 @@ def test_the_last_outcome_is(story: Sequence[Event | None], outcome: Outcome) ->
     assert tell(Stage(), story)[-1] == outcome
 
 
+AGAIN: Final = created(at=2000, operation="again")
+AGAIN_FAILED: Final = failed(at=2010, operation="again")
+
+
+@pytest.mark.parametrize(
+    ("events", "result"),
+    [
+        pytest.param(
+            [created(), failed(operation="another"), failed(operation="third")],
+            Result(created=1, living=frozenset("1")),
+            id="failures-of-other-operations-end-nothing",
+        ),
+        pytest.param(
+            [created(), failed(), failed(operation="another")],
+            Result(created=1, failed=1),
+            id="its-own-failure-among-others",
+        ),
+        pytest.param(
+            [created(operation=""), failed(operation="another")],
+            Result(created=1, failed=1),
+            id="a-failure-belongs-to-the-id-whose-operation-is-not-known",
+        ),
+        pytest.param(
+            [created(), failed(operation="")],
+            Result(created=1, living=frozenset("1")),
+            id="a-failure-without-operation-is-not-of-a-known-operation",
+        ),
+        pytest.param(
+            [created(), AGAIN], Result(created=2, living=frozenset("1")), id="another-operation-starts-again"
+        ),
+        pytest.param(
+            [created(), failed(), AGAIN],
+            Result(created=2, failed=1, living=frozenset("1")),
+            id="a-start-after-a-failed-one-lives",
+        ),
+        pytest.param(
+            [created(), AGAIN, AGAIN_FAILED],
+            Result(created=2, failed=1),
+            id="the-later-start-fails",
+        ),
+        pytest.param(
+            [created(), failed(), AGAIN, AGAIN_FAILED], Result(created=2, failed=2), id="both-starts-fail"
+        ),
+        pytest.param(
+            [created(), AGAIN, failed("", operation="again")],
+            Result(created=2, failed=1),
+            id="the-later-start-fails-without-id",
+        ),
+        pytest.param(
+            [created(), interrupted(at=1000), AGAIN],
+            Result(ONE, created=2, living=frozenset("1")),
+            id="an-interruption-before-the-later-start-ends-the-earlier",
+        ),
+        pytest.param(
+            [created(), interrupted(at=3000), AGAIN],
+            Result(ONE, created=2),
+            id="an-interruption-after-the-later-start-ends-it",
+        ),
+        pytest.param(
+            [created(), created("2", 1000), AGAIN],
+            Result(created=3, living=frozenset("1")),
+            id="a-later-start-ends-the-incarnation-between",
+        ),
+        pytest.param(
+            [created(), AGAIN, created("2", 3000), AGAIN_FAILED],
+            Result(created=3, failed=1, living=frozenset("2")),
+            id="a-newer-incarnation-outlives-both-starts",
+        ),
+        pytest.param(
+            [created(), AGAIN, created(at=3000, operation="third"), AGAIN_FAILED],
+            Result(created=3, failed=1, living=frozenset("1")),
+            id="three-starts",
+        ),
+    ],
+)
+def test_operations_are_told_apart_in_every_order_and_when_repeated(
+    events: Sequence[Event], result: Result
+) -> None:
+    for story in permutations(events):
+        assert result_of(story) == result, story
+        assert result_of([*story, *story]) == result, story
+
+
 def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object) -> Counted:
     plain = Counted(
         "interrupted gke-tills-spot-1 1 1000.0", 1000.0, NAME, "1", TILLS, counted_as, age, explained=True
@@ -411,6 +515,16 @@ def test_an_unexplained_interruption_takes_the_labels_of(story: Sequence[Event |
         pytest.param([created(at=100), interrupted(at=1000), interrupted(at=5000)], 900.0, id="once-a-start"),
         pytest.param(
             [interrupted(at=5000), interrupted(at=1000), created(at=100)], 900.0, id="the-earlier-of-two"
+        ),
+        pytest.param([created(at=100), AGAIN, interrupted(at=2500)], 500.0, id="since-the-later-start"),
+        pytest.param(
+            [AGAIN, created(at=100), interrupted(at=2500)], 500.0, id="since-the-later-start-told-first"
+        ),
+        pytest.param(
+            [created(at=100), interrupted(at=1000), AGAIN, interrupted(at=2500)], 1400.0, id="of-two-starts"
+        ),
+        pytest.param(
+            [created(at=100), AGAIN, interrupted(at=1000)], None, id="never-of-a-start-that-came-later"
         ),
         pytest.param(
             [created("1", 100), interrupted("1", 1000), created("2", 2000), interrupted("2", 2010)],

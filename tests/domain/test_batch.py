@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import permutations, product
 from typing import Final
 
 import pytest
@@ -249,3 +250,31 @@ def test_one_told_under_both_is_one() -> None:
         ended_at=1000.0,
     )
     assert LABELS in stage.tally.changed.label_sets
+
+
+def test_a_creation_counts_once_when_its_instance_expired_under_the_number() -> None:
+    stage = Stage()
+    stage.play(interrupted(name=NUMBERED))
+    stage.end_grace()
+    stage.play(created())
+
+    stage.batch.rename(NUMBERED, "shop-prod")
+
+    assert stage.creations == (1, 0)
+
+
+@pytest.mark.parametrize("numbered", list(product([False, True], repeat=4)))
+def test_operations_are_told_apart_across_both_spellings(numbered: tuple[bool, ...]) -> None:
+    again = created(at=2000, operation="again")
+    events: list[Event] = [created(), failed(operation="another"), again, failed(at=2010, operation="again")]
+    for story in permutations(zip(events, numbered, strict=True)):
+        stage = Stage()
+        stage.play(*(replace(event, name=NUMBERED) if by_number else event for event, by_number in story))
+
+        stage.batch.rename(NUMBERED, "shop-prod")
+        assert stage.creations == (2, 1), story
+        assert not stage.living, story
+
+        stage.play(created("1", 3000, operation="third"))
+        assert stage.creations == (3, 1), story
+        assert stage.living == {"1"}, story

@@ -96,6 +96,16 @@ PLAIN_VM: Final = listed(node=None)
         ),
         pytest.param([listed(), failed()], Result(), id="failed-insert-ends-what-was-listed"),
         pytest.param([listed(), failed(), created()], Result(created=1, failed=1), id="failed-and-announced"),
+        pytest.param(
+            [listed(), failed(operation="another"), created()],
+            Result(created=1, living=LIVES),
+            id="failed-by-another-operation",
+        ),
+        pytest.param(
+            [failed("", operation="insert-1"), listed(), created()],
+            Result(created=1, failed=1),
+            id="failed-without-id-before-it-was-listed",
+        ),
         # what was interrupted
         pytest.param(
             [created(), interrupted(), listed()], Result(ONE, created=1), id="still-listed-as-running"
