@@ -70,6 +70,7 @@ class Exporter:
             reasons=[leaf.reason for leaf in leaves()],
             projects=_projects(settings),
             listing_failures=FAILURES,
+            clock=surroundings.clock,
         )
         opened = surroundings.open_store(
             settings.store.url,

@@ -30,6 +30,7 @@ from prometheus_client.utils import floatToGoString
 
 from app import VERSION
 from app.domain.batch import Applied
+from app.domain.events import BELIEVED_AHEAD_SECONDS
 from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.negotiation import MediaType, preferred
 from app.store import Remembered
@@ -77,11 +78,12 @@ class Metrics:
         projects: Iterable[str] = (),
         listing_failures: Iterable[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`reasons`: why a push can be refused; `listing_failures`: why the fleet of a project can fail."""
         self._monotonic = monotonic
         self._leads_until = inf
-        self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic, self._does_lead)
+        self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
         self._registry.register(self._totals)
@@ -323,9 +325,11 @@ class _TotalsCollector(Collector):
         cluster_label: str,
         hold_seconds: float,
         monotonic: Callable[[], float],
+        clock: Callable[[], float],
         leads: Callable[[], bool],
     ) -> None:
         self.pending = 0
+        self._clock = clock
         self._leads = leads
         self._totals = Totals()
         self.hold_seconds = hold_seconds
@@ -392,9 +396,11 @@ class _TotalsCollector(Collector):
             "Log time of the newest interruption",
             labels=[self._cluster_label],
         )
+        # Earlier versions believed any time; one that has still to come is replaced by the next interruption.
+        latest = self._clock() + BELIEVED_AHEAD_SECONDS
         for row, shows in rows:
             total.add_metric([row.cluster], row.interruptions if shows else 0)
-            if row.last_interruption_at is not None:
+            if row.last_interruption_at is not None and row.last_interruption_at <= latest:
                 newest.add_metric([row.cluster], row.last_interruption_at)
         yield total
         if self._leads():

@@ -81,6 +81,7 @@ NODE: Final = {
     "zone": "europe-west1-c",
     "machine_type": "e2-standard-8",
 }
+NOW: Final = 1_772_451_656.0
 UNKNOWN: Final = dict.fromkeys(SIX, "unknown")
 LABELS: Final = Labels("shop-prod", "tills", "europe-west1", "spot", "europe-west1-c", "e2-standard-8")
 
@@ -301,6 +302,36 @@ def test_a_delay_is_from_the_log_to_the_commit(exporter: Exporter) -> None:
             within_half_a_second
         )
     assert exporter.value(f"{OWN}_event_delay_seconds_sum", endpoint="interruption") == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [(NOW - 5.0, NOW - 5.0), (NOW + 3600.0, NOW + 3600.0), (NOW + 90000.0, None), (None, None)],
+    ids=["past", "clocks-differ", "still-to-come", "never"],
+)
+def test_a_newest_interruption_that_has_still_to_come_is_not_shown(
+    at: float | None, shown: float | None
+) -> None:
+    metrics = Metrics(clock=lambda: NOW)
+    row = ClusterTotals("tills", 7, at, revealed=True)
+    metrics.show(Applied(changed=Totals(clusters={"tills": row})))
+
+    assert value(metrics, "spot_last_interruption_timestamp_seconds", kubernetes_cluster="tills") == shown
+    assert value(metrics, "interruption_events_total", kubernetes_cluster="tills") == 7
+
+
+def test_clusters_with_reserved_names_are_told_apart_everywhere(exporter: Exporter) -> None:
+    for cluster in ("unknown", "other"):
+        assert exporter.create(cluster, cluster=cluster).json()["kubernetes_cluster"] == f"cluster:{cluster}"
+        assert exporter.interrupt(cluster).json()["kubernetes_cluster"] == f"cluster:{cluster}"
+    found = exporter.exposition()
+    named = {dict(labels).get("kubernetes_cluster") for _, labels in found} - {None}
+    listed = exporter.client.get(f"{exporter.metrics_url}/interruptions").json()["interruptions"]
+
+    assert named == {"unknown", "cluster:unknown", "cluster:other"}
+    assert exporter.value("interruption_events_total", kubernetes_cluster="unknown") == 0
+    assert exporter.value("interruption_events_total", kubernetes_cluster="cluster:other") == 1
+    assert {row["kubernetes_cluster"] for row in listed} == {"cluster:unknown", "cluster:other"}
 
 
 def test_delays_are_told_apart_by_their_bounds() -> None:

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple, TypeAlias
 from app.domain.values import maker, value
 
 UNKNOWN: Final = "unknown"
+BELIEVED_AHEAD_SECONDS: Final = 86400.0
+"""An event's time may lie so far after the time to which it is compared, because clocks differ."""
 
 
 class InstanceName(NamedTuple):

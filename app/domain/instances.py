@@ -27,6 +27,15 @@ class Labels(NamedTuple):
 _labels_of: Final = maker(Labels)
 UNKNOWN_LABELS: Final = Labels(*[UNKNOWN] * 6)
 OTHER_LABELS: Final = Labels(*[OTHER] * 6)
+_RESERVED: Final = frozenset((UNKNOWN, OTHER))
+
+
+def shown_cluster(name: str) -> str:
+    """Return the name of a real cluster as every series, log line and answer shows it.
+
+    The exporter uses `unknown` and `other` itself. No name that GKE accepts has a colon.
+    """
+    return f"cluster:{name}" if name in _RESERVED else name
 
 
 class Kind(IntEnum):

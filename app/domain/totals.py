@@ -7,7 +7,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from app.domain.events import UNKNOWN
+from app.domain.events import BELIEVED_AHEAD_SECONDS, UNKNOWN
 from app.domain.instances import OTHER, OTHER_LABELS, UNKNOWN_LABELS, Labels
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -222,7 +222,8 @@ class Tally:
         cluster = self.cluster(labels.cluster)
         cluster.interruptions += 1
         newest = cluster.last_interruption_at
-        if newest is None or at > newest:
+        # Earlier versions believed any time: one that has still to come is not the newest.
+        if newest is None or at > newest or newest > self._now + BELIEVED_AHEAD_SECONDS:
             cluster.last_interruption_at = at
         lifetime = self.lifetime(labels.cluster, labels.machine_type)
         if age is not None:

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from app.domain.events import (
+    BELIEVED_AHEAD_SECONDS,
     UNKNOWN,
     CreationFailed,
     Event,
@@ -26,6 +27,7 @@ from app.domain.events import (
     Node,
     instance_name_of,
 )
+from app.domain.instances import shown_cluster
 from app.errors import MalformedEntryError
 from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
 from app.gcp.logentry import is_log_entry
@@ -44,7 +46,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Delivery(Protocol):
-    """How an entry came; asked only where it lacks what would tell it from others, or any time."""
+    """The message or the request that brought an entry."""
 
     @property
     def key(self) -> str:
@@ -219,7 +221,7 @@ def _node(entry: _LogEntry, labels: Mapping[str, str | None]) -> Node | None:
     if not cluster:
         return None
     node = Node(
-        cluster,
+        shown_cluster(cluster),
         labels.get(CLUSTER_LOCATION) or UNKNOWN,
         labels.get(NODE_POOL) or UNKNOWN,
         (entry.get("machine_type") or "").rpartition("/")[2] or UNKNOWN,
@@ -247,12 +249,16 @@ def _refuse_unfit(*values: str) -> None:
 
 
 def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
-    at = _seconds(entry.get("timestamp"))
-    if at is None:
-        at = _seconds(entry.get("receive_timestamp"))
-    if at is None:
-        at = delivery.published_at
-    return now if at is None else at
+    """Return when the event happened: the first of its times that can be right.
+
+    An event is logged before it is received and published. It may be of any age: a dead-letter topic or a
+    seek replays it.
+    """
+    at, received_at = _seconds(entry.get("timestamp")), _seconds(entry.get("receive_timestamp"))
+    published_at = delivery.published_at
+    known_by = next(known for known in (published_at, received_at, now) if known is not None)
+    latest = known_by + BELIEVED_AHEAD_SECONDS
+    return next((at for at in (at, received_at, published_at) if at is not None and at <= latest), now)
 
 
 def _seconds(text: str | None) -> float | None:

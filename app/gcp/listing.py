@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
+from app.domain.instances import shown_cluster
 from app.errors import InventoryUnavailableError
 
 _ALIVE: Final = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
@@ -232,7 +233,8 @@ def listed_of(project: str, lines: Sequence[bytes]) -> list[Listed]:
 def _listed(project: str, told: Sequence[Any]) -> Listed:
     zone, name, instance_id, is_node, cluster, location, pool, machine_type = told[:8]
     spot, status, created_at, started_at = told[8:]
-    node = Node(cluster or UNKNOWN, location or UNKNOWN, pool or UNKNOWN, machine_type or UNKNOWN)
+    cluster = shown_cluster(cluster) if cluster else UNKNOWN
+    node = Node(cluster, location or UNKNOWN, pool or UNKNOWN, machine_type or UNKNOWN)
     return Listed(
         InstanceName(project, zone, name),
         instance_id,

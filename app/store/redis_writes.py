@@ -176,6 +176,16 @@ def totals_commands(changed: Totals, before: Totals) -> Iterator[Command]:
         more = row.instances - (known.instances if known is not None else 0)
         if more:
             yield ("HINCRBY", key("alive"), text_of_series(labels), more)
+    lowered = [
+        cluster
+        for cluster, row in changed.clusters.items()
+        if (known_row := before.clusters.get(cluster)) is not None
+        and known_row.last_interruption_at is not None
+        and row.last_interruption_at is not None
+        and row.last_interruption_at < known_row.last_interruption_at
+    ]
+    if lowered:
+        yield ("ZREM", key("newest"), *lowered)
     newest = [
         (row.last_interruption_at, cluster)
         for cluster, row in changed.clusters.items()

@@ -53,7 +53,8 @@ def body_of(delivery: Delivery) -> bytes:
     """The body of its push."""
     before, after = _ENVELOPES[delivery.kind]
     message_id = b"%012d" % (2 * delivery.serial + (delivery.kind == "creation"))
-    return before + b64encode(entry_of(delivery)) + after.replace(_MESSAGE_ID.encode(), message_id)
+    rest = after.replace(_MESSAGE_ID.encode(), message_id).replace(_AT.encode(), _timestamp(delivery.at))
+    return before + b64encode(entry_of(delivery)) + rest
 
 
 def _timestamp(at: float) -> bytes:
@@ -81,9 +82,8 @@ def _template(kind: Kind, pool: int) -> bytes:
 
 def _envelope(kind: Kind) -> tuple[bytes, bytes]:
     subscription = f"projects/shop-prod/subscriptions/{SUBSCRIPTIONS[kind]}"
-    before, _, after = push(_DATA, message_id=_MESSAGE_ID, subscription=subscription).partition(
-        b64encode(_DATA)
-    )
+    body = push(_DATA, message_id=_MESSAGE_ID, subscription=subscription, publish_time=_AT)
+    before, _, after = body.partition(b64encode(_DATA))
     return before, after
 
 

@@ -47,6 +47,26 @@ def test_an_age_falls_in_its_bucket(age: float, bucket: int) -> None:
     assert (row.buckets[bucket], sum(row.buckets), row.sum) == (1, 1, age)
 
 
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        pytest.param(None, NOW - 5, id="the-first"),
+        pytest.param(NOW - 10, NOW - 5, id="a-newer-one"),
+        pytest.param(NOW - 1, NOW - 1, id="an-older-one"),
+        pytest.param(NOW + 3600, NOW + 3600, id="clocks-differ"),
+        pytest.param(7226582400.0, NOW - 5, id="one-of-2199"),
+    ],
+)
+def test_the_newest_interruption_is_not_one_that_has_still_to_come(
+    stored: float | None, shown: float
+) -> None:
+    change = tally(Totals(clusters={"tills": ClusterTotals("tills", 1, stored)}))
+
+    change.count(LABELS, NOW - 5, None)
+
+    assert change.changed.clusters["tills"].last_interruption_at == shown
+
+
 def test_what_readers_have_is_never_changed() -> None:
     base = totals(LabelSetTotals(LABELS, touched_at=OLD))
     before = deepcopy(base)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 import pytest
@@ -73,13 +74,17 @@ METHOD: Final = "protoPayload.methodName"
 PATH: Final = f"projects/shop-prod/zones/europe-west1-c/instances/{INSTANCE}"
 
 
+PUBLISHED_AT: Final = 1772451657.5  # 2026-03-02T11:40:57.5Z
+
+
 class Delivered(NamedTuple):
     key: str = "fallback"
-    published_at: float | None = 1.5
+    published_at: float | None = PUBLISHED_AT
 
 
 DELIVERY: Final = Delivered()
 NOW: Final = 2.5
+DAY: Final = 86400.0
 
 
 def decode(entry: JsonObject) -> Decoded:
@@ -183,7 +188,13 @@ def test_other_methods_are_ignored_whatever_else_they_hold(entry: JsonObject) ->
         pytest.param(
             cut_down(insert(project_number=None)),
             InstanceCreated(
-                "created message fallback", 1.5, NAME, "", "", NODE._replace(machine_type=UNKNOWN), spot=True
+                "created message fallback",
+                PUBLISHED_AT,
+                NAME,
+                "",
+                "",
+                NODE._replace(machine_type=UNKNOWN),
+                spot=True,
             ),
             id="insert-without-response",
         ),
@@ -191,7 +202,7 @@ def test_other_methods_are_ignored_whatever_else_they_hold(entry: JsonObject) ->
             cut_down(insert()),
             InstanceCreated(
                 "created message fallback",
-                1.5,
+                PUBLISHED_AT,
                 NAME._replace(project="408213775019"),
                 "",
                 "",
@@ -210,7 +221,7 @@ def test_other_methods_are_ignored_whatever_else_they_hold(entry: JsonObject) ->
             ),
             InstanceCreated(
                 "created message fallback",
-                1.5,
+                PUBLISHED_AT,
                 NAME,
                 "",
                 "",
@@ -221,7 +232,7 @@ def test_other_methods_are_ignored_whatever_else_they_hold(entry: JsonObject) ->
         ),
         pytest.param(
             cut_down(preempted()),
-            InstanceInterrupted("interrupted message fallback", 1.5, NAME, ""),
+            InstanceInterrupted("interrupted message fallback", PUBLISHED_AT, NAME, ""),
             id="preempted",
         ),
     ],
@@ -646,7 +657,9 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
     ],
 )
 def test_timestamp(timestamp: str, at: float) -> None:
-    assert decode(changed(PREEMPTED, "timestamp", timestamp)) == replace(INTERRUPTED, at=at)
+    entry = changed(PREEMPTED, "timestamp", timestamp)
+
+    assert decode_entry(encoded(entry), Delivered(published_at=inf), NOW) == replace(INTERRUPTED, at=at)
 
 
 @pytest.fixture
@@ -706,7 +719,7 @@ def test_an_unusable_time_is_none(entry: JsonObject, timestamp: str) -> None:
     received = entry | {"timestamp": timestamp, "receiveTimestamp": "2026-03-02T11:40:56.5Z"}
 
     assert decode(received) == replace(event, at=1772451656.5)
-    assert decode(received | {"receiveTimestamp": timestamp}) == replace(event, at=1.5)
+    assert decode(received | {"receiveTimestamp": timestamp}) == replace(event, at=PUBLISHED_AT)
 
 
 @pytest.mark.parametrize(
@@ -720,8 +733,10 @@ def test_an_unusable_time_is_none(entry: JsonObject, timestamp: str) -> None:
             1772451656.5,
             id="receive-timestamp",
         ),
-        pytest.param(PREEMPTED | {"timestamp": "", "receiveTimestamp": None}, 1.5, id="empty-and-null"),
-        pytest.param(without(PREEMPTED, "timestamp", "receiveTimestamp"), 1.5, id="publish-time"),
+        pytest.param(
+            PREEMPTED | {"timestamp": "", "receiveTimestamp": None}, PUBLISHED_AT, id="empty-and-null"
+        ),
+        pytest.param(without(PREEMPTED, "timestamp", "receiveTimestamp"), PUBLISHED_AT, id="publish-time"),
     ],
 )
 def test_event_time(entry: JsonObject, at: float) -> None:
@@ -733,6 +748,59 @@ def test_event_time_of_an_entry_without_times(published_at: float | None, at: fl
     entry = encoded(without(PREEMPTED, "timestamp", "receiveTimestamp"))
 
     assert decode_entry(entry, Delivered(published_at=published_at), NOW) == replace(INTERRUPTED, at=at)
+
+
+@pytest.mark.parametrize(
+    ("times", "published_at", "at"),
+    [
+        pytest.param(("2026-03-03T11:40:57.5Z", None), PUBLISHED_AT, PUBLISHED_AT + DAY, id="a-day-later"),
+        pytest.param(("2026-03-03T11:40:57.6Z", None), PUBLISHED_AT, PUBLISHED_AT, id="more-than-a-day"),
+        pytest.param(
+            ("2199-01-01T00:00:00Z", "2026-03-02T11:40:56.5Z"), PUBLISHED_AT, 1772451656.5, id="received"
+        ),
+        pytest.param(
+            ("2199-01-01T00:00:00Z", "2199-01-01T00:00:00Z"), PUBLISHED_AT, PUBLISHED_AT, id="neither"
+        ),
+        pytest.param((None, "2199-01-01T00:00:00Z"), PUBLISHED_AT, PUBLISHED_AT, id="received-alone"),
+        pytest.param(("1999-01-01T00:00:00Z", None), PUBLISHED_AT, 915148800.0, id="of-any-age"),
+        pytest.param(
+            ("2026-03-02T11:40:55Z", "1999-01-01T00:00:00Z"),
+            PUBLISHED_AT,
+            1772451655.0,
+            id="received-long-ago",
+        ),
+        # Unwrapped, without metadata: nothing says when it was published.
+        pytest.param(("2199-01-01T00:00:00Z", "2026-03-02T11:40:56.5Z"), None, 1772451656.5, id="unwrapped"),
+        pytest.param(
+            ("2026-03-02T11:40:55Z", "2026-03-02T11:40:56.5Z"), None, 1772451655.0, id="unwrapped-fit"
+        ),
+        pytest.param(("2199-01-01T00:00:00Z", None), None, NOW, id="compared-with-now"),
+        pytest.param(("1970-01-02T00:00:02.5Z", None), None, NOW + DAY, id="a-day-after-now"),
+    ],
+)
+@pytest.mark.parametrize("event", [PREEMPTED, INSERT, FAILED], ids=["preempted", "insert", "failed"])
+def test_a_time_long_after_the_publication_is_not_believed(
+    event: JsonObject, times: tuple[str | None, str | None], published_at: float | None, at: float
+) -> None:
+    entry = event | {"timestamp": times[0], "receiveTimestamp": times[1]}
+
+    decoded = decode_entry(encoded(entry), Delivered(published_at=published_at), NOW)
+
+    assert not isinstance(decoded, Ignored)
+    assert decoded.at == at
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [("unknown", "cluster:unknown"), ("other", "cluster:other"), ("others", "others"), ("", None)],
+)
+def test_a_cluster_with_a_reserved_name_is_told_apart(named: str, shown: str | None) -> None:
+    labels = [{"key": "goog-k8s-cluster-name", "value": named}]
+
+    event = decode(changed(INSERT, LABELS, labels))
+
+    node = event.node if isinstance(event, InstanceCreated) else None
+    assert (node and node.cluster) == shown
 
 
 LOGGED: Final = without(changed(PREEMPTED, "insertId", "-1x"), "operation")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
@@ -414,3 +415,20 @@ def test_it_is_gone_when_its_parent_is_killed(api: ComputeApi) -> None:
 def first_child(parent: int) -> int:
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return int(pids[0]) if pids else 0
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [
+        ("unknown", "cluster:unknown"),
+        ("other", "cluster:other"),
+        ("tills", "tills"),
+        (None, UNKNOWN),
+    ],
+)
+def test_a_listed_cluster_with_a_reserved_name_is_told_apart(named: str | None, shown: str) -> None:
+    told = ["us-east1-b", "node", "1", True, named, None, None, None, True, "RUNNING", 1.0, 1.0]
+
+    (listed,) = listed_of("shop-prod", [json.dumps(told).encode()])
+
+    assert listed.node == Node(shown, UNKNOWN, UNKNOWN, UNKNOWN)

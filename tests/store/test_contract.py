@@ -99,6 +99,16 @@ def test_a_new_store_has_the_unknown_series_at_zero(store: Store) -> None:
     assert remembered.pending == 0
 
 
+def test_a_newest_interruption_that_has_still_to_come_is_replaced_by_the_next(reopen: Opener) -> None:
+    store = reopen()
+    store.apply([created(), interrupted(at=NOW + 150 * 365 * DAY)], NOW)
+
+    store.apply([interrupted(at=NOW - 5)], NOW)
+
+    assert store.remembered().totals.clusters["tills"].last_interruption_at == NOW - 5
+    assert reopen().remembered().totals.clusters["tills"].last_interruption_at == NOW - 5
+
+
 def test_outcomes_come_in_the_order_of_the_events(store: Store) -> None:
     events: list[Event] = [interrupted("9"), created(), interrupted(), interrupted()]
 

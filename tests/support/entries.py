@@ -6,6 +6,7 @@ on the instance id, and building the same entry twice gives the same operation, 
 """
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -229,19 +230,27 @@ def legacy(
     }
 
 
+PUBLISHED: Final = "2026-03-02T11:40:56.204Z"
+_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+
+
 def envelope(
     entry: JsonObject | bytes,
     *,
     message_id: str | None = None,
     subscription: str | None = "projects/shop-prod/subscriptions/sie-interruption-subscription",
-    publish_time: str | None = "2026-03-02T11:40:56.204Z",
+    publish_time: str | None = PUBLISHED,
     attributes: Mapping[str, str] | None = None,
     delivery_attempt: int | None = None,
 ) -> JsonObject:
     """The wrapped delivery of a log sink's message; None leaves a field out.
 
     The message id follows from the entry unless it is given: the same entry again is a redelivery.
+    By default, an entry with a later time than usual is published at that time.
     """
+    logged = str(entry.get("timestamp")) if isinstance(entry, dict) else ""
+    if publish_time == PUBLISHED and _TIMESTAMP.fullmatch(logged):
+        publish_time = max(PUBLISHED, logged)
     data = entry if isinstance(entry, bytes) else encoded(entry)
     message_id = message_id or made_id("message", sha256(data).hexdigest())
     message: JsonObject = {
