@@ -4,15 +4,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, assert_never
 
 from app.domain.batch import Applied, Shared
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Progress, Slice, Summary, list_fleet, listed_of
+from app.gcp.listing import PAGE_SECONDS, Part, Progress, Slice, Summary, list_fleet, listed_of
 from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store import Store
@@ -39,8 +39,84 @@ class _Project:
     """It was listed, in this life or an earlier one."""
     tried: bool = False
     """A listing of this life has ended, well or not."""
+    failed: bool = False
+    """Its last listing has failed."""
+    put_off: bool = False
+    """Its last listing was ended in favour of another project's."""
     heard_at: float = float("-inf")
     """When it was last listed because somebody asked, by the loop's clock."""
+
+
+class _Turns:
+    """Turns at listing: one project at a time, and first of those that wait one whose last did not fail.
+
+    One at a time, because a child's memory counts against the exporter's own limit. Most of its second is
+    work for a processor, so two at a time would not be done sooner with many projects.
+
+    While a project waits whose last listing did not fail, the listing under way is put off if it shows no new
+    page for `silence_seconds`.
+    """
+
+    def __init__(self, silence_seconds: float) -> None:
+        self._silence_seconds = silence_seconds
+        self._free = asyncio.Condition()
+        self._taken = False
+        self._waiting: list[_Project] = []
+        self._limit: asyncio.Timeout | None = None
+        self._page_at = 0.0
+        self._retrying: str | None = None
+
+    @asynccontextmanager
+    async def turn(self, project: _Project) -> AsyncGenerator[None, None]:
+        """Wait for the project's turn, and have it for the time of the block."""
+        async with self._free:
+            self._waiting.append(project)
+            try:
+                self._limit_silence()
+                await self._free.wait_for(lambda: not self._taken and self._next() is project)
+            finally:
+                self._waiting.remove(project)
+            self._taken = True
+        project.put_off, self._retrying = False, None
+        self._page_at = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._taken = False
+            async with self._free:
+                self._free.notify_all()
+
+    async def read(self, parts: AsyncGenerator[Part, None], project: _Project) -> Part | None:
+        """Return the listing's next part; None after the last.
+
+        Raises InventoryUnavailableError if the listing is put off.
+        """
+        loop = asyncio.get_running_loop()
+        if self._retrying is None:
+            self._page_at = loop.time()  # what was read before may have waited for the store
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                self._limit_silence()
+                part = await anext(parts, None)
+        except TimeoutError:
+            project.put_off = True
+            raise InventoryUnavailableError(
+                self._retrying or "unavailable",
+                f"project {project.id} gave no page for {self._silence_seconds:g} s while others waited; "
+                "it is listed after them",
+            ) from None
+        finally:
+            self._limit = None
+        self._retrying = part.retrying if isinstance(part, Progress) else None
+        return part
+
+    def _next(self) -> _Project:
+        return min(self._waiting, key=lambda project: project.failed)
+
+    def _limit_silence(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            hurries = any(not project.failed for project in self._waiting)
+            self._limit.reschedule(self._page_at + self._silence_seconds if hurries else None)
 
 
 class Inventory:
@@ -62,7 +138,8 @@ class Inventory:
         """`remembered`: the projects whose fleet the store knows already, and the moment it is known for.
 
         `shortest_pause_seconds`: between two listings of a project that were asked for, or after a failed
-        one. `page_seconds`: how long a page is tried to get.
+        one. `page_seconds`: how long a page is tried to get; and for how long, in all, the other projects can
+        keep one waiting that did not fail.
         """
         self._projects = {
             project: _Project(project, asyncio.Event(), known=project in remembered) for project in projects
@@ -74,9 +151,7 @@ class Inventory:
         self._page_seconds = page_seconds
         self._endpoint = endpoint
         self._clock = clock
-        # One at a time: a child's memory counts against the exporter's own limit. Most of its second is work
-        # for a processor, so that two at a time would be no sooner done with many projects.
-        self._turn = asyncio.Lock()
+        self._turns = _Turns(page_seconds / max(len(self._projects), 1))
         self._remembered = any(project.known for project in self._projects.values())
 
     def ask(self, project: str) -> None:
@@ -115,11 +190,14 @@ class Inventory:
             if not self._metrics.leads:
                 await asyncio.sleep(_LEASE_LOOK_SECONDS)
                 continue
-            async with self._turn:
+            async with self._turns.turn(project):
                 project.asked.clear()
                 listed = await self._list(project, self._clock())
-            project.tried = True
+            at_once = project.put_off and not project.failed
+            project.tried, project.failed = True, not listed
             project.known = project.known or listed
+            if at_once:
+                continue  # it has a place behind the others
             await self._pause(project, self._interval_seconds if listed else self._retry_seconds())
 
     def _retry_seconds(self) -> float:
@@ -139,7 +217,7 @@ class Inventory:
         """List a project; whether its fleet is known now."""
         started = time.monotonic()
         try:
-            summary = await self._take_in(project.id, began)
+            summary = await self._take_in(project, began)
         except InventoryUnavailableError as exc:
             self._failed(project.id, exc.cause, str(exc))
             return False
@@ -169,9 +247,9 @@ class Inventory:
         self._metrics.listing_failed(project, reason)
         _log.warning("fleet not listed", extra={"project": project, "reason": reason, "error": message})
 
-    async def _take_in(self, project: str, began: float) -> Summary:
+    async def _take_in(self, listed: _Project, began: float) -> Summary:
         """Record the listing slice by slice; only a complete one ends what it does not name."""
-        perform = self._recorder.perform
+        perform, project = self._recorder.perform, listed.id
         await perform(lambda store, now: store.begin_listing(project, now))
         told_at = time.monotonic()
         listing = list_fleet(
@@ -182,7 +260,7 @@ class Inventory:
             page_seconds=self._page_seconds,
         )
         async with aclosing(listing) as parts:
-            async for part in parts:
+            while part := await self._turns.read(parts, listed):
                 match part:
                     case Slice():
                         await perform(partial(_record, project=project, began=began, lines=part.lines))
