@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from app.domain.instances import Labels
 from app.domain.outcomes import Counted
 
 HOUR_SECONDS: Final = 3600.0
@@ -76,3 +77,15 @@ class PoolHistory:
     """Seconds; None where no age is known."""
     periods: Sequence[int]
     """Interruptions in each of the week's `PERIODS`, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSetWeek:
+    """The last 7 days of one label set."""
+
+    labels: Labels
+    interruptions: int = 0
+    counted_as_unknown: int = 0
+    """Of these interruptions, those that the metrics have under `unknown`."""
+    instance_seconds: float = 0.0
+    """Time that Spot instances lived, from the starts and ends that are remembered of them."""

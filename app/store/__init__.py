@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from app.domain.attribution import Rules
 from app.domain.batch import Applied
 from app.domain.events import Event, Listed
-from app.domain.history import Entry, PoolHistory, Query
+from app.domain.history import Entry, LabelSetWeek, PoolHistory, Query
 from app.domain.outcomes import Outcome
 from app.domain.totals import LabelSetTotals, Totals
 from app.errors import StartError
@@ -120,6 +120,13 @@ class History(Protocol):
 
     def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
         """The node pools with most interruptions in the week before `now`, most first."""
+        ...
+
+    def week(self, now: float) -> Sequence[LabelSetWeek]:
+        """Interruptions and instance time in the 7 days before `now`, by label set.
+
+        In no order; a label set can have several rows, which add up.
+        """
         ...
 
     def label_sets(self) -> Sequence[LabelSetTotals]:

@@ -9,23 +9,25 @@ from math import inf
 from statistics import median
 from typing import Any, Final
 
+from app.domain.events import UNKNOWN
 from app.domain.history import (
     DAY_SECONDS,
     HOUR_SECONDS,
     PERIOD_SECONDS,
     PERIODS,
     Entry,
+    LabelSetWeek,
     Pool,
     PoolHistory,
     Query,
 )
-from app.domain.instances import Labels
+from app.domain.instances import NODE, OTHER, OTHER_LABELS, Instance, Labels
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.store import READ_SECONDS
 from app.store.redis_link import Command, Link
-from app.store.redis_rows import entry_of, key, own_rows, pairs, scores
+from app.store.redis_rows import entry_of, instance_of, key, own_rows, pairs, scores, split, text_of
 
 _AT_ONCE: Final = 500
 
@@ -63,6 +65,20 @@ class RedisHistory:
         most = sorted(entries.items(), key=lambda one: (-len(one[1]), one[0]))
         return [_history(pool, rows, now) for pool, rows in most[:limit]]
 
+    def week(self, now: float) -> Sequence[LabelSetWeek]:
+        begins = now - PERIODS * PERIOD_SECONDS
+        with self._lock:
+            rows = [
+                LabelSetWeek(_counted_under(entry.counted), 1, entry.counted.counted_as == UNKNOWN)
+                for entry in self._newest_first(begins, now)
+                if entry.counted.at < now
+            ]
+            for instance in self._instances():
+                if seconds := _lived(instance, begins, now):
+                    of = OTHER_LABELS if instance.overflowed else instance.labels
+                    rows.append(LabelSetWeek(of, instance_seconds=seconds))
+        return rows
+
     def label_sets(self) -> Sequence[LabelSetTotals]:
         sums: dict[Labels, LabelSetTotals] = {}
         with self._lock:
@@ -85,6 +101,26 @@ class RedisHistory:
             self._link.connect()
         return self._link.ask(commands)
 
+    def _instances(self) -> Iterator[Instance]:
+        """Every incarnation that is remembered."""
+        deadline = time.monotonic() + self._read_seconds
+        projects, members = self._ask([("HGETALL", key("projects")), ("ZRANGE", key("recorded"), 0, -1)])
+        spelt = dict(pairs(projects))
+        for first in range(0, len(members), _AT_ONCE):
+            self._check(deadline)
+            indexed = [split(member) for member in members[first : first + _AT_ONCE]]
+            values = self._link.ask(
+                [("HGET", key("name", text_of(name)), f"i:{identity}") for name, identity in indexed]
+            )
+            for (name, identity), value in zip(indexed, values, strict=True):
+                if value is not None:
+                    project = spelt.get(name.project, name.project)
+                    yield instance_of(name._replace(project=project), identity, value)
+
+    def _check(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise StoreUnavailableError(f"reading the ledger takes longer than {self._read_seconds:g} s")
+
     def _newest_first(self, since: float, until: float) -> Iterator[Entry]:
         """Every row from `since` to `until`, both included, newest first."""
         deadline = time.monotonic() + self._read_seconds
@@ -92,8 +128,7 @@ class RedisHistory:
         """The keys read of the last time: another page begins with it."""
         more = True
         while more:
-            if time.monotonic() > deadline:
-                raise StoreUnavailableError(f"reading the ledger takes longer than {self._read_seconds:g} s")
+            self._check(deadline)
             bounds = (_bound(until), _bound(since), "WITHSCORES", "LIMIT", 0, len(seen) + _AT_ONCE)
             projects, page = self._ask(
                 [("HGETALL", key("projects")), ("ZREVRANGEBYSCORE", key("ledger:at"), *bounds)]
@@ -119,6 +154,26 @@ def _fits(counted: Counted, query: Query) -> bool:
         and query.cluster_location in (None, counted.node.cluster_location)
         and query.counted in (None, counted.counted_as != "")
     )
+
+
+def _counted_under(counted: Counted) -> Labels:
+    if counted.counted_as == OTHER:
+        return OTHER_LABELS
+    name, node = counted.name, counted.node
+    return Labels(
+        name.project, node.cluster, node.cluster_location, node.node_pool, name.zone, node.machine_type
+    )
+
+
+def _lived(instance: Instance, begins: float, now: float) -> float:
+    """Seconds between these moments for which a Spot instance lived."""
+    if not instance.spot or instance.failed or instance.kind is not NODE:
+        return 0.0
+    ended = now if instance.alive else instance.ended_at
+    if ended is None:
+        return 0.0
+    started = instance.started_at or instance.created_at or instance.recorded_at
+    return max(0.0, min(ended, now) - max(started, instance.created_at or 0.0, begins))
 
 
 def _history(pool: Pool, entries: Sequence[Entry], now: float) -> PoolHistory:

@@ -8,19 +8,20 @@ from typing import Any, Final
 
 import apsw
 
-from app.domain.events import Node
+from app.domain.events import UNKNOWN, Node
 from app.domain.history import (
     DAY_SECONDS,
     HOUR_SECONDS,
     PERIOD_SECONDS,
     PERIODS,
     Entry,
+    LabelSetWeek,
     Place,
     Pool,
     PoolHistory,
     Query,
 )
-from app.domain.instances import id_of
+from app.domain.instances import NODE, OTHER, OTHER_LABELS, Labels, id_of
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.store import READ_SECONDS
@@ -62,6 +63,23 @@ _MEDIANS: Final = """
             by_age AS (pool ORDER BY age_seconds))
     WHERE place IN ((number + 1) / 2, (number + 2) / 2)
     GROUP BY 1, 2, 3, 4"""
+
+_LABELS: Final = """project, cluster, cluster_location, node_pool,
+        substr(place, 1, instr(place, '/') - 1) AS zone, machine_type"""
+_SPLIT: Final = (
+    "substr(name, 1, instr(name, '/') - 1) AS project, substr(name, instr(name, '/') + 1) AS place"
+)
+_INTERRUPTED: Final = f"""
+    SELECT {_LABELS}, counted_as = '{OTHER}', count(*), sum(counted_as = '{UNKNOWN}')
+    FROM (SELECT *, {_SPLIT} FROM ledger WHERE at >= :week AND at < :now)
+    GROUP BY 1, 2, 3, 4, 5, 6, 7"""  # noqa: S608 - constants of this module
+_LIVED: Final = f"""
+    SELECT {_LABELS}, overflowed, sum(max(0.0, until - since))
+    FROM (
+        SELECT *, {_SPLIT}, CASE WHEN alive THEN :now ELSE min(ended_at, :now) END AS until,
+            max(coalesce(started_at, created_at, recorded_at), coalesce(created_at, 0), :week) AS since
+        FROM instances WHERE spot AND NOT failed AND kind = {NODE:d} AND (alive OR ended_at > :week))
+    GROUP BY 1, 2, 3, 4, 5, 6, 7"""  # noqa: S608 - constants of this module
 
 
 class SQLiteHistory:
@@ -109,6 +127,23 @@ class SQLiteHistory:
             for pool, (hour, day, in_week, newest) in ((Pool(*row[:4]), row[4:]) for row in counts)
         ]
 
+    def week(self, now: float) -> Sequence[LabelSetWeek]:
+        moments = {"now": now, "week": now - PERIODS * PERIOD_SECONDS}
+        with self._reading() as connection:
+            connection.execute("BEGIN")
+            interrupted: list[Any] = connection.execute(_INTERRUPTED, moments).fetchall()
+            lived: list[Any] = connection.execute(_LIVED, moments).fetchall()
+        return [
+            *(
+                LabelSetWeek(_counted_under(labels, overflowed), number, unknown)
+                for *labels, overflowed, number, unknown in interrupted
+            ),
+            *(
+                LabelSetWeek(_counted_under(labels, overflowed), instance_seconds=seconds)
+                for *labels, overflowed, seconds in lived
+            ),
+        ]
+
     def label_sets(self) -> Sequence[LabelSetTotals]:
         with self._reading() as connection:
             return label_sets(connection)
@@ -122,6 +157,10 @@ class SQLiteHistory:
                 yield connection
         except (apsw.Error, OSError) as exc:
             raise translated(exc) from exc
+
+
+def _counted_under(labels: Sequence[str], overflowed: int) -> Labels:
+    return OTHER_LABELS if overflowed else Labels(*labels)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

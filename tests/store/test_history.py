@@ -1,17 +1,20 @@
 """What every store's ledger promises to those who read it."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
+from app.domain.attribution import Rules
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName, Node
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, Entry, Pool, Query
+from app.domain.instances import OTHER_LABELS, Labels
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
-from app.store import History, OpenedStore
-from tests.domain.examples import GRACE, LAB, LABELS, NAME, NOW, TILLS, created, interrupted
+from app.store import History, OpenedStore, open_store
+from tests.domain.examples import DAY, GRACE, LAB, LABELS, NAME, NOW, TILLS, created, failed, interrupted
 
 WEEK: Final = PERIODS * PERIOD_SECONDS
 TILLS_POOL: Final = Pool(NAME.project, "tills", "europe-west1", "spot-pool")
@@ -320,3 +323,63 @@ def test_the_totals_by_label_set_are_the_stores(opened: OpenedStore) -> None:
         )
         assert mine.instance_seconds == theirs.instance_seconds
     assert read[LABELS].interruptions == 2
+
+
+def week(history: History, now: float) -> dict[Labels, tuple[int, int, float]]:
+    """Interruptions, those counted as unknown, and instance-hours of each label set."""
+    found: dict[Labels, tuple[int, int, float]] = {}
+    for row in history.week(now):
+        interruptions, unknown, hours = found.get(row.labels, (0, 0, 0.0))
+        found[row.labels] = (
+            interruptions + row.interruptions,
+            unknown + row.counted_as_unknown,
+            hours + row.instance_seconds / HOUR_SECONDS,
+        )
+    return found
+
+
+def test_an_empty_store_has_no_week(opened: OpenedStore) -> None:
+    assert week(opened.history, NOW) == {}
+
+
+def test_the_week_has_the_interruptions_and_the_instance_hours_of_seven_days(opened: OpenedStore) -> None:
+    on_demand, broken = (NAME._replace(instance=name) for name in ("on-demand", "broken"))
+    opened.store.apply(
+        [
+            *life(1, at=NOW - WEEK - DAY, age=HOUR_SECONDS),
+            *life(2, at=NOW - WEEK + HOUR_SECONDS, age=DAY),
+            *life(3, at=NOW - DAY, age=2 * HOUR_SECONDS),
+            *life(4, at=NOW, age=DAY),
+            created("5", NOW - 4 * HOUR_SECONDS),
+            created("6", NOW - DAY, name=on_demand, spot=False),
+            created("7", NOW - DAY, name=broken),
+            failed("7", NOW, name=broken),
+            *life(8, node=LAB, at=NOW - DAY, age=30 * DAY),
+        ],
+        NOW,
+    )
+
+    lab = Labels(NAME.project, *LAB[:3], NAME.zone, LAB.machine_type)
+    # The interruption at this very moment is not before it.
+    assert week(opened.history, NOW) == {LABELS: (2, 0, 1 + 2 + 24 + 4), lab: (1, 0, 6 * 24)}
+
+
+def test_the_week_has_what_was_counted_as_unknown_under_the_labels_that_are_known_by_now(
+    opened: OpenedStore,
+) -> None:
+    opened.store.apply([interrupted("1", NOW), interrupted("2", NOW)], NOW)
+    opened.store.expire(NOW + GRACE)
+    opened.store.apply([created("1", NOW - HOUR_SECONDS)], NOW + GRACE)
+
+    of_nothing = Labels(NAME.project, *UNKNOWN_NODE[:3], NAME.zone, UNKNOWN)
+    assert week(opened.history, NOW + GRACE) == {LABELS: (1, 1, 1.0), of_nothing: (1, 1, 0.0)}
+
+
+def test_the_week_has_what_overflowed_under_other(url: str) -> None:
+    opened = open_store(url, Rules(grace_seconds=GRACE, max_label_sets=1))
+    with closing(opened.store):
+        opened.store.refresh(NOW)
+        opened.store.apply([created("1", NOW - HOUR_SECONDS)], NOW)
+        opened.store.apply(life(2, node=LAB, at=NOW - HOUR_SECONDS, age=2 * HOUR_SECONDS), NOW)
+
+        assert week(opened.history, NOW) == {LABELS: (0, 0, 1.0), OTHER_LABELS: (1, 0, 2.0)}

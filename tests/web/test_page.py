@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, PoolHistory, Query
+from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, LabelSetWeek, PoolHistory, Query
 from app.domain.totals import LabelSetTotals
 from app.store import History, OpenedStore, open_store
 from app.web.page import NEWEST
@@ -325,6 +325,9 @@ class SlowHistory:
 
     def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
         return self._ledger.pools(now, limit)
+
+    def week(self, now: float) -> Sequence[LabelSetWeek]:
+        return self._ledger.week(now)
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
         return self._ledger.label_sets()
