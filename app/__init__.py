@@ -4,3 +4,6 @@ from importlib.metadata import version
 from typing import Final
 
 VERSION: Final = version("spot-interruption-exporter")
+
+DOCS_URL: Final = "https://example.com/spot-interruption-exporter/README.md"
+"""The documentation with the runbook, whose sections have the alerts' names. A fork changes it here."""

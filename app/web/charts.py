@@ -1,4 +1,4 @@
-"""The week's bar charts, as numbers that the template draws: no script, no picture, no library."""
+"""The bar charts of the last 7 days, as numbers for the template: no script, no image, no library."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,18 @@ from app.web import words
 SPARK_WIDTH: Final = PERIODS * 4 - 1
 SPARK_HEIGHT: Final = 22
 HEIGHT: Final = 120
-"""Of the large chart's bars; widths are per cent of the page's."""
+"""The height of the large chart's bars. Widths are per cent of the chart."""
 _WEEK: Final = PERIODS * PERIOD_SECONDS
 _GAP: Final = 0.5
-_LAST_TICK: Final = 94.0
-"""Further to the right, a label would leave the chart."""
+_LAST_TICK: Final = 93.2
+"""A label further to the right would leave the chart."""
+_LAST_TICK_ON_A_PHONE: Final = 82.0
 _STEPS: Final = (1, 2, 4, 6, 10)
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One period: where its bar is, and what it says."""
+    """The bar of one period, and its text."""
 
     x: float
     y: float
@@ -32,15 +33,17 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A day's beginning."""
+    """The beginning of a day."""
 
     x: float
     text: str
+    is_late: bool
+    """The label would leave a chart that is as narrow as a phone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line to read heights by."""
+    """A horizontal line at a round number."""
 
     y: float
     text: str
@@ -57,7 +60,7 @@ class Chart:
 
 
 def described(periods: Sequence[int]) -> str:
-    """What a chart of these periods shows, for those who do not see it."""
+    """Return the chart of these periods as text, for screen readers."""
     if not any(periods):
         return "No interruption in the last 7 days"
     numbers = " ".join(map(str, periods))
@@ -65,7 +68,7 @@ def described(periods: Sequence[int]) -> str:
 
 
 def spark(periods: Sequence[int]) -> str:
-    """The path of a small chart's bars; the highest is as high as the chart, and none is invisible."""
+    """Return the path of a small chart. Its highest bar fills the height, and every bar is visible."""
     highest = max(periods, default=0)
     return "".join(
         f"M{place * 4} {SPARK_HEIGHT}v-{max(2.0, SPARK_HEIGHT * number / highest):.3g}h3V{SPARK_HEIGHT}z"
@@ -75,13 +78,13 @@ def spark(periods: Sequence[int]) -> str:
 
 
 def chart(periods: Sequence[int], now: float) -> Chart:
-    """The large chart of the week before `now`."""
+    """Return the large chart of the 7 days before `now`."""
     top = _top(max(periods, default=0))
     return Chart(list(_bars(periods, now, top)), list(_ticks(now)), list(_lines(top)), described(periods))
 
 
 def _top(highest: int) -> int:
-    """A round number that no bar exceeds."""
+    """Return a round number that no bar exceeds."""
     power = 1
     while power * _STEPS[-1] < highest:
         power *= 10
@@ -111,7 +114,7 @@ def _ticks(now: float) -> Iterator[Tick]:
         x = round((midnight - begins) / _WEEK * 100, 2)
         if x < _LAST_TICK:
             when = datetime.fromtimestamp(midnight, UTC)
-            yield Tick(x, f"{when:%a} {when.day}")
+            yield Tick(x, f"{when:%a} {when.day}", x > _LAST_TICK_ON_A_PHONE)
         midnight += DAY_SECONDS
 
 

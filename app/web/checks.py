@@ -1,6 +1,6 @@
-"""How the pipeline is: each thing that can be wrong, what is known of it, and whether someone should look.
+"""The pipeline's checks: each says in a sentence how one part of it is, and if someone should look at it.
 
-Thresholds are for a page that is looked at; the alerting rules are Prometheus' own.
+Thresholds are for people who look at the page. The alerting rules have their own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,27 +9,33 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Final
 
-from app.domain.events import UNKNOWN
 from app.domain.history import PERIOD_SECONDS, PERIODS
 from app.metrics import ENDPOINTS, Endpoint
 from app.web.facts import Facts
 from app.web.problems import leaves, status_of
+from app.web.sentences import listing_failures, outcomes, refusals
 from app.web.words import ago, count, duration, percent, precisely, several
 
 _WEEK: Final = PERIODS * PERIOD_SECONDS
 _SILENT_SECONDS: Final = 1800.0
 _MISSED: Final = 5.0
-"""Where so many interruptions were usual, none comes by chance once in 150 times."""
+"""If this many interruptions are usual in some time, none at all happens by chance once in 150 times."""
 _LATE_SECONDS: Final = 60.0
 _SLOW_SECONDS: Final = 1.0
 _OLD_LISTINGS: Final = 3.0
-"""A fleet is known too badly when so many listings in a row are missing."""
+"""A fleet is not known well enough if this many listings in a row are missing."""
 _FEW: Final = 5
-"""Fewer tell nothing."""
-_REFUSED, _UNATTRIBUTED, _WAITING = 0.05, 0.05, 0.1
-"""Larger shares are more than a stranger at the door, or an instance that was never told of."""
+"""Fewer events are not enough to judge by."""
+_REFUSED, _UNATTRIBUTED, _PENDING = 0.05, 0.05, 0.1
+"""Larger shares are more than a stranger's pushes, or one instance that was never announced."""
+_STATUSES: Final = {leaf.reason: status_of(leaf) for leaf in leaves()}
 _UNAUTHENTICATED: Final = frozenset(
-    leaf.reason for leaf in leaves() if status_of(leaf) in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+    reason
+    for reason, status in _STATUSES.items()
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+)
+_FAILING: Final = frozenset(
+    reason for reason, status in _STATUSES.items() if status >= HTTPStatus.INTERNAL_SERVER_ERROR
 )
 
 
@@ -44,69 +50,117 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing, as a sentence."""
+    """One part of the pipeline."""
 
     name: str
     finding: str
+    """One or more sentences."""
     state: State = State.OK
     advice: str = ""
-    """What to do where someone should look."""
+    """A sentence that says what to do, if someone should look."""
+    runbook: str = ""
+    """The alert whose section in the runbook is about this trouble."""
 
 
 def checks(facts: Facts) -> Sequence[Check]:
-    """All checks, in the order in which an event meets them."""
+    """Return all checks, in the order of an event's way. Each trouble stands in one check only."""
+    fleets = list(_fleets(facts))
+    unauthenticated = _unauthenticated(facts)
     return [
-        _service(facts),
-        *(_pushes(facts, endpoint) for endpoint in ENDPOINTS),
-        _refused(
-            facts,
-            "Refused for authentication",
-            authentication=True,
-            advice="compare the subscriptions' push account and audience with the configuration",
+        _service(facts, fleet_is_reported=_need_attention(fleets)),
+        *(
+            _pushes(facts, endpoint, refusals_are_reported=_need_attention([unauthenticated]))
+            for endpoint in ENDPOINTS
         ),
-        _refused(
-            facts,
-            "Refused for other reasons",
-            authentication=False,
-            advice="Pub/Sub delivers them again; the log has more",
-        ),
+        unauthenticated,
+        _refused(facts),
         _delay(facts),
-        _waiting(facts),
+        _pending(facts),
         _unknown(facts),
-        *_fleets(facts),
+        *fleets,
         _commits(facts),
         *_accidents(facts),
     ]
 
 
-def _service(facts: Facts) -> Check:
+def _need_attention(found: Sequence[Check]) -> bool:
+    return any(check.state is State.ATTENTION for check in found)
+
+
+def _service(facts: Facts, *, fleet_is_reported: bool) -> Check:
+    name = "Service"
     if facts.ailing:
-        return Check("Service", facts.ailing, State.ATTENTION, "only a restart helps")
-    up = f"up for {duration(max(facts.now - facts.started_at, 0.0))}"
-    if facts.missing:
-        return Check("Service", f"{up}, not ready: {'; '.join(facts.missing)}", State.ATTENTION)
-    return Check("Service", f"{up}, ready")
+        return Check(
+            name,
+            f"{_capital(facts.ailing)}.",
+            State.ATTENTION,
+            "Restart the exporter.",
+            "SpotInterruptionExporterDown",
+        )
+    up = f"Up for {duration(max(facts.now - facts.started_at, 0.0))}."
+    if not facts.missing:
+        return Check(name, f"{up} Ready.")
+    state = State.NONE if fleet_is_reported else State.ATTENTION
+    return Check(name, f"{up} Not ready: {'; '.join(facts.missing)}.", state)
 
 
-def _pushes(facts: Facts, endpoint: Endpoint) -> Check:
+def _pushes(facts: Facts, endpoint: Endpoint, *, refusals_are_reported: bool) -> Check:
     name = f"Pushes of {endpoint}s"
     last = facts.seen.value("last_push_timestamp_seconds", endpoint=endpoint)
     silence = max(facts.now - (facts.started_at if last is None else last), 0.0)
-    finding = "none since the start" if last is None else f"the last one {ago(silence)}"
-    outcomes = facts.seen.by("outcome", "push_messages_total", endpoint=endpoint)
-    if told := _listing(outcomes):
-        finding += f"; {told} since the start"
-    # What is interrupted is created anew, as a rule: one count tells what is usual at both endpoints.
-    week = sum(pool.last_week for pool in facts.ledger.pools) if facts.ledger else 0
-    missed = week * silence / _WEEK
-    if silence >= _SILENT_SECONDS and missed >= _MISSED:
-        finding += f"; about {several(missed, 'interruption')} would be usual in that time"
-        advice = "look at the log sink, and at the subscription's oldest unacknowledged message"
-        return Check(name, finding, State.ATTENTION, advice)
+    finding = "No push since the start." if last is None else f"The last push came {ago(silence)}."
+    if listed := outcomes(facts.seen.by("outcome", "push_messages_total", endpoint=endpoint)):
+        finding += f" Since the start: {listed}."
+    # GKE replaces an interrupted node, so the interruptions show what is usual at both endpoints.
+    missed = (facts.ledger.last_week if facts.ledger else 0) * silence / _WEEK
+    if silence >= _SILENT_SECONDS and missed >= _MISSED and not refusals_are_reported:
+        return Check(
+            name,
+            f"{finding} About {several(missed, 'interruption')} would be usual in that time.",
+            State.ATTENTION,
+            "Look at the log sink, and at the oldest unacknowledged message of the subscription.",
+            "SpotInterruptionExporterSilent",
+        )
     return Check(name, finding, State.NONE if last is None else State.OK)
 
 
-def _refused(facts: Facts, name: str, *, authentication: bool, advice: str) -> Check:
+def _unauthenticated(facts: Facts) -> Check:
+    name = "Refused for authentication"
+    reasons, everything, accepted = _refusals(facts, authentication=True)
+    if not reasons:
+        return Check(name, "No push was refused for authentication since the start.")
+    finding = _were_refused(reasons, everything)
+    if _many(reasons, everything) or not accepted:
+        return Check(
+            name,
+            finding,
+            State.ATTENTION,
+            "Compare the push account and the audience of the subscriptions with the configuration.",
+            "SpotInterruptionExporterPushesUnauthenticated",
+        )
+    return Check(name, finding)
+
+
+def _refused(facts: Facts) -> Check:
+    name = "Refused for other reasons"
+    reasons, everything, accepted = _refusals(facts, authentication=False)
+    if not reasons:
+        return Check(name, "No push was refused for another reason since the start.")
+    finding = _were_refused(reasons, everything)
+    if _many(reasons, everything) or not accepted or "internal" in reasons:
+        failing = not _FAILING.isdisjoint(reasons)
+        return Check(
+            name,
+            finding,
+            State.ATTENTION,
+            "Pub/Sub delivers these messages again. The log has the details.",
+            "SpotInterruptionExporterPushesFailing" if failing else "SpotInterruptionExporterPushesRefused",
+        )
+    return Check(name, finding)
+
+
+def _refusals(facts: Facts, *, authentication: bool) -> tuple[Mapping[str, float], float, float]:
+    """Return the refused pushes by reason, all pushes, and the accepted ones."""
     reasons: dict[str, float] = {}
     everything = accepted = 0.0
     for endpoint in ENDPOINTS:
@@ -115,18 +169,19 @@ def _refused(facts: Facts, name: str, *, authentication: bool, advice: str) -> C
         everything += answered + sum(refused.values())
         accepted += answered
         for reason, number in refused.items():
-            if (reason in _UNAUTHENTICATED) is authentication:
+            if number and (reason in _UNAUTHENTICATED) is authentication:
                 reasons[reason] = reasons.get(reason, 0.0) + number
+    return reasons, everything, accepted
+
+
+def _were_refused(reasons: Mapping[str, float], everything: float) -> str:
+    refused = f"{count(sum(reasons.values()))} of {several(everything, 'push', 'pushes')}"
+    return f"{refused} since the start: {refusals(reasons)}."
+
+
+def _many(reasons: Mapping[str, float], everything: float) -> bool:
     number = sum(reasons.values())
-    if not number:
-        return Check(name, "none since the start")
-    finding = (
-        f"{count(number)} of {several(everything, 'push', 'pushes')} since the start: {_listing(reasons)}"
-    )
-    many = number >= _FEW and number > _REFUSED * everything
-    if many or not accepted or reasons.get("internal"):
-        return Check(name, finding, State.ATTENTION, advice)
-    return Check(name, finding)
+    return number >= _FEW and number > _REFUSED * everything
 
 
 def _delay(facts: Facts) -> Check:
@@ -135,64 +190,85 @@ def _delay(facts: Facts) -> Check:
     for endpoint in ENDPOINTS:
         if number := facts.seen.observed(histogram, endpoint=endpoint):
             half = facts.seen.within(0.5, histogram, endpoint=endpoint)
-            most = facts.seen.within(0.99, histogram, endpoint=endpoint)
             late |= number >= _FEW and (half is None or half > _LATE_SECONDS)
-            parts.append(f"{endpoint}s: half {_bound(half)}, 99 % {_bound(most)}")
+            parts.append(f"{_capital(endpoint)}s: {_halves(facts, histogram, endpoint=endpoint)}.")
     if not parts:
-        return Check(name, "no event yet", State.NONE)
-    finding = f"{'; '.join(parts)} of their log time"
-    advice = "a backlog, or a subscription that backs off: look at what is refused"
-    return Check(name, finding, State.ATTENTION, advice) if late else Check(name, finding)
+        return Check(name, "No event yet.", State.NONE)
+    finding = " ".join(parts)
+    if late:
+        return Check(
+            name,
+            finding,
+            State.ATTENTION,
+            "Look for a backlog in Pub/Sub, and at the refused pushes: refusals slow a subscription down.",
+            "SpotInterruptionExporterEventsDelayed",
+        )
+    return Check(name, finding)
 
 
-def _waiting(facts: Facts) -> Check:
-    name = "Waiting interruptions"
-    if not facts.waiting:
-        return Check(name, "none")
-    finding = f"{count(facts.waiting)} for something that explains their instance"
-    week = sum(pool.last_week for pool in facts.ledger.pools) if facts.ledger else 0
-    if facts.waiting >= _FEW and facts.waiting > _WAITING * week:
-        advice = "creations do not arrive, or the fleet is not listed"
-        return Check(name, finding, State.ATTENTION, advice)
+def _pending(facts: Facts) -> Check:
+    name = "Pending interruptions"
+    if not facts.pending:
+        return Check(name, "No interruption is pending.")
+    are = "interruption is" if facts.pending == 1 else "interruptions are"
+    finding = f"{count(facts.pending)} {are} pending, because the instance is not known yet."
+    week = facts.ledger.last_week if facts.ledger else 0
+    if facts.pending >= _FEW and facts.pending > _PENDING * week:
+        return Check(
+            name,
+            finding,
+            State.ATTENTION,
+            "Check that creations arrive, and that the fleet is listed.",
+            "SpotInterruptionExporterPendingHigh",
+        )
     return Check(name, finding)
 
 
 def _unknown(facts: Facts) -> Check:
-    name = "Counted as unknown"
-    unknown = sum(row.interruptions for row in facts.label_sets if row.labels.cluster == UNKNOWN)
-    everything = sum(row.interruptions for row in facts.label_sets)
+    name, window = "Counted as unknown", facts.window.value
+    counted = facts.counted()
+    unknown = sum(row.counted_as_unknown for row in counted)
+    everything = sum(row.interruptions for row in counted)
     if not everything:
-        return Check(name, "no interruption yet", State.NONE)
-    finding = f"{count(unknown)} of {several(everything, 'interruption')} since counting began"
+        return Check(name, f"No interruption {window}.", State.NONE)
+    finding = f"{count(unknown)} of {several(everything, 'interruption')} {window}"
     if unknown >= _FEW and unknown > _UNATTRIBUTED * everything:
-        advice = "creations do not arrive, the fleet is not listed, or the VMs are of other projects"
-        return Check(name, f"{finding}, {percent(unknown / everything)}", State.ATTENTION, advice)
-    return Check(name, finding)
+        return Check(
+            name,
+            f"{finding}, {percent(unknown / everything)}.",
+            State.ATTENTION,
+            "Check that creations arrive, that the fleet is listed, and that all projects are configured.",
+            "SpotInterruptionsUnattributed",
+        )
+    return Check(name, f"{finding}.")
 
 
 def _fleets(facts: Facts) -> Iterator[Check]:
     failures = facts.seen.by_two("project", "reason", "inventory_failures_total")
     if not failures:
-        yield Check("Fleet", "not listed: no project is configured, or inventory.enabled is false", State.OFF)
+        finding = "The fleet is not listed: no project is configured, or inventory.enabled is false."
+        yield Check("Fleet", finding, State.OFF)
     for project, reasons in failures.items():
         yield _fleet(facts, project, reasons)
 
 
 def _fleet(facts: Facts, project: str, reasons: Mapping[str, float]) -> Check:
-    name = f"Fleet of {project}"
-    seen = facts.seen
+    name, seen = f"Fleet of {project}", facts.seen
+    failed = listing_failures(reasons)
     at = seen.value("inventory_last_success_timestamp_seconds", project=project)
-    failed = f"; failed since the start: {told}" if (told := _listing(reasons)) else ""
-    advice = "the exporter needs compute.instances.list in the project; the log says why it failed"
+    advice = "Check the permission compute.instances.list in the project. The log has the error."
     if at is None:
-        state = State.ATTENTION if failed else State.NONE
-        return Check(name, f"not listed since the start{failed}", state, advice if failed else "")
+        finding = "Not listed since the start."
+        if not failed:
+            return Check(name, finding, State.NONE)
+        runbook = "SpotInterruptionExporterInventoryFailing"
+        return Check(name, f"{finding} {failed}", State.ATTENTION, advice, runbook)
     age = max(facts.now - at, 0.0)
-    instances = several(seen.value("inventory_instances", project=project) or 0.0, "GKE instance")
+    number = seen.value("inventory_instances", project=project) or 0.0
     took = precisely(seen.value("inventory_duration_seconds", project=project) or 0.0)
-    finding = f"{instances} listed {ago(age)}, in {took}{failed}"
+    finding = f"{several(number, 'GKE instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
     if age > _OLD_LISTINGS * facts.listing_interval_seconds:
-        return Check(name, finding, State.ATTENTION, advice)
+        return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterInventoryStale")
     return Check(name, finding)
 
 
@@ -200,37 +276,57 @@ def _commits(facts: Facts) -> Check:
     name, histogram = "Store commits", "store_commit_seconds"
     number = facts.seen.observed(histogram)
     if not number:
-        return Check(name, "none yet", State.NONE)
-    half, most = (facts.seen.within(share, histogram) for share in (0.5, 0.99))
-    finding = f"half {_bound(half)}, 99 % {_bound(most)}, of {several(number, 'commit')}"
+        return Check(name, "No commit yet.", State.NONE)
+    half = facts.seen.within(0.5, histogram)
+    finding = f"{several(number, 'commit')} since the start: {_halves(facts, histogram)}."
     if number >= _FEW and (half is None or half > _SLOW_SECONDS):
-        return Check(name, finding, State.ATTENTION, "every push waits for the disk")
+        advice = "Every push waits for the store. Look at its disk or its server."
+        return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterEventsDelayed")
     return Check(name, finding)
 
 
 def _accidents(facts: Facts) -> Iterator[Check]:
-    """What is told of only when it has happened."""
+    """Yield the checks that are shown only after something has happened."""
     if facts.ledger is None:
-        yield Check("Ledger", facts.ledger_trouble, State.ATTENTION, "counting goes on; the log may say more")
+        yield Check(
+            "Ledger",
+            f"{_capital(facts.ledger_trouble)}.",
+            State.ATTENTION,
+            "The page cannot show the last 7 days. The log may say more.",
+            "SpotInterruptionExporterPushesFailing",
+        )
     if number := facts.seen.value("store_resets_total"):
         yield Check(
             "Store",
-            f"found damaged and moved aside {several(number, 'time')}",
+            f"Found damaged and moved aside {several(number, 'time')} since the start.",
             State.ATTENTION,
-            "see the log",
+            "The log names the damaged file.",
+            "SpotInterruptionExporterStoreReset",
         )
     if number := facts.seen.value("label_overflow_total"):
-        finding = f"{several(number, 'event')} counted under other"
-        yield Check("Label sets", finding, State.ATTENTION, "raise prometheus.max_label_sets")
+        yield Check(
+            "Label sets",
+            f"{several(number, 'event')} counted under other, because there are too many label sets.",
+            State.ATTENTION,
+            "Raise prometheus.max_label_sets.",
+            "SpotInterruptionExporterLabelOverflow",
+        )
 
 
-def _listing(numbers: Mapping[str, float]) -> str:
-    """The numbers above 0, most first."""
-    most_first = sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(f"{count(number)} {name}" for name, number in most_first if number)
+def _halves(facts: Facts, histogram: str, **labels: str) -> str:
+    """Return the bounds of half and of nearly all observations: `half within 1 s, 99 % within 5 s`."""
+    return ", ".join(
+        f"{words} {_bound(facts, share, histogram, **labels)}"
+        for words, share in (("half", 0.5), ("99 %", 0.99))
+    )
 
 
-def _bound(seconds: float | None) -> str:
-    if seconds is None or seconds == float("inf"):
-        return "later than can be told"
-    return f"within {precisely(seconds)}"
+def _bound(facts: Facts, share: float, histogram: str, **labels: str) -> str:
+    bound = facts.seen.within(share, histogram, **labels)
+    if bound is None or bound == float("inf"):
+        return f"later than {precisely(facts.seen.largest_bound(histogram, **labels))}"
+    return f"within {precisely(bound)}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

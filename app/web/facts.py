@@ -1,20 +1,23 @@
-"""What the status page is made of, as it was at one moment."""
+"""The facts behind the status page, as they were at one moment."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, TypeAlias
 
 from prometheus_client.samples import Sample
 
-from app.domain.history import Entry, PoolHistory
+from app.domain.events import UNKNOWN
+from app.domain.history import Entry, LabelSetWeek, PoolHistory
+from app.domain.instances import Labels
 from app.domain.totals import LabelSetTotals
 
 _Labels: TypeAlias = frozenset[tuple[str, str]]
 
 
 class Seen:
-    """What this process has seen, by the names of the exporter's own series."""
+    """The numbers of this process, by the names of the exporter's own series."""
 
     SERIES: Final = (
         "push_messages_total",
@@ -36,17 +39,17 @@ class Seen:
             self._values[sample.name][frozenset(sample.labels.items())] = sample.value
 
     def value(self, series: str, **labels: str) -> float | None:
-        """The value; None where there is none yet."""
+        """Return the value of the series with these labels, or None if there is no such series."""
         return self._of(series).get(frozenset(labels.items()))
 
     def by(self, label: str, series: str, **labels: str) -> Mapping[str, float]:
-        """The values by one label, where the others are these."""
+        """Return the values by one label, if the other labels are these."""
         wanted = labels.items()
         found = ((dict(pairs), value) for pairs, value in self._of(series).items() if wanted <= pairs)
         return {pairs[label]: value for pairs, value in found}
 
     def by_two(self, label: str, second: str, series: str) -> Mapping[str, Mapping[str, float]]:
-        """The values by two labels."""
+        """Return the values by two labels."""
         found: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for labels, value in self._of(series).items():
             pairs = dict(labels)
@@ -54,40 +57,108 @@ class Seen:
         return found
 
     def observed(self, histogram: str, **labels: str) -> float:
-        """How many observations a histogram has."""
-        return self.by("le", f"{histogram}_bucket", **labels).get("+Inf", 0.0)
+        """Return the number of observations of a histogram."""
+        return self._buckets(histogram, **labels).get(float("inf"), 0.0)
 
     def within(self, share: float, histogram: str, **labels: str) -> float | None:
-        """The bound that this share of a histogram's observations does not exceed; None: it has none."""
+        """Return the lowest bound that covers this share of the observations.
+
+        None if there is no observation; infinity if the share is above the largest bound.
+        """
+        buckets = self._buckets(histogram, **labels)
+        needed = share * buckets.get(float("inf"), 0.0)
+        return next((bound for bound, number in sorted(buckets.items()) if 0 < needed <= number), None)
+
+    def largest_bound(self, histogram: str, **labels: str) -> float:
+        """Return the largest finite bound of a histogram."""
+        return max(bound for bound in self._buckets(histogram, **labels) if bound != float("inf"))
+
+    def _buckets(self, histogram: str, **labels: str) -> Mapping[float, float]:
         buckets = self.by("le", f"{histogram}_bucket", **labels)
-        needed = share * buckets.get("+Inf", 0.0)
-        bounds = sorted((float(bound), number) for bound, number in buckets.items())
-        return next((bound for bound, number in bounds if 0 < needed <= number), None)
+        return {float(bound): number for bound, number in buckets.items()}
 
     def _of(self, series: str) -> Mapping[_Labels, float]:
         return self._values[f"spot_interruption_exporter_{series}"]
 
 
+class Window(Enum):
+    """The time that rates and shares are about."""
+
+    WEEK = "in the last 7 days"
+    SINCE_COUNTING_BEGAN = "since counting began"
+    """Counting began less than 7 days ago, or the ledger cannot be read."""
+
+
+@dataclass(slots=True)
+class CountedLabels:
+    """The numbers of one label set in the page's window."""
+
+    labels: Labels
+    instances: int = 0
+    """Spot instances that live now."""
+    interruptions: int = 0
+    counted_as_unknown: int = 0
+    """Of these interruptions, those that the metrics have under `unknown`."""
+    instance_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What the ledger tells of the week."""
+    """The ledger's rows of the last 7 days, by node pool and by label set, and the newest rows."""
 
     pools: Sequence[PoolHistory] = ()
     newest: Sequence[Entry] = ()
+    week: Sequence[LabelSetWeek] = ()
+
+    @property
+    def last_week(self) -> int:
+        """The interruptions of the last 7 days."""
+        return sum(pool.last_week for pool in self.pools)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that is on the page; times by the exporter's clock."""
+    """Everything that is on the page. Times are by the exporter's clock."""
 
     now: float
     started_at: float
     label_sets: Sequence[LabelSetTotals]
-    waiting: int
+    """The totals since counting began."""
+    pending: int
     seen: Seen
     ledger: Ledger | None
-    """None: it cannot be read."""
+    """None if the ledger cannot be read."""
     ledger_trouble: str = ""
     ailing: str | None = None
     missing: Sequence[str] = ()
     listing_interval_seconds: float = 600.0
+
+    @property
+    def window(self) -> Window:
+        """The time that rates and shares are about.
+
+        The store knows starts and ends from before it began to count. So if the instance time of the
+        last 7 days is more than the counted time, counting is younger than 7 days.
+        """
+        if self.ledger is None:
+            return Window.SINCE_COUNTING_BEGAN
+        counted = sum(row.instance_seconds for row in self.label_sets)
+        lived = sum(row.instance_seconds for row in self.ledger.week)
+        return Window.WEEK if lived < counted else Window.SINCE_COUNTING_BEGAN
+
+    def counted(self) -> Sequence[CountedLabels]:
+        """Return the numbers of each label set in the window."""
+        found = {row.labels: CountedLabels(row.labels, row.instances) for row in self.label_sets}
+        if self.ledger is not None and self.window is Window.WEEK:
+            for week in self.ledger.week:
+                row = found.setdefault(week.labels, CountedLabels(week.labels))
+                row.interruptions += week.interruptions
+                row.counted_as_unknown += week.counted_as_unknown
+                row.instance_seconds += week.instance_seconds
+        else:
+            for total in self.label_sets:
+                row = found[total.labels]
+                row.interruptions += total.interruptions
+                row.counted_as_unknown += total.interruptions if total.labels.cluster == UNKNOWN else 0
+                row.instance_seconds += total.instance_seconds
+        return list(found.values())

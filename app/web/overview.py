@@ -1,4 +1,4 @@
-"""The status page's view model: facts made into what the page says. Pure; the template adds only words."""
+"""The status page's view model, computed from the facts. It is pure; the template adds only words."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -8,37 +8,36 @@ from typing import Final, TypeAlias
 from app.domain.events import UNKNOWN
 from app.domain.history import PERIODS, Entry, Pool, PoolHistory
 from app.domain.instances import OTHER, Labels
-from app.domain.totals import LabelSetTotals
 from app.web.charts import Chart, chart
 from app.web.checks import Check, State, checks
-from app.web.facts import Facts
+from app.web.facts import CountedLabels, Facts, Window
 
 MOST_POOLS: Final = 200
 MOST_FLAVOURS: Final = 12
 _FEWEST_HOURS: Final = 10.0
-"""Of less than so many instance-hours no rate is told."""
+"""No rate is shown below this number of instance-hours."""
 
 _Cluster: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What is counted of some Spot instances."""
+    """The numbers of some Spot instances."""
 
     instances: int = 0
-    """Alive now."""
+    """Spot instances that live now."""
     interruptions: int = 0
-    """Since counting began, as the hours."""
+    """Interruptions in the page's window, as the instance-hours."""
     instance_hours: float = 0.0
     last_hour: int | None = None
-    """None: the ledger cannot be read."""
+    """None if the ledger cannot be read."""
     last_day: int | None = None
     last_week: int | None = None
     periods: Sequence[int] = ()
 
     @property
     def rate(self) -> float | None:
-        """Interruptions per 1,000 instance-hours; None: too few hours tell nothing."""
+        """Interruptions per 1,000 instance-hours, or None if there are too few hours."""
         if self.instance_hours < _FEWEST_HOURS:
             return None
         return self.interruptions / self.instance_hours * 1000
@@ -54,13 +53,13 @@ class PoolRow:
 
     @property
     def weight(self) -> tuple[float, float, Pool]:
-        """The order of pools: most interruptions first, then most instances, then by name."""
+        """The sort key: most interruptions first, then most instances, then by name."""
         return (-(self.numbers.last_week or 0), -self.numbers.instances, self.pool)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterRows:
-    """A cluster, whose name is unique only with project and location, and its pools."""
+    """A cluster and its pools. A cluster name is unique only with its project and location."""
 
     project: str
     name: str
@@ -82,38 +81,43 @@ class Overview:
     """The page."""
 
     now: float
+    window: Window
+    """The time that rates and shares are about."""
     numbers: Numbers
     unknown: int
-    """Interruptions counted as unknown, since counting began."""
-    waiting: int
+    """Interruptions in the window that were counted as unknown."""
+    pending: int
     pools: int
+    """Node pools with a live Spot instance."""
     clusters: Sequence[ClusterRows]
     left_out: int
-    """Pools that have no row, for there are too many."""
+    """Pools without a row, because there are too many."""
     machine_types: Sequence[Flavour]
     zones: Sequence[Flavour]
     chart: Chart
     newest: Sequence[Entry]
     checks: Sequence[Check]
     is_empty: bool
-    """Nothing is known of any Spot instance yet."""
+    """No Spot instance is known yet."""
 
     @property
     def troubles(self) -> Sequence[Check]:
-        """What someone should look at."""
+        """The checks that someone should look at."""
         return [check for check in self.checks if check.state is State.ATTENTION]
 
 
 def overview(facts: Facts) -> Overview:
-    """What the page says of the facts."""
-    rows = sorted(_pool_rows(facts), key=lambda row: row.weight)
+    """Return the page of these facts."""
+    counted = facts.counted()
+    rows = sorted(_pool_rows(facts, counted), key=lambda row: row.weight)
     numbers = _sum(row.numbers for row in rows)
-    known = [row for row in facts.label_sets if row.labels.cluster not in {UNKNOWN, OTHER}]
+    known = [row for row in counted if row.labels.cluster not in {UNKNOWN, OTHER}]
     return Overview(
         now=facts.now,
+        window=facts.window,
         numbers=numbers,
-        unknown=sum(row.interruptions for row in facts.label_sets if row.labels.cluster == UNKNOWN),
-        waiting=facts.waiting,
+        unknown=sum(row.counted_as_unknown for row in counted),
+        pending=facts.pending,
         pools=sum(row.numbers.instances > 0 for row in rows),
         clusters=_clusters(rows),
         left_out=max(0, sum(_is_shown(row) for row in rows) - MOST_POOLS),
@@ -128,13 +132,13 @@ def overview(facts: Facts) -> Overview:
 
 def _is_empty(facts: Facts) -> bool:
     known = any(row.labels.cluster != UNKNOWN or row.interruptions for row in facts.label_sets)
-    return not known and not facts.waiting and not (facts.ledger and facts.ledger.newest)
+    return not known and not facts.pending and not (facts.ledger and facts.ledger.newest)
 
 
-def _pool_rows(facts: Facts) -> list[PoolRow]:
-    """Every pool that the totals or the ledger know."""
-    by_pool: defaultdict[Pool, list[LabelSetTotals]] = defaultdict(list)
-    for row in facts.label_sets:
+def _pool_rows(facts: Facts, counted: Iterable[CountedLabels]) -> list[PoolRow]:
+    """Return a row for every pool that the totals or the ledger know."""
+    by_pool: defaultdict[Pool, list[CountedLabels]] = defaultdict(list)
+    for row in counted:
         labels = row.labels
         by_pool[Pool(labels.project, labels.cluster, labels.cluster_location, labels.node_pool)].append(row)
     histories = {history.pool: history for history in facts.ledger.pools} if facts.ledger else {}
@@ -145,9 +149,9 @@ def _pool_rows(facts: Facts) -> list[PoolRow]:
 
 
 def _pool_row(
-    pool: Pool, totals: Sequence[LabelSetTotals], history: PoolHistory | None, *, read: bool
+    pool: Pool, rows: Sequence[CountedLabels], history: PoolHistory | None, *, read: bool
 ) -> PoolRow:
-    counted = _counted(totals)
+    counted = _counted(rows)
     if history is None:
         none = 0 if read else None
         numbers = Numbers(*counted, none, none, none, [0] * PERIODS if read else ())
@@ -156,8 +160,7 @@ def _pool_row(
     return PoolRow(pool, numbers, history.median_age)
 
 
-def _counted(totals: Iterable[LabelSetTotals]) -> tuple[int, int, float]:
-    rows = list(totals)
+def _counted(rows: Sequence[CountedLabels]) -> tuple[int, int, float]:
     return (
         sum(row.instances for row in rows),
         sum(row.interruptions for row in rows),
@@ -173,7 +176,7 @@ def _is_shown(row: PoolRow) -> bool:
 
 
 def _clusters(rows: Sequence[PoolRow]) -> Sequence[ClusterRows]:
-    """The first pools by cluster; a cluster's own numbers are those of all its pools."""
+    """Group the first pools by cluster. The numbers of a cluster are the sums of all its pools."""
     everything: defaultdict[_Cluster, list[Numbers]] = defaultdict(list)
     shown: defaultdict[_Cluster, list[PoolRow]] = defaultdict(list)
     for row in rows:
@@ -184,35 +187,34 @@ def _clusters(rows: Sequence[PoolRow]) -> Sequence[ClusterRows]:
         ClusterRows(project, name, location, _sum(everything[project, name, location]), pools)
         for (project, name, location), pools in shown.items()
     ]
-    return sorted(clusters, key=lambda one: (-(one.numbers.last_week or 0), -one.numbers.instances))
+    return sorted(clusters, key=lambda row: (-(row.numbers.last_week or 0), -row.numbers.instances))
 
 
-def _flavours(rows: Iterable[LabelSetTotals], of: Callable[[Labels], str]) -> Sequence[Flavour]:
-    """The flavours that are interrupted most often, by their rate."""
-    by_name: defaultdict[str, list[LabelSetTotals]] = defaultdict(list)
+def _flavours(rows: Iterable[CountedLabels], name_of: Callable[[Labels], str]) -> Sequence[Flavour]:
+    """Return the machine types, or the zones, with the highest rates."""
+    by_name: defaultdict[str, list[CountedLabels]] = defaultdict(list)
     for row in rows:
-        by_name[of(row.labels)].append(row)
-    flavours = [Flavour(name, Numbers(*_counted(totals))) for name, totals in by_name.items()]
+        by_name[name_of(row.labels)].append(row)
+    flavours = [Flavour(name, Numbers(*_counted(of_name))) for name, of_name in by_name.items()]
     seen = [flavour for flavour in flavours if flavour.numbers.instances or flavour.numbers.interruptions]
-    return sorted(seen, key=lambda one: (-(one.numbers.rate or 0.0), -one.numbers.instances, one.name))[
+    return sorted(seen, key=lambda row: (-(row.numbers.rate or 0.0), -row.numbers.instances, row.name))[
         :MOST_FLAVOURS
     ]
 
 
-def _sum(several: Iterable[Numbers]) -> Numbers:
-    numbers = list(several)
-    if any(one.last_week is None for one in numbers):
-        return Numbers(
-            sum(one.instances for one in numbers),
-            sum(one.interruptions for one in numbers),
-            sum(one.instance_hours for one in numbers),
-        )
+def _sum(parts: Iterable[Numbers]) -> Numbers:
+    numbers = list(parts)
+    counted = (
+        sum(part.instances for part in numbers),
+        sum(part.interruptions for part in numbers),
+        sum(part.instance_hours for part in numbers),
+    )
+    if any(part.last_week is None for part in numbers):
+        return Numbers(*counted)
     return Numbers(
-        sum(one.instances for one in numbers),
-        sum(one.interruptions for one in numbers),
-        sum(one.instance_hours for one in numbers),
-        sum(one.last_hour or 0 for one in numbers),
-        sum(one.last_day or 0 for one in numbers),
-        sum(one.last_week or 0 for one in numbers),
-        [sum(several) for several in zip(*(one.periods for one in numbers), strict=True)],
+        *counted,
+        sum(part.last_hour or 0 for part in numbers),
+        sum(part.last_day or 0 for part in numbers),
+        sum(part.last_week or 0 for part in numbers),
+        [sum(period) for period in zip(*(part.periods for part in numbers), strict=True)],
     )

@@ -1,4 +1,4 @@
-"""`GET /`: the status page, made on the server. It loads nothing and runs nothing."""
+"""`GET /`: the status page, rendered on the server. It loads nothing and runs no script."""
 
 import asyncio
 from base64 import b64encode
@@ -13,7 +13,7 @@ from fastapi import FastAPI, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from app import VERSION
+from app import DOCS_URL, VERSION
 from app.domain.events import UNKNOWN
 from app.domain.history import Query
 from app.domain.instances import OTHER
@@ -27,12 +27,12 @@ from app.web.ops import Condition
 from app.web.overview import Overview, overview
 from app.web.problems import INERT
 
-NEWEST: Final = 50
+NEWEST: Final = 10
 _POOLS: Final = 10_000
-"""More than are shown: the sums are those of all."""
+"""More than the page shows, because the sums are those of all pools."""
 _KEEP_SECONDS: Final = 5.0
 _IDLE: Final = 10.0
-"""A ledger that takes long to read is read less often: so many times as long passes before the next time."""
+"""The page is kept for this many times the time that it took to make."""
 
 _STYLE: Final = Markup(files("app.web").joinpath("templates", "page.css").read_text())  # noqa: S704 - our own
 _STYLE_HASH: Final = b64encode(sha256(_STYLE.encode()).digest()).decode()
@@ -58,6 +58,7 @@ def _templates() -> Environment:
     environment.globals.update(
         style=_STYLE,
         version=VERSION,
+        docs_url=DOCS_URL,
         unsure=(UNKNOWN, OTHER),
         charts=charts,
         newest_rows=NEWEST,
@@ -84,13 +85,13 @@ _TEMPLATE: Final = _templates().get_template("page.html")
 
 
 def render(page: Overview, metrics_path: str) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     return _TEMPLATE.render(page=page, metrics_path=metrics_path)
 
 
 @dataclass(slots=True)
 class StatusPage:
-    """Makes the page, in one thread, and keeps it for a few seconds: browsers that reload cost nothing."""
+    """The page, made in one thread and kept for a few seconds, so that reloading browsers cost nothing."""
 
     condition: Condition
     metrics: Metrics
@@ -107,9 +108,9 @@ class StatusPage:
         self._started_at = self.clock()
 
     def get(self, ailing: str | None, missing: Sequence[str]) -> bytes:
-        """The page, made anew where the kept one is old."""
+        """Return the page; make it again if the kept page is too old."""
         now = self.clock()
-        # Where the clock was set back, what was made then is no longer believed.
+        # A page from the future was made before the clock was set back.
         if not self._made_at <= now < self._made_until:
             ledger, label_sets, trouble = self._read(now)
             self._made_at = self.clock()
@@ -119,10 +120,11 @@ class StatusPage:
         return self._made
 
     def _read(self, now: float) -> tuple[Ledger | None, Sequence[LabelSetTotals], str]:
-        """The ledger, the totals of all replicas, and why there are only this one's."""
+        """Return the ledger and all totals. Without a ledger: this replica's totals, and the reason."""
         try:
             newest = self.ledger.interruptions(Query(limit=NEWEST))
-            return Ledger(self.ledger.pools(now, _POOLS), newest), self.ledger.label_sets(), ""
+            ledger = Ledger(self.ledger.pools(now, _POOLS), newest, self.ledger.week(now))
+            return ledger, self.ledger.label_sets(), ""
         except StoreUnavailableError as exc:
             return None, self.metrics.label_sets(), str(exc)
 
@@ -138,7 +140,7 @@ class StatusPage:
             now=self._made_at,
             started_at=self._started_at,
             label_sets=label_sets,
-            waiting=self.metrics.pending,
+            pending=self.metrics.pending,
             seen=Seen(self.metrics.own(Seen.SERIES)),
             ledger=ledger,
             ledger_trouble=trouble,
@@ -149,7 +151,7 @@ class StatusPage:
 
 
 def add_page(app: FastAPI, page: StatusPage) -> None:
-    """The page's endpoint. It is no part of the described API."""
+    """Add the endpoint of the page. It is not part of the described API."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="page")
 
     @app.get("/", include_in_schema=False)

@@ -6,9 +6,9 @@ from typing import Final
 from app.domain.moments import rfc3339
 
 DASH: Final = "\N{EN DASH}"
-"""Stands where there is no number."""
+"""Shown in place of a number that is not known."""
 _WHOLE: Final = 99.95
-"""Above it, three digits stand before the point."""
+"""Larger numbers have three digits before the point."""
 _SHORT_SECONDS, _LONG_SECONDS = 0.1, 10.0
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _TURNING: Final = {
@@ -18,17 +18,17 @@ _TURNING: Final = {
 
 
 def legible(name: str) -> str:
-    """A name in the order in which it is written: characters that turn texts round are shown as escapes."""
+    """Return the name with its direction-changing characters as escapes, so that it reads as written."""
     return name.translate(_TURNING)
 
 
 def count(number: float) -> str:
-    """A whole number, its thousands apart."""
+    """Return a whole number with separated thousands."""
     return f"{number:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """Its two largest units: `3 h 12 min`, `2 d`, `45 s`."""
+    """Return the two largest units: `3 h 12 min`, `2 d`, `45 s`."""
     seconds = max(round(seconds), 0)
     size, unit = next((pair for pair in _UNITS if seconds >= pair[0]), _UNITS[-1])
     text = f"{seconds // size:,} {unit}"
@@ -39,47 +39,47 @@ def duration(seconds: float) -> str:
 
 
 def precisely(seconds: float) -> str:
-    """A duration that may be short: `2.5 ms`, `0.5 s`; from ten seconds on as any other."""
+    """Return a duration that may be short: `2.5 ms`, `0.5 s`. From ten seconds on, as `duration`."""
     if seconds < _SHORT_SECONDS:
         return f"{_tenths(seconds * 1000)} ms"
     return f"{_tenths(seconds)} s" if seconds < _LONG_SECONDS else duration(seconds)
 
 
 def ago(seconds: float) -> str:
-    """How long ago; what is said to come is now."""
+    """Return `5 min ago`. A time in the future is `just now`."""
     return "just now" if seconds < 1 else f"{duration(seconds)} ago"
 
 
 def significant(number: float) -> str:
-    """Three digits at most: `0.457`, `12.3`, `1,234`."""
+    """Return at most three digits after rounding: `0.457`, `12.3`, `1,234`."""
     return count(number) if number >= _WHOLE else f"{number:.3g}"
 
 
 def rate(number: float) -> str:
-    """The same, with the places behind the point that rates of its size have in common."""
+    """Return the same, with as many decimals as other rates of this size: `45.0`, `0.46`."""
     if number >= _WHOLE:
         return count(number)
     return f"{number:.1f}" if number >= _WHOLE / 10 else f"{number:.2g}"
 
 
 def percent(share: float) -> str:
-    """A share of one."""
+    """Return a share as per cent: `0.61 %`, `50 %`."""
     return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"  # noqa: PLR2004 - two digits
 
 
 def several(number: float, one: str, more: str | None = None) -> str:
-    """A count with its noun."""
+    """Return a count with its noun: `1 push`, `2,000 pushes`."""
     return f"{count(number)} {one if number == 1 else more or f'{one}s'}"
 
 
 def moment(at: float) -> str:
-    """Day and time of day, UTC: `23 Nov 20:04:11`."""
+    """Return day and time of day in UTC: `23 Nov 20:04:11`."""
     when = datetime.fromtimestamp(at, UTC)
     return f"{when.day} {when:%b %H:%M:%S}"
 
 
 def machine_moment(at: float) -> str:
-    """The same for programs."""
+    """Return the same moment in RFC 3339."""
     return rfc3339(at)
 
 

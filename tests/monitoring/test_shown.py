@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from math import inf
 from typing import Any, Final
 
+import pytest
+
 from tests.simulation.fleet import DAY
 from tests.simulation.week import Week
 from tests.support.pages import StatusPage
@@ -48,3 +50,16 @@ def test_the_page_shows_what_is_true(week: Week) -> None:
     begins = week.ends - 7 * DAY
     least, most = (week.truth.interruptions(begins + around, inf).total() for around in (_AROUND, -_AROUND))
     assert least <= of_the_week <= most < 1.01 * least
+
+
+def test_the_rates_on_the_page_are_true(week: Week) -> None:
+    page = StatusPage(week.exporter.client.get(f"{week.exporter.metrics_url}/").text)
+    begins = week.ends - 7 * DAY
+    interruptions = week.truth.interruptions(begins, inf, "machine_type")
+    hours = week.truth.instance_hours(begins, week.ends, "machine_type")
+
+    shown = {row[0]: float(row[2]) for row in page.tables["flavours"] if row[0] in {key[0] for key in hours}}
+    assert shown == {
+        machine_type: pytest.approx(1000 * interruptions[machine_type,] / lived, rel=0.05)
+        for (machine_type,), lived in hours.items()
+    }

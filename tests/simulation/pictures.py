@@ -1,6 +1,6 @@
-"""The README's pictures of the status page, with the simulated week on it.
+"""The README's pictures of the status page with the simulated week.
 
-`python -m tests.simulation.pictures` writes them; needs Chromium, Prometheus, pngquant and the font Inter.
+`python -m tests.simulation.pictures` writes them. It needs Chromium, Prometheus, pngquant and the font Inter.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ _IMAGES: Final = Path(__file__).parents[2] / ".github" / "images"
 
 
 class Picture(NamedTuple):
-    """What is taken of the page, from its top; so many of the browser's pixels."""
+    """A picture of the top of the page; width and height are pixels of the browser."""
 
     name: str
     scheme: Literal["light", "dark"]
@@ -26,9 +26,9 @@ class Picture(NamedTuple):
 
 
 PICTURES: Final = (
-    Picture("status-light", "light", 1280, 1712),
-    Picture("status-dark", "dark", 1280, 1712),
-    Picture("status-phone", "light", 390, 1165),
+    Picture("status-light", "light", 1280, 2170),
+    Picture("status-dark", "dark", 1280, 2170),
+    Picture("status-phone", "light", 390, 1198),
 )
 
 
@@ -45,7 +45,7 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
 
 
 def main() -> None:
-    """Live the week, and take all pictures."""
+    """Simulate the week and take all pictures."""
     _IMAGES.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as directory, Week(Path(directory)) as week, chromium() as browser:
         for picture in PICTURES:

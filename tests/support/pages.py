@@ -64,8 +64,13 @@ class StatusPage(HTMLParser):
         return [name for name, _, state in self.tables["checks"][1:] if state == "Attention"]
 
     def finding(self, check: str) -> str:
-        """What a check has found."""
-        return next(finding for name, finding, _ in self.tables["checks"] if name == check)
+        """Return the finding of a check, from the banner if the check needs attention."""
+        finding = next(finding for name, finding, _ in self.tables["checks"] if name == check)
+        if check not in self.attention:
+            return finding
+        assert finding == "See above"
+        (trouble,) = (text for text in self.texts["li"] if text.startswith(f"{check}: "))
+        return trouble.removeprefix(f"{check}: ")
 
     @property
     def links(self) -> list[str]:

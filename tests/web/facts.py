@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any, Final
 
-from app.domain.history import DAY_SECONDS, PERIODS, Pool, PoolHistory
+from app.domain.history import DAY_SECONDS, PERIODS, LabelSetWeek, Pool, PoolHistory
 from app.domain.instances import Labels
 from app.domain.totals import LabelSetTotals
+from app.gcp.listing import FAILURES
 from app.metrics import Metrics
 from app.web.facts import Facts, Ledger, Seen
 from app.web.problems import leaves
@@ -16,15 +17,13 @@ POOL: Final = Pool(*LABELS[:4])
 
 
 def new_metrics(*projects: str) -> Metrics:
-    return Metrics(
-        reasons=[leaf.reason for leaf in leaves()], projects=projects, listing_failures=["quota", "timeout"]
-    )
+    return Metrics(reasons=[leaf.reason for leaf in leaves()], projects=projects, listing_failures=FAILURES)
 
 
 def facts(metrics: Metrics | None = None, **fields: Any) -> Facts:  # noqa: ANN401  # of `Facts`
-    """A quiet, sound exporter that is up for a day, but for the fields."""
+    """Return the facts of a sound exporter that is up for a day, with these fields changed."""
     seen = Seen((metrics or new_metrics()).own(Seen.SERIES))
-    quiet = Facts(NOW, NOW - DAY_SECONDS, label_sets=(), waiting=0, seen=seen, ledger=Ledger())
+    quiet = Facts(NOW, NOW - DAY_SECONDS, label_sets=(), pending=0, seen=seen, ledger=Ledger())
     return replace(quiet, **fields)
 
 
@@ -33,5 +32,9 @@ def totals(labels: Labels = LABELS, *, hours: float = 0.0, **fields: Any) -> Lab
 
 
 def history(pool: Pool = POOL, week: int = 1, **fields: Any) -> PoolHistory:  # noqa: ANN401  # of `PoolHistory`
-    """A pool whose interruptions were all in the last hour."""
+    """Return a pool whose interruptions were all in the last hour."""
     return replace(PoolHistory(pool, week, week, week, NOW - 1, 60.0, [0] * (PERIODS - 1) + [week]), **fields)
+
+
+def week(labels: Labels = LABELS, *, hours: float = 0.0, **fields: Any) -> LabelSetWeek:  # noqa: ANN401  # of `LabelSetWeek`
+    return LabelSetWeek(labels, instance_seconds=hours * 3600, **fields)

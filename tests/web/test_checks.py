@@ -1,15 +1,22 @@
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
+from app.domain.batch import Applied
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS
 from app.domain.instances import UNKNOWN_LABELS
-from app.metrics import Metrics
+from app.gcp.listing import FAILURES
+from app.metrics import OUTCOMES, Metrics
+from app.web import sentences
 from app.web.checks import Check, State, checks
 from app.web.facts import Facts, Ledger
-from tests.web.facts import NOW, facts, history, new_metrics, totals
+from app.web.problems import leaves
+from tests.web.facts import NOW, facts, history, new_metrics, totals, week
 
+README: Final = Path(__file__).parents[2] / "README.md"
 OK, ATTENTION, NONE, OFF = State.OK, State.ATTENTION, State.NONE, State.OFF
 
 
@@ -30,9 +37,9 @@ def told(times: int, tell: Callable[[Metrics], None], *more: Callable[[Metrics],
 @pytest.mark.parametrize(
     ("fields", "state", "finding"),
     [
-        ({}, OK, "up for 1 d, ready"),
-        ({"missing": ["a", "b"]}, ATTENTION, "up for 1 d, not ready: a; b"),
-        ({"ailing": "not running: writer", "missing": ["a"]}, ATTENTION, "not running: writer"),
+        ({}, OK, "Up for 1 d. Ready."),
+        ({"missing": ["a", "b"]}, ATTENTION, "Up for 1 d. Not ready: a; b."),
+        ({"ailing": "not running: writer", "missing": ["a"]}, ATTENTION, "Not running: writer."),
     ],
 )
 def test_the_service(fields: dict[str, Any], state: State, finding: str) -> None:
@@ -43,23 +50,23 @@ def test_the_service(fields: dict[str, Any], state: State, finding: str) -> None
 @pytest.mark.parametrize(
     ("week", "ago", "state", "finding"),
     [
-        pytest.param(0, None, NONE, "none since the start", id="never"),
-        pytest.param(7, None, NONE, "none since the start", id="never-and-rare"),
+        pytest.param(0, None, NONE, "No push since the start.", id="never"),
+        pytest.param(7, None, NONE, "No push since the start.", id="never-and-rare"),
         pytest.param(
             70,
             None,
             ATTENTION,
-            "none since the start; about 10 interruptions would be usual in that time",
+            "No push since the start. About 10 interruptions would be usual in that time.",
             id="never-though-usual",
         ),
-        pytest.param(10_000, 60, OK, "the last one 1 min ago", id="just-now"),
-        pytest.param(10_000, 1799, OK, "the last one 29 min 59 s ago", id="a-short-silence"),
-        pytest.param(70, HOUR_SECONDS * 11, OK, "the last one 11 h ago", id="rare"),
+        pytest.param(10_000, 60, OK, "The last push came 1 min ago.", id="just-now"),
+        pytest.param(10_000, 1799, OK, "The last push came 29 min 59 s ago.", id="a-short-silence"),
+        pytest.param(70, HOUR_SECONDS * 11, OK, "The last push came 11 h ago.", id="rare"),
         pytest.param(
             70,
             HOUR_SECONDS * 13,
             ATTENTION,
-            "the last one 13 h ago; about 5 interruptions would be usual in that time",
+            "The last push came 13 h ago. About 5 interruptions would be usual in that time.",
             id="a-long-silence",
         ),
     ],
@@ -74,7 +81,7 @@ def test_a_silence_is_judged_by_what_is_usual(
     assert (found.state, found.finding) == (state, finding)
 
 
-def test_outcomes_are_told_most_first() -> None:
+def test_outcomes_are_in_words_and_the_largest_number_is_first() -> None:
     metrics = told(
         3,
         lambda m: m.pushes["creation"].answered("tracked"),
@@ -83,7 +90,7 @@ def test_outcomes_are_told_most_first() -> None:
     metrics.pushes["creation"].last_at = NOW - 10
 
     finding = check(facts(metrics), "Pushes of creations").finding
-    assert finding == "the last one 10 s ago; 3 tracked, 1 ignored since the start"
+    assert finding == "The last push came 10 s ago. Since the start: 3 instances tracked, 1 message ignored."
 
 
 def accept(metrics: Metrics) -> None:
@@ -123,7 +130,7 @@ def test_refusals(metrics: Metrics, authentication: State, others: State) -> Non
 @pytest.mark.parametrize(
     ("metrics", "state", "finding"),
     [
-        (new_metrics(), NONE, "no event yet"),
+        (new_metrics(), NONE, "No event yet."),
         (
             told(
                 99,
@@ -131,21 +138,21 @@ def test_refusals(metrics: Metrics, authentication: State, others: State) -> Non
                 lambda m: m.pushes["creation"].answered("tracked", 20),
             ),
             OK,
-            "creations: half within 1 s, 99 % within 1 s of their log time",
+            "Creations: half within 1 s, 99 % within 1 s.",
         ),
         (
             told(5, lambda m: m.pushes["interruption"].answered("tracked", 61)),
             ATTENTION,
-            "interruptions: half within 5 min, 99 % within 5 min of their log time",
+            "Interruptions: half within 5 min, 99 % within 5 min.",
         ),
         (
             told(5, lambda m: m.pushes["creation"].answered("tracked", 8 * DAY_SECONDS)),
             ATTENTION,
-            "creations: half later than can be told, 99 % later than can be told of their log time",
+            "Creations: half later than 7 d, 99 % later than 7 d.",
         ),
     ],
 )
-def test_delays_are_told_by_the_bounds_of_their_histogram(
+def test_delays_are_shown_by_the_bounds_of_their_histogram(
     metrics: Metrics, state: State, finding: str
 ) -> None:
     found = check(facts(metrics), "Delay of events")
@@ -153,12 +160,12 @@ def test_delays_are_told_by_the_bounds_of_their_histogram(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "week", "state"),
+    ("pending", "week", "state"),
     [(0, 0, OK), (4, 0, OK), (5, 0, ATTENTION), (50, 1000, OK), (101, 1000, ATTENTION)],
 )
-def test_waiting_interruptions(waiting: int, week: int, state: State) -> None:
+def test_pending_interruptions(pending: int, week: int, state: State) -> None:
     assert (
-        check(facts(waiting=waiting, ledger=Ledger([history(week=week)])), "Waiting interruptions").state
+        check(facts(pending=pending, ledger=Ledger([history(week=week)])), "Pending interruptions").state
         is state
     )
 
@@ -166,34 +173,43 @@ def test_waiting_interruptions(waiting: int, week: int, state: State) -> None:
 @pytest.mark.parametrize(
     ("unknown", "known", "state", "finding"),
     [
-        (0, 0, NONE, "no interruption yet"),
-        (4, 0, OK, "4 of 4 interruptions since counting began"),
-        (5, 96, OK, "5 of 101 interruptions since counting began"),
-        (6, 94, ATTENTION, "6 of 100 interruptions since counting began, 6 %"),
+        (0, 0, NONE, "No interruption in the last 7 days."),
+        (4, 0, OK, "4 of 4 interruptions in the last 7 days."),
+        (5, 96, OK, "5 of 101 interruptions in the last 7 days."),
+        (6, 94, ATTENTION, "6 of 100 interruptions in the last 7 days, 6 %."),
     ],
 )
 def test_unknown_interruptions(unknown: int, known: int, state: State, finding: str) -> None:
-    rows = [totals(UNKNOWN_LABELS, interruptions=unknown), totals(interruptions=known)]
-    found = check(facts(label_sets=rows), "Counted as unknown")
+    ledger = Ledger(
+        week=[
+            week(UNKNOWN_LABELS, interruptions=unknown, counted_as_unknown=unknown),
+            week(interruptions=known),
+        ]
+    )
+    found = check(facts(label_sets=[totals(hours=1)], ledger=ledger), "Counted as unknown")
     assert (found.state, found.finding) == (state, finding)
 
 
-def test_each_projects_fleet_is_told() -> None:
+def test_the_fleet_of_each_project_has_a_check() -> None:
     metrics = new_metrics("fresh", "stale", "failing", "untried")
     metrics.listed("fresh", at=NOW - 240, seconds=3.2, instances=118)
-    metrics.listing_failed("fresh", "quota")
+    metrics.listing_failed("fresh", "credentials")
     metrics.listed("stale", at=NOW - 1900, seconds=61, instances=1)
-    metrics.listing_failed("failing", "timeout")
+    metrics.listing_failed("failing", "deadline")
+    no_credentials = "1 listing failed since the start: no usable Google Cloud credentials."
     told = {one.name: (one.state, one.finding) for one in checks(facts(metrics)) if "Fleet" in one.name}
 
     assert told == {
         "Fleet of fresh": (
             OK,
-            "118 GKE instances listed 4 min ago, in 3.2 s; failed since the start: 1 quota",
+            f"118 GKE instances listed 4 min ago, in 3.2 s. {no_credentials}",
         ),
-        "Fleet of stale": (ATTENTION, "1 GKE instance listed 31 min 40 s ago, in 1 min 1 s"),
-        "Fleet of failing": (ATTENTION, "not listed since the start; failed since the start: 1 timeout"),
-        "Fleet of untried": (NONE, "not listed since the start"),
+        "Fleet of stale": (ATTENTION, "1 GKE instance listed 31 min 40 s ago, in 1 min 1 s."),
+        "Fleet of failing": (
+            ATTENTION,
+            "Not listed since the start. 1 listing failed since the start: it took too long.",
+        ),
+        "Fleet of untried": (NONE, "Not listed since the start."),
     }
     assert check(facts(), "Fleet").state is OFF
 
@@ -204,7 +220,7 @@ def test_commits(seconds: float, state: State) -> None:
     assert found.state is state
 
 
-def test_accidents_are_told_when_they_have_happened() -> None:
+def test_accidents_are_shown_when_they_have_happened() -> None:
     metrics = new_metrics()
     metrics.reset()
     usual = {one.name for one in checks(facts())}
@@ -213,3 +229,71 @@ def test_accidents_are_told_when_they_have_happened() -> None:
     ]
 
     assert [(one.name, one.state) for one in more] == [("Ledger", ATTENTION), ("Store", ATTENTION)]
+
+
+def troubles(facts: Facts) -> list[str]:
+    return [one.name for one in checks(facts) if one.state is ATTENTION]
+
+
+def test_a_fleet_that_cannot_be_listed_is_reported_once() -> None:
+    metrics = new_metrics("shop")
+    metrics.listing_failed("shop", "forbidden")
+    missing = ["the fleet of no project could be listed; the log says why"]
+
+    assert troubles(facts(metrics, missing=missing)) == ["Fleet of shop"]
+    assert troubles(facts(new_metrics("shop"), missing=missing)) == ["Service"]
+
+
+def test_refused_tokens_are_reported_once_and_not_as_a_silence_too() -> None:
+    metrics = told(9, lambda m: m.pushes["creation"].refused("not_authenticated"))
+    usual = Ledger([history(week=10_000)])
+
+    assert troubles(facts(metrics, ledger=usual)) == ["Refused for authentication"]
+    assert troubles(facts(ledger=usual)) == ["Pushes of creations", "Pushes of interruptions"]
+
+
+def broken() -> Iterator[Facts]:
+    """Facts in which each check that there is needs attention, in one of them at least."""
+    metrics = told(9, lambda m: m.pushes["creation"].refused("internal"))
+    metrics.reset()
+    metrics.show(Applied(overflowed=1))
+    for _ in range(9):
+        metrics.commit_seconds.observe(15)
+        metrics.pushes["creation"].answered("tracked", 8 * DAY_SECONDS)
+    metrics.listing_failed("shop", "forbidden")
+    metrics.listing_failed("stale", "cut_off")
+    metrics.listed("stale", at=NOW - DAY_SECONDS, seconds=1, instances=1)
+    yield facts(metrics, ailing="not running: writer", ledger=None, ledger_trouble="away", pending=99)
+    refused = told(9, lambda m: m.pushes["creation"].refused("not_permitted"))
+    yield facts(refused, label_sets=[totals(UNKNOWN_LABELS, interruptions=9)], missing=["a fleet"])
+    yield facts(told(9, lambda m: m.pushes["creation"].refused("malformed_entry")))
+    yield facts(ledger=Ledger([history(week=10_000)]))
+
+
+def test_each_trouble_says_what_to_do_and_names_a_section_of_the_runbook() -> None:
+    found = [one for facts in broken() for one in checks(facts) if one.state is ATTENTION]
+    sections = set(re.findall(r"(?m)^#### (\w+)$", README.read_text()))
+
+    assert len({one.name for one in found}) >= 14
+    assert all(one.finding.endswith(".") for one in found)
+    assert {one.runbook for one in found if one.advice} <= sections
+    assert [one.name for one in found if not one.advice] == ["Service"]
+
+
+def test_every_slug_has_words() -> None:
+    assert [slug for slug in OUTCOMES if slug not in sentences.OUTCOMES] == []
+    assert [leaf.reason for leaf in leaves() if leaf.reason not in sentences.REFUSALS] == []
+    assert [slug for slug in FAILURES if slug not in sentences.LISTING_FAILURES] == []
+
+
+def test_several_reasons_of_failed_listings_have_their_numbers() -> None:
+    text = sentences.listing_failures({"deadline": 2, "forbidden": 1, "store": 0})
+
+    assert text == (
+        "3 listings failed since the start: it took too long (2), "
+        "the permission compute.instances.list is missing (1)."
+    )
+
+
+def test_a_slug_without_words_is_readable() -> None:
+    assert sentences.refusals({"too_many_fields": 2}) == "2 too many fields"

@@ -1,13 +1,18 @@
+from dataclasses import replace
 from typing import Final
+
+import pytest
 
 from app.domain.events import UNKNOWN
 from app.domain.history import PERIODS, Pool
 from app.domain.instances import OTHER_LABELS, UNKNOWN_LABELS
-from app.web.facts import Ledger
+from app.web.facts import Ledger, Window
 from app.web.overview import MOST_FLAVOURS, MOST_POOLS, Numbers, overview
 from tests.domain.examples import LABELS
-from tests.web.facts import POOL, facts, history, totals
+from tests.web.facts import POOL, facts, history, totals, week
 
+YOUNG: Final = Ledger(week=[week(hours=1_000_000)])
+"""A store that counts for less than 7 days, so that the page shows its totals."""
 GPU: Final = LABELS._replace(node_pool="gpu", machine_type="g2-standard-12")
 
 
@@ -16,7 +21,7 @@ def test_a_pools_numbers_are_those_of_its_zones_and_types_together() -> None:
         totals(hours=60, instances=2, interruptions=3),
         totals(LABELS._replace(zone="europe-west1-d"), hours=40, instances=1, interruptions=2),
     ]
-    page = overview(facts(label_sets=rows, ledger=Ledger([history(week=4, median_age=90.0)])))
+    page = overview(facts(label_sets=rows, ledger=replace(YOUNG, pools=[history(week=4, median_age=90.0)])))
 
     (cluster,) = page.clusters
     (pool,) = cluster.pools
@@ -26,7 +31,7 @@ def test_a_pools_numbers_are_those_of_its_zones_and_types_together() -> None:
     assert page.numbers == cluster.numbers == pool.numbers
 
 
-def test_of_a_few_hours_no_rate_is_told() -> None:
+def test_no_rate_is_shown_of_a_few_hours() -> None:
     assert Numbers(interruptions=1, instance_hours=9.9).rate is None
     assert Numbers(interruptions=0, instance_hours=10.0).rate == 0.0
 
@@ -84,7 +89,52 @@ def test_without_a_ledger_the_week_is_not_known() -> None:
     assert (page.numbers.instances, page.numbers.last_week, page.numbers.periods) == (2, None, ())
 
 
-def test_flavours_are_told_by_their_rate_and_without_what_is_unknown() -> None:
+def test_rates_and_shares_are_of_the_last_seven_days_wherever_they_are_shown() -> None:
+    unknown = UNKNOWN_LABELS._replace(project=LABELS.project)
+    page = overview(
+        facts(
+            label_sets=[
+                totals(hours=9000, instances=1, interruptions=500),
+                totals(UNKNOWN_LABELS, interruptions=90),
+            ],
+            ledger=Ledger(
+                [history(week=7)],
+                week=[
+                    week(interruptions=7, counted_as_unknown=1),
+                    week(hours=140),
+                    week(unknown, interruptions=3, counted_as_unknown=3),
+                ],
+            ),
+        )
+    )
+
+    assert page.window is Window.WEEK
+    assert (page.numbers.interruptions, page.numbers.instance_hours, page.unknown) == (10, 140, 4)
+    (cluster,) = page.clusters
+    (machine_type,) = page.machine_types
+    (zone,) = page.zones
+    assert cluster.numbers.rate == cluster.pools[0].numbers.rate == 50.0
+    assert machine_type.numbers.rate == zone.numbers.rate == 50.0
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        pytest.param(Ledger([history(week=2)], week=[week(interruptions=2, hours=168)]), id="young"),
+        pytest.param(None, id="no-ledger"),
+    ],
+)
+def test_rates_and_shares_are_since_counting_began_if_that_is_younger_or_all_that_is_known(
+    ledger: Ledger | None,
+) -> None:
+    rows = [totals(hours=20, instances=1, interruptions=3), totals(UNKNOWN_LABELS, interruptions=1)]
+    page = overview(facts(label_sets=rows, ledger=ledger))
+
+    assert page.window is Window.SINCE_COUNTING_BEGAN
+    assert (page.numbers.interruptions, page.numbers.instance_hours, page.unknown) == (4, 20, 1)
+
+
+def test_machine_types_and_zones_are_in_the_order_of_their_rates_and_without_the_unknown() -> None:
     rows = [
         totals(hours=1000, instances=9, interruptions=10),
         totals(GPU, hours=100, instances=1, interruptions=9),
@@ -94,7 +144,7 @@ def test_flavours_are_told_by_their_rate_and_without_what_is_unknown() -> None:
         totals(UNKNOWN_LABELS, interruptions=7),
         totals(OTHER_LABELS, hours=100, instances=5, interruptions=7),
     ]
-    page = overview(facts(label_sets=rows))
+    page = overview(facts(label_sets=rows, ledger=YOUNG))
 
     assert [(one.name, one.numbers.rate) for one in page.machine_types] == [
         ("g2-standard-12", 90.0),
@@ -105,7 +155,7 @@ def test_flavours_are_told_by_their_rate_and_without_what_is_unknown() -> None:
     assert page.unknown == 7
 
 
-def test_there_are_not_too_many_flavours() -> None:
+def test_the_number_of_zones_is_limited() -> None:
     rows = [totals(LABELS._replace(zone=f"z{number}"), instances=1) for number in range(MOST_FLAVOURS + 1)]
     assert len(overview(facts(label_sets=rows)).zones) == MOST_FLAVOURS
 
@@ -114,7 +164,7 @@ def test_an_exporter_is_empty_until_something_is_known() -> None:
     nothing = facts(label_sets=[totals(UNKNOWN_LABELS)])
 
     assert overview(nothing).is_empty
-    assert not overview(facts(waiting=1)).is_empty
+    assert not overview(facts(pending=1)).is_empty
     assert not overview(facts(label_sets=[totals()])).is_empty
     assert not overview(
         facts(label_sets=[totals(LABELS._replace(cluster=UNKNOWN), interruptions=1)])

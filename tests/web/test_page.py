@@ -10,9 +10,11 @@ from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from app import DOCS_URL
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, LabelSetWeek, PoolHistory, Query
 from app.domain.totals import LabelSetTotals
 from app.store import History, OpenedStore, open_store
@@ -127,30 +129,50 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_an_exporter_that_knows_nothing_tells_what_to_check(shared_exporter: Exporter) -> None:
+def test_an_exporter_that_knows_nothing_says_what_to_check(shared_exporter: Exporter) -> None:
     page = read(shared_exporter)
 
     assert "No Spot instance is known yet" in page.texts["h2"]
     assert "spot-interruption-exporter check" in page.texts["code"]
     assert "newest" not in page.tables
     assert page.attention == []
-    assert page.finding("Pushes of creations") == "none since the start"
-    assert page.finding("Fleet") == "not listed: no project is configured, or inventory.enabled is false"
+    assert page.finding("Pushes of creations") == "No push since the start."
+    assert (
+        page.finding("Fleet")
+        == "The fleet is not listed: no project is configured, or inventory.enabled is false."
+    )
 
 
-def test_its_links_work_and_lead_nowhere_else(tmp_path: Path, clock: Clock) -> None:
+def test_its_links_work_and_lead_nowhere_else_but_to_the_documentation(tmp_path: Path, clock: Clock) -> None:
     settings = {"prometheus.path": "/federated/metrics"}
     with Exporter(tmp_path, settings, two_listeners=True, clock=clock) as exporter:
         lose(exporter, "node-1", ago=60, age=60, cluster="a&b=c d/é")
         found = read(exporter).links
         assert {"/federated/metrics", "/interruptions", "/healthz", "/readyz"} < set(found)
-        for link in found:
-            if not link.startswith("data:image/svg+xml,"):
+        assert {DOCS_URL, f"{DOCS_URL}#runbook"} < set(found)
+        (of_the_cluster,) = [link for link in found if "cluster=" in link]
+        for link in set(found) - {of_the_cluster}:
+            if not link.startswith(("data:image/svg+xml,", DOCS_URL)):
                 assert link.startswith("/")
                 assert exporter.client.get(f"{exporter.metrics_url}{link}").is_success, link
-        (of_the_cluster,) = [link for link in found if "cluster=" in link]
-        answer = exporter.client.get(f"{exporter.metrics_url}{of_the_cluster}").json()
-        assert [row["instance"] for row in answer["interruptions"]] == ["node-1"]
+        assert urlsplit(of_the_cluster).path == "/interruptions"
+        assert parse_qs(urlsplit(of_the_cluster).query, strict_parsing=True) == {
+            "project": ["shop-prod"],
+            "location": ["europe-west1"],
+            "cluster": ["a&b=c d/é"],
+        }
+
+
+def test_a_trouble_links_to_its_section_of_the_runbook_and_stands_there_once(clocked: Exporter) -> None:
+    for _ in range(5):
+        clocked.post("creation", b"{}", authorization=token(audience="https://elsewhere.example.com"))
+    page = read(clocked)
+    trouble = page.texts["li"][0]
+
+    assert f"{DOCS_URL}#spotinterruptionexporterpushesunauthenticated" in page.links
+    assert "5 of 5 pushes since the start: 5 without a valid token." in trouble
+    assert page.texts["td"].count("See above") == 1
+    assert "#attention" in page.links
 
 
 def test_figures_are_those_of_what_was_pushed(clocked: Exporter, clock: Clock) -> None:
@@ -172,23 +194,45 @@ def test_figures_are_those_of_what_was_pushed(clocked: Exporter, clock: Clock) -
         "Last 7 days": "4",
         "Rate": DASH,
         "Unknown": "0 %",
-        "Waiting": "0",
+        "Pending": "0",
     }
     assert [row[:5] for row in page.tables["pools"][1:]] == [
         ["tills europe-west1 · shop-prod", "1", "1", "2", "4"],
         ["spot", "0", "1", "2", "3"],
         ["gpu", "1", "0", "0", "1"],
-        ["lab us-east1 · shop-prod"],
-        ["spot", "20", "0", "0", "0"],
+        ["lab us-east1 · shop-prod spot", "20", "0", "0", "0"],
     ]
     assert [row[-1] for row in page.tables["pools"][2:4]] == ["3 h 12 min", "1 min"]
     assert page.tables["newest"][1] == [
-        "2 Mar 11:38:56", "a-1", "spot tills", "e2-standard-8", "europe-west1-c", "3 h 12 min"
+        "2 Mar 11:38:56", "a-1", "spot tills · europe-west1 · shop-prod",
+        "e2-standard-8", "europe-west1-c", "3 h 12 min",
     ]  # fmt: skip
     assert ("datetime", "2026-03-02T11:38:56.000Z") in page.attributes
     assert [row[1] for row in page.tables["newest"][1:]] == ["a-1", "a-2", "a-3", "b-1", "a-4"]
-    assert "last one" in page.finding("Pushes of interruptions")
-    assert "5 counted since the start" in page.finding("Pushes of interruptions")
+    assert "The last push came" in page.finding("Pushes of interruptions")
+    assert "Since the start: 5 interruptions counted." in page.finding("Pushes of interruptions")
+
+
+def test_the_window_of_rates_and_shares_is_named(clocked: Exporter, clock: Clock, tmp_path: Path) -> None:
+    for number in range(5):
+        live(clocked, f"node-{number}", ago=DAY_SECONDS)
+    lose(clocked, "node-5", ago=60, age=60)
+    account(clocked)
+    page = read(clocked)
+
+    assert "per 1,000 instance-hours since counting began" in page.texts["dd"]
+    assert "0 of 1 since counting began" in page.texts["dd"]
+    assert "Counting began less than 7 days ago" in page.texts["p"][1]
+    for _ in range(8 * 24):
+        clock.at += HOUR_SECONDS
+        account(clocked)
+    page = read(clocked)
+
+    assert "per 1,000 instance-hours in the last 7 days" in page.texts["dd"]
+    assert "0 of 0 in the last 7 days" in page.texts["dd"]
+    assert page.tiles["Rate"] == "0"
+    assert not [text for text in page.texts["caption"] + page.texts["p"] if "counting began" in text]
+    assert sum("in the last 7 days" in text for text in page.texts["caption"]) == 3
 
 
 def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
@@ -201,7 +245,7 @@ def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
     page = read(clocked)
 
     assert page.tiles["Rate"] == "50.0"
-    assert page.tables["pools"][2][6:8] == ["50.0", "1 in 20 h"]
+    assert page.tables["pools"][1][6:8] == ["50.0", "1 in 20 h"]
     assert page.tables["flavours"][1][:4] == ["e2-standard-8", "20", "50.0", "1 in 20 h"]
 
 
@@ -233,18 +277,23 @@ def test_hostile_names_are_text(clocked: Exporter, clock: Clock, hostile: str) -
     hostile, name = (text.replace("\u202e", "\\u202e") for text in (hostile, name))
     assert page.tags == harmless
     assert not [key for key, _ in page.attributes if key.startswith("on") or key == "style"]
-    assert all(link.startswith(("/", "data:image/svg+xml,")) for link in page.links)
-    assert page.tables["newest"][1][1:5] == [name, f"{hostile} {hostile}", name, name]
+    assert all(link.startswith(("/", "data:image/svg+xml,", DOCS_URL)) for link in page.links)
+    assert page.tables["newest"][1][1:5] == [
+        name,
+        f"{hostile} {hostile} · {hostile} · p{name[:500]}",
+        name,
+        name,
+    ]
     assert page.texts["bdi"].count(hostile) >= 3
 
 
 def test_it_is_kept_for_some_seconds(clocked: Exporter, clock: Clock) -> None:
-    assert read(clocked).finding("Pushes of creations") == "none since the start"
+    assert read(clocked).finding("Pushes of creations") == "No push since the start."
     live(clocked, "node-1", ago=60)
     clock.at += 4.9
-    assert read(clocked).finding("Pushes of creations") == "none since the start"
+    assert read(clocked).finding("Pushes of creations") == "No push since the start."
     clock.at += 0.2
-    assert read(clocked).finding("Pushes of creations") != "none since the start"
+    assert read(clocked).finding("Pushes of creations") != "No push since the start."
 
 
 def test_a_clock_that_is_set_back_does_not_make_it_last(clocked: Exporter, clock: Clock) -> None:
@@ -254,7 +303,7 @@ def test_a_clock_that_is_set_back_does_not_make_it_last(clocked: Exporter, clock
     assert read(clocked).tiles["Live Spot instances"] == "1"
 
 
-def test_without_its_ledger_it_tells_the_rest(clocked: Exporter, clock: Clock, tmp_path: Path) -> None:
+def test_without_its_ledger_it_shows_the_rest(clocked: Exporter, clock: Clock, tmp_path: Path) -> None:
     lose(clocked, "node-1", ago=60, age=60)
     live(clocked, "node-2", ago=60)
     file = tmp_path / "exporter.db"
@@ -263,7 +312,7 @@ def test_without_its_ledger_it_tells_the_rest(clocked: Exporter, clock: Clock, t
 
     assert page.attention == ["Ledger"]
     assert "cannot be used" in page.finding("Ledger")
-    assert page.tables["pools"][2][:5] == ["spot", "1", DASH, DASH, DASH]
+    assert page.tables["pools"][1][1:5] == ["1", DASH, DASH, DASH]
     assert page.tiles["Live Spot instances"] == "1"
     assert "newest" not in page.tables
     (tmp_path / "elsewhere.db").rename(file)
@@ -274,7 +323,7 @@ def test_without_its_ledger_it_tells_the_rest(clocked: Exporter, clock: Clock, t
 def test_what_was_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> None:
     with Exporter(tmp_path, {"attribution.grace_seconds": 1}, clock=clock) as exporter:
         assert exporter.interrupt("stranger", timestamp=stamp(1)).json()["outcome"] == "pending"
-        assert read(exporter).tiles["Waiting"] == "1"
+        assert read(exporter).tiles["Pending"] == "1"
         clock.at += 10
         work = exporter.parts.recorder.perform(lambda store, now: store.expire(now))
         exporter.perform(work).result(20)
@@ -293,8 +342,10 @@ def test_what_is_wrong_stands_out_in_words(clocked: Exporter) -> None:
 
     assert page.attention == ["Service", "Refused for authentication"]
     assert "2 things need attention" in page.texts["h2"]
-    assert page.finding("Refused for authentication") == "5 of 5 pushes since the start: 5 not_authenticated"
-    assert "not ready: the exporter is stopping" in page.finding("Service")
+    assert page.finding("Refused for authentication").startswith(
+        "5 of 5 pushes since the start: 5 without a valid token. Compare"
+    )
+    assert "Not ready: the exporter is stopping" in page.finding("Service")
 
 
 def test_of_ten_thousand_interruptions_it_shows_the_newest(tmp_path: Path, clock: Clock) -> None:

@@ -34,7 +34,7 @@ def test_a_duration_has_two_units(seconds: float, text: str) -> None:
         (300, "5 min"),
     ],
 )
-def test_a_short_duration_is_told_precisely(seconds: float, text: str) -> None:
+def test_a_short_duration_is_precise(seconds: float, text: str) -> None:
     assert words.precisely(seconds) == text
 
 
