@@ -24,6 +24,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "certificates_unavailable": "because Google's certificates could not be fetched",
     "store_unavailable": "because the store could not be used",
     "store_corrupt": "because the store is damaged",
+    "store_gone": "because the store file was deleted or replaced",
     "name_taken": "because another process uses this replica's name",
     "store_slow": "because the store was too slow",
     "overload": "because too many events were queued",

@@ -311,7 +311,7 @@ def test_without_its_ledger_it_shows_the_rest(clocked: Exporter, clock: Clock, t
     page = read(clocked)
 
     assert page.attention == ["Ledger"]
-    assert "cannot be used" in page.finding("Ledger")
+    assert "was deleted or renamed" in page.finding("Ledger")
     assert page.tables["pools"][1][1:5] == ["1", DASH, DASH, DASH]
     assert page.tiles["Live Spot instances"] == "1"
     assert "newest" not in page.tables
