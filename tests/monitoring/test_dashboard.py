@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +27,7 @@ MONITORING: Final = ROOT / "k8s" / "monitoring"
 BOARD: Final = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS: Final = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 QUERY_VARIABLES: Final = [one for one in BOARD["templating"]["list"] if one["type"] == "query"]
+GRAFANA_TYPES: Final = "grafana-foundation-sdk"
 COLUMNS: Final = 24
 # Grafana's own limit for annotations, and about what a panel has pixels.
 ANNOTATION_POINTS, POINTS = 100, 1000
@@ -155,6 +157,17 @@ def test_the_dashboard_is_what_its_program_prints() -> None:
     program = [sys.executable, "-W", "error", str(MONITORING / "dashboard.py")]
     printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
     assert printed == (MONITORING / "dashboard.json").read_text(), "run dashboard.py again"
+
+
+def test_the_program_s_grafana_types_are_pinned_and_not_renewed_by_dependabot() -> None:
+    # The highest version number is of the oldest Grafana line: an update would be a downgrade.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = [one for one in project["optional-dependencies"]["test"] if one.startswith(f"{GRAFANA_TYPES}=")]
+    assert re.fullmatch(rf"{GRAFANA_TYPES}==\d+!11\.6\.0", *pins)
+
+    updates = _yaml(".github/dependabot.yaml")["updates"]
+    [python] = [one for one in updates if one["package-ecosystem"] == "pip"]
+    assert python["ignore"] == [{"dependency-name": GRAFANA_TYPES}]
 
 
 def test_every_series_is_one_of_the_exporter() -> None:
