@@ -33,9 +33,10 @@ resource "google_monitoring_alert_policy" "dead_letters" {
   documentation {
     mime_type = "text/markdown"
     content   = <<-EOT
-      The exporter refused a message 100 times, or was away for some 16 hours. It is not lost: its dead-letter
-      topic and subscription keep it for 14 days. Look at it, mend the cause, then replay it:
-      see "Dead letters" in the README, and `terraform output -raw dead_letter_commands`.
+      Pub/Sub gave up on a message after 100 deliveries: the exporter refused it, or was away for about 16 hours.
+      The message is not lost. Its dead-letter topic and subscription keep it for 14 days.
+      Look at the message, fix the cause, then replay it. [Dead letters](${var.runbook}#dead-letters) describes
+      the steps, and `terraform output -raw dead_letter_commands` prints the commands.
     EOT
   }
 

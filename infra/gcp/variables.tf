@@ -158,6 +158,18 @@ variable "notification_channels" {
   }
 }
 
+variable "runbook" {
+  description = "the address of your copy of the README, for the link in the alert on dead letters"
+  type        = string
+  default     = "https://git.example.com/spot-interruption-exporter/README.md"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^https?://[^[:space:]#()]+$", var.runbook))
+    error_message = "runbook should be an address like https://git.example.com/README.md, without a fragment."
+  }
+}
+
 variable "message_storage_regions" {
   description = "the only regions where Pub/Sub may keep messages; empty: as the organisation's policy says"
   type        = list(string)

@@ -6,6 +6,7 @@ https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboa
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -15,9 +16,12 @@ from panels.findings import capacity, lifetimes, overview, rates
 from panels.looks import SOURCE
 from panels.pipeline import pipeline
 from panels.queries import BY_POOL, CLUSTER, POOL, VARIABLES, WINDOW, increase
+from render import RUNBOOK
+
+Variable: TypeAlias = dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable
 
 
-def variables() -> Iterator[dashboard.DatasourceVariable | dashboard.QueryVariable]:
+def variables() -> Iterator[Variable]:
     """The choices at the top; each offers what the ones before it leave."""
     yield dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
     matchers: list[str] = []
@@ -38,6 +42,30 @@ def variables() -> Iterator[dashboard.DatasourceVariable | dashboard.QueryVariab
             .current(model.VariableOption(selected=True, text=["All"], value=["$__all"]))
         )
         matchers.append(f'{label}=~"${name}"')
+    # The address of the status page depends on the network, and no series has it.
+    page = "http://127.0.0.1:8090/"
+    yield (
+        dashboard.TextBoxVariable("page")
+        .label("Status page")
+        .default_value(page)
+        .current(model.VariableOption(selected=True, text=page, value=page))
+    )
+
+
+def links() -> Iterator[dashboard.DashboardLink]:
+    """Yield the links at the top."""
+    yield _link("Runbook", f"{RUNBOOK}#runbook", "What each alert means, and what to do about it")
+    yield _link(
+        "Status page",
+        "${page:raw}",
+        "The status page of the exporter. Set its address in the variable of this name. The default is where "
+        "the page is after: kubectl port-forward statefulset/spot-interruption-exporter 8090",
+    )
+
+
+def _link(title: str, url: str, tooltip: str) -> dashboard.DashboardLink:
+    link = dashboard.DashboardLink(title).type(model.DashboardLinkType.LINK).url(url).tooltip(tooltip)
+    return link.icon("external link").target_blank(target_blank=True)
 
 
 class Marks(model.AnnotationQuery):
@@ -85,6 +113,8 @@ def build() -> model.Dashboard:
     )
     for variable in variables():
         board.with_variable(variable)
+    for link in links():
+        board.link(link)
     for glance in overview():
         board.with_panel(glance)
     for title, part in (

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes rules.yaml in the forms of the Prometheus operator and of Google's managed Prometheus.
+"""Write rules.yaml in the forms of Prometheus Operator and of Google's managed Prometheus.
 
-With `--check` nothing is written, and the exit code is 1 if a written file is not what would be. For another
-`prometheus.cluster_label`, name it, and a folder for the results.
+With `--check` the program writes nothing, and exits with 1 if a file is not up to date. The options
+`--cluster-label` and `--runbook` adapt the rules and the dashboard; they need a folder for the results.
 """
 
 import argparse
@@ -13,10 +13,17 @@ from pathlib import Path
 from textwrap import indent
 from typing import Final
 
+RUNBOOK: Final = "https://git.example.com/spot-interruption-exporter/README.md"
+"""The page that has a section for each alert.
+
+Every link to the runbook begins with it. Change it here to the address of your copy, then run this program.
+"""
+
 K8S: Final = Path(__file__).resolve().parent.parent
 PLAIN: Final = Path("monitoring/rules.yaml")
+DASHBOARD: Final = Path("monitoring/dashboard.json")
 OPERATOR: Final = Path("components/prometheus-operator/prometheusrule.yaml")
-# Its rules see the data of their own namespace in their own cluster, and no other.
+# Rules of this kind see only the data of their own namespace in their own cluster.
 # https://cloud.google.com/stackdriver/docs/managed-prometheus/rules-managed
 MANAGED: Final = Path("components/managed-prometheus/rules.yaml")
 FORMS: Final = {
@@ -26,17 +33,23 @@ FORMS: Final = {
 CLUSTER_LABEL: Final = "kubernetes_cluster"
 
 
-def render(source: str, cluster_label: str) -> Iterator[tuple[Path, str]]:
-    """Each form's path below the k8s folder, and its text."""
-    rules = re.sub(rf"\b{CLUSTER_LABEL}\b", cluster_label, source)
+def render(rules: str, dashboard: str, cluster_label: str, runbook: str) -> Iterator[tuple[Path, str]]:
+    """Yield the path of each file below the k8s folder, and its text."""
+    rules, dashboard = (_adapted(text, cluster_label, runbook) for text in (rules, dashboard))
     yield PLAIN, rules
+    yield DASHBOARD, dashboard
     for path, (api_version, kind) in FORMS.items():
         yield path, _resource(api_version, kind, rules[rules.index("groups:\n") :])
 
 
+def _adapted(text: str, cluster_label: str, runbook: str) -> str:
+    text = re.sub(rf"\b{CLUSTER_LABEL}\b", cluster_label, text)
+    return re.sub(r'(runbook_url: |"url": ")[^\s"#]+#', lambda link: f"{link[1]}{runbook}#", text)
+
+
 def _resource(api_version: str, kind: str, groups: str) -> str:
     return f"""\
-# Written by monitoring/render.py from monitoring/rules.yaml: change that, and write this anew.
+# Written by monitoring/render.py from monitoring/rules.yaml. Change that file, then run render.py.
 apiVersion: {api_version}
 kind: {kind}
 metadata:
@@ -49,23 +62,33 @@ spec:
 
 def _label_name(text: str) -> str:
     if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", text) or text.startswith("__"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no label name")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a label name")
+    return text
+
+
+def _page(text: str) -> str:
+    # It is written into YAML, JSON, and Prometheus' templates.
+    if not re.fullmatch(r"https?://[^\s\"'\\#{}]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an http(s) URL without a fragment")
     return text
 
 
 def main() -> int:
-    """Write the forms, or check them."""
+    """Write the files, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
     parser.add_argument("--cluster-label", type=_label_name, default=CLUSTER_LABEL, metavar="NAME")
+    parser.add_argument("--runbook", type=_page, default=RUNBOOK, metavar="URL", help="default: %(default)s")
     parser.add_argument(
         "--output", type=Path, default=K8S, metavar="DIR", help="default: this repository's k8s"
     )
     arguments = parser.parse_args()
-    if arguments.cluster_label != CLUSTER_LABEL and arguments.output.resolve() == K8S:
-        parser.error("another --cluster-label needs an --output: the source names the default")
+    changed = (arguments.cluster_label, arguments.runbook) != (CLUSTER_LABEL, RUNBOOK)
+    if changed and arguments.output.resolve() == K8S:
+        parser.error("--cluster-label and --runbook need an --output: the files in k8s have the defaults")
 
-    rendered = render((K8S / PLAIN).read_text(), arguments.cluster_label)
+    rules, dashboard = ((K8S / path).read_text() for path in (PLAIN, DASHBOARD))
+    rendered = render(rules, dashboard, arguments.cluster_label, arguments.runbook)
     wanted = {arguments.output / path: text for path, text in rendered}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     for path in stale:

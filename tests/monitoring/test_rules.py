@@ -1,6 +1,8 @@
 """The recording and alerting rules: valid, tested each of them both ways, rendered, and explained."""
 
+import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -17,6 +20,8 @@ from app.web.problems import leaves, status_of
 from tests.support.requirement import require
 from tests.test_readme import rows
 
+CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
+"""What tells clusters apart: names are unique only in a project and a location."""
 _ROOT: Final = Path(__file__).parent.parent.parent
 _SOURCE: Final = _ROOT / "k8s/monitoring/rules.yaml"
 _PROMTOOL_TESTS: Final = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
@@ -24,6 +29,7 @@ _GROUPS: Final[list[dict[str, Any]]] = yaml.safe_load(_SOURCE.read_text())["grou
 _RULES: Final = [rule for group in _GROUPS for rule in group["rules"]]
 _ALERTS: Final = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDS: Final = [rule["record"] for rule in _RULES if "record" in rule]
+_RUNBOOK: Final[str] = runpy.run_path(str(_SOURCE.parent / "render.py"))["RUNBOOK"]
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -49,8 +55,13 @@ def test_the_rules_are_valid() -> None:
 
 
 @pytest.mark.parametrize("path", _PROMTOOL_TESTS, ids=lambda path: path.stem)
-def test_the_rules_do_what_promtool_s_files_say(path: Path) -> None:
-    promtool("test", "rules", path)
+def test_the_rules_do_what_promtool_s_files_say(path: Path, tmp_path: Path) -> None:
+    # The files expect the links of a fresh checkout; a copy of the project may have its runbook elsewhere.
+    text = re.sub(r"(runbook_url: )[^#]+", rf"\1{_RUNBOOK}", path.read_text())
+    copy = tmp_path / path.name
+    copy.write_text(text.replace("../../../k8s/monitoring/rules.yaml", str(_SOURCE)))
+
+    promtool("test", "rules", copy)
 
 
 def test_every_alert_is_tested_both_ways() -> None:
@@ -141,17 +152,68 @@ def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_read_on(alert: s
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert rule["for"]
-    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
-    assert rule["annotations"]["runbook"] == f"README.md#{alert.lower()}"
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     if re.match(r"cluster:|\(?\s*node_pool:", rule["expr"]):
-        assert "{{ $labels.kubernetes_cluster }}" in rule["annotations"]["summary"]
+        for label in CLUSTER:
+            assert f"{{{{ $labels.{label} }}}}" in rule["annotations"]["summary"]
     if re.match(r"\(?\s*zone:", rule["expr"]):
-        assert ".Labels.kubernetes_cluster }}" in rule["annotations"]["summary"]
+        for label in CLUSTER:
+            assert f".Labels.{label} }}}}" in rule["annotations"]["summary"]
 
 
 @pytest.mark.parametrize("alert", _ALERTS)
-def test_the_readme_has_a_section_for_the_alert(alert: str) -> None:
-    assert f"#### {alert}\n" in (_ROOT / "README.md").read_text()
+def test_an_alert_links_to_its_section_of_the_runbook(alert: str) -> None:
+    page, _, anchor = _ALERTS[alert]["annotations"]["runbook_url"].partition("#")
+
+    assert page == _RUNBOOK
+    assert anchor == alert.lower()
+    assert f"#### {alert}\n" in _runbook().read_text()
+
+
+def _runbook() -> Path:
+    """The file of this repository that the runbook's address ends with."""
+    paths = [_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")]
+    [found] = [path for path in paths if _RUNBOOK.endswith(f"/{path.relative_to(_ROOT)}")]
+    return found
+
+
+def test_the_runbook_is_a_page_on_the_web() -> None:
+    assert urlsplit(_RUNBOOK).scheme == "https"
+    assert urlsplit(_RUNBOOK).hostname
+
+
+def test_terraform_s_alert_links_to_the_same_page() -> None:
+    infra = _ROOT / "infra" / "gcp"
+
+    assert f'default     = "{_RUNBOOK}"' in (infra / "variables.tf").read_text()
+    [anchor] = re.findall(r"\]\(\$\{var\.runbook\}#([\w-]+)\)", (infra / "alert.tf").read_text())
+    assert anchor == "dead-letters"
+    assert "### Dead letters\n" in _runbook().read_text()
+
+
+def groupings(promql: str) -> Iterator[set[str]]:
+    """The labels of each aggregation."""
+    for labels in re.findall(r"\bby\s*\(([^)]*)\)", promql):
+        yield set(re.findall(r"\w+", labels))
+
+
+def test_no_rule_merges_clusters_of_one_name() -> None:
+    texts = [
+        text for rule in _RULES for text in (rule["expr"], rule.get("annotations", {}).get("summary", ""))
+    ]
+
+    found = [labels for text in texts for labels in groupings(text) if "kubernetes_cluster" in labels]
+    assert len(found) > 20
+    assert [labels for labels in found if not labels >= set(CLUSTER)] == []
+
+
+def test_no_query_of_the_readme_merges_clusters_of_one_name() -> None:
+    text = (_ROOT / "README.md").read_text()
+    queries = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+
+    found = [labels for query in queries for labels in groupings(query) if "kubernetes_cluster" in labels]
+    assert len(found) > 5
+    assert [labels for labels in found if not labels >= set(CLUSTER)] == []
 
 
 def test_the_readme_has_a_table_of_all_records() -> None:
@@ -195,19 +257,24 @@ def test_google_s_rules_take_these_fields_and_set_these_labels_themselves() -> N
             assert not re.search(rf"\b({'|'.join(scope)})\s*[=!]", rule["expr"])
 
 
-def test_another_cluster_label_is_rendered_into_every_form(tmp_path: Path) -> None:
-    assert render("--cluster-label", "target_cluster", "--output", tmp_path).returncode == 0
-    assert render("--cluster-label", "target_cluster", "--output", tmp_path, "--check").returncode == 0
+def test_another_cluster_label_and_runbook_are_rendered_into_every_form(tmp_path: Path) -> None:
+    page = "https://wiki.example.com/spot"
+    options = ("--cluster-label", "target_cluster", "--runbook", page, "--output", tmp_path)
+    assert render(*options).returncode == 0
+    assert render(*options, "--check").returncode == 0
 
-    written = [path.read_text() for path in tmp_path.rglob("*.yaml")]
-    assert len(written) == 3
+    written = [path.read_text() for path in tmp_path.rglob("*.*")]
+    assert len(written) == 4
     for text in written:
         assert "target_cluster" in text
         assert "kubernetes_cluster" not in text
+        assert f"{page}#" in text
+        assert _RUNBOOK not in text
     promtool("check", "rules", tmp_path / "monitoring/rules.yaml")
+    json.loads((tmp_path / "monitoring/dashboard.json").read_text())
 
 
-def test_a_stale_form_is_told(tmp_path: Path) -> None:
+def test_a_stale_form_is_reported(tmp_path: Path) -> None:
     assert render("--output", tmp_path).returncode == 0
     stale = tmp_path / "monitoring/rules.yaml"
     stale.write_text(stale.read_text() + "# changed\n")
@@ -217,7 +284,27 @@ def test_a_stale_form_is_told(tmp_path: Path) -> None:
     assert checked.stdout == f"{stale} is stale\n"
 
 
-@pytest.mark.parametrize("label", ["no-label", "__reserved", "kubernetes_cluster }"])
-def test_what_is_no_label_name_is_refused(label: str, tmp_path: Path) -> None:
-    assert render("--cluster-label", label, "--output", tmp_path).returncode == 2
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--cluster-label", "no-label"),
+        ("--cluster-label", "__reserved"),
+        ("--cluster-label", "kubernetes_cluster }"),
+        ("--runbook", "README.md"),
+        ("--runbook", "https://wiki.example.com/spot#runbook"),
+        ("--runbook", "https://wiki.example.com/{{ $value }}"),
+        ("--runbook", 'https://wiki.example.com/"'),
+        ("--runbook", "javascript:alert(1)"),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(option: str, value: str, tmp_path: Path) -> None:
+    assert render(option, value, "--output", tmp_path).returncode == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--cluster-label", "--runbook"])
+def test_the_repository_s_files_keep_the_defaults(option: str) -> None:
+    refused = render(option, "https://wiki.example.com/spot" if option == "--runbook" else "other")
+
+    assert refused.returncode == 2
+    assert "need an --output" in refused.stderr

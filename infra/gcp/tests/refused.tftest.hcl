@@ -249,6 +249,16 @@ run "channel_by_display_name" {
   expect_failures = [var.notification_channels]
 }
 
+run "runbook_with_a_fragment" {
+  command = plan
+
+  variables {
+    runbook = "https://wiki.example.com/spot#dead-letters"
+  }
+
+  expect_failures = [var.runbook]
+}
+
 run "storage_zone" {
   command = plan
 

@@ -122,6 +122,11 @@ run "alert" {
     condition     = google_monitoring_alert_policy.dead_letters.notification_channels == tolist(["projects/example-project/notificationChannels/7"])
     error_message = "The channels should hear of it."
   }
+
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.dead_letters.documentation[0].content, "](${var.runbook}#dead-letters)")
+    error_message = "The alert should link to the section on dead letters."
+  }
 }
 
 run "commands_count_nothing" {
