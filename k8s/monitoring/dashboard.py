@@ -1,4 +1,4 @@
-"""Prints the Grafana dashboard: `python k8s/monitoring/dashboard.py > k8s/monitoring/dashboard.json`.
+"""Print the Grafana dashboard: `python k8s/monitoring/dashboard.py > k8s/monitoring/dashboard.json`.
 
 https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 """  # noqa: INP001  # a script
@@ -12,17 +12,17 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import dashboard as model
-from panels.findings import capacity, lifetimes, overview, rates
+from panels.findings import ages, capacity, overview, rates
 from panels.looks import SOURCE
-from panels.pipeline import pipeline
-from panels.queries import BY_POOL, CLUSTER, POOL, VARIABLES, WINDOW, increase
+from panels.pipeline import pipeline, resources
+from panels.queries import BY_POOL, POOL, VARIABLES, WINDOW, increase
 from render import RUNBOOK
 
 Variable: TypeAlias = dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable
 
 
 def variables() -> Iterator[Variable]:
-    """The choices at the top; each offers what the ones before it leave."""
+    """Yield the choices at the top. Each offers what the ones before it leave."""
     yield dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
     matchers: list[str] = []
     for name, label in VARIABLES.items():
@@ -37,7 +37,8 @@ def variables() -> Iterator[Variable]:
             .sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
             .multi(multi=True)
             .include_all(include_all=True)
-            # No label is ever empty, so this is every series; a list of all the names could become too long.
+            # This matches series without the label too, as `namespace` outside of Kubernetes. A list of all
+            # values could become too long.
             .all_value(".*")
             .current(model.VariableOption(selected=True, text=["All"], value=["$__all"]))
         )
@@ -78,14 +79,14 @@ class Marks(model.AnnotationQuery):
         return super().to_json() | {
             "titleFormat": BY_POOL,
             "textFormat": "interrupted",
-            "tagKeys": f"{CLUSTER},node_pool",
+            "tagKeys": POOL.replace(" ", ""),
             # The least; a hundredth of the range where that is longer.
             "step": "1m",
         }
 
 
 def marks(panels: Sequence[int]) -> Marks:
-    """Marks the interruptions of each pool, in these panels."""
+    """Return the annotation that marks the interruptions of each pool in these panels."""
     return Marks(
         name="Interruptions by pool",
         datasource=SOURCE,
@@ -97,12 +98,12 @@ def marks(panels: Sequence[int]) -> Marks:
 
 
 def build() -> model.Dashboard:
-    """The whole of it."""
+    """Return the dashboard."""
     board = (
         dashboard.Dashboard("Spot interruptions")
         .uid("spot-interruption-exporter")
         .description(
-            "Interruptions of GKE Spot VMs: when, where, how often, and whether the figures are sound."
+            "Interruptions of GKE Spot VMs: when, where and how often, and the health of the exporter."
         )
         .tags(["gke", "spot", "prometheus"])
         .timezone(shapes.TimeZoneBrowser)
@@ -119,9 +120,10 @@ def build() -> model.Dashboard:
         board.with_panel(glance)
     for title, part in (
         ("Interruption rates", rates()),
-        ("Age at interruption", lifetimes()),
+        ("Age at interruption", ages()),
         ("Capacity", capacity()),
         ("Pipeline health", pipeline()),
+        ("Exporter process", resources()),
     ):
         board.with_row(dashboard.Row(title))
         for panel in part:

@@ -7,7 +7,6 @@ is the real one, and Prometheus scrapes it on, so that series continue and "now"
 
 import re
 import shutil
-import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from tests.support.compute_api import FORBIDDEN, ComputeApi
 from tests.support.entries import push
 from tests.support.exporter import OWN, Exporter, subscription, token
 from tests.support.process import LOOPBACK, eventually
-from tests.support.prometheus import Prometheus, Target
+from tests.support.prometheus import Prometheus, Target, backfill
 from tests.support.requirement import require
 
 LABELS: Final = {"job": "spot-interruption-exporter", "instance": "spot-interruption-exporter-0"}
@@ -226,15 +225,12 @@ class _Player:
 
 
 class _History:
-    """Scrapes of the past, which become blocks of Prometheus' data.
-
-    https://prometheus.io/docs/prometheus/latest/storage/#backfilling-from-openmetrics-format
-    """
+    """Scrapes of the past, which become blocks of Prometheus' data."""
 
     def __init__(self, directory: Path) -> None:
-        self._promtool = require("promtool", shutil.which("promtool"))
+        require("promtool", shutil.which("promtool"))
+        self._directory = directory
         self._path = directory / "history.txt"
-        self._blocks = directory / "tsdb"
         self._file = self._path.open("w")
         self._series: dict[str, str] = {}
         self._target = ",".join(f'{name}="{value}"' for name, value in LABELS.items())
@@ -256,13 +252,7 @@ class _History:
         """End, and have the blocks made."""
         self._file.write("# EOF\n")
         self.close()
-        # The file is read once more for every block.
-        duration = "--max-block-duration=216h"
-        command = [self._promtool, "tsdb", "create-blocks-from", "openmetrics", "--quiet", duration]
-        done = subprocess.run(
-            [*command, self._path, self._blocks], check=False, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        backfill(self._path, self._directory)
         self._path.unlink()
 
     def _labelled(self, series: str) -> str:

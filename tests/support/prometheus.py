@@ -5,6 +5,7 @@ https://prometheus.io/docs/prometheus/latest/querying/api/
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,21 @@ class Series(NamedTuple):
 
     labels: Labels
     samples: list[tuple[float, float]]
+
+
+def backfill(history: Path, directory: Path) -> None:
+    """Make blocks of Prometheus' data in a directory, from samples of the past in OpenMetrics' format.
+
+    https://prometheus.io/docs/prometheus/latest/storage/#backfilling-from-openmetrics-format
+    """
+    promtool = require("promtool", shutil.which("promtool"))
+    # The file is read once more for every block.
+    duration = "--max-block-duration=216h"
+    command = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--quiet", duration]
+    done = subprocess.run(
+        [*command, history, directory / "tsdb"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class Prometheus:

@@ -1,6 +1,6 @@
-"""The panels that say what was interrupted, how often, how old, and what there is."""
+"""The panels about interruptions and capacity: how many, how often, at which age, and what is alive."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from grafana_foundation_sdk.builders import bargauge, common, heatmap, stat, table, timeseries
@@ -22,34 +22,43 @@ from panels.looks import (
     now,
     over_time,
     ranking,
+    rows,
     stacked,
 )
 from panels.queries import (
     BY_CLUSTER,
     BY_POOL,
-    CHOSEN_CLUSTER,
-    CHOSEN_LIFETIMES,
     CLUSTER,
-    LABEL_SET,
+    CLUSTER_NAME,
     POOL,
-    age,
+    SIX,
+    alerts,
     each_interval,
     highest,
     increase,
     instances,
     launches,
+    lifetimes,
+    lifetimes_each_interval,
     quantile,
     rate,
     share,
+    since_last_interruption,
 )
 
-PER_1000_HOURS: Final = "suffix:per 1000 h"
+PER_1000_HOURS: Final = "suffix:per 1,000 h"
 INTERRUPTION_RATE: Final[Steps] = ((None, "green"), (2, "yellow"), (10, "orange"), (25, "red"))
 FAILURES: Final[Steps] = ((None, "green"), (1, "yellow"), (10, "orange"))
+ONE_NAME: Final = (
+    "The series has no project and no location: clusters of the same name cannot be separated here."
+)
+
+IDENTITY: Final = {CLUSTER_NAME: "Cluster", "project": "Project", "cluster_location": "Location"}
+LABELS: Final = IDENTITY | {"node_pool": "Pool", "machine_type": "Machine type", "zone": "Zone"}
 
 
-def overview() -> Iterator[stat.Panel | timeseries.Panel]:
-    """What happened, at a glance."""
+def overview() -> Iterator[stat.Panel | timeseries.Panel | table.Panel]:
+    """Yield the panels at the top: the main figures and the firing alerts."""
     yield figure(
         "Interruptions",
         "Spot instances that were interrupted in the range.",
@@ -69,8 +78,8 @@ def overview() -> Iterator[stat.Panel | timeseries.Panel]:
     )
     yield figure(
         "Interruption rate",
-        "Interruptions per 1000 hours that Spot instances lived in the range. At 10, an instance is "
-        "interrupted once in 100 hours on average. Fleets of different size compare by this number.",
+        "Interruptions per 1,000 hours of instance life in the range. At 10, an instance is interrupted "
+        "once in 100 hours on average. This number makes fleets of different sizes comparable.",
         PER_1000_HOURS,
         now(rate()),
         empty="no instance lived",
@@ -79,9 +88,9 @@ def overview() -> Iterator[stat.Panel | timeseries.Panel]:
     )
     yield figure(
         "Launches interrupted",
-        "Interruptions for each launch (creations that did not fail) in the range. Near 100 %, nearly every "
-        "instance ends by an interruption; far below, most are scaled down first. What was launched before "
-        "the range counts if it was interrupted in it, so that a short range may show more than 100 %.",
+        "Interruptions per launch in the range. A launch is a creation that did not fail. Near 100 %, nearly "
+        "every instance ends by an interruption. Far below, most instances are scaled down first. In a short "
+        "range the share may exceed 100 %, because interrupted instances were launched before it.",
         units.PercentUnit,
         now(share()),
         empty="no launch",
@@ -89,26 +98,27 @@ def overview() -> Iterator[stat.Panel | timeseries.Panel]:
     )
     yield figure(
         "Median age at interruption",
-        "Half of the instances that were interrupted in the range were younger. It says nothing of those "
-        "that were not interrupted, so it is no survival time. By cluster and machine type only.",
+        "Half of the instances that were interrupted in the range were younger. Instances that were not "
+        f"interrupted are not included, so this is not a survival time. {ONE_NAME}",
         units.Seconds,
-        now(quantile(0.5, "spot_instance_lifetime_seconds")),
+        now(quantile(0.5, lifetimes("bucket", "le"))),
         empty="no interruption",
         decimals=1,
     )
     yield figure(
         "Since the last interruption",
-        "Time from the newest interruption's log entry to the end of the range. By cluster only.",
+        f"Time from the log entry of the newest interruption to the end of the range. {ONE_NAME}",
         units.Seconds,
-        now(age("spot_last_interruption_timestamp_seconds", chosen=CHOSEN_CLUSTER)),
+        now(since_last_interruption()),
         empty="none yet",
         decimals=1,
     )
+    yield firing()
     yield bars(
         chart(
             "Interruptions over time",
-            "Interruptions by cluster, a bar an interval; the newest appears when its interval is over. "
-            "The marks name the pools.",
+            "Interruptions by cluster, one bar per interval. A bar appears when its interval is over. The "
+            "marks name the pools.",
             COUNT,
             over_time(each_interval("spot_interruptions_total", CLUSTER), BY_CLUSTER),
             width=24,
@@ -118,8 +128,27 @@ def overview() -> Iterator[stat.Panel | timeseries.Panel]:
     )
 
 
+def firing() -> table.Panel:
+    """Return the table of the firing alerts."""
+    labels = {"alertname": "Alert", "severity": "Severity"} | LABELS
+    labels |= {"endpoint": "Endpoint", "reason": "Reason"}
+    panel = framed(
+        table.Panel(),
+        "Firing alerts",
+        "The alerts of the exporter that fire at the end of the range. This needs the alerting rules of "
+        "the project in the same data source (series ALERTS). The runbook, linked at the top, describes "
+        "each alert.",
+        COUNT,
+        size=(24, 6),
+        empty="no alert fires",
+    )
+    rows(panel, labels, alerts(", ".join(labels)))
+    return panel.sort_by([common.TableSortByFieldState().display_name("Severity").desc(desc=False)])
+
+
 def rates() -> Iterator[bargauge.Panel | table.Panel]:
-    """Who is more susceptible."""
+    """Yield the panels that compare interruption rates."""
+    yield fleet("Clusters", IDENTITY, CLUSTER, height=8)
     for what, by, legend in (
         ("machine type", "machine_type", "{{machine_type}}"),
         ("zone", "zone", "{{zone}}"),
@@ -127,37 +156,37 @@ def rates() -> Iterator[bargauge.Panel | table.Panel]:
     ):
         yield ranking(
             f"Interruption rate by {what}",
-            f"Interruptions per 1000 instance-hours in the range, by {what}: the 20 highest. Few hours make "
-            "a rough figure; the table below has the hours.",
+            f"Interruptions per 1,000 instance-hours in the range, by {what}: the 20 highest. A rate from "
+            "few hours is not reliable; the tables have the hours.",
             PER_1000_HOURS,
             now(highest(rate(by)), legend),
             empty="no instance lived in the range",
             steps=INTERRUPTION_RATE,
             decimals=1,
         )
-    yield fleet()
+    yield fleet("Clusters, pools, machine types and zones", LABELS, SIX, height=11)
 
 
-def fleet() -> table.Panel:
-    """Every label set with its figures."""
+def fleet(title: str, labels: Mapping[str, str], by: str, *, height: int) -> table.Panel:
+    """Return a table with all figures of each cluster, or of each label set."""
     panel = framed(
         table.Panel(),
-        "Clusters, pools, machine types and zones",
-        "All figures side by side, of the range but for the instances, which are alive at its end. No rate "
-        "where no instance lived, no share where none was launched.",
+        title,
+        "A cluster is identified by its name, project and location. The figures are of the range; "
+        "instances are those alive at its end. There is no rate if no instance lived, and no share if "
+        "none was launched.",
         COUNT,
-        size=(24, 11),
+        size=(24, height),
         empty="-",
     )
-    labels = {CLUSTER: "Cluster", "node_pool": "Pool", "machine_type": "Machine type", "zone": "Zone"}
     values = {
-        "Instances": instances(LABEL_SET),
-        "Interruptions": increase("spot_interruptions_total", LABEL_SET),
-        "Instance-hours": f"{increase('spot_instance_seconds_total', LABEL_SET)} / 3600",
-        "Rate": rate(LABEL_SET),
-        "Launches": launches(LABEL_SET),
-        "Interrupted": share(LABEL_SET),
-        "Failed creations": increase("spot_instance_creations_failed_total", LABEL_SET),
+        "Instances": instances(by),
+        "Interruptions": increase("spot_interruptions_total", by),
+        "Instance-hours": f"{increase('spot_instance_seconds_total', by)} / 3600",
+        "Rate": rate(by),
+        "Launches": launches(by),
+        "Interrupted": share(by),
+        "Failed creations": increase("spot_instance_creations_failed_total", by),
     }
     columns(
         panel, labels, values, above_zero=["Instances", "Interruptions", "Instance-hours", "Failed creations"]
@@ -169,56 +198,53 @@ def fleet() -> table.Panel:
     return panel.sort_by([common.TableSortByFieldState().display_name("Interruptions").desc(desc=True)])
 
 
-def lifetimes() -> Iterator[heatmap.Panel | table.Panel]:
-    """How old instances become before they are interrupted."""
-    lifetime = "spot_instance_lifetime_seconds"
+def ages() -> Iterator[heatmap.Panel | table.Panel]:
+    """Yield the panels about the age at interruption."""
     grid = framed(
         heatmap.Panel(),
         "Age at interruption over time",
-        "Interruptions by the instance's age, which begins anew at each start. The stronger the colour, the "
-        "more. By cluster and machine type only.",
+        "Interruptions by the age of the instance. The age starts at 0 at each start of the instance. A "
+        f"stronger colour means more interruptions. {ONE_NAME}",
         units.Seconds,
         size=(16, 9),
         empty="no Spot instance is known",
     )
-    grid.with_target(
-        over_time(each_interval(f"{lifetime}_bucket", "le", CHOSEN_LIFETIMES), "{{le}}").format(
-            PromQueryFormat.HEATMAP
-        )
-    )
+    grid.with_target(over_time(lifetimes_each_interval(), "{{le}}").format(PromQueryFormat.HEATMAP))
     grid.calculate(calculate=False).max_data_points(BARS_ACROSS // 3).interval("15m").show_legend()
     grid.y_axis(heatmap.YAxisConfig().unit(units.Seconds).axis_placement(shapes.AxisPlacement.LEFT))
     grid.cell_values(heatmap.CellValues().unit(COUNT).decimals(0)).show_y_histogram()
     # Of the schemes that Grafana has, one that goes from the background's side in dark and in light.
     grid.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(32))
     yield grid
-    ages = framed(
+    by_type = framed(
         table.Panel(),
         "Age at interruption by machine type",
-        "Of those that were interrupted in the range: half were younger than the median, nine in ten younger "
-        "than p90. It is no survival time. Both are estimated within a histogram's bounds.",
+        "Ages of the instances that were interrupted in the range: half were younger than the median, 90 "
+        "% were younger than p90. Both are estimates within the bounds of a histogram, and not survival "
+        f"times. {ONE_NAME}",
         units.Seconds,
         size=(8, 9),
         empty="-",
     )
+    buckets = lifetimes("bucket", "le, machine_type")
     values = {
-        "Interrupted": increase(f"{lifetime}_count", "machine_type", chosen=CHOSEN_LIFETIMES),
-        "Median": quantile(0.5, lifetime, "machine_type"),
-        "p90": quantile(0.9, lifetime, "machine_type"),
+        "Interrupted": lifetimes("count", "machine_type"),
+        "Median": quantile(0.5, buckets),
+        "p90": quantile(0.9, buckets),
     }
-    columns(ages, {"machine_type": "Machine type"}, values, above_zero=["Interrupted"])
-    column(ages, "Interrupted", COUNT, decimals=0)
-    column(ages, "Median", units.Seconds, decimals=1)
-    column(ages, "p90", units.Seconds, decimals=1)
-    yield ages.sort_by([common.TableSortByFieldState().display_name("Interrupted").desc(desc=True)])
+    columns(by_type, {"machine_type": "Machine type"}, values, above_zero=["Interrupted"])
+    column(by_type, "Interrupted", COUNT, decimals=0)
+    column(by_type, "Median", units.Seconds, decimals=1)
+    column(by_type, "p90", units.Seconds, decimals=1)
+    yield by_type.sort_by([common.TableSortByFieldState().display_name("Interrupted").desc(desc=True)])
 
 
 def capacity() -> Iterator[timeseries.Panel | bargauge.Panel]:
-    """What there is, and what could not be had."""
+    """Yield the panels about live instances and failed creations."""
     yield stacked(
         chart(
             "Live Spot instances by pool",
-            "Spot instances alive, by cluster and node pool.",
+            "Spot instances that are alive, by cluster and node pool.",
             COUNT,
             over_time(instances(POOL), BY_POOL),
             width=8,
@@ -231,7 +257,7 @@ def capacity() -> Iterator[timeseries.Panel | bargauge.Panel]:
     yield bars(
         chart(
             "Failed creations by zone",
-            "Spot instances that were asked for and not given, for the most part because the zone had none "
+            "Spot instances that could not be created. The usual reason is that the zone had no capacity "
             "left (stock-out).",
             COUNT,
             over_time(each_interval(failed, "zone"), "{{zone}}"),
@@ -242,7 +268,7 @@ def capacity() -> Iterator[timeseries.Panel | bargauge.Panel]:
     )
     yield ranking(
         "Failed creations by machine type and zone",
-        "The 20 pairs of machine type and zone in which most creations failed in the range.",
+        "The 20 pairs of machine type and zone with the most failed creations in the range.",
         COUNT,
         now(highest(increase(failed, "machine_type, zone")), "{{machine_type}} in {{zone}}"),
         empty="no Spot instance is known",

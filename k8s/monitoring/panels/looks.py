@@ -72,9 +72,10 @@ def figure(
     empty: str,
     steps: Steps = PLAIN,
     decimals: int | None = None,
+    height: int = 4,
 ) -> stat.Panel:
-    """One number, or one for each of a few series."""
-    panel = framed(stat.Panel(), title, description, unit, size=(4, 4), empty=empty)
+    """Return a panel with one number, or with one for each of a few series."""
+    panel = framed(stat.Panel(), title, description, unit, size=(4, height), empty=empty)
     coloured(panel, steps).graph_mode(shapes.BigValueGraphMode.NONE)
     panel.color_mode(shapes.BigValueColorMode.VALUE).justify_mode(shapes.BigValueJustifyMode.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False).fields(""))
@@ -171,6 +172,19 @@ def columns(
     }
     for transformation, options in (("merge", {}), ("organize", arranged), ("filterByValue", alive)):
         panel.with_transformation(model.DataTransformerConfig(id_val=transformation, options=options))
+    panel.show_header(show_header=True).cell_height(shapes.TableCellHeight.SM)
+    return panel.filterable(filterable=True)
+
+
+def rows(panel: table.Panel, labels: Mapping[str, str], expression: str) -> table.Panel:
+    """Show the labels of each series of a query, without its value."""
+    panel.with_target(now(expression).format(PromQueryFormat.TABLE))
+    arranged = {
+        "excludeByName": {"Time": True, "Value": True, "Value #A": True},
+        "indexByName": {name: place for place, name in enumerate(labels)},
+        "renameByName": dict(labels),
+    }
+    panel.with_transformation(model.DataTransformerConfig(id_val="organize", options=arranged))
     panel.show_header(show_header=True).cell_height(shapes.TableCellHeight.SM)
     return panel.filterable(filterable=True)
 

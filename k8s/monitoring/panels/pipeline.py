@@ -1,4 +1,4 @@
-"""The panels that say whether the figures can be believed."""
+"""The panels about the exporter itself: whether its figures are complete, and what its process needs."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,25 @@ from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import units
 
 from panels.looks import BARS_ACROSS, COUNT, bars, chart, figure, now, over_time
-from panels.queries import CHOSEN_PROJECT, OWN, UNKNOWN, WINDOW, age, each_interval, increase, quantile
+from panels.queries import (
+    BY_REPLICA,
+    CHOSEN_PROJECT,
+    EXPORTER,
+    OWN,
+    RANGE,
+    UNKNOWN,
+    WINDOW,
+    age,
+    each_interval,
+    increase,
+    pending,
+    process,
+    quantile,
+)
 
 
 def pipeline() -> Iterator[stat.Panel | timeseries.Panel]:
-    """Whether the figures above can be believed."""
+    """Yield the panels that show whether events arrive, are accepted and are attributed."""
     yield figure(
         "Since the last push",
         "Time since the newest authentic push to each endpoint. How long is too long depends on how often "
@@ -23,30 +37,30 @@ def pipeline() -> Iterator[stat.Panel | timeseries.Panel]:
     )
     yield figure(
         "Pushes refused",
-        "Pushes in the range that were answered anything but 200, and will be sent again.",
+        "Pushes in the range that were not answered with 200. Pub/Sub sends them again.",
         COUNT,
-        now(increase(f"{OWN}_push_errors_total", chosen="")),
+        now(increase(f"{OWN}_push_errors_total", chosen=EXPORTER)),
         empty="exporter not seen",
         decimals=0,
         steps=((None, "green"), (1, "yellow"), (100, "red")),
     )
     yield figure(
-        "Waiting",
-        "Interruptions whose instance is not known yet. They are counted when a creation or a listing "
-        "explains it, and after the grace period as `unknown`.",
+        "Pending interruptions",
+        "Interruptions of instances that the exporter does not know yet. It counts them when a creation or a "
+        "fleet listing names the instance, or under the cluster `unknown` when the grace period ends.",
         COUNT,
-        now(f"max({OWN}_pending_interruptions)"),
+        now(pending()),
         empty="exporter not seen",
         decimals=0,
         steps=((None, "green"), (1, "yellow"), (50, "red")),
     )
     yield figure(
         "Counted as unknown",
-        "Share of all interruptions in the range that were counted without a cluster. Of all projects.",
+        "Share of all interruptions in the range that were counted without a cluster, across all projects.",
         units.PercentUnit,
         now(
             f"{increase('spot_interruptions_total', chosen=UNKNOWN)}"
-            f" / ({increase('spot_interruptions_total', chosen='')} > 0)"
+            f" / ({increase('spot_interruptions_total', chosen=EXPORTER)} > 0)"
         ),
         empty="no interruption",
         decimals=1,
@@ -54,8 +68,7 @@ def pipeline() -> Iterator[stat.Panel | timeseries.Panel]:
     )
     yield figure(
         "Oldest fleet listing",
-        "Time since the moment for which the newest complete listing speaks, of the project that is furthest "
-        "behind.",
+        "Age of the newest complete fleet listing, for the project where it is oldest.",
         units.Seconds,
         now(f"max({age(f'{OWN}_inventory_last_success_timestamp_seconds', 'project', CHOSEN_PROJECT)})"),
         empty="no listing yet",
@@ -66,7 +79,7 @@ def pipeline() -> Iterator[stat.Panel | timeseries.Panel]:
         "Replicas by version",
         "Exporters that were scraped at the end of the range, by their version.",
         COUNT,
-        now(f"count by (version) ({OWN}_build_info)", "{{version}}"),
+        now(f"count by (version) ({OWN}_build_info{{{EXPORTER}}})", "{{version}}"),
         empty="exporter not seen",
     ).text_mode(shapes.BigValueTextMode.VALUE_AND_NAME)
     yield from traffic()
@@ -74,13 +87,13 @@ def pipeline() -> Iterator[stat.Panel | timeseries.Panel]:
 
 
 def traffic() -> Iterator[timeseries.Panel]:
-    """What came in."""
+    """Yield the panels about pushes."""
     yield bars(
         chart(
             "Pushes by outcome",
-            "Pushes that were answered 200, by what became of them. That is when their effect is durable.",
+            "Pushes that were answered with 200, by outcome. Their effect is durable.",
             COUNT,
-            over_time(each_interval(f"{OWN}_push_messages_total", "outcome", ""), "{{outcome}}"),
+            over_time(each_interval(f"{OWN}_push_messages_total", "outcome", EXPORTER), "{{outcome}}"),
             width=8,
             calcs=["sum", "max"],
             empty="exporter not seen",
@@ -89,22 +102,23 @@ def traffic() -> Iterator[timeseries.Panel]:
     yield bars(
         chart(
             "Pushes refused by reason",
-            "Pushes that were answered anything but 200, by reason. Pub/Sub sends them again.",
+            "Pushes that were not answered with 200, by reason. Pub/Sub sends them again.",
             COUNT,
-            over_time(each_interval(f"{OWN}_push_errors_total", "reason", ""), "{{reason}}"),
+            over_time(each_interval(f"{OWN}_push_errors_total", "reason", EXPORTER), "{{reason}}"),
             width=8,
             calcs=["sum", "max"],
             empty="exporter not seen",
         )
     )
-    delay = f"{OWN}_event_delay_seconds"
+    delays = increase(f"{OWN}_event_delay_seconds_bucket", "le, endpoint", WINDOW, EXPORTER)
     yield (
         chart(
             "Event delay",
-            "Time from an event's log timestamp to its commit, by endpoint: median and p99 of an interval.",
+            "Time from the log timestamp of an event to its commit, by endpoint: median and p99 per "
+            "interval.",
             units.Seconds,
-            over_time(quantile(0.5, delay, "endpoint", WINDOW, ""), "{{endpoint}} median", "A"),
-            over_time(quantile(0.99, delay, "endpoint", WINDOW, ""), "{{endpoint}} p99", "B"),
+            over_time(quantile(0.5, delays), "{{endpoint}} median", "A"),
+            over_time(quantile(0.99, delays), "{{endpoint}} p99", "B"),
             width=8,
             calcs=["max", "lastNotNull"],
             empty="no event in the range",
@@ -118,19 +132,19 @@ def traffic() -> Iterator[timeseries.Panel]:
 
 
 def condition() -> Iterator[timeseries.Panel]:
-    """How the exporter itself is."""
+    """Yield the panels about the exporter's work over time."""
     yield chart(
-        "Waiting interruptions",
-        "Interruptions that wait for something to explain their instance.",
+        "Pending interruptions over time",
+        "Interruptions of instances that the exporter does not know yet.",
         COUNT,
-        over_time(f"max({OWN}_pending_interruptions)", "waiting"),
+        over_time(pending(), "pending"),
         width=8,
         calcs=["lastNotNull", "max"],
         empty="exporter not seen",
     ).decimals(0)
     yield chart(
         "Age of the fleet listing",
-        "Time since the moment for which each project's newest complete listing speaks.",
+        "Time since the newest complete fleet listing of each project.",
         units.Seconds,
         over_time(
             age(f"{OWN}_inventory_last_success_timestamp_seconds", "project", CHOSEN_PROJECT), "{{project}}"
@@ -139,14 +153,14 @@ def condition() -> Iterator[timeseries.Panel]:
         calcs=["lastNotNull", "max"],
         empty="no listing yet",
     )
-    commit = f"{OWN}_store_commit_seconds"
+    commits = increase(f"{OWN}_store_commit_seconds_bucket", "le", WINDOW, EXPORTER)
     yield (
         chart(
             "Store commits",
-            "Duration of a commit, which is what a push waits for: the median and p99 of an interval.",
+            "Duration of a commit: median and p99 per interval. A push is answered after its commit.",
             units.Seconds,
-            over_time(quantile(0.5, commit, over=WINDOW, chosen=""), "median", "A"),
-            over_time(quantile(0.99, commit, over=WINDOW, chosen=""), "p99", "B"),
+            over_time(quantile(0.5, commits), "median", "A"),
+            over_time(quantile(0.99, commits), "p99", "B"),
             width=8,
             calcs=["max", "lastNotNull"],
             empty="no commit in the range",
@@ -155,3 +169,40 @@ def condition() -> Iterator[timeseries.Panel]:
         .max_data_points(BARS_ACROSS)
         .interval("5m")
     )
+
+
+def resources() -> Iterator[stat.Panel | timeseries.Panel]:
+    """Yield the panels about the exporter's process."""
+    yield chart(
+        "Memory",
+        "Resident memory of each replica, without the child process that lists the fleet.",
+        units.BytesIEC,
+        over_time(process("max_over_time", "process_resident_memory_bytes", WINDOW), BY_REPLICA),
+        width=10,
+        calcs=["max", "lastNotNull"],
+        empty="exporter not seen",
+    )
+    yield (
+        chart(
+            "Processor",
+            "Processor time of each replica, as a share of one core.",
+            units.PercentUnit,
+            over_time(process("rate", "process_cpu_seconds_total", WINDOW), BY_REPLICA),
+            width=10,
+            calcs=["max", "lastNotNull"],
+            empty="exporter not seen",
+        )
+        # The process has about one core's worth of work at most; an idle one should not fill the panel.
+        .axis_soft_max(0.1)
+    )
+    yield figure(
+        "Restarts",
+        "Starts of each replica in the range after its first scrape in it. Counters continue where they "
+        "were.",
+        COUNT,
+        now(process("changes", "process_start_time_seconds", RANGE), BY_REPLICA),
+        empty="exporter not seen",
+        decimals=0,
+        steps=((None, "green"), (1, "yellow"), (5, "red")),
+        height=9,
+    ).text_mode(shapes.BigValueTextMode.VALUE_AND_NAME)
