@@ -20,6 +20,8 @@ SLICE = 500
 """How many rows the periodic work takes at a time, with pushes between."""
 READ_SECONDS = 10.0
 """How long reading the ledger may take."""
+LEASE_SECONDS = 15.0
+"""How long a replica leads without a `refresh`."""
 
 
 @dataclass(slots=True)
@@ -149,12 +151,19 @@ class OpenedStore:
 
 
 def open_store(
-    url: str, rules: Rules, *, replica: str = "", hold: bool = False, reset_totals: bool = False
+    url: str,
+    rules: Rules,
+    *,
+    replica: str = "",
+    hold: bool = False,
+    reset_totals: bool = False,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> OpenedStore:
     """Open the store that the URL names, and make it where there is none.
 
     `replica`: the name of this one among those that share the store; by default the host's. `hold`: series
-    that appear for the first time in their life wait for `reveal`. Raises StartError.
+    that appear for the first time in their life wait for `reveal`. `lease_seconds`: how long this replica
+    leads without a `refresh`. Raises StartError.
     """
     if url.startswith("sqlite:///"):
         from app.store.sqlite import SQLiteStore  # noqa: PLC0415 - an adapter's driver is loaded when it is used
@@ -166,7 +175,9 @@ def open_store(
         if reset_totals:
             store.reset_totals()
         return OpenedStore(store, SQLiteHistory(file), file.damaged)
-    return _open_redis(url, rules, replica=replica, hold=hold, reset_totals=reset_totals)
+    return _open_redis(
+        url, rules, replica=replica, hold=hold, reset_totals=reset_totals, lease_seconds=lease_seconds
+    )
 
 
 def url_without_secrets(url: str) -> str:
@@ -198,14 +209,18 @@ def store_warnings(url: str, replica: str) -> Sequence[str]:
     return (*warnings_of_name(replica or socket.gethostname()), *warnings_at(url))
 
 
-def _open_redis(url: str, rules: Rules, *, replica: str, hold: bool, reset_totals: bool) -> OpenedStore:
+def _open_redis(
+    url: str, rules: Rules, *, replica: str, hold: bool, reset_totals: bool, lease_seconds: float
+) -> OpenedStore:
     with _client_at_hand():
         from app.store.redis import REFRESH_SECONDS, RedisStore  # noqa: PLC0415
         from app.store.redis_history import RedisHistory  # noqa: PLC0415
         from app.store.redis_link import Link  # noqa: PLC0415
 
-    name = replica or socket.gethostname()
-    store = RedisStore.open(Link(url), rules, replica=name, hold=hold, reset_totals=reset_totals)
+    replica = replica or socket.gethostname()
+    store = RedisStore.open(
+        Link(url), rules, replica=replica, hold=hold, reset_totals=reset_totals, lease_seconds=lease_seconds
+    )
     history = RedisHistory(Link(url))
     warnings = store_warnings(url, replica)
     return OpenedStore(store, history, refresh_seconds=REFRESH_SECONDS, warnings=warnings)

@@ -21,7 +21,7 @@ from app.domain.instances import UNKNOWN_LABELS, Labels
 from app.domain.outcomes import Pending
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
-from app.store import SLICE, Prepared, Remembered
+from app.store import LEASE_SECONDS, SLICE, Prepared, Remembered
 from app.store.redis_link import Command, Link, LostReplyError
 from app.store.redis_rows import (
     SCHEMA,
@@ -49,7 +49,6 @@ from app.store.redis_rows import (
 from app.store.redis_writes import Writes, own_commands, totals_commands
 
 REFRESH_SECONDS: Final = 5.0
-_LEASE_SECONDS: Final = 15.0
 _LEASE_MARGIN_SECONDS: Final = 1.0
 _LISTING_SECONDS: Final = 7200
 _LONGEST_GAP_SECONDS: Final = 3600.0
@@ -122,12 +121,14 @@ class RedisStore:
         *,
         replica: str,
         hold: bool = False,
+        lease_seconds: float = LEASE_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`replica`: the name under which this process' own counters are kept."""
         self._link = link
         self._rules = rules
         self._hold = hold
+        self._lease_seconds = lease_seconds
         self._monotonic = monotonic
         self._id = uuid4().hex
         self._times_connected = 0
@@ -160,9 +161,10 @@ class RedisStore:
         replica: str,
         hold: bool = False,
         reset_totals: bool = False,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> Self:
         """Take the replica's name: the newest process has it. Raises StartError."""
-        store = cls(link, rules, replica=replica, hold=hold)
+        store = cls(link, rules, replica=replica, hold=hold, lease_seconds=lease_seconds)
         try:
             store._begin(reset_totals=reset_totals)
         except (StoreUnavailableError, LostReplyError) as exc:
@@ -205,7 +207,7 @@ class RedisStore:
                     ("HDEL", self._own, *(text_of_series(series) for series, _ in series_in(applied.dropped)))
                 )
             if leads:
-                commands.append(("SET", key("lease"), self._id, "PX", round(_LEASE_SECONDS * 1000)))
+                commands.append(("SET", key("lease"), self._id, "PX", round(self._lease_seconds * 1000)))
                 commands += [("SREM", key("asked"), *asked)] if asked else []
                 commands.append(
                     ("ZREMRANGEBYSCORE", key("replicas"), "-inf", f"({now - self._rules.retention_seconds!r}")
@@ -213,7 +215,7 @@ class RedisStore:
             return commands, (applied, leads, asked if leads else [])
 
         applied, leads, asked = self._transact(work)
-        self._leads_until = began + _LEASE_SECONDS - _LEASE_MARGIN_SECONDS if leads else float("-inf")
+        self._leads_until = began + self._lease_seconds - _LEASE_MARGIN_SECONDS if leads else float("-inf")
         applied = self._committed(applied)
         applied.shared = Shared(self._leads_until, asked, dict(self._listed))
         return applied

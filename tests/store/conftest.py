@@ -9,6 +9,8 @@ from app.store import OpenedStore, Store, open_store
 from tests.domain.examples import DAY, GRACE, NOW
 from tests.support.redis import RedisServer
 
+LEASE_SECONDS = 3600.0
+"""The lease of a test's store. It lasts for the whole test, however slow the machine is."""
 RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)
 
 Opener: TypeAlias = Callable[..., Store]
@@ -25,7 +27,9 @@ def opener(url: str) -> tuple[Opener, Callable[[], None]]:
 
     def open_again(*, rules: Rules = RULES, hold: bool = False, reset_totals: bool = False) -> Store:
         close()
-        opened.append(open_store(url, rules, hold=hold, reset_totals=reset_totals).store)
+        opened.append(
+            open_store(url, rules, hold=hold, reset_totals=reset_totals, lease_seconds=LEASE_SECONDS).store
+        )
         opened[0].refresh(NOW)
         return opened[0]
 
@@ -73,7 +77,7 @@ def open_again(url: str) -> Iterator[Opener]:
 @pytest.fixture
 def opened(url: str) -> Iterator[OpenedStore]:
     """A store of every implementation, and its ledger."""
-    opened = open_store(url, RULES)
+    opened = open_store(url, RULES, lease_seconds=LEASE_SECONDS)
     opened.store.refresh(NOW)
     yield opened
     opened.store.close()

@@ -46,6 +46,7 @@ from tests.domain.examples import (
     interrupted,
     listed,
 )
+from tests.store.conftest import LEASE_SECONDS
 from tests.support.redis import RedisServer
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
@@ -476,7 +477,8 @@ class Replicas(Exporter):
 
     def open(self) -> None:
         self.stores = [
-            open_store(self.server.url, RULES, replica=replica).store for replica in ("one", "other")
+            open_store(self.server.url, RULES, replica=replica, lease_seconds=LEASE_SECONDS).store
+            for replica in ("one", "other")
         ]
         self.turns = cycle(self.stores)
         self.store = next(self.turns)
@@ -630,7 +632,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
 
 def settled(batches: list[list[Event]], url: str = "sqlite:///:memory:") -> list[object]:
     """What stands in the totals once every grace has ended."""
-    store = open_store(url, RULES).store
+    store = open_store(url, RULES, lease_seconds=LEASE_SECONDS).store
     store.refresh(NOW)
     for events in batches:
         store.apply(events, NOW)

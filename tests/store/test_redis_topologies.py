@@ -20,7 +20,7 @@ from app.errors import StartError
 from app.store import open_store
 from app.store.redis_rows import key
 from tests.domain.examples import NOW, OTHER_NAME, created, interrupted, listed
-from tests.store.conftest import RULES
+from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.test_contract import interruptions, list_fleet, living
 from tests.store.test_redis import until_up
 from tests.support.process import LOOPBACK, Process, eventually, free_port, listens
@@ -65,7 +65,8 @@ def test_a_cluster_is_found_from_any_node_and_keeps_the_store_on_one(cluster: li
     (home,) = (node for node, (first, last) in zip(cluster, slots, strict=True) if first <= slot <= last)
     others = [node for node in cluster if node is not home]
     one, other = (
-        open_store(node.url, RULES, replica=f"exporter-{number}") for number, node in enumerate(others)
+        open_store(node.url, RULES, replica=f"exporter-{number}", lease_seconds=LEASE_SECONDS)
+        for number, node in enumerate(others)
     )
     one.store.refresh(NOW)
     one.store.apply([created("1"), created("2", name=OTHER_NAME), interrupted("1")], NOW)
@@ -135,7 +136,7 @@ def test_a_sentinel_tells_the_master_and_whom_it_has_promoted(
     sentinel: tuple[RedisServer, RedisServer, str],
 ) -> None:
     master, replica, url = sentinel
-    store = open_store(url, RULES, replica="one").store
+    store = open_store(url, RULES, replica="one", lease_seconds=LEASE_SECONDS).store
     store.apply([created(), interrupted()], NOW)
     assert master.client.exists(key("schema"))
     assert master.client.wait(1, 5000) == 1
@@ -181,7 +182,7 @@ def test_tls_is_spoken_and_the_servers_certificate_checked(tmp_path: Path) -> No
         *("--tls-cert-file", str(certificate), "--tls-key-file", str(secret)),
     ):
         url = f"rediss://:word@{LOOPBACK}:{tls_port}/0"
-        opened = open_store(f"{url}?ssl_ca_certs={certificate}", RULES)
+        opened = open_store(f"{url}?ssl_ca_certs={certificate}", RULES, lease_seconds=LEASE_SECONDS)
         opened.store.apply([created(), interrupted()], NOW)
         assert interruptions(opened.store) == {"tills": 1}
         opened.store.close()
@@ -193,7 +194,7 @@ def test_tls_is_spoken_and_the_servers_certificate_checked(tmp_path: Path) -> No
 def test_a_socket_is_a_server_too(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     with RedisServer(tmp_path / "redis", "--unixsocket", str(path)):
-        opened = open_store(f"unix://{path}?db=1", RULES)
+        opened = open_store(f"unix://{path}?db=1", RULES, lease_seconds=LEASE_SECONDS)
         opened.store.apply([created(), interrupted()], NOW)
         assert interruptions(opened.store) == {"tills": 1}
         opened.store.close()
