@@ -231,7 +231,7 @@ class Leaving(Forgetful):
         due = self.left if self.waited else self.left[:1]
 
         def wait() -> Applied:
-            self.waited.append(all(one.wait(10) for one in due))
+            self.waited.append(all(one.wait(60) for one in due))
             return commit()
 
         return Prepared(wait, outcomes, remains)

@@ -28,7 +28,7 @@ def clock_back(directory: Path, size: Size, seed: int) -> str:
         def account() -> None:
             """Add the time that instances have lived, as each minute does."""
             recorder = exporter.parts.recorder
-            exporter.perform(recorder.perform(lambda store, at: store.account(at))).result(20)
+            exporter.perform(recorder.perform(lambda store, at: store.account(at))).result(120)
 
         for share, skew in ((0.3, -_HOUR), (0.6, 0.0), (0.8, -_HOUR)):  # noqa: B007
             load.wait(share)

@@ -117,6 +117,6 @@ def _overwrite_until_it_ends(exporter: Exporter) -> int | None:
             file.seek(_PAGE)
             file.write(b"\xa5" * max(length, 0))
         with suppress(TimeoutError):
-            return exporter.process.wait(within=0.2)
+            return exporter.process.wait(within=0.03)
     exporter.process.kill()
     return None

@@ -90,9 +90,9 @@ def listing(
     api: ComputeApi,
     project: str = "shop",
     *,
-    deadline_seconds: float = 60,
+    deadline_seconds: float = 300,
     slice_size: int = 500,
-    page_seconds: float = 10,
+    page_seconds: float = 60,
     pages: int = 0,
 ) -> AsyncGenerator[Part, None]:
     return list_fleet(
@@ -199,7 +199,8 @@ def test_a_retry_is_told_with_its_reason(api: ComputeApi) -> None:
 
     parts = run(all_of(listing(api)))
 
-    # What was read before is handed on first: a retry takes its time.
+    # What was read before is handed on first: a retry takes its time. A slow machine reports progress too.
+    parts = [part for part in parts if not isinstance(part, Progress) or part.retrying]
     assert [type(part) for part in parts] == [Slice, Progress, Slice, Summary]
     retry = parts[1]
     assert isinstance(retry, Progress)

@@ -31,7 +31,7 @@ OWN: Final = "spot_interruption_exporter"
 """What the names of the exporter's own series begin with."""
 AUDIENCE: Final = "https://sie.example.com"
 ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
-_WITHIN_SECONDS: Final = 20
+_WITHIN_SECONDS: Final = 120
 
 
 @cache

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
 _POLL_SECONDS: Final = 0.02
+_PATIENCE: Final = 6
+"""A machine with three times as many busy processes as cores, and some more."""
 _TAIL_BYTES: Final = 8_000
 
 
@@ -50,11 +52,12 @@ _ports: Final = _below_the_ephemeral()
 
 
 def eventually(probe: Callable[[], T | None], *, within: float, what: str) -> T:
-    """The probe's first truthy answer; TimeoutError, naming the last one, after `within` seconds.
+    """The probe's first truthy answer; TimeoutError, naming the last one, if it takes too long.
 
-    What the probe raises is not caught.
+    `within` seconds are too long on an idle machine. A loaded one gets more, in proportion: a deadline is
+    for what hangs. What the probe raises is not caught.
     """
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * _PATIENCE
     while not (answer := probe()):
         if time.monotonic() >= deadline:
             raise TimeoutError(f"not within {within:g} s: {what}; the last answer was {answer!r}")
@@ -67,7 +70,7 @@ def answers(url: str) -> Callable[[], bool]:
 
     def probe() -> bool:
         try:
-            return httpx.get(url, timeout=1, trust_env=False).is_success
+            return httpx.get(url, timeout=5, trust_env=False).is_success
         except httpx.TransportError:
             return False
 
@@ -79,7 +82,7 @@ def listens(port: int) -> Callable[[], bool]:
 
     def probe() -> bool:
         try:
-            socket.create_connection((LOOPBACK, port), timeout=1).close()
+            socket.create_connection((LOOPBACK, port), timeout=5).close()
         except OSError:
             return False
         return True

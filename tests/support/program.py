@@ -48,7 +48,7 @@ def open_door() -> Iterator[Door]:
 
 
 def run(
-    *arguments: str | Path, by: Sequence[str] = (), env: Mapping[str, str] | None = None, within: float = 30
+    *arguments: str | Path, by: Sequence[str] = (), env: Mapping[str, str] | None = None, within: float = 180
 ) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself, with its output; `by` is a program that starts it."""
     return subprocess.run(

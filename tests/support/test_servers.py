@@ -142,7 +142,7 @@ def test_a_process_is_stopped_by_sigterm(tmp_path: Path, port: int) -> None:
 
 def test_a_process_deaf_to_sigterm_is_killed(tmp_path: Path, port: int) -> None:
     with web_server(tmp_path, port, by='trap "" TERM; exec "$@"') as process:
-        assert process.stop(within=0.2) == -signal.SIGKILL
+        assert process.stop(within=0.05) == -signal.SIGKILL
 
 
 def test_what_a_process_started_ends_with_it(tmp_path: Path, port: int) -> None:
@@ -183,24 +183,24 @@ def test_a_process_that_is_sent_a_signal_is_waited_for(tmp_path: Path) -> None:
     command = ["sh", "-c", 'trap "exit 4" INT; echo ready; while :; do sleep 0.02; done']
     with Process(command, output=output, ready=lambda: "ready" in output.read_text()) as process:
         with pytest.raises(TimeoutError):
-            process.wait(within=0.1)
+            process.wait(within=0.02)
 
         process.send(signal.SIGINT)
         assert process.wait() == 4
 
 
 def test_a_process_that_does_not_get_ready_is_killed(tmp_path: Path) -> None:
-    process = Process(["sh", "-c", "echo $$; sleep 600"], output=tmp_path / "output", ready=never, within=0.5)
+    process = Process(["sh", "-c", "echo $$; sleep 600"], output=tmp_path / "output", ready=never, within=0.1)
 
-    with pytest.raises(TimeoutError, match=r"not within 0\.5 s"):
+    with pytest.raises(TimeoutError, match=r"not within 0\.1 s"):
         process.start()
     with pytest.raises(ProcessLookupError):
         os.kill(int(process.text()), 0)
 
 
 def test_what_never_happens_ends_with_its_description() -> None:
-    with pytest.raises(TimeoutError, match=r"not within 0\.1 s: the kettle boils; the last answer was \[\]"):
-        eventually(list[str], within=0.1, what="the kettle boils")
+    with pytest.raises(TimeoutError, match=r"not within 0\.01 s: the kettle boils; the last answer was \[\]"):
+        eventually(list[str], within=0.01, what="the kettle boils")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_prometheus_follows_a_target_that_moved(endpoint: Endpoint, tmp_path: Pa
         server.wait_for_scrapes(successful=False)
         assert server.value("up") == 0
         with pytest.raises(TimeoutError):
-            server.wait_for_scrapes(within=0.5)
+            server.wait_for_scrapes(within=0.1)
         with pytest.raises(QueryError, match="has succeeded"):
             server.last_scrape()
 

@@ -63,7 +63,7 @@ def test_an_exporter_whose_writer_has_ended_is_not_healthy(exporter: Exporter) -
         response = exporter.client.get(f"{exporter.url}/healthz")
         return None if response.is_success else response
 
-    exporter.perform(end_the_writer()).result(20)
+    exporter.perform(end_the_writer()).result(120)
     response = eventually(ailing, within=20, what="the end of the writer")
     assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "unhealthy")
     assert response.json()["detail"] == "not running: writer"

@@ -251,7 +251,7 @@ def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
 
 def account(exporter: Exporter) -> None:
     work = exporter.parts.recorder.perform(lambda store, now: store.account(now))
-    exporter.perform(work).result(20)
+    exporter.perform(work).result(120)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -326,7 +326,7 @@ def test_what_was_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> 
         assert read(exporter).tiles["Pending"] == "1"
         clock.at += 10
         work = exporter.parts.recorder.perform(lambda store, now: store.expire(now))
-        exporter.perform(work).result(20)
+        exporter.perform(work).result(120)
         page = read(exporter)
 
     assert page.tables["newest"][1][1] == "stranger counted as unknown"
@@ -371,7 +371,7 @@ class SlowHistory:
     def interruptions(self, query: Query) -> Sequence[Entry]:
         self.times += 1
         self.asked.set()
-        assert self.free.wait(20)
+        assert self.free.wait(120)
         return self._ledger.interruptions(query)
 
     def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
@@ -396,9 +396,9 @@ def test_while_it_is_made_pushes_are_answered_and_those_who_ask_meanwhile_share_
 
     with Exporter(tmp_path, clock=clock, open_store=opened) as exporter, ThreadPoolExecutor(4) as readers:
         pages = [readers.submit(exporter.client.get, f"{exporter.url}/") for _ in range(4)]
-        assert slow[0].asked.wait(20)
+        assert slow[0].asked.wait(120)
         live(exporter, "node-1", ago=60)
         assert not any(page.done() for page in pages)
         slow[0].free.set()
-        assert all(page.result(20).is_success for page in pages)
+        assert all(page.result(120).is_success for page in pages)
         assert slow[0].times == 1

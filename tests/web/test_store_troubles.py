@@ -157,7 +157,7 @@ def test_what_a_caller_does_not_wait_for_is_committed_all_the_same(exporter: Exp
 
 def test_what_was_accepted_is_answered_when_the_exporter_stops(exporter: Exporter, disk: Disk) -> None:
     with creating(exporter, disk, ["node-1", "node-2"]) as answers:
-        exporter.perform(stop(exporter)).result(20)
+        exporter.perform(stop(exporter)).result(120)
         assert_problem(exporter.create("late"), HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
 
     assert [answer.json()["outcome"] for answer in answers.values()] == ["tracked"] * 3
