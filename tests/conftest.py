@@ -1,19 +1,41 @@
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tests.support.exporter import Exporter
 
 _MONITORING: Final = Path("tests/monitoring")
 """Its simulated week takes half a minute to make."""
+LONGEST: Final = (
+    "tests/e2e/test_chaos.py",
+    str(_MONITORING),
+    "tests/e2e/test_replicas.py",
+    "tests/support/test_servers.py",
+    "tests/test_cli.py",
+    "tests/compose/test_topology.py",
+    "tests/e2e/test_prometheus.py",
+    "tests/test_inventory.py",
+    "tests/e2e/test_pubsub_emulator.py",
+    "tests/test_check.py",
+    "tests/e2e/test_benchmarks.py",
+)
+"""What takes longest, the longest first: started last, it would keep one worker busy after the others."""
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
     """A file's tests run in one process; so do all of a folder whose fixtures are for the whole of it."""
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        for scope in LONGEST:
+            if scope in self.workqueue:
+                self.workqueue.move_to_end(scope, last=False)
+                break
+        super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, _ = nodeid.partition("::")
@@ -23,6 +45,13 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Hand tests out file by file: many fixtures are a module's."""
     return _ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Have one worker more than cores, because many tests wait for other processes."""
+    workers = yield
+    return workers + 1
 
 
 @pytest.fixture
