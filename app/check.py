@@ -18,7 +18,7 @@ from app.store import SLICE, inspect_store, store_warnings
 _PAGE_SECONDS: Final = 10.0
 _FLEET_SECONDS: Final = 60.0
 _FLEET_MIB: Final = 128
-"""A page takes 87 MiB; and the container's limit is for a live exporter and its own listing, too."""
+"""Enough for a page. A live exporter and its own listing share the container's memory with it."""
 
 Grade: TypeAlias = Literal["ok", "warn", "FAIL"]
 Finding: TypeAlias = tuple[Grade, str, str]

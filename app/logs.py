@@ -46,7 +46,7 @@ def configure(level: str) -> None:
 
 
 def _gather_less() -> None:
-    # What no line shows is not looked up: a third of a line's cost, and there is one an interruption.
+    # No line shows these, so they are not looked up: every interruption logs a line.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = False
     logging.logProcesses = False
@@ -57,8 +57,8 @@ def _gather_less() -> None:
 class JsonFormatter(logging.Formatter):
     """One line of ASCII JSON a record: `severity`, `time`, `message`, `logger`, the extras, `exception`.
 
-    A record whose extra `each` is a list of dictionaries becomes as many lines, each with one of them: what
-    a record costs besides its line is twice the line, and interruptions come by the hundred.
+    A record whose extra `each` is a list of dictionaries becomes as many lines, each with one of them:
+    interruptions come by the hundred, and a record for each would cost more than its line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -82,7 +82,7 @@ class JsonFormatter(logging.Formatter):
 
 def _encoded(line: dict[str, object]) -> str:
     try:
-        # A quarter of the standard library's time, but UTF-8.
+        # Faster than the standard library, but UTF-8.
         encoded = to_json(line, inf_nan_mode="strings", fallback=_text)
     except (ValueError, RecursionError):  # a lone surrogate, something that holds itself
         return json.dumps({str(key): _plain(value) for key, value in line.items()})

@@ -4,11 +4,10 @@ Answers leave together, each in one write. uvicorn writes an answer's head and i
 them; each write is a packet and wakes up who waits for it, and a commit answers many at once.
 
 A request that has come whole is offered to be taken: then it is answered when its answer is there, without a
-task of its own and the rest of ASGI, which cost more than decoding a push. Whatever is unusual in how it
-comes goes uvicorn's way.
+task of its own and the rest of ASGI. Whatever is unusual in how it comes goes uvicorn's way.
 
-A connection has one timer to tell when it has been idle for too long. uvicorn makes one after each answer and
-ends it with the next request, which costs half as much as decoding that.
+A connection has one timer, which closes it when it has been idle for too long. uvicorn makes a timer after
+each answer and ends it with the next request.
 """
 
 import asyncio
@@ -69,7 +68,7 @@ class _Protocol(HttpToolsProtocol):
     """By the loop's clock; None: something is under way."""
     _idle_timer: asyncio.TimerHandle | None = None
     _version = ""
-    """The connection's: no client changes it, and to ask anew costs more than all else that is asked."""
+    """The connection's: no client changes it, so it is asked for once."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport, self.cork))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from app.store import Prepared, Store
 
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 128
-"""The loop does nothing else meanwhile: some milliseconds."""
+"""The event loop does nothing else while it handles a batch."""
 _WORTH_MAKING_READY: Final = 8
 """Fewer answers are made quicker than the commit's thread begins."""
 _LONGEST_UNWRITTEN_SECONDS: Final = 0.02

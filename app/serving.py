@@ -44,7 +44,7 @@ def serve(settings: Settings, path: Path | None, *, reset_totals: bool = False) 
 
 def _tune() -> None:
     """Fit the interpreter to many short-lived objects and one thread that must answer soon."""
-    # A scrape is rendered in another thread: it may keep the interpreter's lock that long, 5 ms otherwise.
+    # A scrape is rendered in another thread: this limits how long it keeps the interpreter's lock.
     sys.setswitchinterval(_SWITCH_SECONDS)
     # Every batch holds thousands of objects, hardly any in a cycle; the modules' need not be looked at again,
     # once what their making has left is gone.

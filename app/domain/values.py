@@ -21,6 +21,6 @@ def value(cls: type[_T]) -> type[_T]:
 def maker(cls: type[_Tuple]) -> Callable[[tuple[Any, ...]], _Tuple]:
     """Makes a named tuple of a tuple of all its fields, which nothing checks.
 
-    For where every event makes one: half the time of its own constructor, which is written in Python.
+    It is faster than the own constructor of the class, which is written in Python: use it on the hot path.
     """
     return partial(tuple.__new__, cls)

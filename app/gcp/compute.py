@@ -175,7 +175,7 @@ def _end_with(parent: int) -> None:
 
 def _limit_memory(mib: int) -> None:
     # Private writable memory, which is what an out-of-memory kill is about. RLIMIT_AS would count mapped
-    # libraries and reserved addresses too, half as much again, and differently on each machine.
+    # libraries and reserved addresses too, which differ from machine to machine.
     if mib:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = mib * 2**20 if hard == resource.RLIM_INFINITY else min(mib * 2**20, hard)

@@ -98,7 +98,7 @@ class _Metadata(TypedDict, total=False):
     subscription: str | None
 
 
-# Decoded where it is parsed: half the time of a string and binascii. As protobuf's JSON has it, the
+# Decoded by the parser, without a string in between. As protobuf's JSON has it, the
 # alphabet may be either one and the padding may be missing; anything else is refused.
 @with_config(ConfigDict(val_json_bytes="base64"))
 class _Envelope(_Metadata, total=False):

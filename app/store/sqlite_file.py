@@ -167,7 +167,7 @@ CREATE TABLE clock (
 );
 """
 
-# In their new order: by an index, which is a third of what sorting them needs of the temporary disk.
+# In their new order: by an index, which needs less of the temporary disk than sorting them does.
 _SCHEMA_2: Final = """
 ALTER TABLE instances RENAME TO instances_by_name;
 CREATE INDEX instances_by_place ON instances_by_name (place_of(name));
@@ -293,7 +293,7 @@ class SQLiteFile:
             connection.execute("PRAGMA cache_size = -2048")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA journal_size_limit = 67108864")
-            connection.execute("PRAGMA wal_autocheckpoint = 2000")  # of our pages: 4 MiB
+            connection.execute("PRAGMA wal_autocheckpoint = 2000")  # of our pages
             _version_of(connection)  # SQLite makes the WAL and its index when it reads for the first time
             self._open_files = (*self._database, *self._side_files())
             self.require_present()
@@ -455,7 +455,7 @@ def find_damage(location: Location, schema: int, *, alone: bool) -> str | None:
 def _read_in(path: str) -> None:
     """Have the kernel hold the file, as far as there is room.
 
-    quick_check reads it in the order of its trees: from a disk, ten times as long as from end to end.
+    quick_check reads it in the order of its trees, which takes longer from a disk than from end to end.
     """
     some = bytearray(1 << 20)
     with _opened(path) as file:
@@ -555,8 +555,8 @@ def _opened(path: str) -> FileIO:
     """The file, to be read without the kernel's reading ahead.
 
     What Linux has read ahead it keeps in large pieces (folios, since 6.16 with ext4 too), and looks through
-    the whole of one whenever a page in it is written: a quarter of an event's processor time. One read that
-    did so is enough: where the next one meets what that has read ahead, it goes on with it.
+    the whole of one whenever a page in it is written, which takes much processor time. One read that did so
+    is enough: where the next one meets what that has read ahead, it goes on with it.
     """
     file = FileIO(path)
     if hasattr(os, "posix_fadvise"):  # not everywhere that SQLite is tried

@@ -135,7 +135,7 @@ def _sentence(parameter: str, error: Mapping[str, Any]) -> str:
 
 
 def _body(page: Sequence[Entry], following: str | None) -> bytes:
-    # Row by row: a dictionary of each, all at once, are 2 MiB that the process keeps.
+    # Row by row: the process would keep the memory of all dictionaries at once.
     rows = b",".join([to_json(_row(entry)) for entry in page])
     return b'{"interruptions":[%b],"next":%b}' % (rows, to_json(following))
 

@@ -54,7 +54,7 @@ def add_metrics(app: FastAPI, metrics: Metrics, path: str) -> None:
 
     @app.get(path, include_in_schema=False)
     async def exposition(request: Request) -> Response:
-        # Rendering takes tens of milliseconds for thousands of series: not in the event loop.
+        # Rendering thousands of series would hold up the event loop.
         return await asyncio.to_thread(
             answer, _header(request, "accept"), _header(request, "accept-encoding")
         )

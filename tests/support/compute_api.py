@@ -55,7 +55,7 @@ class FakeInstance:
     started: str | None = "2026-03-01T04:05:16.123-08:00"
 
     def rest(self, project: str) -> JsonObject:
-        """Its JSON, about 3 kB."""
+        """Its JSON, with as many fields as a real node has."""
         where = f"{_ROOT}/projects/{project}/zones/{self.zone}"
         region = self.zone.rpartition("-")[0]
         times = {"creationTimestamp": self.created, "lastStartTimestamp": self.started}

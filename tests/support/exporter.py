@@ -36,7 +36,7 @@ _WITHIN_SECONDS: Final = 120
 
 @cache
 def issuer() -> Issuer:
-    """The issuer of all good tokens; making its key takes a tenth of a second."""
+    """The issuer of all good tokens; making its key takes long."""
     return Issuer()
 
 
