@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
 
-from app.gcp.compute import list_instances, parsed
 from tests.support.compute_api import (
     ACCESS_NOT_CONFIGURED,
     BACKEND_ERROR,
@@ -108,9 +107,15 @@ def listed(api: ComputeApi, *more: str, project: str = "shop", patience: float =
 
 
 def listed_from(endpoint: str, *more: str, project: str = "shop", patience: float = WITHIN) -> Listing:
+    return read_here(arguments(endpoint, *more, project=project, patience=patience))
+
+
+def read_here(words: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Listing:
+    # Importing the client library takes long. Only the process that runs this file's tests needs it.
+    from app.gcp.compute import list_instances, parsed  # noqa: PLC0415
+
     stream = io.BytesIO()
-    options = parsed(arguments(endpoint, *more, project=project, patience=patience))
-    exit_code = list_instances(options, stream)
+    exit_code = list_instances(parsed(words), stream, clock)
     return listing_of(stream.getvalue(), exit_code)
 
 
@@ -555,9 +560,8 @@ def test_a_large_fleet_takes_no_more_memory_than_a_small_one(api: ComputeApi) ->
 def test_progress_is_written_at_most_once_a_second(api: ComputeApi) -> None:
     api.page_size = 1
     api.projects["shop"] = shop(20)
-    stream, seconds = io.BytesIO(), itertools.count(step=0.25)
-    exit_code = list_instances(parsed(arguments(api.url)), stream, clock=lambda: next(seconds))
-    progress = listing_of(stream.getvalue(), exit_code).progress
+    seconds = itertools.count(step=0.25)
+    progress = read_here(arguments(api.url), clock=lambda: next(seconds)).progress
 
     assert 2 < len(progress) < 20
     assert all(before["pages"] < after["pages"] for before, after in itertools.pairwise(progress))
