@@ -7,6 +7,9 @@ from functools import partial
 from types import FrameType
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+# Libraries read these when they are imported or set up TLS, and fail if they cannot write to the path:
+# prometheus_client would keep its values in files there, ssl and urllib3 would write the session keys.
+_IGNORED_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "SSLKEYLOGFILE")
 
 
 def main() -> int:
@@ -14,6 +17,8 @@ def main() -> int:
 
     A signal to stop ends the process at once, until the command handles signals itself.
     """
+    for name in _IGNORED_VARIABLES:
+        os.environ.pop(name, None)
     # Blocked signals wait: the exit code depends on the command, which is not known yet.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, signal.SIGHUP})
     from app.arguments import parse_arguments  # noqa: PLC0415 - after the signals are blocked

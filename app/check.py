@@ -7,10 +7,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-import httpx
-
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
+from app.gcp.client import make_client
 from app.gcp.listing import Summary, list_fleet
 from app.settings import PubSubSettings, Settings, StoreSettings
 from app.store import SLICE, inspect_store, store_warnings
@@ -63,12 +62,12 @@ def _store(store: StoreSettings) -> Iterator[Finding]:
 
 async def _certificates(pubsub: PubSubSettings) -> Finding:
     if pubsub.authentication == "none":
-        return "ok", "certificates", "not needed, for pushes are not authenticated"
-    async with httpx.AsyncClient() as client:
-        try:
+        return "ok", "certificates", "not needed, because pushes are not authenticated"
+    try:
+        async with make_client(pubsub.certs_url) as client:
             certificates = await fetch_certificates(client, pubsub.certs_url)
-        except ExporterError as exc:
-            return "FAIL", "certificates", str(exc)
+    except ExporterError as exc:
+        return "FAIL", "certificates", str(exc)
     return "ok", "certificates", f"{len(certificates.keys)} keys at {pubsub.certs_url}"
 
 

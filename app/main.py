@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -20,6 +19,7 @@ from app import VERSION
 from app.chores import Chores
 from app.domain.attribution import Rules
 from app.errors import InternalError
+from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
@@ -35,6 +35,9 @@ from app.web.ops import add_health, add_metrics
 from app.web.page import StatusPage, add_page
 from app.web.problems import as_response, leaves, problem, problem_of
 from app.web.push import Gate, PushEndpoint
+
+if TYPE_CHECKING:
+    from httpx import AsyncClient
 
 _DAY: Final = 86400.0
 
@@ -63,6 +66,7 @@ class Exporter:
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
+        self.client = self._make_client()
         self.clock = surroundings.clock
         self.metrics = Metrics(
             cluster_label=settings.prometheus.cluster_label,
@@ -105,7 +109,6 @@ class Exporter:
             patience_seconds=surroundings.patience_seconds,
             clock=surroundings.clock,
         )
-        self.client = httpx.AsyncClient()
         self.verifier = self._make_verifier()
         self.gate = Gate()
         self.stopping = False
@@ -124,9 +127,13 @@ class Exporter:
         )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
+    def _make_client(self) -> "AsyncClient | None":
+        pubsub = self.settings.pubsub
+        return None if pubsub.authentication == "none" else make_client(pubsub.certs_url)
+
     def _make_verifier(self) -> Verifier | None:
         pubsub = self.settings.pubsub
-        if pubsub.authentication == "none":
+        if self.client is None:
             return None
         return Verifier(
             self.client,
@@ -167,7 +174,8 @@ class Exporter:
             await asyncio.wait([writer])
             if self.verifier is not None:
                 await self.verifier.aclose()
-            await self.client.aclose()
+            if self.client is not None:
+                await self.client.aclose()
             self.store.close()
 
     async def broken(self) -> str:

@@ -4,19 +4,24 @@ https://developers.google.com/identity/openid-connect/openid-connect#discovery
 """
 
 import asyncio
+import base64
+import errno
 import logging
+import os
 import re
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 from cryptography.x509 import load_pem_x509_certificate
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from app.errors import CertificatesUnavailableError, NotAuthenticatedError
 
@@ -46,7 +51,9 @@ class Certificates:
 async def fetch_certificates(
     client: httpx.AsyncClient, url: str, *, timeout_seconds: float = FETCH_TIMEOUT_SECONDS
 ) -> Certificates:
-    """Google's signing certificates of this moment; CertificatesUnavailableError tells why not."""
+    """Fetch Google's signing certificates. Raises CertificatesUnavailableError, which names the host."""
+    # Not the whole URL, which may hold a password.
+    host = urlsplit(url).netloc.rpartition("@")[2]
     try:
         # httpx' own timeouts are for each read; this one is for the whole answer.
         async with (
@@ -57,7 +64,7 @@ async def fetch_certificates(
         ):
             if response.status_code != HTTPStatus.OK:
                 raise CertificatesUnavailableError(
-                    f"the certificates' endpoint answered {response.status_code}"
+                    f"the certificates endpoint {host} answered {response.status_code}"
                 )
             body = bytearray()
             # Raw, for a small answer that unpacks to a huge one never is small enough.
@@ -65,16 +72,17 @@ async def fetch_certificates(
                 body += chunk
                 if len(body) > _MAX_CERTIFICATES_BYTES:
                     raise CertificatesUnavailableError(
-                        f"the certificates' endpoint answered with more than {_MAX_CERTIFICATES_BYTES} bytes"
+                        f"the certificates endpoint {host} answered with more than"
+                        f" {_MAX_CERTIFICATES_BYTES} bytes"
                     )
-            return Certificates(_parse_certificates(bytes(body)), _fresh_seconds(response.headers))
+            return Certificates(_parse_keys(bytes(body), host), _fresh_seconds(response.headers))
     except TimeoutError as exc:
         raise CertificatesUnavailableError(
-            f"the certificates' endpoint did not answer within {timeout_seconds:g} s"
+            f"the certificates endpoint {host} did not answer within {timeout_seconds:g} s"
         ) from exc
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise CertificatesUnavailableError(
-            f"the certificates' endpoint cannot be reached: {type(exc).__name__}"
+            f"the certificates endpoint {host} cannot be reached: {_cause(exc)}"
         ) from exc
 
 
@@ -142,21 +150,70 @@ class Keys:
             self._stale_at = self._monotonic() + certificates.fresh_seconds
 
 
-_PEM_BY_KID: Final = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
+class _Jwk(BaseModel):
+    """A JSON Web Key: https://www.rfc-editor.org/rfc/rfc7518#section-6.3."""
+
+    model_config = ConfigDict(strict=True)
+
+    kty: str
+    kid: str = ""
+    n: str = ""
+    e: str = ""
 
 
-def _parse_certificates(body: bytes) -> Mapping[str, RSAPublicKey]:
+class _Jwks(BaseModel):
+    keys: list[_Jwk]
+
+
+_DOCUMENT: Final[TypeAdapter[dict[str, str] | _Jwks]] = TypeAdapter(
+    dict[str, str] | _Jwks, config=ConfigDict(strict=True)
+)
+
+
+def _parse_keys(body: bytes, host: str) -> Mapping[str, RSAPublicKey]:
+    """Return the RSA keys by id, of Google's PEM certificates or of a JSON Web Key Set."""
     try:
-        public = {
-            kid: load_pem_x509_certificate(pem.encode()).public_key()
-            for kid, pem in _PEM_BY_KID.validate_json(body).items()
-        }
+        document = _DOCUMENT.validate_json(body)
+        if isinstance(document, _Jwks):
+            keys = {jwk.kid: _rsa_key(jwk) for jwk in document.keys if jwk.kty == "RSA" and jwk.kid}
+        else:
+            public = {
+                kid: load_pem_x509_certificate(pem.encode()).public_key() for kid, pem in document.items()
+            }
+            keys = {kid: key for kid, key in public.items() if isinstance(key, RSAPublicKey)}
     except (ValueError, UnsupportedAlgorithm) as exc:
-        raise CertificatesUnavailableError("the certificates' endpoint answered with something else") from exc
-    keys = {kid: key for kid, key in public.items() if isinstance(key, RSAPublicKey)}
+        raise CertificatesUnavailableError(
+            f"the certificates endpoint {host} answered neither with PEM certificates by key id"
+            " (as https://www.googleapis.com/oauth2/v1/certs) nor with a JSON Web Key Set"
+        ) from exc
     if not keys:
-        raise CertificatesUnavailableError("the certificates' endpoint answered without an RSA certificate")
+        raise CertificatesUnavailableError(f"the certificates endpoint {host} answered without an RSA key")
     return keys
+
+
+def _rsa_key(jwk: _Jwk) -> RSAPublicKey:
+    return RSAPublicNumbers(_number(jwk.e), _number(jwk.n)).public_key()
+
+
+def _number(text: str) -> int:
+    padding = "=" * (-len(text) % 4)
+    return int.from_bytes(base64.b64decode(text + padding, altchars=b"-_", validate=True))
+
+
+def _cause(exc: BaseException) -> str:
+    """Return the operating system's or OpenSSL's reason from under httpx' exception, else its type."""
+    name = type(exc).__name__
+    below: BaseException | None = exc
+    while below is not None:
+        if isinstance(below, ssl.SSLCertVerificationError):
+            return f"the certificate is not trusted: {below.verify_message}"
+        if isinstance(below, OSError) and below.strerror:
+            # asyncio puts an address in the text. A resolver's numbers are not the system's.
+            if below.errno is not None and below.errno in errno.errorcode:
+                return os.strerror(below.errno).lower()
+            return below.strerror.lower()
+        below = below.__cause__ or below.__context__
+    return name
 
 
 def _fresh_seconds(headers: httpx.Headers) -> float:

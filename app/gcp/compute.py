@@ -122,6 +122,14 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "other": "listing project {project} failed: {detail}",
 }
 
+# Variables whose values the libraries quote in their errors; the name serves an operator better.
+_QUOTED: Final = (
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+)
+
 _log = logging.getLogger(__name__)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -479,7 +487,11 @@ def _detail(error: BaseException) -> str:
     cause = error.cause if isinstance(error, RetryError) and error.cause else error
     text = cause.message if isinstance(cause, GoogleAPICallError) else f"{type(cause).__name__}: {cause}"
     # The libraries' texts have a URL in them that is longer than the rest.
-    return _NOT_SHOWN.sub(" ", _LONG_URL.sub("", str(text)))[:_MAX_DETAIL]
+    text = _LONG_URL.sub("", str(text))
+    for name in _QUOTED:
+        if value := os.environ.get(name):
+            text = text.replace(value, f"${name}")
+    return _NOT_SHOWN.sub(" ", text)[:_MAX_DETAIL]
 
 
 def _peak_rss_mib() -> float:

@@ -17,7 +17,8 @@ from typing import Any, Final, TypeAlias
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.domain.instances import shown_cluster
-from app.errors import InventoryUnavailableError
+from app.errors import InventoryUnavailableError, StartError
+from app.gcp.egress import child_environment
 
 _ALIVE: Final = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
 FAILURES: Final = (
@@ -30,6 +31,7 @@ MEMORY_MIB: Final = 256
 _CHUNK_BYTES: Final = 1 << 16
 _LAST_BYTES: Final = 1 << 13
 _HOME: Final = str(Path(__file__).parents[2])
+_COMPUTE: Final = "https://compute.googleapis.com"
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +94,11 @@ async def list_fleet(
     command += ["--pages", str(pages), "--patience", str(page_seconds), "--parent", str(os.getpid())]
     command += ["--memory-mib", str(memory_mib)]
     until = asyncio.get_running_loop().time() + deadline_seconds
-    async with _child(command) as child:
+    try:
+        environment = child_environment(endpoint or _COMPUTE)
+    except StartError as exc:
+        raise InventoryUnavailableError("other", str(exc)) from exc
+    async with _child(command, environment) as child:
         waiting: list[bytes] = []
         try:
             async with aclosing(_lines(child.stdout, until)) as lines:
@@ -145,8 +151,8 @@ class _Child:
 
 
 @asynccontextmanager
-async def _child(command: Sequence[str]) -> AsyncGenerator[_Child, None]:
-    starting = asyncio.create_task(_start(command))
+async def _child(command: Sequence[str], environment: Mapping[str, str]) -> AsyncGenerator[_Child, None]:
+    starting = asyncio.create_task(_start(command, environment))
     try:
         yield await asyncio.shield(starting)
     finally:
@@ -154,7 +160,7 @@ async def _child(command: Sequence[str]) -> AsyncGenerator[_Child, None]:
         await (await starting).end()
 
 
-async def _start(command: Sequence[str]) -> _Child:
+async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Child:
     # Found where this package is, and not in whatever folder the exporter was started.
     path = os.pathsep.join(filter(None, [_HOME, os.environ.get("PYTHONPATH")]))
     try:
@@ -163,7 +169,7 @@ async def _start(command: Sequence[str]) -> _Child:
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env={**environment, "PYTHONPATH": path},
             # A terminal's Ctrl-C is for the exporter, which ends the child.
             start_new_session=True,
         )

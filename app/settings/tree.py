@@ -78,7 +78,8 @@ class PubSubSettings(_Section):
         (), description="the account of push tokens, or a list; required with `oidc`"
     )
     certs_url: HttpUrl = Field(
-        "https://www.googleapis.com/oauth2/v1/certs", description="the certificates that sign push tokens"
+        "https://www.googleapis.com/oauth2/v1/certs",
+        description="the keys that sign push tokens: PEM certificates by key id, or a JSON Web Key Set",
     )
     clock_skew_seconds: Number = Field(10, description="seconds by which a push token's times may be off")
 

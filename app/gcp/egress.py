@@ -1,0 +1,133 @@
+"""The environment's part in outgoing calls: the proxy, and the certificate authorities.
+
+The libraries read the same variables, but each differently, and some end with a trace at a value that they do
+not know. https://curl.se/docs/manpage.html#ENVIRONMENT
+"""
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
+
+from app.errors import StartError
+
+_NEVER_PROXIED: Final = ("localhost", "127.0.0.0/8", "::1")
+"""Loopback. Everything here is in the syntax of NO_PROXY."""
+_METADATA: Final = ("metadata.google.internal", "169.254.169.254")
+"""Google's metadata server answers only the machine itself."""
+_CA_BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_PROXY_SCHEMES: Final = ("http", "https")
+# The first two are of no use here, and Google's libraries stop at a value that they do not know.
+# The third writes every answer to stderr.
+_PASSED_OVER: Final = frozenset(
+    {
+        "GOOGLE_API_USE_MTLS_ENDPOINT",
+        "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
+        "GOOGLE_SDK_PYTHON_LOGGING_SCOPE",
+    }
+)
+_UNIVERSE: Final = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the URL of the proxy for calls to this URL. None: call it directly.
+
+    Raises StartError if the variable that names the proxy has a value that is not usable.
+    """
+    target = urlsplit(url)
+    proxies = getproxies_environment()
+    exempt = (*_NEVER_PROXIED, *_METADATA, *proxies.get("no", "").split(","))
+    if _matches(target.hostname or "", exempt):
+        return None
+    for kind in (target.scheme, "all"):
+        if proxies.get(kind):
+            return _usable(proxies[kind], _variable(f"{kind}_proxy", proxies[kind]))
+    return None
+
+
+def environment_trust() -> ssl.SSLContext | None:
+    """Return a context that trusts SSL_CERT_FILE or SSL_CERT_DIR. None: neither is set.
+
+    Raises StartError if the variable names something that is not there.
+    """
+    if file := os.environ.get("SSL_CERT_FILE"):
+        return _load("SSL_CERT_FILE", file)
+    if folders := os.environ.get("SSL_CERT_DIR"):
+        if not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
+            raise StartError("SSL_CERT_DIR: is not a folder; correct the variable or remove it")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(capath=folders)
+        return context
+    return None
+
+
+def child_environment(url: str) -> Mapping[str, str]:
+    """Return the environment for a child process that calls this URL with requests and google-auth.
+
+    Raises StartError as `proxy_for`, and if a variable names a bundle of certificates that cannot be read.
+    """
+    proxy_for(url)
+    for name in _CA_BUNDLES:
+        value = os.environ.get(name)
+        if value and url.startswith("https:") and not Path(value).is_dir():
+            _load(name, value)
+    named = getproxies_environment().get("no", "")
+    # requests knows the asterisk only alone.
+    exempt = "*" if _all(named.split(",")) else ",".join(filter(None, [named, *_NEVER_PROXIED, *_METADATA]))
+    environment = {name: value for name, value in os.environ.items() if name not in _PASSED_OVER}
+    if not environment.get(_UNIVERSE):
+        environment.pop(_UNIVERSE, None)
+    return environment | {"NO_PROXY": exempt, "no_proxy": exempt}
+
+
+def _matches(host: str, exempt: Sequence[str]) -> bool:
+    host = host.lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        names = (entry.strip().lower().removeprefix("*").lstrip(".") for entry in exempt)
+        return any(f".{host}".endswith(f".{name}") for name in names if name) or _all(exempt)
+    return _all(exempt) or any(address in network for network in map(_network, exempt) if network)
+
+
+def _all(exempt: Sequence[str]) -> bool:
+    return any(entry.strip() == "*" for entry in exempt)
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(entry.strip().strip("[]"), strict=False)
+    except ValueError:
+        return None
+
+
+def _variable(name: str, value: str) -> str:
+    # urllib takes the name in any case.
+    return next((set_ for set_ in os.environ if set_.lower() == name and os.environ[set_] == value), name)
+
+
+def _usable(value: str, variable: str) -> str:
+    url = value if "://" in value else f"http://{value}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        # Without the value: it may hold a password.
+        raise StartError(f"{variable}: should be the URL of a proxy: http://host:port or https://host:port")
+    return url
+
+
+def _load(variable: str, file: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=file)
+    except (OSError, ValueError) as exc:
+        said = "is not a file of PEM certificates" if isinstance(exc, ssl.SSLError) else "cannot be read"
+        raise StartError(f"{variable}: the file {said}; correct the variable or remove it") from None
+    return context

@@ -1,0 +1,105 @@
+"""The environment of the commands: no variable that a library reads keeps them from starting."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.entries import insert
+from tests.support.process import LOOPBACK
+from tests.support.program import Door, Exporter, configuration, open_door, run, written
+
+NOWHERE = "/nowhere/hunter2"
+NETWORKS = "10.0.0.0/8,fd00::/8"
+REFUSING = f"http://{LOOPBACK}:1"
+HARMLESS: tuple[Mapping[str, str], ...] = (
+    {"NO_PROXY": NETWORKS, "no_proxy": NETWORKS, "HTTP_PROXY": REFUSING, "HTTPS_PROXY": REFUSING},
+    {"NO_PROXY": "", "no_proxy": "", "http_proxy": REFUSING, "ALL_PROXY": "socks5://u:hunter2@p:1"},
+    {"NO_PROXY": "", "no_proxy": "", "all_proxy": REFUSING, "https_proxy": "://hunter2"},
+    {
+        "PROMETHEUS_MULTIPROC_DIR": NOWHERE,
+        "PROMETHEUS_DISABLE_CREATED_SERIES": "1",
+        "PROMETHEUS_LEGACY_NAME_VALIDATION": "1",
+        "SSLKEYLOGFILE": NOWHERE,
+        "SSL_CERT_FILE": NOWHERE,
+        "REQUESTS_CA_BUNDLE": NOWHERE,
+        "CURL_CA_BUNDLE": NOWHERE,
+        "GOOGLE_APPLICATION_CREDENTIALS": NOWHERE,
+        "GOOGLE_API_USE_MTLS_ENDPOINT": "hunter2",
+        "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "hunter2",
+        "GCE_METADATA_TIMEOUT": "hunter2",
+    },
+    {
+        "prometheus_multiproc_dir": NOWHERE,
+        "SSL_CERT_DIR": NOWHERE,
+        "TMPDIR": NOWHERE,
+        "SQLITE_TMPDIR": NOWHERE,
+        "WEB_CONCURRENCY": "hunter2",
+        "FORWARDED_ALLOW_IPS": "hunter2/x",
+        "NETRC": NOWHERE,
+        "OPENSSL_CONF": NOWHERE,
+        "PYTHONWARNINGS": "error",
+        "TZ": "No/Where",
+    },
+)
+IDS = ("proxies", "proxies-lower-case", "unusable-proxies", "google", "others")
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    with open_door() as door:
+        yield door
+
+
+@pytest.mark.parametrize("env", HARMLESS, ids=IDS)
+def test_the_demo_is_right(env: Mapping[str, str]) -> None:
+    done = run("demo", "--once", "--port", "0", env=env)
+
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("env", HARMLESS, ids=IDS)
+def test_check_reaches_a_local_endpoint(tmp_path: Path, door: Door, env: Mapping[str, str]) -> None:
+    done = run("check", "--config", written(tmp_path, configuration(tmp_path, door)), env=env)
+
+    assert done.returncode == 0, done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("env", HARMLESS, ids=IDS)
+def test_the_exporter_starts_and_authenticates(
+    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch, env: Mapping[str, str]
+) -> None:
+    for name, value in env.items():
+        if name != "TMPDIR":
+            monkeypatch.setenv(name, value)
+    with Exporter(tmp_path, door) as exporter:
+        assert exporter.outcome(insert()) == "tracked"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SSL_CERT_FILE", NOWHERE),
+        ("SSL_CERT_DIR", NOWHERE),
+        ("HTTPS_PROXY", "socks5://u:hunter2@p:1"),
+        ("all_proxy", "http://u:hunter2@p:x"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_what_a_remote_endpoint_needs_is_named_in_one_line(
+    tmp_path: Path, door: Door, command: str, name: str, value: str
+) -> None:
+    configured = configuration(tmp_path, door, pubsub={"certs_url": "https://certs.invalid/"})
+
+    done = run(command, "--config", written(tmp_path, configured), env={name: value})
+
+    said = done.stderr if command == "serve" else done.stdout
+    [line] = [line for line in said.splitlines() if name in line]
+    assert done.returncode == 1
+    assert line.startswith(
+        f"spot-interruption-exporter: {name}: " if command == "serve" else f"FAIL  certificates: {name}: "
+    )
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
