@@ -68,13 +68,8 @@ def test_check_reaches_a_local_endpoint(tmp_path: Path, door: Door, env: Mapping
 
 
 @pytest.mark.parametrize("env", HARMLESS, ids=IDS)
-def test_the_exporter_starts_and_authenticates(
-    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch, env: Mapping[str, str]
-) -> None:
-    for name, value in env.items():
-        if name != "TMPDIR":
-            monkeypatch.setenv(name, value)
-    with Exporter(tmp_path, door) as exporter:
+def test_the_exporter_starts_and_authenticates(tmp_path: Path, door: Door, env: Mapping[str, str]) -> None:
+    with Exporter(tmp_path, door, env=env) as exporter:
         assert exporter.outcome(insert()) == "tracked"
 
 
