@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from app.cli import main
+from app.arguments import parse_arguments
+from app.cli import run as run_command
 from app.domain.attribution import Rules
 from app.store import open_store
 from tests.support.compute_api import ACCESS_NOT_CONFIGURED, FORBIDDEN, ComputeApi, Hold, ManyInstances
@@ -76,7 +77,7 @@ def checked_here(path: Path) -> tuple[int, str, str]:
     ):
         for name, value in ENVIRONMENT.items():
             environment.setenv(name, value)
-        code = main(["check", "--config", str(path)])
+        code = run_command(parse_arguments(["check", "--config", str(path)]))
     return code, output.getvalue(), errors.getvalue()
 
 
