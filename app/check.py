@@ -42,9 +42,9 @@ def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) ->
     yield from _store(settings.store)
     yield asyncio.run(_certificates(settings.pubsub))
     if not settings.inventory.enabled:
-        yield "ok", "fleet", "not listed, for inventory.enabled is false"
+        yield "ok", "fleet", "not listed, because inventory.enabled is false"
     elif not settings.project_ids:
-        yield "ok", "fleet", "not listed, for no project is named"
+        yield "ok", "fleet", "not listed, because no project is named"
     else:
         for project in settings.project_ids:
             yield asyncio.run(_fleet(project, settings.inventory.endpoint))

@@ -98,7 +98,7 @@ def test_where_all_is_well_every_line_is_ok(tmp_path: Path, door: Door) -> None:
         "configuration": ("ok", f"{tmp_path / 'config.yaml'} and environment"),
         "store": ("ok", f"there is none yet; it can be made in {tmp_path}"),
         "certificates": ("ok", f"1 keys at {door.server.url}"),
-        "fleet": ("ok", "not listed, for inventory.enabled is false"),
+        "fleet": ("ok", "not listed, because inventory.enabled is false"),
     }
 
 
@@ -108,7 +108,7 @@ def test_a_warning_is_printed_as_one_and_does_not_fail(tmp_path: Path) -> None:
     assert code == 0
     assert found["configuration"][0] == "warn"
     assert "NOT AUTHENTICATED" in found["configuration"][1]
-    assert found["certificates"] == ("ok", "not needed, for pushes are not authenticated")
+    assert found["certificates"] == ("ok", "not needed, because pushes are not authenticated")
 
 
 def test_a_wrong_configuration_is_no_finding_but_an_error(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_without_a_project_no_fleet_is_listed(tmp_path: Path) -> None:
     code, found = checked(tmp_path, configuration(tmp_path, None) | naming(None))
 
     assert code == 0
-    assert found["fleet"] == ("ok", "not listed, for no project is named")
+    assert found["fleet"] == ("ok", "not listed, because no project is named")
 
 
 # Beside a live exporter

@@ -558,7 +558,7 @@ BAD_ANSWERS = [
     pytest.param(answer(CERTIFICATES + b" " * (1 << 20)), "more than 1048576 bytes", id="huge"),
     pytest.param(
         answer(gzip.compress(CERTIFICATES), headers={"Content-Encoding": "gzip"}),
-        "something else",
+        "neither with PEM",
         id="packed",
     ),
     pytest.param(answer(headers={"Content-Length": "9999"}), "RemoteProtocolError", id="cut-off"),
