@@ -1,7 +1,7 @@
-"""A backlog drained as fast as the exporter takes it, and the month after which all of it is forgotten.
+"""A backlog pushed as fast as the exporter accepts it, and the pruning of all its rows a month later.
 
 `python -m tests.bench.backlog [--messages 500000] [--connections 64] [--window 25000] [--seed 1]`.
-Two creations to three interruptions of what was created so far; one message in ten is redelivered.
+There are two creations for three interruptions of earlier instances; one message in ten is redelivered.
 """
 
 import argparse
@@ -19,49 +19,51 @@ from typing import Final, NamedTuple
 
 from app.domain.attribution import Rules
 from app.store import open_store
-from tests.bench.deliveries import Delivery, Pushed, push_all
-from tests.bench.report import cpu_seconds, machine, percentile, progress, rss_mib, say
+from tests.bench.deliveries import Delivery, PushResults, push_all
+from tests.bench.report import machine, progress
+from tests.support.measure import cpu_seconds, percentile, rss_mib
+from tests.support.output import print_line
 from tests.support.process import LOOPBACK, Process, answers
 from tests.support.program import COMMAND, ENVIRONMENT, Door, Exporter, configuration, open_door, written
 
 _DAY: Final = 86400.0
 _MONTH_DAYS: Final = 32
-"""Behind the usual retention."""
-_REDELIVERED: Final = 0.1
-_CREATED: Final = 0.4
-_RECENT: Final = 10_000
-"""What is redelivered is one of the last so many."""
-_APART_SECONDS: Final = 0.1
-_CALLERS_MEANWHILE: Final = 4
-_LOOK_SECONDS: Final = 0.1
-_PATIENCE_SECONDS: Final = 300
+"""Longer than the default retention."""
+_REDELIVERED_SHARE: Final = 0.1
+_CREATION_SHARE: Final = 0.4
+_RECENT_MESSAGES: Final = 10_000
+"""A redelivery repeats one of the last messages, this many at most."""
+_EVENT_INTERVAL_SECONDS: Final = 0.1
+_CONNECTIONS_UNDER_LOAD: Final = 4
+_POLL_SECONDS: Final = 0.1
+_PRUNE_TIMEOUT_SECONDS: Final = 300
 
 
 class Window(NamedTuple):
-    """So many answers, one after the other."""
+    """The figures of `--window` consecutive answers."""
 
-    events_a_second: float
+    events_per_second: float
     p99_ms: float
     microseconds: float
-    """Processor time an event, of the exporter."""
+    """Processor time of the exporter per event."""
     rss_mib: float
     file_mib: float
     wal_mib: float
 
 
-class Pruned(NamedTuple):
-    """Everything forgotten, by the store alone."""
+class Pruning(NamedTuple):
+    """Pruning of all rows by the store alone."""
 
     slice_seconds: Sequence[float]
     left: int
-    """Rows that are still there."""
+    """Rows that were not pruned."""
     file_mib: float
     free_share: float
-    """Of the file; what is written next goes there."""
+    """The share of the file that is free for new rows."""
 
 
-class Meanwhile(NamedTuple):
-    """Everything forgotten by an exporter whose clock is ahead, while a few callers push creations."""
+class PruningUnderLoad(NamedTuple):
+    """Pruning of all rows by an exporter with its clock set ahead, while a few callers push creations."""
 
     seconds: float
     latencies_ms: Sequence[float]
@@ -70,108 +72,115 @@ class Meanwhile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was seen."""
+    """All figures of a run."""
 
     windows: Sequence[Window]
     seconds: float
     outcomes: Mapping[str, int]
     wrong: Sequence[str]
-    """What the exporter shows otherwise than it was sent."""
-    pruned: Pruned
-    meanwhile: Meanwhile
+    """Differences between the exposed totals and the messages."""
+    pruned: Pruning
+    pruned_under_load: PruningUnderLoad
 
 
 def main() -> None:
-    """Measure, and tell."""
+    """Measure, and print the report."""
     options = _options()
     with TemporaryDirectory() as folder:
-        tell(measure(Path(folder), options.messages, options.connections, options.window, options.seed))
+        print_report(
+            measure(Path(folder), options.messages, options.connections, options.window, options.seed)
+        )
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A backlog drained, and forgotten after a month.")
+    parser = argparse.ArgumentParser(description="Push a backlog, and prune its rows after a month.")
     parser.add_argument("--messages", type=int, default=500_000)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--window", type=int, default=25_000, help="messages, of each line in the report")
+    parser.add_argument("--window", type=int, default=25_000, help="messages per line of the report")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
 
 def measure(directory: Path, messages: int, connections: int, window: int, seed: int) -> Report:
-    """Drain, then forget; the store alone, and once more beside pushes."""
-    with open_door() as door:
-        made = _Backlog(messages, seed)
-        with Exporter(directory, door) as exporter:
-            windows, seconds = _drained(exporter, door.token, made, connections, window)
-            outcomes, wrong = _judged(exporter, made)
+    """Push the backlog, then prune it twice: by the store alone, and in an exporter that takes pushes."""
+    with open_door() as credentials:
+        backlog = _Backlog(messages, seed)
+        with Exporter(directory, credentials) as exporter:
+            windows, seconds = _push_backlog(exporter, credentials.token, backlog, connections, window)
+            outcomes, wrong = _compare_totals(exporter, backlog)
         store = exporter.store
-        for_later = store.with_name("later.db")
-        shutil.copy(store, for_later)
+        copy = store.with_name("copy.db")
+        shutil.copy(store, copy)
         pruned = _prune(store)
-        meanwhile = _prune_beside_pushes(directory, for_later, door, messages)
-        return Report(windows, seconds, outcomes, wrong, pruned, meanwhile)
+        under_load = _prune_under_load(directory, copy, credentials, messages)
+        return Report(windows, seconds, outcomes, wrong, pruned, under_load)
 
 
 class _Backlog:
-    """The messages, made as they are taken; and what they come to."""
+    """The messages, generated on demand, and the expected totals."""
 
     def __init__(self, messages: int, seed: int) -> None:
         self.messages = messages
         self.sent: Counter[str] = Counter()
-        self._chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-        self._recent: deque[Delivery] = deque(maxlen=_RECENT)
+        self._random = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        self._recent: deque[Delivery] = deque(maxlen=_RECENT_MESSAGES)
 
     def __iter__(self) -> Iterator[Delivery]:
-        began = time.time() - self.messages * _APART_SECONDS
+        first_at = time.time() - self.messages * _EVENT_INTERVAL_SECONDS
         for serial in range(self.messages):
-            draw = self._chance.random()
+            draw = self._random.random()
             created = self.sent["creation"]
-            at = began + serial * _APART_SECONDS
-            if created and draw < _REDELIVERED:
+            at = first_at + serial * _EVENT_INTERVAL_SECONDS
+            if created and draw < _REDELIVERED_SHARE:
                 self.sent["duplicate"] += 1
-                yield self._chance.choice(self._recent)
+                yield self._random.choice(self._recent)
                 continue
-            if not created or draw < _REDELIVERED + _CREATED * (1 - _REDELIVERED):
+            if not created or draw < _REDELIVERED_SHARE + _CREATION_SHARE * (1 - _REDELIVERED_SHARE):
                 delivery = Delivery("creation", created, serial, at)
             else:
-                delivery = Delivery("interruption", self._chance.randrange(created), serial, at)
+                delivery = Delivery("interruption", self._random.randrange(created), serial, at)
             self.sent[delivery.kind] += 1
             self._recent.append(delivery)
             yield delivery
 
 
-def _drained(
-    exporter: Exporter, token: str, made: _Backlog, connections: int, window: int
+def _push_backlog(
+    exporter: Exporter, token: str, backlog: _Backlog, connections: int, window: int
 ) -> tuple[Sequence[Window], float]:
     windows: list[Window] = []
     pid = exporter.process.pid
-    spent = [cpu_seconds(pid)]
+    cpu = [cpu_seconds(pid)]
     wal = exporter.store.with_name(f"{exporter.store.name}-wal")
-    with progress(f"draining {made.messages:,} messages", made.messages) as done:
+    with progress(f"pushing {backlog.messages:,} messages", backlog.messages) as update:
 
-        def look(pushed: Pushed) -> None:
-            events = len(pushed.latencies_ms)
-            if pushed.refused:
-                raise ConnectionError(f"answered otherwise than 200: {dict(pushed.refused)}")
-            p99 = percentile(pushed.latencies_ms, 0.99)
-            spent.append(cpu_seconds(pid))
-            microseconds = (spent[-1] - spent[-2]) / events * 1e6
+        def add_window(results: PushResults) -> None:
+            events = len(results.latencies_ms)
+            if results.refused:
+                raise ConnectionError(f"not all answers are 200; the others: {dict(results.refused)}")
+            p99 = percentile(results.latencies_ms, 0.99)
+            cpu.append(cpu_seconds(pid))
+            microseconds = (cpu[-1] - cpu[-2]) / events * 1e6
             sizes = _mib(exporter.store), _mib(wal)
-            windows.append(Window(events / pushed.seconds, p99, microseconds, rss_mib(pid), *sizes))
-            done(len(windows) * window)
+            windows.append(Window(events / results.seconds, p99, microseconds, rss_mib(pid), *sizes))
+            update(len(windows) * window)
 
-        began = time.perf_counter()
+        started = time.perf_counter()
         last = push_all(
-            _port(exporter.url), token, iter(made), connections=connections, window=window, tell=look
+            _port(exporter.url),
+            token,
+            iter(backlog),
+            connections=connections,
+            window=window,
+            on_window=add_window,
         )
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         if last.latencies_ms:
-            look(last)
+            add_window(last)
     return windows, seconds
 
 
-def _judged(exporter: Exporter, made: _Backlog) -> tuple[Mapping[str, int], Sequence[str]]:
-    """The outcomes of the messages, and where the exporter's totals are not what was sent."""
+def _compare_totals(exporter: Exporter, backlog: _Backlog) -> tuple[Mapping[str, int], Sequence[str]]:
+    """Return the number of messages by outcome, and each difference between exposed totals and messages."""
     totals: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     for (name, labels), value in exporter.samples().items():
@@ -184,22 +193,24 @@ def _judged(exporter: Exporter, made: _Backlog) -> tuple[Mapping[str, int], Sequ
         "duplicate": outcomes["duplicate"],
     }
     wrong = [
-        f"{kind}: {shown[kind]} of {made.sent[kind]}" for kind in shown if shown[kind] != made.sent[kind]
+        f"{kind}: {shown[kind]} of {backlog.sent[kind]}"
+        for kind in shown
+        if shown[kind] != backlog.sent[kind]
     ]
     return outcomes, wrong
 
 
-def _prune(store: Path) -> Pruned:
-    """Forget in slices, as the periodic work does, with nothing beside it."""
+def _prune(store: Path) -> Pruning:
+    """Prune in slices, like the exporter's periodic task, with no other load."""
     opened = open_store(f"sqlite:///{store}", Rules())
     now = time.time() + _MONTH_DAYS * _DAY
     slices: list[float] = []
     more = True
-    with progress("forgetting", 1):
+    with progress("pruning", 1):
         while more:
-            began = time.perf_counter()
+            started = time.perf_counter()
             more = opened.store.prune(now).more
-            slices.append(time.perf_counter() - began)
+            slices.append(time.perf_counter() - started)
     opened.store.close()
     with closing(sqlite3.connect(store)) as connection:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
@@ -207,52 +218,58 @@ def _prune(store: Path) -> Pruned:
         (left,) = connection.execute(
             "SELECT (SELECT count(*) FROM seen) + (SELECT count(*) FROM instances) + count(*) FROM ledger"
         ).fetchone()
-    return Pruned(slices, left, _mib(store), free / pages)
+    return Pruning(slices, left, _mib(store), free / pages)
 
 
-def _prune_beside_pushes(directory: Path, store: Path, door: Door, first: int) -> Meanwhile:
-    configured = configuration(directory, door, store={"url": f"sqlite:///{store}"})
-    command = [*COMMAND[:2], "tests.bench.ahead", str(written(directory, configured)), str(_MONTH_DAYS)]
+def _prune_under_load(directory: Path, store: Path, credentials: Door, first: int) -> PruningUnderLoad:
+    configured = configuration(directory, credentials, store={"url": f"sqlite:///{store}"})
+    command = [
+        *COMMAND[:2],
+        "tests.bench.shifted_clock",
+        str(written(directory, configured)),
+        str(_MONTH_DAYS),
+    ]
     ready = answers(f"http://{LOOPBACK}:{configured['prometheus']['port']}/healthz")
-    output = directory / "ahead.log"
+    output = directory / "shifted_clock.log"
     with (
         Process(command, output=output, ready=ready, env=ENVIRONMENT, within=120),
-        progress("forgetting, beside pushes", 1),
+        progress("pruning under load", 1),
     ):
-        began = time.perf_counter()
-        deliveries = _creations_until_forgotten(store, first)
-        pushed = push_all(
-            configured["server"]["port"], door.token, deliveries, connections=_CALLERS_MEANWHILE
+        started = time.perf_counter()
+        deliveries = _creations_until_pruned(store, first)
+        results = push_all(
+            configured["server"]["port"], credentials.token, deliveries, connections=_CONNECTIONS_UNDER_LOAD
         )
-        return Meanwhile(time.perf_counter() - began, pushed.latencies_ms, pushed.refused.total())
+        seconds = time.perf_counter() - started
+        return PruningUnderLoad(seconds, results.latencies_ms, results.refused.total())
 
 
-def _creations_until_forgotten(store: Path, first: int) -> Iterator[Delivery]:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    look_at = 0.0
+def _creations_until_pruned(store: Path, first: int) -> Iterator[Delivery]:
+    deadline = time.monotonic() + _PRUNE_TIMEOUT_SECONDS
+    next_poll_at = 0.0
     number = first
     with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
         while True:
-            if time.monotonic() >= look_at:
-                if _is_forgotten(connection):
+            if time.monotonic() >= next_poll_at:
+                if _is_pruned(connection):
                     return
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"not forgotten within {_PATIENCE_SECONDS} s")
-                look_at = time.monotonic() + _LOOK_SECONDS
+                    raise TimeoutError(f"{store}: rows are left after {_PRUNE_TIMEOUT_SECONDS} s of pruning")
+                next_poll_at = time.monotonic() + _POLL_SECONDS
             number += 1
             yield Delivery("creation", number, number, time.time())
 
 
-def _is_forgotten(connection: sqlite3.Connection) -> bool:
-    """Whether nothing is left that was recorded before the clock went ahead."""
+def _is_pruned(connection: sqlite3.Connection) -> bool:
+    """Return whether no row is left that was recorded before the clock was set ahead."""
     before = time.time() + _DAY
-    (remains,) = connection.execute(
+    (is_left,) = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM seen WHERE seen_at < :before)"
         " OR EXISTS (SELECT 1 FROM ledger WHERE recorded_at < :before)"
         " OR EXISTS (SELECT 1 FROM instances WHERE recorded_at < :before)",
         {"before": before},
     ).fetchone()
-    return not remains
+    return not is_left
 
 
 def _port(url: str) -> int:
@@ -263,38 +280,36 @@ def _mib(file: Path) -> float:
     return file.stat().st_size / 2**20 if file.exists() else 0.0
 
 
-def tell(report: Report) -> None:
-    """Say what was seen."""
+def print_report(report: Report) -> None:
+    """Print all figures."""
     messages = sum(report.outcomes.values())
     counts = ", ".join(f"{outcome} {number:,}" for outcome, number in sorted(report.outcomes.items()))
-    say(f"{machine()}; {messages:,} messages in {report.seconds:.0f} s: {counts}")
-    say(f"totals: {'; '.join(report.wrong) or 'exact'}")
-    say("\n  messages  events/s  p99 ms  CPU µs  RSS MiB  file MiB  WAL MiB")
-    share = 0
+    print_line(f"{machine()}; {messages:,} messages in {report.seconds:.0f} s: {counts}")
+    print_line(f"totals: {'; '.join(report.wrong) or 'exact'}")
+    print_line("\n  messages  events/s  p99 ms  CPU µs  RSS MiB  file MiB  WAL MiB")
     for number, window in enumerate(report.windows, 1):
-        share = messages * number // len(report.windows)
-        say(
-            f"{share:10,}{window.events_a_second:10.0f}{window.p99_ms:8.1f}{window.microseconds:8.0f}"
-            f"{window.rss_mib:9.1f}"
-            f"{window.file_mib:10.0f}{window.wal_mib:9.0f}"
+        pushed = messages * number // len(report.windows)
+        print_line(
+            f"{pushed:10,}{window.events_per_second:10.0f}{window.p99_ms:8.1f}{window.microseconds:8.0f}"
+            f"{window.rss_mib:9.1f}{window.file_mib:10.0f}{window.wal_mib:9.0f}"
         )
     fifth = -(-len(report.windows) // 5)
     first, last = report.windows[:fifth], report.windows[-fifth:]
-    rate = sum(w.events_a_second for w in last) / sum(w.events_a_second for w in first)
-    spent = sum(w.microseconds for w in last) / sum(w.microseconds for w in first)
-    say(f"the last fifth at {rate:.2f} of the first one's rate, and {spent:.2f} of its CPU an event")
-    slices, meanwhile = report.pruned.slice_seconds, report.meanwhile
-    say(
-        f"\na month later: forgotten in {sum(slices):.1f} s, {len(slices)} slices,"
+    rate = sum(w.events_per_second for w in last) / sum(w.events_per_second for w in first)
+    cpu = sum(w.microseconds for w in last) / sum(w.microseconds for w in first)
+    print_line(f"last fifth: {rate:.2f} of the rate of the first fifth, {cpu:.2f} of its CPU per event")
+    slices, under_load = report.pruned.slice_seconds, report.pruned_under_load
+    print_line(
+        f"\na month later: pruned in {sum(slices):.1f} s, {len(slices)} slices,"
         f" p99 {percentile(slices, 0.99) * 1000:.1f} ms, longest {max(slices) * 1000:.1f} ms;"
-        f" {report.pruned.left} rows are left, of {report.pruned.file_mib:.0f} MiB"
-        f" {report.pruned.free_share:.0%} is free"
+        f" {report.pruned.left} rows left; {report.pruned.free_share:.0%} of the file's"
+        f" {report.pruned.file_mib:.0f} MiB is free"
     )
-    p50, p99, longest = (percentile(meanwhile.latencies_ms, part) for part in (0.5, 0.99, 1))
-    say(
-        f"beside pushes over {_CALLERS_MEANWHILE} connections: {meanwhile.seconds:.1f} s;"
-        f" {len(meanwhile.latencies_ms):,} pushes, p50 {p50:.1f} ms, p99 {p99:.1f} ms,"
-        f" longest {longest:.1f} ms, refused {meanwhile.refused}"
+    p50, p99, longest = (percentile(under_load.latencies_ms, part) for part in (0.5, 0.99, 1))
+    print_line(
+        f"while callers push over {_CONNECTIONS_UNDER_LOAD} connections: {under_load.seconds:.1f} s;"
+        f" {len(under_load.latencies_ms):,} pushes, p50 {p50:.1f} ms, p99 {p99:.1f} ms,"
+        f" longest {longest:.1f} ms, refused {under_load.refused}"
     )
 
 

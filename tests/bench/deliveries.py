@@ -1,4 +1,4 @@
-"""Deliveries by number, made as fast as they are sent; and callers that push them over many connections."""
+"""Numbered deliveries, and callers that push them over many connections as fast as they are answered."""
 
 import asyncio
 import re
@@ -20,27 +20,27 @@ Kind = Literal["creation", "interruption"]
 
 POOLS: Final = 20
 _CLUSTERS: Final = 5
-# Marks as long as what takes their place. Ids of instances and operations are as long as Google's.
+# Each placeholder is as long as its value. Ids of instances and operations are as long as Google's.
 _INSTANCE: Final = "@instance@@@"
 _SERIAL: Final = "@serial@@@@@"
 _AT: Final = "2026-01-02T03:04:05.678901Z"
-_DATA: Final = b"here goes the entry"
+_DATA: Final = b"placeholder of the entry"
 _MESSAGE_ID: Final = "@message id@"
 _LENGTH: Final = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 class Delivery(NamedTuple):
-    """One of very many; the same again is a redelivery."""
+    """A delivery of an event. An equal one is a redelivery."""
 
     kind: Kind
     instance: int
     serial: int
-    """Of the operation; another one is another event."""
+    """The number of the operation; it distinguishes the events of an instance."""
     at: float
 
 
 def entry_of(delivery: Delivery) -> bytes:
-    """The delivery's log entry."""
+    """Return the log entry of a delivery."""
     template = _ENTRIES[delivery.kind, delivery.instance % POOLS]
     return (
         template.replace(_INSTANCE.encode(), b"%012d" % delivery.instance)
@@ -50,7 +50,7 @@ def entry_of(delivery: Delivery) -> bytes:
 
 
 def body_of(delivery: Delivery) -> bytes:
-    """The body of its push."""
+    """Return the body of a push that brings the delivery."""
     before, after = _ENVELOPES[delivery.kind]
     message_id = b"%012d" % (2 * delivery.serial + (delivery.kind == "creation"))
     rest = after.replace(_MESSAGE_ID.encode(), message_id).replace(_AT.encode(), _timestamp(delivery.at))
@@ -93,12 +93,12 @@ _ENVELOPES: Final = {kind: _envelope(kind) for kind in _KINDS}
 
 
 @dataclass(slots=True)
-class Pushed:
-    """What callers have seen."""
+class PushResults:
+    """Results of pushes."""
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
-    """From the request's last byte given to the kernel to the answer's last byte."""
+    """From the write of the request to the last byte of the answer."""
     refused: Counter[int] = field(default_factory=Counter)
     """Answers other than 200, by status."""
 
@@ -110,44 +110,48 @@ def push_all(
     *,
     connections: int,
     window: int = 0,
-    tell: Callable[[Pushed], None] = lambda _: None,
-) -> Pushed:
-    """Push all of them, each caller its next as soon as its last one is answered.
+    on_window: Callable[[PushResults], None] = lambda _: None,
+) -> PushResults:
+    """Push all deliveries. Each connection sends its next push as soon as the last is answered.
 
-    With a `window`, what was seen in each so many answers is told, and begins anew; the rest is returned.
-    Raises ConnectionError where the exporter ends a connection.
+    If `window` is not 0, call `on_window` with the results of each `window` answers. Return the results
+    of the remaining answers. Raises ConnectionError if the exporter closes a connection.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_push_all(port, _Callers(token, deliveries, window, tell), connections))
+        return runner.run(_push_all(port, _SharedState(token, deliveries, window, on_window), connections))
 
 
-async def _push_all(port: int, callers: "_Callers", connections: int) -> Pushed:
+async def _push_all(port: int, shared: "_SharedState", connections: int) -> PushResults:
     loop = asyncio.get_running_loop()
-    made = [
-        await loop.create_connection(lambda: _Caller(callers), LOOPBACK, port) for _ in range(connections)
+    opened = [
+        await loop.create_connection(lambda: _Connection(shared), LOOPBACK, port) for _ in range(connections)
     ]
-    callers.began = time.perf_counter()
-    ends = [protocol.begin(loop) for _, protocol in made]
+    shared.started = time.perf_counter()
+    ends = [protocol.start(loop) for _, protocol in opened]
     try:
         await asyncio.gather(*ends)
     finally:
-        for transport, _ in made:
+        for transport, _ in opened:
             transport.close()
-    callers.pushed.seconds = time.perf_counter() - callers.began
-    return callers.pushed
+    shared.results.seconds = time.perf_counter() - shared.started
+    return shared.results
 
 
-class _Callers:
-    """What the callers share."""
+class _SharedState:
+    """The deliveries and results that all connections share."""
 
     def __init__(
-        self, token: str, deliveries: Iterator[Delivery], window: int, tell: Callable[[Pushed], None]
+        self,
+        token: str,
+        deliveries: Iterator[Delivery],
+        window: int,
+        on_window: Callable[[PushResults], None],
     ) -> None:
-        self.pushed = Pushed()
-        self.began = 0.0
+        self.results = PushResults()
+        self.started = 0.0
         self._deliveries = deliveries
         self._window = window
-        self._tell = tell
+        self._on_window = on_window
         self._heads = {
             kind: (
                 f"POST /events/{kind} HTTP/1.1\r\nHost: {LOOPBACK}\r\nAuthorization: Bearer {token}\r\n"
@@ -164,35 +168,35 @@ class _Callers:
         return b"%s%d\r\n\r\n%s" % (self._heads[delivery.kind], len(body), body)
 
     def answered(self, status: int, seconds: float) -> None:
-        self.pushed.latencies_ms.append(seconds * 1000)
+        self.results.latencies_ms.append(seconds * 1000)
         if status != 200:
-            self.pushed.refused[status] += 1
-        if len(self.pushed.latencies_ms) == self._window:
+            self.results.refused[status] += 1
+        if len(self.results.latencies_ms) == self._window:
             now = time.perf_counter()
-            self.pushed.seconds = now - self.began
-            self._tell(self.pushed)
-            self.pushed, self.began = Pushed(), now
+            self.results.seconds = now - self.started
+            self._on_window(self.results)
+            self.results, self.started = PushResults(), now
 
 
-class _Caller(asyncio.Protocol):
-    """One caller's connection."""
+class _Connection(asyncio.Protocol):
+    """A connection that pushes one delivery after the other."""
 
-    def __init__(self, callers: _Callers) -> None:
-        self._callers = callers
+    def __init__(self, shared: _SharedState) -> None:
+        self._shared = shared
         self._answer = b""
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def begin(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """Begin to push; done when there is no more."""
+    def start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Send the first push. The future is done when no delivery is left."""
         self._end = loop.create_future()
         self._push()
         return self._end
 
     def _push(self) -> None:
-        request = self._callers.next()
+        request = self._shared.next()
         if request is None:
             self._end.set_result(None)
             return
@@ -208,7 +212,7 @@ class _Caller(asyncio.Protocol):
         if len(self._answer) < head + 4 + (int(length[1]) if length else 0):
             return
         status, self._answer = int(self._answer[9:12]), b""
-        self._callers.answered(status, time.perf_counter() - self._sent_at)
+        self._shared.answered(status, time.perf_counter() - self._sent_at)
         self._push()
 
     def connection_lost(self, exc: Exception | None) -> None:

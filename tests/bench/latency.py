@@ -1,8 +1,8 @@
-"""The latency of pushes at a constant rate: alone, while a large fleet is listed, while much is scraped.
+"""The latency of pushes at a constant rate: alone, during the listing of a large fleet, and during scrapes.
 
-`python -m tests.bench.latency [--rate 1000] [--seconds 30] [--instances 100000] [--series 5000]`; wants
-two cores or more. Latency is measured from the moment at which a push was due, not from when it was sent.
-The Compute API and the scraper are processes of their own; so is, as always, the child that lists.
+`python -m tests.bench.latency [--rate 1000] [--seconds 30] [--instances 100000] [--series 5000]`; needs two
+cores or more. Latency counts from the scheduled time of a push, not from the time at which it was sent. The
+Compute API and the scraper run in separate processes, like the exporter's listing process.
 """
 
 import argparse
@@ -24,118 +24,124 @@ from typing import Final, NamedTuple
 import httpx
 import uvloop
 
-from tests.bench.load import body
-from tests.bench.pushes import Pushes, Seen
-from tests.bench.report import at_most, cpu_seconds, machine, percentile, progress, rss_mib, say
-from tests.bench.throughput import remember
+from tests.bench.constant_rate import ConstantRatePushes, PushResults
+from tests.bench.prefilled_store import create_instances
+from tests.bench.report import at_most, machine, progress
+from tests.bench.wrk import ANY_SUBSCRIPTION, body
 from tests.support.compute_api import ComputeApi, Hold, ManyInstances
 from tests.support.entries import insert
+from tests.support.measure import cpu_seconds, percentile, rss_mib
+from tests.support.output import print_line
 from tests.support.program import Door, Exporter, configuration, open_door
 
-_LISTED: Final = "shop-prod"
-_KNOWN: Final = 10_000
-"""Instances of a project that is not listed: the pushes interrupt these, so that each is counted at once."""
+_LISTED_PROJECT: Final = "shop-prod"
+_KNOWN_INSTANCES: Final = 10_000
+"""Known instances, of a project that is not listed. The pushes interrupt them, and each counts at once."""
 _WARM_UP_SECONDS: Final = 1
 _SAMPLE_SECONDS: Final = 0.1
 _SCRAPE_SECONDS: Final = 1.0
 _AS_PROMETHEUS: Final = {"accept": "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "accept-encoding": "gzip"}
-# The load is of the subscriptions that it names.
-_ANY: Final = {"instance_creation_subscription_name": "", "instance_interruption_subscription_name": ""}
 
 
 class Phase(NamedTuple):
-    """What was seen in one phase."""
+    """The figures of one phase."""
 
     name: str
     limit_ms: float
-    """Of the latency that one push in a hundred may exceed."""
-    seen: Seen
+    """The limit of the 99th percentile."""
+    results: PushResults
     server_cpu_seconds: float
     peak_rss_mib: float
     end_rss_mib: float
 
 
 class Scrape(NamedTuple):
-    """What a scraper has seen once."""
+    """The duration and the size of one scrape."""
 
     seconds: float
     series: int
 
 
 class Report(NamedTuple):
-    """What was seen in all of the phases."""
+    """The figures of all phases."""
 
     phases: Sequence[Phase]
     scrapes: Sequence[Scrape]
     wrong: Sequence[str]
-    """What was not answered as it should be, and where more or less is shown than was answered."""
+    """Unexpected answers, and a difference between counted answers and the exposed total."""
     logs: Sequence[dict[str, object]]
-    """What it has logged of the listing."""
+    """The exporter's log lines about the listing."""
 
 
 def main() -> None:
     """Measure, and print a table."""
     options = _options()
     with TemporaryDirectory() as folder:
-        _print(run(Path(folder), options), options)
+        _print_report(run(Path(folder), options), options)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The latency of pushes at a constant rate.")
-    parser.add_argument("--rate", type=int, default=1000, help="pushes a second")
-    # The exporter gives up on a page that does not come within 90 s.
+    parser.add_argument("--rate", type=int, default=1000, help="pushes per second")
+    # The first page of the listing is held during a phase, and the exporter's timeout per page is 90 s.
     parser.add_argument(
-        "--seconds", type=float, default=30, help="of the phases without a listing, 80 at most"
+        "--seconds", type=float, default=30, help="length of each phase without a listing, 80 at most"
     )
-    parser.add_argument("--instances", type=int, default=100_000, help="of the fleet that is listed")
-    parser.add_argument("--series", type=int, default=5_000, help="samples in the exposition, at least")
+    parser.add_argument("--instances", type=int, default=100_000, help="size of the listed fleet")
+    parser.add_argument("--series", type=int, default=5_000, help="minimum of samples in the exposition")
     return parser.parse_args()
 
 
 def run(directory: Path, options: argparse.Namespace) -> Report:
-    """Have the three phases happen to a fresh exporter."""
+    """Run the three phases against a new exporter."""
     store = {"url": f"sqlite:///{directory}/store.db"}
-    remember(store["url"], _KNOWN)
+    create_instances(store["url"], _KNOWN_INSTANCES)
     fleet = ManyInstances(options.instances)
-    with _process(_list, fleet) as api, _process(_scrape) as scraper, open_door() as door:
+    with (
+        _process(_serve_compute_api, fleet) as api,
+        _process(_scrape_repeatedly) as scraper,
+        open_door() as credentials,
+    ):
         inventory = {"enabled": True, "endpoint": api.recv(), "interval_seconds": 86400}
-        configured = configuration(directory, door, store=store, inventory=inventory, pubsub=_ANY)
-        configured["projects"] = [_LISTED]
-        with Exporter(directory, door, configured=configured) as exporter:
+        configured = configuration(
+            directory, credentials, store=store, inventory=inventory, pubsub=ANY_SUBSCRIPTION
+        )
+        configured["projects"] = [_LISTED_PROJECT]
+        with Exporter(directory, credentials, configured=configured) as exporter:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                course = _Course(exporter, door, options)
-                phases, scrapes = runner.run(course.run(api, scraper))
-            wrong = course.wrong()
+                measurement = _Measurement(exporter, credentials, options)
+                phases, scrapes = runner.run(measurement.run(api, scraper))
+            wrong = measurement.wrong()
         logs = [line for line in exporter.logs() if line["message"] in ("fleet listed", "fleet not listed")]
     return Report(phases, scrapes, wrong, logs)
 
 
-class _Course:
-    """The phases, one after the other."""
+class _Measurement:
+    """Runs the phases, one after the other."""
 
-    def __init__(self, exporter: Exporter, door: Door, options: argparse.Namespace) -> None:
+    def __init__(self, exporter: Exporter, credentials: Door, options: argparse.Namespace) -> None:
         self._exporter = exporter
         self._options = options
         self._pid = exporter.process.pid
-        self._pushes = Pushes(int(exporter.url.rpartition(":")[2]), door.token)
-        self._bodies = (body(number, _KNOWN) for number in itertools.count(1))
+        self._pushes = ConstantRatePushes(int(exporter.url.rpartition(":")[2]), credentials.token)
+        self._bodies = (body(number, _KNOWN_INSTANCES) for number in itertools.count(1))
         self._outcomes: Counter[str] = Counter()
 
     async def run(self, api: Connection, scraper: Connection) -> tuple[Sequence[Phase], Sequence[Scrape]]:
-        async with self._pushes.opened():
-            # What the first ones cost is not the question. The listing's first page is held.
-            await self._phase("warming up", 0, _passed(_WARM_UP_SECONDS, lambda _: None))
+        async with self._pushes.connected():
+            # The first pushes are not measured. The first page of the listing is held until `go on`.
+            await self._phase("warming up", 0, _wait_seconds(_WARM_UP_SECONDS, lambda _: None))
             alone = await self._timed("alone", 15)
             api.send("go on")
             listing = await self._listing("while the fleet is listed", 50, api)
-            _make_series(self._exporter, self._options.series)
+            _create_series(self._exporter, self._options.series)
             scraper.send(f"http://{self._exporter.metrics_address}/metrics")
             scraped = await self._timed("while /metrics is scraped", 50)
             scraper.send(None)
         return [alone, listing, scraped], scraper.recv()
 
     def wrong(self) -> Sequence[str]:
-        """What was not answered as it should be, and where more or less is shown than was answered."""
+        """Describe unexpected answers, and a difference between counted answers and the exposed total."""
         found = [
             f"{number} x {outcome}" for outcome, number in self._outcomes.items() if outcome != "counted"
         ]
@@ -146,18 +152,18 @@ class _Course:
 
     async def _timed(self, name: str, limit_ms: float) -> Phase:
         seconds = self._options.seconds
-        with progress(name, seconds) as done:
-            return await self._phase(name, limit_ms, _passed(seconds, done))
+        with progress(name, seconds) as update:
+            return await self._phase(name, limit_ms, _wait_seconds(seconds, update))
 
     async def _listing(self, name: str, limit_ms: float, api: Connection) -> Phase:
         ready = f"http://{self._exporter.metrics_address}/readyz"
-        with progress(name, self._options.instances) as done:
+        with progress(name, self._options.instances) as update:
             async with httpx.AsyncClient(trust_env=False) as client:
 
                 async def listed() -> None:
                     while (await client.get(ready)).status_code != 200:
                         while api.poll():
-                            done(api.recv())
+                            update(api.recv())
                         await asyncio.sleep(_SAMPLE_SECONDS)
 
                 return await self._phase(name, limit_ms, listed)
@@ -173,28 +179,28 @@ class _Course:
 
         watching = asyncio.create_task(watch())
         cpu = cpu_seconds(self._pid)
-        seen = await self._pushes.run(self._options.rate, self._bodies, until)
+        results = await self._pushes.run(self._options.rate, self._bodies, until)
         watching.cancel()
-        self._outcomes += seen.outcomes
-        return Phase(name, limit_ms, seen, cpu_seconds(self._pid) - cpu, peak, rss_mib(self._pid))
+        self._outcomes += results.outcomes
+        return Phase(name, limit_ms, results, cpu_seconds(self._pid) - cpu, peak, rss_mib(self._pid))
 
 
-def _passed(seconds: float, done: Callable[[float], None]) -> Callable[[], Awaitable[None]]:
+def _wait_seconds(seconds: float, update: Callable[[float], None]) -> Callable[[], Awaitable[None]]:
     async def wait() -> None:
-        began = time.monotonic()
-        while (passed := time.monotonic() - began) < seconds:
-            done(passed)
+        started = time.monotonic()
+        while (passed := time.monotonic() - started) < seconds:
+            update(passed)
             await asyncio.sleep(min(_SAMPLE_SECONDS, seconds - passed))
 
     return wait
 
 
-def _make_series(exporter: Exporter, series: int) -> None:
-    """Create instances of ever more clusters until so many samples are exposed."""
+def _create_series(exporter: Exporter, series: int) -> None:
+    """Create instances of new clusters until the exposition has this many samples."""
     numbers = itertools.count()
-    with progress("of the series made", series) as done:
+    with progress("of the series created", series) as update:
         while (shown := len(exporter.samples())) < series:
-            done(shown)
+            update(shown)
             for number in itertools.islice(numbers, 50):
                 outcome = exporter.outcome(insert(f"pool-{number}", cluster=f"cluster-{number}"))
                 assert outcome == "tracked", outcome
@@ -202,7 +208,7 @@ def _make_series(exporter: Exporter, series: int) -> None:
 
 @contextmanager
 def _process(work: Callable[..., None], *arguments: object) -> Iterator[Connection]:
-    """The work in a process of its own, which ends where it is told "end"."""
+    """Run the work in a separate process, which gets "end" over its pipe at the end of the block."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, *arguments))
     process.start()
@@ -213,77 +219,80 @@ def _process(work: Callable[..., None], *arguments: object) -> Iterator[Connecti
         process.join()
 
 
-def _list(orders: Connection, fleet: ManyInstances) -> None:
-    """The Compute API: tells its URL, holds the first page until told to go on, and tells how far it is."""
+def _serve_compute_api(pipe: Connection, fleet: ManyInstances) -> None:
+    """Serve the Compute API.
+
+    Sends its URL over the pipe, holds the first page until a message arrives, then sends its progress.
+    """
     os.nice(10)
     hold = Hold()
     with ComputeApi() as api:
-        api.projects[_LISTED] = fleet
+        api.projects[_LISTED_PROJECT] = fleet
         api.fail(hold)
-        orders.send(api.url)
-        if orders.recv() == "end":
+        pipe.send(api.url)
+        if pipe.recv() == "end":
             return
         hold.until.set()
-        told = 0
-        while not orders.poll(_SAMPLE_SECONDS):
-            # Nothing more once the fleet is read: nobody listens any longer, and the pipe would fill.
-            if (read := len(api.requests) * api.page_size) != told:
-                told = read
-                orders.send(read)
+        reported = 0
+        while not pipe.poll(_SAMPLE_SECONDS):
+            # Send changes only. After the listing nobody reads the pipe any more, and it would fill.
+            if (read := len(api.requests) * api.page_size) != reported:
+                reported = read
+                pipe.send(read)
 
 
-def _scrape(orders: Connection) -> None:
-    """The scraper: of the URL that it is told, until it is told more; then it tells what it has seen."""
-    url = orders.recv()
+def _scrape_repeatedly(pipe: Connection) -> None:
+    """Scrape the URL from the pipe every second until the next message arrives, then send all scrapes."""
+    url = pipe.recv()
     if url == "end":
         return
     scrapes: list[Scrape] = []
     with httpx.Client(headers=_AS_PROMETHEUS, trust_env=False) as client:
         due = time.monotonic()
-        while not orders.poll(max(due - time.monotonic(), 0)):
+        while not pipe.poll(max(due - time.monotonic(), 0)):
             due += _SCRAPE_SECONDS
-            began = time.monotonic()
+            started = time.monotonic()
             lines = client.get(url).raise_for_status().text.splitlines()
             series = sum(not line.startswith("#") for line in lines)
-            scrapes.append(Scrape(time.monotonic() - began, series))
-    orders.send(scrapes)
-    while orders.recv() != "end":
+            scrapes.append(Scrape(time.monotonic() - started, series))
+    pipe.send(scrapes)
+    while pipe.recv() != "end":
         pass
 
 
-def _print(report: Report, options: argparse.Namespace) -> None:
-    say(
+def _print_report(report: Report, options: argparse.Namespace) -> None:
+    print_line(
         f"{machine()}; {options.rate} pushes/s; {options.instances} instances listed;"
-        " milliseconds from when a push was due"
+        " milliseconds from the scheduled time of a push"
     )
     columns = ("s", "pushes", "errors", "p50", "p99", "p99.9", "max")
-    say(f"{'':27}" + "".join(f"{column:>8}" for column in columns) + "  CPU µs  RSS MiB: peak, end")
+    print_line(f"{'':27}" + "".join(f"{column:>8}" for column in columns) + "  CPU µs  RSS MiB: peak, end")
     for phase in report.phases:
-        seen = phase.seen
-        pushes = len(seen.latencies_ms)
-        latencies = (percentile(seen.latencies_ms, share) for share in (0.5, 0.99, 0.999, 1))
-        say(
-            f"{phase.name:27}{seen.seconds:8.1f}{pushes:8}{pushes - seen.outcomes['counted']:8}"
+        results = phase.results
+        pushes = len(results.latencies_ms)
+        latencies = (percentile(results.latencies_ms, share) for share in (0.5, 0.99, 0.999, 1))
+        print_line(
+            f"{phase.name:27}{results.seconds:8.1f}{pushes:8}{pushes - results.outcomes['counted']:8}"
             + "".join(f"{latency:8.2f}" for latency in latencies)
             + f"{phase.server_cpu_seconds / max(pushes, 1) * 1e6:8.0f}"
             f"  {phase.peak_rss_mib:.1f} {phase.end_rss_mib:.1f}"
         )
     for phase in report.phases:
-        p99 = percentile(phase.seen.latencies_ms, 0.99)
-        late = [percentile(phase.seen.late_ms, share) for share in (0.5, 0.99, 0.999)]
-        say(
-            f"{phase.name}: p99 {p99:.1f} ms {at_most(p99, phase.limit_ms)}; the load itself was late by"
+        p99 = percentile(phase.results.latencies_ms, 0.99)
+        late = [percentile(phase.results.late_ms, share) for share in (0.5, 0.99, 0.999)]
+        print_line(
+            f"{phase.name}: p99 {p99:.1f} ms {at_most(p99, phase.limit_ms)}; the load generator was late by"
             f" {late[0]:.1f} (p50) {late[1]:.1f} (p99) {late[2]:.1f} (p99.9),"
-            f" and took {phase.seen.cpu_seconds / phase.seen.seconds:.0%} of a core"
+            f" and used {phase.results.cpu_seconds / phase.results.seconds:.0%} of a core"
         )
-    took = [scrape.seconds for scrape in report.scrapes]
-    say(
-        f"{len(took)} scrapes of {min(scrape.series for scrape in report.scrapes)} series or more:"
-        f" median {median(took) * 1000:.0f} ms, longest {max(took) * 1000:.0f} ms"
+    durations = [scrape.seconds for scrape in report.scrapes]
+    print_line(
+        f"{len(durations)} scrapes of at least {min(scrape.series for scrape in report.scrapes)} series:"
+        f" median {median(durations) * 1000:.0f} ms, longest {max(durations) * 1000:.0f} ms"
     )
     for line in report.logs:
-        say(json.dumps(line))
-    say("; ".join(report.wrong) or "all that was answered was counted, once")
+        print_line(json.dumps(line))
+    print_line("; ".join(report.wrong) or "every counted answer is in the total once")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Where an interruption's processor time goes: each layer alone, on the same messages, in one process.
+"""The processor time of an interruption by layer: each layer alone, on the same messages, in one process.
 
 `python -m tests.bench.layers [--events 4000] [--batch 32] [--instances 100000]`. Under load a layer costs
-more: threads hand over the interpreter's lock, and the callers use the same caches. What uvicorn costs is the
-processor time of the throughput benchmark's limit.
+more, because threads hand over the interpreter's lock and the callers use the same caches. For uvicorn's
+cost see the processor time of the limit in the throughput benchmark.
 """
 
 import argparse
@@ -31,9 +31,10 @@ from app.recorder import Caller, Recorder, Result
 from app.store import Prepared, Store, open_store
 from app.web.body import BodyReader
 from app.web.push import Gate, PushEndpoint
-from tests.bench.load import body
-from tests.bench.report import machine, progress, say
-from tests.bench.throughput import remember
+from tests.bench.prefilled_store import create_instances
+from tests.bench.report import machine, progress
+from tests.bench.wrk import body
+from tests.support.output import print_line
 
 _T = TypeVar("_T")
 _ROUNDS: Final = 3
@@ -42,7 +43,7 @@ _HEADERS: Final = [(b"host", b"exporter"), (b"authorization", _TOKEN.encode())]
 
 
 class Sample(NamedTuple):
-    """The same interruptions, as each layer is given them."""
+    """The same interruptions in the form that each layer takes."""
 
     bodies: Sequence[bytes]
     events: Sequence[Event]
@@ -51,48 +52,48 @@ class Sample(NamedTuple):
 def main() -> None:
     """Measure, and print a table."""
     options = _options()
-    with TemporaryDirectory() as folder, progress("of the rounds", _ROUNDS) as done:
-        rounds = list(run(Path(folder), options, done))
+    with TemporaryDirectory() as folder, progress("of the rounds", _ROUNDS) as update:
+        rounds = list(run(Path(folder), options, update))
     layers = {name: min(measured[name] for measured in rounds) for name in rounds[0]}
     total = sum(layers.values())
-    say(
+    print_line(
         f"{machine()}; batches of {options.batch}, best of {_ROUNDS} rounds of {options.events} interruptions"
     )
     for name, microseconds in layers.items():
-        say(f"{name:82}{microseconds:7.1f} µs{microseconds / total:6.0%}")
-    say(f"{'together':82}{total:7.1f} µs")
+        print_line(f"{name:82}{microseconds:7.1f} µs{microseconds / total:6.0%}")
+    print_line(f"{'together':82}{total:7.1f} µs")
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Processor time an interruption, layer by layer.")
+    parser = argparse.ArgumentParser(description="Processor time per interruption, layer by layer.")
     parser.add_argument("--events", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=32, help="how many share a commit")
+    parser.add_argument("--batch", type=int, default=32, help="interruptions per commit")
     parser.add_argument("--instances", type=int, default=100_000)
     return parser.parse_args()
 
 
 def run(
-    directory: Path, options: argparse.Namespace, done: Callable[[float], None] = lambda _: None
+    directory: Path, options: argparse.Namespace, update: Callable[[float], None] = lambda _: None
 ) -> Iterator[Mapping[str, float]]:
-    """Microseconds an interruption by layer, round by round."""
+    """Yield, for each round, the microseconds per interruption by layer."""
     url = f"sqlite:///{directory}/store.db"
-    remember(url, options.instances)
+    create_instances(url, options.instances)
     store = open_store(url, Rules()).store
     for number in range(_ROUNDS):
         yield _round(store, _sample(number * options.events, options), options.batch)
-        done(number + 1)
+        update(number + 1)
     store.close()
 
 
 def _sample(first: int, options: argparse.Namespace) -> Sample:
-    # A prime step: neighbours in time are no neighbours in the file.
+    # A prime step, so that consecutive events are far from each other in the file.
     numbers = [first + number for number in range(options.events)]
     bodies = [body(number * 7919, options.instances) for number in numbers]
-    return Sample(bodies, [_decoded(one) for one in bodies])
+    return Sample(bodies, [_decoded(push) for push in bodies])
 
 
-def _decoded(one: bytes) -> Event:
-    message = decode_push(one)
+def _decoded(push: bytes) -> Event:
+    message = decode_push(push)
     event = decode_entry(message.data, message, 0.0)
     assert not isinstance(event, Ignored)
     return event
@@ -100,31 +101,31 @@ def _decoded(one: bytes) -> Event:
 
 def _round(store: Store, sample: Sample, batch: int) -> Mapping[str, float]:
     envelopes = _measured(sample.bodies, decode_push)
-    messages = [decode_push(one) for one in sample.bodies]
+    messages = [decode_push(push) for push in sample.bodies]
     entries = _measured(messages, lambda message: decode_entry(message.data, message, 0.0))
     batches = [sample.events[start : start + batch] for start in range(0, len(sample.events), batch)]
     applied: list[Applied] = []
     stored = _measured(batches, lambda events: applied.append(store.apply(events, time.time())))
-    outcomes = [outcome for one in applied for outcome in one.outcomes]
+    outcomes = [outcome for result in applied for outcome in result.outcomes]
     assert all(isinstance(outcome, Counted) for outcome in outcomes)
     endpoint = _endpoint(sample.bodies, outcomes)
-    recorded = asyncio.run(_recorder(_Committed(applied), batches))
+    recorded = asyncio.run(_recorder(_CommittedStore(applied), batches))
     rules = _rules(sample.events)
     layers = {
         "envelope (gcp/pubsub)": envelopes,
         "log entry (gcp/auditlog)": entries,
         "token, body, answer, own metrics (web/push)": endpoint - envelopes - entries,
-        "queue, hand-over to the thread, log line, totals shown (recorder, logs, metrics)": recorded,
+        "queue, hand-over to the thread, log line, metrics (recorder, logs, metrics)": recorded,
         "rules (domain)": rules,
-        "rows, SQLite, the kernel's part of writing (store)": stored - rules,
+        "rows, SQLite, the kernel's share of the writes (store)": stored - rules,
     }
     return {name: seconds / len(sample.events) * 1e6 for name, seconds in layers.items()}
 
 
-def _measured(things: Sequence[_T], work: Callable[[_T], object]) -> float:
+def _measured(inputs: Sequence[_T], work: Callable[[_T], object]) -> float:
     began = time.process_time()
-    for thing in things:
-        work(thing)
+    for value in inputs:
+        work(value)
     return time.process_time() - began
 
 
@@ -143,8 +144,8 @@ def _rules(events: Sequence[Event]) -> float:
     return _measured(interruptions, batch.decide)
 
 
-class _Known:
-    """Says that every caller is known."""
+class _AcceptingVerifier:
+    """A token verifier that accepts every caller."""
 
     def cached(self, authorization: str) -> str:
         return authorization
@@ -153,8 +154,8 @@ class _Known:
         return authorization or ""
 
 
-class _Answers:
-    """Gives the outcomes in their order, at once."""
+class _ImmediateRecorder:
+    """A recorder that answers with the given outcomes, in order and at once."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = iter(outcomes)
@@ -167,19 +168,19 @@ def _endpoint(bodies: Sequence[bytes], outcomes: Sequence[Outcome]) -> float:
     push = PushEndpoint(
         "interruption",
         "",
-        _Known(),
-        _Answers(outcomes),  # type: ignore[arg-type]
+        _AcceptingVerifier(),
+        _ImmediateRecorder(outcomes),  # type: ignore[arg-type]
         Metrics().pushes["interruption"],
         Gate(),
         ask=lambda _: None,
         bodies=BodyReader(1 << 20),
     )
 
-    return _measured(bodies, lambda one: push.take(_HEADERS, one, _Unheard()))
+    return _measured(bodies, lambda request: push.take(_HEADERS, request, _IgnoredReply()))
 
 
-class _Unheard:
-    """Takes answers, and does nothing with them."""
+class _IgnoredReply:
+    """A reply that ignores its answer."""
 
     def expect(self, answer: Answer) -> None:
         pass
@@ -188,8 +189,8 @@ class _Unheard:
         pass
 
 
-class _Waiting(Caller):
-    """One of a batch, of which any may tell the end."""
+class _BatchCaller(Caller):
+    """A caller of a batch, which sets `done` when answered. A batch is answered as a whole."""
 
     def __init__(self, event: Event, done: asyncio.Event) -> None:
         super().__init__(event)
@@ -199,8 +200,8 @@ class _Waiting(Caller):
         self._done.set()
 
 
-class _Committed:
-    """A store that has committed each batch before."""
+class _CommittedStore:
+    """A store whose batches are already committed."""
 
     def __init__(self, applied: Sequence[Applied]) -> None:
         self._applied = iter(applied)
@@ -210,7 +211,7 @@ class _Committed:
         return Prepared(lambda: applied, applied.outcomes)
 
 
-async def _recorder(store: _Committed, batches: Sequence[Sequence[Event]]) -> float:
+async def _recorder(store: _CommittedStore, batches: Sequence[Sequence[Event]]) -> float:
     recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
     writer = asyncio.create_task(recorder.run())
     with _log_lines_to(os.devnull):
@@ -218,17 +219,17 @@ async def _recorder(store: _Committed, batches: Sequence[Sequence[Event]]) -> fl
         for batch in batches:
             done = asyncio.Event()
             for event in batch:
-                recorder.submit(_Waiting(event, done))
+                recorder.submit(_BatchCaller(event, done))
             await done.wait()
-        spent = time.process_time() - began
+        used = time.process_time() - began
     recorder.close()
     await writer
-    return spent
+    return used
 
 
 @contextmanager
 def _log_lines_to(path: str) -> Iterator[None]:
-    """Have log lines written as the exporter writes them, but elsewhere."""
+    """Write log lines in the exporter's format to this path during the block."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     with Path(path).open("w") as file, redirect_stderr(file):

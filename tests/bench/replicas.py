@@ -1,13 +1,11 @@
-"""Interruptions a second of one and of three replicas on Redis, beside one process on SQLite, in one run.
+"""Interruptions per second of one and of three replicas on Redis, compared with one process on SQLite.
 
 `python -m tests.bench.replicas [--seconds 10] [--rounds 3] [--instances 10000]`; needs wrk, nginx and Redis.
-Redis and SQLite write to the same disk, and both before anything is acknowledged. What a core does is told
-apart by the processor time an event takes: where all share two cores, three replicas cannot do more than one.
+Redis and SQLite write to the same disk, and both sync before the exporter acknowledges an event. If all
+processes share two cores, three replicas cannot do more than one; compare the processor time per event then.
 """
 
 import argparse
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,34 +13,36 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from tests.bench.load import write_script
-from tests.bench.report import cpu_seconds, machine, progress, say
-from tests.bench.throughput import Result, remember, wrk
+from tests.bench.prefilled_store import create_instances
+from tests.bench.report import machine, progress
+from tests.bench.wrk import ANY_SUBSCRIPTION, WrkResult, exit_without_wrk, run_wrk, write_script
+from tests.support.measure import cpu_seconds
 from tests.support.nginx import Nginx
+from tests.support.output import print_line
 from tests.support.process import Process
 from tests.support.program import Door, Exporter, open_door
 from tests.support.redis import RedisServer
 
-_SHAPES: Final[Mapping[str, tuple[str, int, bool]]] = {
+_SETUPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "SQLite, one process": ("sqlite", 1, False),
     "Redis, one replica": ("redis", 1, False),
     "Redis, one behind nginx": ("redis", 1, True),
     "Redis, three behind nginx": ("redis", 3, True),
 }
-"""The store, the replicas, and whether nginx stands before them."""
+"""By name: the store, the number of replicas, and whether nginx balances between them."""
 
 
-class Measured(NamedTuple):
-    """What a shape has done in one round."""
+class Round(NamedTuple):
+    """The figures of one setup in one round."""
 
-    load: Result
+    load: WrkResult
     exporter_us: float
-    """Processor time an event, of all replicas together."""
+    """Processor time per event, of all replicas together."""
     redis_us: float
 
 
-class Running(NamedTuple):
-    """A shape that runs."""
+class RunningSetup(NamedTuple):
+    """The processes of a setup, and the URL that takes its pushes."""
 
     url: str
     exporters: Sequence[Process]
@@ -52,76 +52,73 @@ class Running(NamedTuple):
 def main() -> None:
     """Measure, and print a table."""
     options = _options()
-    if shutil.which("wrk") is None:
-        sys.exit("this benchmark needs wrk: apt-get install wrk")
-    results: dict[str, list[Measured]] = {name: [] for name in _SHAPES}
-    with open_door() as door, progress("of the runs", options.rounds * len(_SHAPES)) as done:
+    exit_without_wrk()
+    results: dict[str, list[Round]] = {name: [] for name in _SETUPS}
+    with open_door() as credentials, progress("of the runs", options.rounds * len(_SETUPS)) as update:
         for _ in range(options.rounds):
-            for name, measured in results.items():
+            for name, rounds in results.items():
                 with TemporaryDirectory() as folder:
-                    measured.append(_measure(Path(folder), name, door, options))
-                done(sum(map(len, results.values())))
-    _report(results)
+                    rounds.append(_measure(Path(folder), name, credentials, options))
+                update(sum(map(len, results.values())))
+    _print_report(results)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="One and three replicas on Redis, beside SQLite.")
+    parser = argparse.ArgumentParser(description="One and three replicas on Redis, compared with SQLite.")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--instances", type=int, default=10_000)
     return parser.parse_args()
 
 
-def _measure(directory: Path, name: str, door: Door, options: argparse.Namespace) -> Measured:
+def _measure(directory: Path, name: str, credentials: Door, options: argparse.Namespace) -> Round:
     script = directory / "load.lua"
-    write_script(script, token=door.token, instances=options.instances, first=10**9)
-    with _running(directory, name, door, options.instances) as running:
+    write_script(script, token=credentials.token, instances=options.instances, first=10**9)
+    with _running(directory, name, credentials, options.instances) as running:
         before = _cpu_seconds(running.exporters), _cpu_seconds(running.redis)
-        load = wrk(running.url, script, options.seconds)
-        spent = _cpu_seconds(running.exporters) - before[0], _cpu_seconds(running.redis) - before[1]
-    return Measured(load, *(seconds / max(load.answered_200, 1) * 1e6 for seconds in spent))
+        load = run_wrk(running.url, script, options.seconds)
+        used = _cpu_seconds(running.exporters) - before[0], _cpu_seconds(running.redis) - before[1]
+    return Round(load, *(seconds / max(load.answered_200, 1) * 1e6 for seconds in used))
 
 
 @contextmanager
-def _running(directory: Path, name: str, door: Door, instances: int) -> Iterator[Running]:
-    store, count, balanced = _SHAPES[name]
+def _running(directory: Path, name: str, credentials: Door, instances: int) -> Iterator[RunningSetup]:
+    store, count, balanced = _SETUPS[name]
     with ExitStack() as stack:
         servers = [stack.enter_context(RedisServer(directory / "redis"))] if store == "redis" else []
         url = servers[0].url if servers else f"sqlite:///{directory}/store.db"
-        remember(url, instances)
+        create_instances(url, instances)
         exporters = []
         for number in range(count):
-            place = directory / f"replica-{number}"
-            place.mkdir()
-            exporter = Exporter(place, door, store={"url": url, "replica": place.name}, pubsub=_ANY)
+            replica_directory = directory / f"replica-{number}"
+            replica_directory.mkdir()
+            settings = {"url": url, "replica": replica_directory.name}
+            exporter = Exporter(replica_directory, credentials, store=settings, pubsub=ANY_SUBSCRIPTION)
             exporters.append(stack.enter_context(exporter))
-        front = exporters[0].url
+        push_url = exporters[0].url
         if balanced:
             addresses = [exporter.url.removeprefix("http://") for exporter in exporters]
-            front = stack.enter_context(Nginx(directory, addresses)).url
-        yield Running(front, [one.process for one in exporters], [one.process for one in servers])
-
-
-# The load is of the subscriptions that it names.
-_ANY: Final = {"instance_creation_subscription_name": "", "instance_interruption_subscription_name": ""}
+            push_url = stack.enter_context(Nginx(directory, addresses)).url
+        exporter_processes = [exporter.process for exporter in exporters]
+        yield RunningSetup(push_url, exporter_processes, [server.process for server in servers])
 
 
 def _cpu_seconds(processes: Sequence[Process]) -> float:
     return sum(cpu_seconds(process.pid) for process in processes)
 
 
-def _report(results: Mapping[str, Sequence[Measured]]) -> None:
-    say(f"{machine()}; medians, and all rounds")
-    for name, measured in results.items():
-        loads = [one.load for one in measured]
-        rounds = " ".join(f"{load.requests_a_second:.0f}" for load in loads)
-        say(
-            f"{name:26}{median(load.requests_a_second for load in loads):7.0f} events/s"
+def _print_report(results: Mapping[str, Sequence[Round]]) -> None:
+    print_line(f"{machine()}; medians, then the rate of each round")
+    for name, rounds in results.items():
+        loads = [measured.load for measured in rounds]
+        rates = " ".join(f"{load.requests_per_second:.0f}" for load in loads)
+        print_line(
+            f"{name:26}{median(load.requests_per_second for load in loads):7.0f} events/s"
             f"  p50 {median(load.p50_ms for load in loads):6.2f} ms"
             f"  p99 {median(load.p99_ms for load in loads):6.2f} ms"
-            f"  CPU an event: exporter {median(one.exporter_us for one in measured):4.0f} µs,"
-            f" redis {median(one.redis_us for one in measured):4.0f} µs"
-            f"  errors {sum(load.errors for load in loads)}  ({rounds})"
+            f"  CPU per event: exporter {median(measured.exporter_us for measured in rounds):4.0f} µs,"
+            f" redis {median(measured.redis_us for measured in rounds):4.0f} µs"
+            f"  errors {sum(load.errors for load in loads)}  ({rates})"
         )
 
 

@@ -1,7 +1,7 @@
-"""The plain way: what one writes first, with FastAPI and pydantic as their tutorials show them.
+"""The plain way: a first version of the same service, after the tutorials of FastAPI and pydantic.
 
 It does the exporter's job for known instances: authenticate, decode, deduplicate, attribute, count, and
-remember the same rows as durably. It is a fair one: the certificates are fetched once, where
+store the same rows as durably. The comparison is fair: it fetches the certificates once, although
 `google.oauth2.id_token` would fetch them for each request, and no thread waits in SQLite's busy loop.
 """
 
@@ -24,8 +24,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, g
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from tests.bench.bare import serve
-from tests.bench.load import PROJECT, ZONE, name_of
+from tests.bench.limit_app import serve
+from tests.bench.wrk import PROJECT, ZONE, instance_name
 from tests.support.program import ACCOUNT, AUDIENCE
 
 _ISSUERS: Final = ("https://accounts.google.com", "accounts.google.com")
@@ -114,7 +114,7 @@ _UNKNOWN: Final = Node("unknown", "unknown", "unknown", "unknown")
 
 
 class Database:
-    """The rows, behind one connection that the threads take in turn."""
+    """The stored rows. All threads share one connection, protected by a lock."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -127,7 +127,7 @@ class Database:
             return dict(self._connection.execute("SELECT cluster, interruptions FROM counters"))
 
     def count(self, entry: LogEntry) -> Node | None:
-        """Commit an interruption; the node it was of, None if it was committed before."""
+        """Commit an interruption. Return its node, or None if it was committed before."""
         key, at = f"{entry.operation.producer} {entry.operation.id}", entry.timestamp.timestamp()
         name, identity = entry.proto_payload.resource_name, entry.resource.labels["instance_id"]
         with self._lock, self._connection as connection:
@@ -153,8 +153,8 @@ class Database:
         return node
 
 
-def remember(path: Path, instances: int, node: Node) -> None:
-    """Have a new database know so many instances."""
+def create_database(path: Path, instances: int, node: Node) -> None:
+    """Create a database that knows this many instances."""
     with sqlite3.connect(path) as connection:
         connection.executescript(_SCHEMA)
         connection.executemany(
@@ -165,7 +165,7 @@ def remember(path: Path, instances: int, node: Node) -> None:
 
 def _rows(instances: int, node: Node) -> Iterator[tuple[object, ...]]:
     for number in range(instances):
-        name = f"projects/{PROJECT}/zones/{ZONE}/instances/{name_of(number)}"
+        name = f"projects/{PROJECT}/zones/{ZONE}/instances/{instance_name(number)}"
         yield name, f"{number:06d}", *node
 
 
@@ -175,21 +175,24 @@ _bearer = HTTPBearer()
 def caller(
     credentials: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)], request: Request
 ) -> Mapping[str, Any]:
-    """The claims of a token that Google has signed for the account that pushes."""
+    """Return the claims of a token that Google has signed for the push service account.
+
+    Raises HTTPException 401 or 403.
+    """
     certificates = request.app.state.certificates
     try:
         claims = jwt.decode(credentials.credentials, certs=certificates, audience=AUDIENCE)
     except (ValueError, GoogleAuthError) as exc:
-        raise HTTPException(401, "not a valid token") from exc
+        raise HTTPException(401, "the token is not valid") from exc
     if claims.get("iss") not in _ISSUERS:
-        raise HTTPException(401, "not Google's token")
+        raise HTTPException(401, "the token's issuer is not Google")
     if claims.get("email") != ACCOUNT or not claims.get("email_verified"):
-        raise HTTPException(403, "not the account that pushes")
+        raise HTTPException(403, "the token is not of the push service account")
     return dict(claims)
 
 
 def create_app(path: Path, certificates: Mapping[str, str]) -> FastAPI:
-    """The application on a database that `remember` has made."""
+    """Return the application for a database that `create_database` has made."""
     app = FastAPI()
     app.state.certificates = certificates
     database = Database(path)
@@ -205,7 +208,7 @@ def create_app(path: Path, certificates: Mapping[str, str]) -> FastAPI:
         try:
             entry = LogEntry.model_validate_json(base64.b64decode(envelope.message.data))
         except (ValueError, ValidationError) as exc:
-            raise HTTPException(422, "not a log entry") from exc
+            raise HTTPException(422, "the data is not a log entry") from exc
         if entry.proto_payload.method_name != "compute.instances.preempted":
             return {"outcome": "ignored"}
         node = database.count(entry)
@@ -224,7 +227,7 @@ def create_app(path: Path, certificates: Mapping[str, str]) -> FastAPI:
 
 
 def main() -> None:
-    """Serve on the port, the database and with the certificates' URL that the command line names."""
+    """Serve with the port, the database and the certificates' URL from the command line."""
     port, path, certs_url = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

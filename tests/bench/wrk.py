@@ -1,15 +1,25 @@
-"""Interruptions without end, each a new one of one of many instances: as bodies, and as a script for wrk.
+"""Load from wrk: an endless series of distinct interruptions of many instances.
 
-wrk's Lua must be cheap: the envelope's base64 is cut where its numbers stand, each aligned to three bytes;
-those alone are encoded for each request, three digits at a time.
+The same pushes are available as bodies and as a Lua script for wrk. The script must be cheap, or it would
+limit the benchmark. So the base64 of the log entry is cut around its numbers, which are aligned to three
+bytes, and each request encodes only the numbers, three digits at a time.
 """
 
 import base64
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 PROJECT, ZONE, POOL = "example-project", "europe-west1-b", "gke-shop-spot-pool-3c1f7a52"
+ANY_SUBSCRIPTION: Final[Mapping[str, str]] = {
+    "instance_creation_subscription_name": "",
+    "instance_interruption_subscription_name": "",
+}
+"""Settings that accept this load: its envelopes name a subscription that is not the configured one."""
 _INSTANCE: Final = "IIIIII"
 _SERIAL: Final = "SSSSSSSSSSSS"
 
@@ -97,13 +107,38 @@ end
 """
 
 
-def name_of(number: int) -> str:
-    """The name of the numbered instance; its id is the number in six digits."""
+class WrkResult(NamedTuple):
+    """The figures that wrk prints after a run."""
+
+    requests_per_second: float
+    answered_200: int
+    errors: int
+    p50_ms: float
+    p99_ms: float
+
+
+def exit_without_wrk() -> None:
+    """End the program with a message if wrk is not installed."""
+    if shutil.which("wrk") is None:
+        sys.exit("this benchmark needs wrk: apt-get install wrk")
+
+
+def run_wrk(url: str, script: Path, seconds: int, connections: int = 32) -> WrkResult:
+    """Run wrk with the script against the URL."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    line = next(line for line in output.splitlines() if line.startswith("RESULT "))
+    requests, answered_200, errors, p50, p99 = line.split()[1:]
+    return WrkResult(float(requests), int(answered_200), int(errors), float(p50), float(p99))
+
+
+def instance_name(number: int) -> str:
+    """Return the name of the numbered instance; its id is the number in six digits."""
     return f"{POOL}-{number:06d}"
 
 
 def write_script(path: Path, *, token: str, instances: int, first: int) -> None:
-    """Write the script for one thread; its events are numbered from `first`, and go round the instances."""
+    """Write the script for one thread. Its events are numbered from `first` and use the instances in turn."""
     headers = f'{{["Authorization"] = "Bearer {token}", ["Content-Type"] = "application/json"}}'
     path.write_text(
         _LUA.format(
@@ -117,14 +152,14 @@ def write_script(path: Path, *, token: str, instances: int, first: int) -> None:
 
 
 def body(number: int, instances: int) -> bytes:
-    """The body of the numbered event, as the script makes it."""
+    """Return the body of the numbered event, the same as in the script."""
     entry = _ENTRY.replace(_INSTANCE, f"{number % instances:06d}").replace(_SERIAL, f"{number:012d}")
     data = base64.b64encode(entry.encode()).decode()
     return _ENVELOPE.replace("ID", str(number)).replace("DATA", data).encode()
 
 
 def _parts() -> list[str]:
-    """The envelope, cut at "instance" and "serial" (digits inside the base64) and "id" (digits outside)."""
+    """Cut the envelope at "instance" and "serial" (digits inside the base64) and "id" (digits outside)."""
     before, after = _ENVELOPE.split("DATA")
     parts = [before, *_data_parts()]
     for index, piece in enumerate(after.split("ID")):
@@ -152,7 +187,7 @@ def _next_number(text: str) -> tuple[int, str, str] | None:
 
 
 def _aligned(text: str) -> str:
-    """The text with spaces before the keys of its numbers, so that each number is at a multiple of three."""
+    """Insert spaces before the numbers' keys, so that each number starts at a multiple of three."""
     position = 0
     while (at := _next_number(text[position:])) is not None:
         start = position + at[0]

@@ -1,4 +1,4 @@
-"""The limit: a bare ASGI application that reads the body and answers 200."""
+"""The limit of the throughput benchmark: an ASGI application that only reads the body and answers 200."""
 
 import socket
 import sys
@@ -8,8 +8,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 
-async def bare(_scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer like the exporter, having done nothing."""
+async def limit_app(_scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request with an empty JSON object."""
     message = await receive()
     while message.get("more_body"):
         message = await receive()
@@ -19,7 +19,7 @@ async def bare(_scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def serve(app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> None:
-    """Serve on loopback as the exporter is served."""
+    """Serve an application on loopback with the exporter's uvicorn options."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048)
     config = uvicorn.Config(
         app,
@@ -36,4 +36,4 @@ def serve(app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> 
 
 
 if __name__ == "__main__":
-    serve(bare, int(sys.argv[1]))
+    serve(limit_app, int(sys.argv[1]))

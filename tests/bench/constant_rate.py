@@ -1,7 +1,7 @@
-"""Pushes at a constant rate: each is due at its time, whatever became of those before it.
+"""Pushes at a constant rate: each push has its scheduled time, however long the earlier ones take.
 
-It is written to cost little: no task and no library's client, a few callbacks a push. And it tells how
-late it was itself, which is the machine's doing and not the server's.
+It is written to cost little processor time: a few callbacks per push, no task and no HTTP library. It also
+measures how late it was itself, which is a property of the machine and not of the server.
 """
 
 import asyncio
@@ -20,27 +20,27 @@ _CONNECTIONS: Final = 64
 _HEAD: Final = re.compile(
     rb"HTTP/1\.1 (\d+).*?\r\ncontent-length: (\d+)\b.*?\r\n\r\n", re.DOTALL | re.IGNORECASE
 )
-_WORD: Final = re.compile(rb'"(?:outcome|reason)": ?"(\w+)"')
-_PATIENCE_SECONDS: Final = 30
+_OUTCOME: Final = re.compile(rb'"(?:outcome|reason)": ?"(\w+)"')
+_ANSWER_TIMEOUT_SECONDS: Final = 30
 
 
 @dataclass(slots=True)
-class Seen:
-    """What was seen of the pushes of one run."""
+class PushResults:
+    """The results of one run."""
 
     latencies_ms: list[float] = field(default_factory=list)
-    """From when each was due to when its answer was there."""
+    """From the scheduled time of each push to its answer."""
     late_ms: list[float] = field(default_factory=list)
-    """From when each was due to when this program came to it."""
+    """From the scheduled time of each push to the moment at which this program sent or queued it."""
     outcomes: Counter[str] = field(default_factory=Counter)
-    """Of a push that was not answered 200: the status, and the reason."""
+    """The outcomes of accepted pushes, and status and reason of the others."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     """The processor time of this program."""
 
 
-class Pushes:
-    """Pushes interruptions over connections that stay open."""
+class ConstantRatePushes:
+    """ConstantRatePushes interruptions over connections that stay open."""
 
     def __init__(self, port: int, token: str) -> None:
         self._port = port
@@ -49,15 +49,15 @@ class Pushes:
             "content-type: application/json\r\ncontent-length: "
         ).encode()
         self._free: list[_Connection] = []
-        self._waiting: deque[tuple[float, bytes]] = deque()
-        self._under_way = 0
+        self._queued: deque[tuple[float, bytes]] = deque()
+        self._unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
-        self._seen = Seen()
+        self._results = PushResults()
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
-        """Connected, for the time of an `async with` block."""
+    async def connected(self) -> AsyncIterator[None]:
+        """Keep the connections open during an `async with` block."""
         loop = asyncio.get_running_loop()
         connections = []
         try:
@@ -72,9 +72,11 @@ class Pushes:
             for connection in connections:
                 connection.close()
 
-    async def run(self, rate: float, bodies: Iterator[bytes], until: Callable[[], Awaitable[object]]) -> Seen:
-        """Push so many a second until that has passed, and all are answered."""
-        self._seen = seen = Seen()
+    async def run(
+        self, rate: float, bodies: Iterator[bytes], until: Callable[[], Awaitable[object]]
+    ) -> PushResults:
+        """Push at this rate until `until` returns, then wait until all pushes are answered."""
+        self._results = results = PushResults()
         began, cpu = time.monotonic(), time.process_time()
         sending = asyncio.create_task(self._send(rate, bodies))
         try:
@@ -83,10 +85,10 @@ class Pushes:
             sending.cancel()
             with suppress(asyncio.CancelledError):
                 await sending
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
             await self._all_answered.wait()
-        seen.seconds, seen.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
-        return seen
+        results.seconds, results.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+        return results
 
     async def _send(self, rate: float, bodies: Iterator[bytes]) -> None:
         due = time.monotonic()
@@ -94,29 +96,29 @@ class Pushes:
             due += 1 / rate
             request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
             while (pause := due - time.monotonic()) > 0:  # noqa: ASYNC110 - only time passes
-                await asyncio.sleep(math.ceil(pause * 1000) / 1000)  # uvloop's timers have milliseconds
-            self._seen.late_ms.append(-pause * 1000)
-            self._under_way += 1
+                await asyncio.sleep(math.ceil(pause * 1000) / 1000)  # uvloop's timers count milliseconds
+            self._results.late_ms.append(-pause * 1000)
+            self._unanswered += 1
             self._all_answered.clear()
             if self._free:
                 self._free.pop().send(due, request)
             else:
-                self._waiting.append((due, request))
+                self._queued.append((due, request))
 
     def _answered(self, connection: "_Connection", due: float, outcome: str) -> None:
-        self._seen.latencies_ms.append((time.monotonic() - due) * 1000)
-        self._seen.outcomes[outcome] += 1
-        self._under_way -= 1
-        if not self._under_way:
+        self._results.latencies_ms.append((time.monotonic() - due) * 1000)
+        self._results.outcomes[outcome] += 1
+        self._unanswered -= 1
+        if not self._unanswered:
             self._all_answered.set()
-        if self._waiting:
-            connection.send(*self._waiting.popleft())
+        if self._queued:
+            connection.send(*self._queued.popleft())
         else:
             self._free.append(connection)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with one push under way at most."""
+    """A connection with at most one unanswered push."""
 
     def __init__(self, answered: Callable[["_Connection", float, str], None]) -> None:
         self._answered = answered
@@ -138,7 +140,7 @@ class _Connection(asyncio.Protocol):
     def send(self, due: float, request: bytes) -> None:
         self._due, self._received = due, b""
         if self._transport is None:
-            # Not at once: the next one that waits would be refused from within this one's refusal.
+            # Not immediately: the callback sends the next queued push, which would recurse.
             asyncio.get_running_loop().call_soon(self._done, "connection lost")
         else:
             self._transport.write(request)
@@ -148,9 +150,9 @@ class _Connection(asyncio.Protocol):
         head = _HEAD.match(self._received)
         if head is None or len(self._received) < head.end() + int(head[2]):
             return
-        word = _WORD.search(self._received, head.end())
-        told = word[1].decode() if word else "no outcome"
-        self._done(told if head[1] == b"200" else f"{head[1].decode()} {told}")
+        word = _OUTCOME.search(self._received, head.end())
+        outcome = word[1].decode() if word else "no outcome"
+        self._done(outcome if head[1] == b"200" else f"{head[1].decode()} {outcome}")
 
     def _done(self, outcome: str) -> None:
         due, self._due = self._due, None

@@ -1,4 +1,7 @@
-"""The exporter with its clock ahead, for what else takes days: `python -m tests.bench.ahead CONFIG DAYS`."""
+"""The exporter with its clock set ahead: `python -m tests.bench.shifted_clock CONFIG DAYS`.
+
+The backlog benchmark uses it to reach the end of the retention period without waiting for it.
+"""
 
 import asyncio
 import sys
@@ -14,7 +17,7 @@ from app.settings import load_settings
 
 
 async def serve(config: Path, days: float) -> None:
-    """Serve as `python -m app` does, until a signal."""
+    """Serve as `python -m app` does, until a stop signal arrives."""
     settings, _ = load_settings(config, {})
     configure(settings.log_level)
     with stop_signals() as stops:
@@ -26,7 +29,7 @@ async def serve(config: Path, days: float) -> None:
 
 
 def main() -> None:
-    """Run it with the file and the days that the command line names."""
+    """Serve with the configuration file and the number of days from the command line."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(Path(sys.argv[1]), float(sys.argv[2])))
 
