@@ -1,4 +1,4 @@
-"""Callers who keep connections and give little: a byte a second, or nothing at all."""
+"""The fault of many slow clients: connections that send one byte per second, or nothing."""
 
 import asyncio
 import resource
@@ -8,126 +8,133 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.harm import Size, demand
+from tests.chaos.fault_check import Size, check
 from tests.chaos.load import port_of
-from tests.chaos.normal import CLUSTER, PER_SECOND, Normal, percentiles
-from tests.fuzz.report import resident_mib
+from tests.chaos.steady_traffic import CLUSTER, PUSHES_PER_SECOND, SteadyTraffic, median_and_p99
+from tests.support.measure import rss_mib
 from tests.support.process import LOOPBACK, eventually
 from tests.support.program import Exporter, open_door
 
-_AT_ONCE: Final = 200
+_CONCURRENT_CONNECTS: Final = 200
 _HEAD: Final = b"POST /events/creation HTTP/1.1\r\nhost: slow\r\nauthorization: Bearer %s\r\n"
-_LOOK: Final = b"GET /healthz HTTP/1.1\r\nhost: idle\r\n\r\n"
-_FILES_BESIDE: Final = 1_000
+_HEALTH_REQUEST: Final = b"GET /healthz HTTP/1.1\r\nhost: idle\r\n\r\n"
+_OTHER_FILES: Final = 1_000
+"""File descriptors of this process for everything but the crowd's connections."""
 
 
 def crowd(directory: Path, size: Size, seed: int) -> str:
-    """Slow clients and idle connections beside normal traffic, which goes on."""
-    idle = _files_for(size.slow + size.idle) - size.slow
-    with open_door() as door, Exporter(directory, door) as exporter:
-        normal = Normal(port_of(exporter), door.token, seed)
-        people = _Crowd(port_of(exporter), slow=size.slow, idle=idle, token=door.token)
-        resident = [resident_mib(exporter.process.pid)]
+    """Hold slow clients and idle connections open. Steady traffic must not fail meanwhile."""
+    idle = _affordable_connections(size.slow + size.idle) - size.slow
+    with open_door() as credentials, Exporter(directory, credentials) as exporter:
+        traffic = SteadyTraffic(port_of(exporter), credentials.token, seed)
+        clients = _Crowd(port_of(exporter), slow=size.slow, idle=idle, token=credentials.token)
+        rss = [rss_mib(exporter.process.pid)]
 
-        async def compared() -> tuple[list[float], list[float]]:
-            alone = await normal.latencies(size.seconds)
-            async with people.present():
-                beside = await normal.latencies(size.seconds)
-                resident.append(resident_mib(exporter.process.pid))
-            return alone, beside
+        async def measure() -> tuple[list[float], list[float]]:
+            without = await traffic.latencies_ms(size.seconds)
+            async with clients.connected():
+                during = await traffic.latencies_ms(size.seconds)
+                rss.append(rss_mib(exporter.process.pid))
+            return without, during
 
-        alone, beside = asyncio.run(compared())
+        without, during = asyncio.run(measure())
         eventually(lambda: exporter.status("/healthz") == 200, within=5, what="it is healthy")
-        again = asyncio.run(normal.latencies(size.seconds / 4))
-        resident.append(resident_mib(exporter.process.pid))
-        demand(not normal.failed, f"{len(normal.failed)} normal pushes failed: {set(normal.failed)}")
-        demand(not people.left, f"{people.left} idle connections were ended")
-        demand(people.ended.keys() <= {"408"}, f"slow ones were answered {dict(people.ended)}")
+        after = asyncio.run(traffic.latencies_ms(size.seconds / 4))
+        rss.append(rss_mib(exporter.process.pid))
+        check(not traffic.failed, f"{len(traffic.failed)} steady pushes failed: {set(traffic.failed)}")
+        check(not clients.closed_idle, f"the exporter closed {clients.closed_idle} idle connections")
+        check(
+            clients.slow_answers.keys() <= {"408"}, f"slow clients were answered {dict(clients.slow_answers)}"
+        )
         created = sum(
             value
             for (name, labels), value in exporter.samples().items()
             if name == "spot_instances_created_total" and ("kubernetes_cluster", CLUSTER) in labels
         )
-        demand(created == normal.pushed, f"{created:g} of {normal.pushed} creations are counted")
+        check(created == traffic.pushed, f"{created:g} of {traffic.pushed} creations are counted")
         return (
-            f"{size.slow} slow, {idle} idle; {PER_SECOND} pushes/s p50/p99 in ms:"
-            f" alone {percentiles(alone)}, beside {percentiles(beside)}, afterwards {percentiles(again)};"
-            f" resident {', then '.join(f'{mib:.0f}' for mib in resident)} MiB;"
-            f" slow ones were answered {dict(people.ended)}; {created:g} creations, exact"
+            f"{size.slow} slow, {idle} idle; {PUSHES_PER_SECOND} pushes/s p50/p99 in ms:"
+            f" before {median_and_p99(without)}, during {median_and_p99(during)},"
+            f" after {median_and_p99(after)};"
+            f" resident {', then '.join(f'{mib:.0f}' for mib in rss)} MiB;"
+            f" slow clients were answered {dict(clients.slow_answers)}; {created:g} creations, exact"
         )
 
 
-def _files_for(connections: int) -> int:
-    """How many of these many connections fit into a process; raises the limit as far as it goes."""
+def _affordable_connections(connections: int) -> int:
+    """Raise the limit of open files if needed; return how many of these connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _FILES_BESIDE
+    wanted = connections + _OTHER_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    return min(connections, max(soft, wanted) - _FILES_BESIDE)
+    return min(connections, max(soft, wanted) - _OTHER_FILES)
 
 
 class _Crowd:
-    """So many slow callers and idle connections, for the time of an `async with` block."""
+    """Slow clients and idle connections, open during an `async with` block."""
 
     def __init__(self, port: int, *, slow: int, idle: int, token: str) -> None:
-        self.ended: Counter[str] = Counter()
-        """What slow callers were answered in the end; they come again."""
-        self.left = 0
-        """Idle connections that the exporter has ended."""
-        self._missing = slow + idle
-        self._complete = asyncio.Event()
+        self.slow_answers: Counter[str] = Counter()
+        """Statuses of the answers to slow clients, which then connect again."""
+        self.closed_idle = 0
+        """Idle connections that the exporter has closed."""
+        self._unconnected = slow + idle
+        self._all_connected = asyncio.Event()
         self._port = port
         self._slow = slow
         self._idle = idle
         self._token = token.encode()
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._connect_limit = asyncio.Semaphore(_CONCURRENT_CONNECTS)
 
     @asynccontextmanager
-    async def present(self) -> AsyncIterator[None]:
-        """All of them, from when all are connected."""
-        everybody = [
-            *(asyncio.create_task(self._be_slow(in_head=number % 2 == 0)) for number in range(self._slow)),
-            *(asyncio.create_task(self._be_idle(fresh=number % 2 == 0)) for number in range(self._idle)),
+    async def connected(self) -> AsyncIterator[None]:
+        """Run the block while all clients are connected."""
+        clients = [
+            *(
+                asyncio.create_task(self._send_slowly(in_head=number % 2 == 0))
+                for number in range(self._slow)
+            ),
+            *(asyncio.create_task(self._stay_idle(fresh=number % 2 == 0)) for number in range(self._idle)),
         ]
         try:
             async with asyncio.timeout(120):
-                await self._complete.wait()
+                await self._all_connected.wait()
             yield
         finally:
-            for one in everybody:
-                one.cancel()
-            await asyncio.gather(*everybody, return_exceptions=True)
+            for client in clients:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with self._gate:
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with self._connect_limit:
             return await asyncio.open_connection(LOOPBACK, self._port)
 
-    def _arrived(self) -> None:
-        self._missing -= 1
-        if not self._missing:
-            self._complete.set()
+    def _note_connected(self) -> None:
+        self._unconnected -= 1
+        if not self._unconnected:
+            self._all_connected.set()
 
-    async def _be_idle(self, *, fresh: bool) -> None:
-        """Nothing after a request, as a balancer keeps connections; or nothing at all."""
-        reader, writer = await self._connection()
+    async def _stay_idle(self, *, fresh: bool) -> None:
+        """Send nothing at all, or nothing after a first request, like a balancer."""
+        reader, writer = await self._connect()
         try:
             if not fresh:
-                writer.write(_LOOK)
+                writer.write(_HEALTH_REQUEST)
                 await reader.readuntil(b"}")  # the answer's end
-            self._arrived()
+            self._note_connected()
             await reader.read()
-            self.left += 1
+            self.closed_idle += 1
         finally:
             writer.transport.abort()
 
-    async def _be_slow(self, *, in_head: bool) -> None:
-        """A byte a second of the head, which never ends, or of a body that is announced as longer."""
+    async def _send_slowly(self, *, in_head: bool) -> None:
+        """Send one byte per second, of a head that never ends or of a body that stays incomplete."""
         first = True
         while True:
-            reader, writer = await self._connection()
+            reader, writer = await self._connect()
             if first:
-                self._arrived()
+                self._note_connected()
             first = False
             head = _HEAD % self._token
             writer.write(head + b"x-slow: " if in_head else head + b"content-length: 500\r\n\r\n")
@@ -136,7 +143,7 @@ class _Crowd:
                 while not answered.done():
                     writer.write(b"a")
                     await asyncio.wait([answered], timeout=1)
-                self.ended[_status(answered)] += 1
+                self.slow_answers[_status(answered)] += 1
             finally:
                 answered.cancel()
                 writer.transport.abort()

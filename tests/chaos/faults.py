@@ -1,6 +1,6 @@
-"""One fault after the other while events come; in the end each event is counted exactly once.
+"""One fault after the other during deliveries; in the end each event must be counted exactly once.
 
-`python -m tests.chaos.faults [--only NAME] [--seed 1]`: a line a fault, and exit code 1 where one does harm.
+`python -m tests.chaos.faults [--only NAME] [--seed 1]` prints a line per fault; exit status 1 if one fails.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from tests.chaos.certificates import (
 from tests.chaos.clock import clock_back
 from tests.chaos.crowd import crowd
 from tests.chaos.disk import damaged, full_disk, read_only, sync_fails
-from tests.chaos.harm import FULL, HarmError, Size
+from tests.chaos.fault_check import FULL, FaultError, Size
 from tests.chaos.sigterm import sigterm
-from tests.chaos.telling import say
+from tests.support.output import print_line
 from tests.support.process import ExitedError
 
 FAULTS: Final[Mapping[str, Callable[[Path, Size, int], str]]] = {
@@ -44,28 +44,30 @@ FAULTS: Final[Mapping[str, Callable[[Path, Size, int], str]]] = {
 
 
 def main() -> None:
-    """Have every fault happen, or one, and print what was seen."""
+    """Inject every fault, or the named ones, and print the results."""
     options = _options()
-    failed = [name for name in options.only or FAULTS if not _seen(name, options.seed)]
-    say(f"harm done by {', '.join(failed)}" if failed else "no harm done")
+    failed = [name for name in options.only or FAULTS if not _passes(name, options.seed)]
+    print_line(f"failed: {', '.join(failed)}" if failed else "all faults passed")
     sys.exit(bool(failed))
 
 
-def _seen(name: str, seed: int) -> bool:
+def _passes(name: str, seed: int) -> bool:
     began = time.monotonic()
     try:
         with TemporaryDirectory() as folder:
             figures = FAULTS[name](Path(folder), FULL, seed)
-    except (HarmError, ExitedError, TimeoutError) as exc:
-        say(f"FAIL  {name}: {exc}")
+    except (FaultError, ExitedError, TimeoutError) as exc:
+        print_line(f"FAIL  {name}: {exc}")
         return False
-    say(f"ok    {name} ({time.monotonic() - began:.0f} s): {figures}")
+    print_line(f"ok    {name} ({time.monotonic() - began:.0f} s): {figures}")
     return True
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Faults under load, and what they must not do.")
-    parser.add_argument("--only", action="append", choices=list(FAULTS), help="this one; may be repeated")
+    parser = argparse.ArgumentParser(description="Faults under load, and checks that they do no harm.")
+    parser.add_argument(
+        "--only", action="append", choices=list(FAULTS), help="inject only this fault; may be repeated"
+    )
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

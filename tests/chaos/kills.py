@@ -1,7 +1,7 @@
-"""`kill -9` again and again while events come in every disorder; a real Prometheus says what was counted.
+"""Repeated `kill -9` during disordered deliveries; the counts are read from a real Prometheus.
 
 `python -m tests.chaos.kills [--events 20000] [--instances 2000] [--kills 25] [--seed 1] [--by emulator]`;
-needs prometheus, and for the last of these the Pub/Sub emulator.
+needs prometheus, and the Pub/Sub emulator for `--by emulator`.
 """
 
 import argparse
@@ -22,13 +22,19 @@ from tempfile import TemporaryDirectory
 from typing import Final, Literal, Protocol
 
 from tests.chaos import load
-from tests.chaos.lives import lives
+from tests.chaos.comparison import (
+    COUNTERS,
+    counter_faults,
+    differences,
+    ledger_differences,
+    without_target_labels,
+)
+from tests.chaos.incarnations import traffic_of_incarnations
 from tests.chaos.load import port_of, running
-from tests.chaos.pushes import Pushes
-from tests.chaos.telling import conclude, say
+from tests.chaos.push_sender import PushSender
 from tests.chaos.traffic import Labels, Message, Traffic
-from tests.chaos.verdict import COUNTERS, differences, faults, in_ledger, own
 from tests.support.emulator import PubSubEmulator
+from tests.support.output import exit_with, print_line
 from tests.support.process import ExitedError, eventually
 from tests.support.program import SUBSCRIPTIONS, Exporter, open_door
 from tests.support.prometheus import Prometheus, Series, Target
@@ -37,22 +43,23 @@ By = Literal["pushes", "emulator"]
 
 SCRAPE_SECONDS: Final = 0.5
 _HOLD_SECONDS: Final = 1
-_LONGEST_SECONDS: Final = 1800
-_AGAIN: Final = 3
+_RUN_TIMEOUT_SECONDS: Final = 1800
+_KILLS_PER_START_KILL: Final = 3
+"""After this many kills, the exporter is killed again during its start."""
 _START_SECONDS: Final = 0.8
-"""About what a start takes."""
+"""The approximate duration of a start."""
 _SETTLED_SCRAPES: Final = 5
-"""More than the second after which the emulator delivers again."""
+"""Scrapes to wait for at the end. They take longer than the emulator waits before it redelivers."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was done, and what was wrong with the result."""
+    """The course of a run, and the errors in its result."""
 
     delivered: int = 0
     kills: int = 0
     killed_at_start: int = 0
-    """Further ones, of a process that was not yet ready."""
+    """Additional kills of a process that was not yet ready."""
     outcomes: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
     scrapes: int = 0
@@ -60,11 +67,11 @@ class Report:
     series: int = 0
     slowest_start_seconds: float = 0.0
     seconds: float = 0.0
-    wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
-class Sender(load.Sender, Protocol):
-    """One that counts."""
+class Sender(load.Task, Protocol):
+    """A sender of messages that counts the answers."""
 
     acknowledged: int
     outcomes: Counter[str]
@@ -72,10 +79,10 @@ class Sender(load.Sender, Protocol):
 
 
 def main() -> None:
-    """Run it, and print what was seen."""
+    """Run the long form, and print the results."""
     options = _options()
     if not shutil.which("prometheus"):
-        sys.exit("this needs prometheus")
+        sys.exit("this test needs prometheus: apt-get install prometheus")
     with TemporaryDirectory() as folder:
         report = run(
             Path(folder),
@@ -84,20 +91,19 @@ def main() -> None:
             kills=options.kills,
             seed=options.seed,
             by=options.by,
-            say=say,
+            log=print_line,
         )
-    say(
+    print_line(
         f"{options.events} interruptions of {options.instances} names by {options.by}, seed {options.seed}:"
         f" {report.delivered} messages, {report.kills} kills and"
         f" {report.killed_at_start} while it started, {report.seconds:.0f} s"
     )
-    say(f"answers: {dict(report.outcomes)}; repeated: {dict(report.repeated)}")
-    say(f"slowest start: {report.slowest_start_seconds:.1f} s")
-    say(
-        f"{report.scrapes} scrapes, {report.failed_scrapes} more without an answer;"
-        f" {report.series} series looked at"
+    print_line(f"answers: {dict(report.outcomes)}; repeated: {dict(report.repeated)}")
+    print_line(f"slowest start: {report.slowest_start_seconds:.1f} s")
+    print_line(
+        f"{report.scrapes} scrapes, {report.failed_scrapes} failed scrapes; {report.series} series checked"
     )
-    conclude(report.wrong)
+    exit_with(report.errors)
 
 
 def run(
@@ -108,22 +114,22 @@ def run(
     kills: int,
     seed: int,
     by: By = "pushes",
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Deliver so many interruptions while the exporter is killed so often, and compare."""
+    """Deliver interruptions while the exporter is killed repeatedly, and compare the counts."""
     began = time.time()
-    made = lives(random.Random(seed), interruptions=events, names=instances)  # noqa: S311
+    traffic = traffic_of_incarnations(random.Random(seed), interruptions=events, names=instances)  # noqa: S311
     (directory / "prometheus").mkdir()
-    with _delivering(by, directory, made.messages, seed) as (exporter, sender):
+    with _exporter_and_sender(by, directory, traffic.messages, seed) as (exporter, sender):
         target = Target(exporter.metrics_address)
         with Prometheus(directory / "prometheus", [target], scrape_interval=SCRAPE_SECONDS) as prometheus:
             prometheus.wait_for_scrapes()
-            report = Report(delivered=len(made.messages))
+            report = Report(delivered=len(traffic.messages))
             with running(sender) as done:
-                _kill(exporter, sender, done, report, kills, random.Random(seed), say)  # noqa: S311
-            say("waiting for the last scrapes")
+                _kill(exporter, sender, done, report, kills, random.Random(seed), log)  # noqa: S311
+            log("waiting for the last scrapes")
             report.outcomes, report.repeated = sender.outcomes, sender.repeated
-            _judge(exporter, prometheus, made, report, began)
+            _compare(exporter, prometheus, traffic, report, began)
     report.seconds = time.time() - began
     return report
 
@@ -134,92 +140,97 @@ def _kill(
     done: Future[None],
     report: Report,
     kills: int,
-    chance: random.Random,
-    say: Callable[[str], None],
+    rng: random.Random,
+    log: Callable[[str], None],
 ) -> None:
-    """At random moments: once so many messages are acknowledged, and some milliseconds more.
+    """Kill and restart the exporter at random numbers of acknowledged messages.
 
-    Every third time it is killed once more, while it starts.
+    After every third kill, kill it again during its start.
     """
-    for at in sorted(chance.sample(range(report.delivered), kills)):
+    for at in sorted(rng.sample(range(report.delivered), kills)):
         eventually(
             lambda at=at: sender.acknowledged >= at or done.done(),  # type: ignore[misc]
-            within=_LONGEST_SECONDS,
+            within=_RUN_TIMEOUT_SECONDS,
             what=f"{at} messages are acknowledged",
         )
-        time.sleep(chance.uniform(0, 0.05))  # in the middle of a commit, or between two
+        time.sleep(rng.uniform(0, 0.05))  # during a commit, or between two commits
         exporter.process.kill()
         report.kills += 1
-        if not report.kills % _AGAIN:
-            report.killed_at_start += _kill_while_it_starts(exporter, chance)
+        if not report.kills % _KILLS_PER_START_KILL:
+            report.killed_at_start += _kill_during_start(exporter, rng)
         began = time.monotonic()
         exporter.process.start()
         report.slowest_start_seconds = max(report.slowest_start_seconds, time.monotonic() - began)
-        say(f"kill {report.kills}/{kills}: {sender.acknowledged} of {report.delivered} messages acknowledged")
+        progress = f"{sender.acknowledged} of {report.delivered} messages acknowledged"
+        log(f"kill {report.kills}/{kills}: {progress}")
 
 
-def _kill_while_it_starts(exporter: Exporter, chance: random.Random) -> bool:
-    """Whether it was not yet ready."""
+def _kill_during_start(exporter: Exporter, rng: random.Random) -> bool:
+    """Kill the exporter during its start; return whether it was not ready yet."""
     with ThreadPoolExecutor(1) as thread:
         starting = thread.submit(exporter.process.start)
-        eventually(lambda: _has_begun(exporter), within=10, what="it has begun to start")
-        time.sleep(chance.uniform(0, _START_SECONDS))
+        eventually(lambda: _is_running(exporter), within=10, what="the process has started")
+        time.sleep(rng.uniform(0, _START_SECONDS))
         exporter.process.send(signal.SIGKILL)
         early = isinstance(starting.exception(), ExitedError)
     exporter.process.kill()
     return early
 
 
-def _has_begun(exporter: Exporter) -> bool:
+def _is_running(exporter: Exporter) -> bool:
     with suppress(ExitedError):
         return exporter.process.pid > 0
     return False
 
 
-def _judge(exporter: Exporter, prometheus: Prometheus, made: Traffic, report: Report, began: float) -> None:
-    def wrong() -> list[str]:
-        at = prometheus.last_scrape()  # on a busy machine the next may fail, and ends every series
+def _compare(
+    exporter: Exporter, prometheus: Prometheus, traffic: Traffic, report: Report, began: float
+) -> None:
+    def metric_differences() -> list[str]:
+        at = prometheus.last_scrape()  # a later scrape may fail on a busy machine, which ends all series
 
         def shown(name: str) -> dict[Labels, float]:
-            return {own(sample.labels): sample.value for sample in prometheus.query(name, at) if sample.value}
+            samples = prometheus.query(name, at)
+            return {without_target_labels(sample.labels): sample.value for sample in samples if sample.value}
 
-        return list(differences(made, shown))
+        return list(differences(traffic, shown))
 
     def raw(name: str) -> Sequence[Series]:
         return prometheus.raw(name, time.time() - began)
 
     with suppress(TimeoutError):
-        eventually(lambda: not wrong(), within=60, what="everything is scraped")
-    prometheus.wait_for_scrapes(_SETTLED_SCRAPES)  # there might come too much
-    series = [one for name in COUNTERS for one in raw(name)]
-    ups = [up for one in raw("up") for _, up in one.samples]
+        eventually(lambda: not metric_differences(), within=60, what="all counts are scraped")
+    prometheus.wait_for_scrapes(_SETTLED_SCRAPES)  # further scrapes would show events counted twice
+    series = [found for name in COUNTERS for found in raw(name)]
+    ups = [up for found in raw("up") for _, up in found.samples]
     report.series, report.scrapes, report.failed_scrapes = len(series), ups.count(1), ups.count(0)
-    report.wrong = [
-        *wrong(),
-        *faults(series),
-        *in_ledger(made, exporter.client, f"http://{exporter.metrics_address}"),
+    report.errors = [
+        *metric_differences(),
+        *counter_faults(series),
+        *ledger_differences(traffic, exporter.client, f"http://{exporter.metrics_address}"),
     ]
 
 
 @contextmanager
-def _delivering(
+def _exporter_and_sender(
     by: By, directory: Path, messages: Sequence[Message], seed: int
 ) -> Iterator[tuple[Exporter, Sender]]:
-    held = {"hold_seconds": _HOLD_SECONDS}
+    hold = {"hold_seconds": _HOLD_SECONDS}
     if by == "pushes":
-        with open_door() as door, Exporter(directory, door, prometheus=held) as exporter:
-            yield exporter, Pushes(port_of(exporter), messages, token=lambda: door.token, seed=seed)
+        with open_door() as credentials, Exporter(directory, credentials, prometheus=hold) as exporter:
+            sender = PushSender(port_of(exporter), messages, token=lambda: credentials.token, seed=seed)
+            yield exporter, sender
     else:
-        with PubSubEmulator(directory) as pubsub, Exporter(directory, prometheus=held) as exporter:
-            yield exporter, _Published(pubsub, exporter, messages)
+        with PubSubEmulator(directory) as pubsub, Exporter(directory, prometheus=hold) as exporter:
+            yield exporter, _Publisher(pubsub, exporter, messages)
 
 
-class _Published:
-    """Has the Pub/Sub emulator deliver: what is acknowledged, it keeps to itself."""
+class _Publisher:
+    """Publishes to the Pub/Sub emulator, which does not report what is acknowledged."""
 
     def __init__(self, pubsub: PubSubEmulator, exporter: Exporter, messages: Sequence[Message]) -> None:
         self.acknowledged = 0
-        """Published, to be exact."""
+        """The number of published messages."""
         self.outcomes: Counter[str] = Counter()
         self.repeated: Counter[str] = Counter()
         self.stopped = False
@@ -230,23 +241,30 @@ class _Published:
             pubsub.create_push_subscription(subscription, kind, f"{exporter.url}/events/{kind}")
 
     def run(self) -> None:
-        """Publish all of it."""
+        """Publish all messages."""
         for message in self._messages:
             if self.stopped:
                 return
-            delivered = json.loads(message.body)["message"]
-            data = base64.b64decode(delivered["data"])
-            self._pubsub.publish(message.endpoint, data, delivered["attributes"])
+            envelope = json.loads(message.body)["message"]
+            data = base64.b64decode(envelope["data"])
+            self._pubsub.publish(message.endpoint, data, envelope["attributes"])
             self.acknowledged += 1
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Exactly once, over kill -9.")
-    parser.add_argument("--events", type=int, default=20_000, help="interruptions, besides creations")
-    parser.add_argument("--instances", type=int, default=2_000, help="names, used again and again")
+    parser = argparse.ArgumentParser(description="Exactly-once counts across kill -9.")
+    parser.add_argument("--events", type=int, default=20_000, help="interruptions; creations are additional")
+    parser.add_argument(
+        "--instances", type=int, default=2_000, help="instance names, each used by several instances"
+    )
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--by", choices=["pushes", "emulator"], default="pushes", help="who delivers")
+    parser.add_argument(
+        "--by",
+        choices=["pushes", "emulator"],
+        default="pushes",
+        help="deliver by own pushes or by the Pub/Sub emulator",
+    )
     return parser.parse_args()
 
 

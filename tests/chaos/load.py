@@ -1,4 +1,4 @@
-"""Deliveries to an exporter while something happens to it, and what they must add up to."""
+"""Load on an exporter during a fault, and the check that its counters and ledger are exact."""
 
 import random
 import threading
@@ -9,21 +9,21 @@ from typing import NamedTuple, Protocol, Self
 
 import httpx
 
-from tests.chaos.harm import Size, demand
-from tests.chaos.lives import lives
-from tests.chaos.pushes import Pushes
+from tests.chaos.comparison import COUNTERS, differences, ledger_differences
+from tests.chaos.fault_check import Size, check
+from tests.chaos.incarnations import traffic_of_incarnations
+from tests.chaos.push_sender import PushSender
 from tests.chaos.traffic import Labels, Traffic
-from tests.chaos.verdict import COUNTERS, differences, in_ledger
 from tests.support.exporter import Exporter as InThread
 from tests.support.process import eventually
 from tests.support.program import Exporter, Samples
 
-_LONGEST_SECONDS = 1800
-_BETWEEN_SCRAPES_SECONDS = 0.2
+_RUN_TIMEOUT_SECONDS = 1800
+_SCRAPE_SECONDS = 0.2
 
 
-class Sender(Protocol):
-    """Something that has messages delivered, in a thread of its own."""
+class Task(Protocol):
+    """Work that runs in its own thread until it is done or `stopped` is set."""
 
     stopped: bool
 
@@ -31,55 +31,57 @@ class Sender(Protocol):
 
 
 @contextmanager
-def running(sender: Sender) -> Iterator[Future[None]]:
-    """Have it deliver during the block, and until all is delivered; not for longer where the block fails."""
+def running(task: Task) -> Iterator[Future[None]]:
+    """Run the task during the block and then wait for its end. If the block fails, stop the task."""
     with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(sender.run)
+        done = thread.submit(task.run)
         try:
             yield done
-            done.result(_LONGEST_SECONDS)
+            done.result(_RUN_TIMEOUT_SECONDS)
         finally:
-            sender.stopped = True
+            task.stopped = True
 
 
-class Side(NamedTuple):
-    """What one needs of an exporter, whether it is a process or a thread."""
+class ExporterAccess(NamedTuple):
+    """Access to an exporter, which runs as a process or in a thread."""
 
     port: int
-    """Where it takes pushes."""
+    """The port that takes pushes."""
     samples: Callable[[], Samples]
     client: httpx.Client
     metrics_url: str
 
     @classmethod
     def of_process(cls, exporter: Exporter) -> Self:
-        """One that may be killed and started again."""
+        """Return access to a process, which may be killed and started again."""
         url = f"http://{exporter.metrics_address}"
         return cls(port_of(exporter), exporter.samples, exporter.client, url)
 
     @classmethod
     def of_thread(cls, exporter: InThread) -> Self:
-        """One that has started."""
+        """Return access to an exporter in a thread, which must have started."""
         return cls(exporter.ports[0], exporter.exposition, exporter.client, exporter.metrics_url)
 
 
 class Load:
-    """Deliveries to an exporter, which is scraped meanwhile, whatever is done to it.
+    """Deliveries to an exporter, and scrapes of it, during a `with` block.
 
-    The `with` block ends once all are acknowledged, or after `give_up`.
+    The block's end waits until all messages are acknowledged, unless `give_up` was called.
     """
 
-    def __init__(self, side: Side, size: Size, seed: int, *, token: Callable[[], str] = str) -> None:
-        self.made = traffic_of(size, seed)
-        self.pushes = Pushes(side.port, self.made.messages, token=token, seed=seed)
-        self._watch = _Watch(side.samples)
-        self._side = side
+    def __init__(
+        self, exporter: ExporterAccess, size: Size, seed: int, *, token: Callable[[], str] = str
+    ) -> None:
+        self.traffic = traffic_of(size, seed)
+        self.sender = PushSender(exporter.port, self.traffic.messages, token=token, seed=seed)
+        self._watch = _CounterWatch(exporter.samples)
+        self._exporter = exporter
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(running(self._watch))
         self._stack.callback(self._watch.stop)
-        self._done = self._stack.enter_context(running(self.pushes))
+        self._done = self._stack.enter_context(running(self.sender))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -88,90 +90,90 @@ class Load:
         self._stack.close()
 
     def wait(self, share: float) -> None:
-        """Until such a part is acknowledged."""
-        count = len(self.made.messages) * share
+        """Wait until this share of the messages is acknowledged."""
+        count = len(self.traffic.messages) * share
         eventually(
-            lambda: self.pushes.acknowledged >= count or self._done.done(),
+            lambda: self.sender.acknowledged >= count or self._done.done(),
             within=120,
             what=f"{count:.0f} messages are acknowledged",
         )
 
     def wait_for_refusals(self, reason: str, count: int) -> int:
-        """Until so many more have met this; how many then have."""
-        repeated = self.pushes.repeated
+        """Wait for this many further refusals with the reason; return how many there were."""
+        repeated = self.sender.repeated
         before = repeated[reason]
-        eventually(lambda: repeated[reason] >= before + count, within=30, what=f"{count} times {reason}")
+        eventually(lambda: repeated[reason] >= before + count, within=30, what=f"{count} refusals: {reason}")
         return repeated[reason] - before
 
-    def wait_for_more(self, *, within: float) -> None:
-        """Until one more is acknowledged."""
-        before = self.pushes.acknowledged
-        eventually(lambda: self.pushes.acknowledged > before, within=within, what="a push is taken")
+    def wait_for_acknowledgement(self, *, within: float) -> None:
+        """Wait until another message is acknowledged."""
+        before = self.sender.acknowledged
+        eventually(lambda: self.sender.acknowledged > before, within=within, what="a push is acknowledged")
 
     def finish(self) -> None:
-        """Until everything is acknowledged."""
-        eventually(self._done.done, within=300, what="everything is acknowledged")
+        """Wait until all messages are acknowledged."""
+        eventually(self._done.done, within=300, what="all messages are acknowledged")
 
     def give_up(self) -> None:
-        """Deliver no more."""
-        self.pushes.stopped = True
+        """Stop delivering."""
+        self.sender.stopped = True
 
-    def exact(self) -> str:
-        """How many messages it were. Raises HarmError where anything is not as it was sent."""
-        self._watch.look()
-        wrong = [
-            *self._watch.went_down,
-            *differences(self.made, lambda name: _by_name(self._side.samples(), name)),
-            *in_ledger(self.made, self._side.client, self._side.metrics_url),
+    def check_exact(self) -> str:
+        """Return a summary. Raises FaultError if counters or ledger differ from the sent messages."""
+        self._watch.scrape()
+        errors = [
+            *self._watch.decreases,
+            *differences(self.traffic, lambda name: _by_name(self._exporter.samples(), name)),
+            *ledger_differences(self.traffic, self._exporter.client, self._exporter.metrics_url),
         ]
-        demand(not wrong, "; ".join(wrong[:5]))
-        demand(self._watch.scrapes > 1, "nobody has scraped it")
-        return f"{self.pushes.acknowledged} messages, {self._watch.scrapes} scrapes, exact"
+        check(not errors, "; ".join(errors[:5]))
+        check(self._watch.scrapes > 1, "the exporter was never scraped during the fault")
+        return f"{self.sender.acknowledged} messages, {self._watch.scrapes} scrapes, exact"
 
 
-class _Watch:
-    """Scrapes all the time: no durable counter may go down or away, over a restart either."""
+class _CounterWatch:
+    """Scrapes repeatedly. No durable counter may go down or disappear, also not after a restart."""
 
     def __init__(self, samples: Callable[[], Samples]) -> None:
         self.stopped = False
         self.scrapes = 0
-        self.went_down: list[str] = []
+        self.decreases: list[str] = []
         self._samples = samples
-        self._shown: Samples = {}
-        self._one_at_a_time = threading.Lock()
+        self._last: Samples = {}
+        self._lock = threading.Lock()
         self._end = threading.Event()
 
     def run(self) -> None:
-        """Until `stop`."""
-        while not self._end.wait(_BETWEEN_SCRAPES_SECONDS):
-            with suppress(httpx.TransportError):  # it may be dead
-                self.look()
+        """Scrape until `stop` is called."""
+        while not self._end.wait(_SCRAPE_SECONDS):
+            with suppress(httpx.TransportError):  # the exporter may be down
+                self.scrape()
 
     def stop(self) -> None:
-        """Scrape no more."""
+        """End `run`."""
         self._end.set()
 
-    def look(self) -> None:
+    def scrape(self) -> None:
         """Scrape once."""
-        with self._one_at_a_time:
+        with self._lock:
             now = self._samples()
-            self.went_down.extend(
+            self.decreases.extend(
                 f"{name} {dict(labels)}: {before:g} to {now.get((name, labels), 0):g}"
-                for (name, labels), before in self._shown.items()
+                for (name, labels), before in self._last.items()
                 if name in COUNTERS and now.get((name, labels), 0) < before
             )
-            self._shown = now
+            self._last = now
             self.scrapes += 1
 
 
 def traffic_of(size: Size, seed: int) -> Traffic:
-    """Lives of a fifth as many names."""
-    chance = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
-    return lives(chance, interruptions=size.interruptions, names=size.interruptions // 5)
+    """Return traffic in which each name has five incarnations."""
+    rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
+    return traffic_of_incarnations(rng, interruptions=size.interruptions, names=size.interruptions // 5)
 
 
 def port_of(exporter: Exporter) -> int:
-    """Where it takes pushes."""
+    """Return the port that takes pushes."""
     port: int = exporter.configured["server"]["port"]
     return port
 

@@ -1,4 +1,4 @@
-"""SIGTERM while many push: who was answered, and who was cut off."""
+"""The fault of a SIGTERM under load."""
 
 import asyncio
 import base64
@@ -10,45 +10,49 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tests.chaos.harm import Size, demand
+from tests.chaos.comparison import read_ledger
+from tests.chaos.fault_check import Size, check
 from tests.chaos.load import port_of, running, traffic_of
-from tests.chaos.pushes import CALLERS, Pushes, Wire
+from tests.chaos.push_sender import CALLERS, PushConnection, PushSender
 from tests.chaos.traffic import Message, Traffic
-from tests.chaos.verdict import ledger
 from tests.support.program import Exporter, open_door
 
 
 def sigterm(directory: Path, size: Size, seed: int) -> str:
-    """Everybody gets a whole answer or none at all; the ledger has what was acknowledged, no more."""
-    with open_door() as door, Exporter(directory, door) as exporter:
-        creations, interruptions = _halves(traffic_of(size, seed))
-        with running(Pushes(port_of(exporter), creations, token=lambda: door.token, hasty=0)):
+    """Send SIGTERM. Each caller gets a complete answer or none; the ledger has what was acknowledged."""
+    with open_door() as credentials, Exporter(directory, credentials) as exporter:
+        creations, interruptions = _split(traffic_of(size, seed))
+        sender = PushSender(
+            port_of(exporter), creations, token=lambda: credentials.token, short_timeout_share=0
+        )
+        with running(sender):
             pass
-        farewell = _Farewell(exporter, interruptions, door.token)
-        asyncio.run(farewell.run())
+        shutdown = _PushesDuringShutdown(exporter, interruptions, credentials.token)
+        asyncio.run(shutdown.run())
         stopping = time.monotonic()
         status = exporter.process.wait(within=15)
         took = time.monotonic() - stopping
         exporter.process.start()
-        rows = ledger(exporter.client, f"http://{exporter.metrics_address}")
-        acknowledged = {_identity(message) for message in farewell.acknowledged}
-        cut_off = {_identity(message) for message in farewell.cut_off}
-        demand(status == 0, f"exit {status}")
-        demand(not farewell.wrong, f"answers: {dict(farewell.wrong)}")
-        demand(acknowledged <= rows.keys(), f"{len(acknowledged - rows.keys())} acknowledged and not kept")
-        silent = (cut_off & rows.keys()) - acknowledged
-        demand(not silent, f"{len(silent)} kept and not answered")
+        rows = read_ledger(exporter.client, f"http://{exporter.metrics_address}")
+        acknowledged = {_identity(message) for message in shutdown.acknowledged}
+        cut_off = {_identity(message) for message in shutdown.cut_off}
+        check(status == 0, f"exit status {status}")
+        check(not shutdown.errors, f"answers: {dict(shutdown.errors)}")
+        lost = acknowledged - rows.keys()
+        check(not lost, f"{len(lost)} events were acknowledged and are not in the ledger")
+        unanswered = (cut_off & rows.keys()) - acknowledged
+        check(not unanswered, f"{len(unanswered)} events are in the ledger and were not answered")
         return (
-            f"{len(farewell.acknowledged)} acknowledged, refused {dict(farewell.refused)},"
-            f" {len(farewell.cut_off)} connections not taken any more, none of their events kept;"
-            f" exit 0 after {took:.1f} s"
+            f"{len(shutdown.acknowledged)} acknowledged, refused {dict(shutdown.refused)},"
+            f" {len(shutdown.cut_off)} pushes without an answer, none of their events stored;"
+            f" exit status 0 after {took:.1f} s"
         )
 
 
-def _halves(made: Traffic) -> tuple[list[Message], list[Message]]:
-    """The creations, and the interruptions, each once."""
+def _split(traffic: Traffic) -> tuple[list[Message], list[Message]]:
+    """Return the creations and the interruptions, each without redeliveries."""
     first: dict[object, Message] = {}
-    for message in made.messages:
+    for message in traffic.messages:
         first.setdefault((message.endpoint, _identity(message)), message)
     return (
         [message for message in first.values() if message.endpoint == "creation"],
@@ -57,57 +61,57 @@ def _halves(made: Traffic) -> tuple[list[Message], list[Message]]:
 
 
 def _identity(message: Message) -> tuple[str, str]:
-    """An entry's instance id and moment, as the ledger has them."""
+    """Return the instance id and the time of a message's log entry, as in the ledger."""
     entry = json.loads(base64.b64decode(json.loads(message.body)["message"]["data"]))
     return entry["resource"]["labels"]["instance_id"], datetime.fromisoformat(entry["timestamp"]).isoformat()
 
 
-class _Farewell:
-    """Pushes until the exporter is gone, and how they ended; SIGTERM comes when half are acknowledged."""
+class _PushesDuringShutdown:
+    """Pushes until the exporter has ended, and their results. SIGTERM comes when half are acknowledged."""
 
     def __init__(self, exporter: Exporter, messages: Sequence[Message], token: str) -> None:
         self.acknowledged: list[Message] = []
         self.cut_off: list[Message] = []
-        """No byte came back: over a connection that was perhaps never accepted, or that had been closed."""
-        self.wrong: Counter[str] = Counter()
+        """Pushes without any answer, over a connection that was not accepted or already closed."""
+        self.errors: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._exporter = exporter
-        self._waiting = deque(messages)
+        self._queue = deque(messages)
         self._half = len(messages) // 2
         self._token = token
         self._signalled_at = float("inf")
 
     async def run(self) -> None:
-        """All of it."""
-        # Every other caller has a new connection for each request: some wait to be accepted at the end.
-        await asyncio.gather(*(self._call(fresh=number % 2 == 0) for number in range(2 * CALLERS)))
+        """Push until the exporter has ended."""
+        # Half of the callers open a connection per request, so some connections are not accepted at the end.
+        await asyncio.gather(*(self._run_caller(reconnect=number % 2 == 0) for number in range(2 * CALLERS)))
 
-    async def _call(self, *, fresh: bool) -> None:
-        async with Wire(port_of(self._exporter)) as wire:
-            while self._waiting:
+    async def _run_caller(self, *, reconnect: bool) -> None:
+        async with PushConnection(port_of(self._exporter)) as connection:
+            while self._queue:
                 try:
-                    await self._push(wire, self._waiting.popleft())
+                    await self._push(connection, self._queue.popleft())
                 except ConnectionRefusedError:
                     self.refused["not connected"] += 1
                     return
-                if fresh:
-                    wire.close()
+                if reconnect:
+                    connection.close()
                 if len(self.acknowledged) >= self._half and self._signalled_at == float("inf"):
                     self._signalled_at = time.monotonic()
                     self._exporter.process.send(signal.SIGTERM)
 
-    async def _push(self, wire: Wire, message: Message) -> None:
-        worked, began = wire.connected, time.monotonic()
+    async def _push(self, connection: PushConnection, message: Message) -> None:
+        was_connected, began = connection.connected, time.monotonic()
         try:
-            answer = await wire.post(f"/events/{message.endpoint}", message.body, self._token)
+            answer = await connection.post(f"/events/{message.endpoint}", message.body, self._token)
         except ConnectionRefusedError:
             raise
         except (OSError, EOFError) as exc:
             self.cut_off.append(message)
             if isinstance(exc, (TimeoutError, EOFError)):
-                self.wrong["half an answer, or none in time"] += 1
-            elif worked and began < self._signalled_at:
-                self.wrong["none to what came before the signal"] += 1
+                self.errors["incomplete or late"] += 1
+            elif was_connected and began < self._signalled_at:
+                self.errors["missing, although pushed before SIGTERM"] += 1
         else:
             if answer.status == 200:
                 self.acknowledged.append(message)

@@ -1,4 +1,4 @@
-"""What Pub/Sub delivers to several replicas, in disorder and more than once; and what it adds up to."""
+"""Messages as Pub/Sub delivers them, out of order and more than once, and their expected totals."""
 
 import random
 from collections import Counter
@@ -13,18 +13,18 @@ from tests.support.program import body_of, endpoint_of
 CLUSTERS: Final = ("tills", "ovens", "shelves", "ledgers", "scales")
 ZONES: Final = ("europe-west1-b", "europe-west1-c")
 MACHINE_TYPES: Final = ("e2-standard-8", "n2-standard-4")
-_LIVES: Final = 5
-"""Instances of one name, one after the other; their events come close together, to different replicas."""
-_BEGAN: Final = datetime(2026, 3, 2, tzinfo=UTC)
+_INCARNATIONS: Final = 5
+"""Instances per name, one after the other. Their events come close together, to different replicas."""
+_STARTED_AT: Final = datetime(2026, 3, 2, tzinfo=UTC)
 _DISORDER: Final = 60
-_REDELIVERED: Final = 0.125
-_TWICE_AT_ONCE: Final = 0.1
+_REDELIVERED_SHARE: Final = 0.125
+_TO_TWO_REPLICAS_SHARE: Final = 0.1
 
 Labels = frozenset[tuple[str, str]]
 
 
 class Node(NamedTuple):
-    """Where an instance is, and what."""
+    """The cluster, the zone and the machine type of an instance."""
 
     cluster: str
     zone: str
@@ -32,7 +32,7 @@ class Node(NamedTuple):
 
     @classmethod
     def numbered(cls, number: int, names: int, machine_type: str) -> Self:
-        """The node of one of the names; clusters appear one after the other."""
+        """Return the node of the numbered name. Clusters appear one after the other."""
         clusters = 1 + number * len(CLUSTERS) // names
         return cls(CLUSTERS[number % clusters], ZONES[number % len(ZONES)], machine_type)
 
@@ -42,13 +42,13 @@ class Message(NamedTuple):
 
     endpoint: str
     body: bytes
-    twice: bool
-    """It goes to two replicas at the same moment."""
+    to_two_replicas: bool
+    """True if it goes to two replicas at the same time."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """The deliveries in their order, and every event's effect, once."""
+    """The deliveries in order, and the totals if every event counts once."""
 
     messages: Sequence[Message] = ()
     interruptions: Counter[Labels] = field(default_factory=Counter)
@@ -56,18 +56,18 @@ class Traffic:
     created: Counter[Labels] = field(default_factory=Counter)
     lifetimes: Counter[Labels] = field(default_factory=Counter)
     newest: dict[Labels, float] = field(default_factory=dict)
-    """When each cluster had its newest interruption."""
+    """The time of each cluster's newest interruption."""
     ledger: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Instance ids, and the moments of their interruptions."""
+    """Instance ids, and the times of their interruptions."""
 
     def expect(self, instance_id: str, node: Node, interrupted_at: Sequence[datetime]) -> None:
-        """Add the effect of an instance: its creation, a lifetime, and its interruptions."""
-        of_cluster, of_type = ("kubernetes_cluster", node.cluster), ("machine_type", node.machine_type)
-        cluster = frozenset({of_cluster})
+        """Add an instance to the totals: its creation, a lifetime, and its interruptions."""
+        cluster_label, type_label = ("kubernetes_cluster", node.cluster), ("machine_type", node.machine_type)
+        cluster = frozenset({cluster_label})
         others = (("project", "shop-prod"), ("cluster_location", "europe-west1"), ("node_pool", "spot"))
-        labels = frozenset({of_cluster, of_type, ("zone", node.zone), *others})
+        labels = frozenset({cluster_label, type_label, ("zone", node.zone), *others})
         self.created[labels] += 1
-        self.lifetimes[frozenset({of_cluster, of_type})] += 1
+        self.lifetimes[frozenset({cluster_label, type_label})] += 1
         for at in interrupted_at:
             self.interruptions[labels] += 1
             self.by_cluster[cluster] += 1
@@ -75,30 +75,30 @@ class Traffic:
             self.ledger[instance_id, at.isoformat()] += 1
 
 
-def traffic(chance: random.Random, interruptions: int) -> Traffic:
-    """Two interruptions of each instance, its creation often between or behind them.
+def disordered_traffic(rng: random.Random, interruptions: int) -> Traffic:
+    """Return traffic with two interruptions per instance, whose creation often comes between or after them.
 
-    One message in eight is redelivered later, one in ten comes to two replicas at once. Clusters appear one
+    One message in eight is redelivered later, one in ten goes to two replicas at once. Clusters appear one
     after the other, the last in the last fifth.
     """
-    made = Traffic()
+    traffic = Traffic()
     placed: list[tuple[float, Message]] = []
 
     def place(entry: dict[str, object], number: int) -> None:
-        message = Message(endpoint_of(entry), body_of(entry), chance.random() < _TWICE_AT_ONCE)
-        placed.append((number + chance.uniform(0, _DISORDER), message))
-        if chance.random() < _REDELIVERED:
-            placed.append((number + chance.uniform(0, 20 * _DISORDER), message))
+        message = Message(endpoint_of(entry), body_of(entry), rng.random() < _TO_TWO_REPLICAS_SHARE)
+        placed.append((number + rng.uniform(0, _DISORDER), message))
+        if rng.random() < _REDELIVERED_SHARE:
+            placed.append((number + rng.uniform(0, 20 * _DISORDER), message))
 
-    lives = interruptions // 2
-    names = -(-lives // _LIVES)
-    for number in range(lives):
-        name_number, life = divmod(number, _LIVES)
+    instances = interruptions // 2
+    names = -(-instances // _INCARNATIONS)
+    for number in range(instances):
+        name_number, incarnation = divmod(number, _INCARNATIONS)
         name = f"gke-{name_number}"
-        # A life's machine type is its own: an interruption that went to another life would show.
-        node = Node.numbered(name_number, names, MACHINE_TYPES[life % len(MACHINE_TYPES)])
-        instance_id = made_id(name, str(life))
-        created_at = _BEGAN + timedelta(hours=6 * life, seconds=number)
+        # Incarnations of a name differ in machine type, which shows an interruption of the wrong incarnation.
+        node = Node.numbered(name_number, names, MACHINE_TYPES[incarnation % len(MACHINE_TYPES)])
+        instance_id = made_id(name, str(incarnation))
+        created_at = _STARTED_AT + timedelta(hours=6 * incarnation, seconds=number)
         place(
             insert(
                 name,
@@ -113,7 +113,7 @@ def traffic(chance: random.Random, interruptions: int) -> Traffic:
         for order, at in enumerate(interrupted_at, 1):
             entry = preempted(name, zone=node.zone, instance_id=instance_id, timestamp=at.isoformat())
             place(entry, 3 * number + order)
-        made.expect(instance_id, node, interrupted_at)
-    placed.sort(key=lambda one: one[0])
-    made.messages = [message for _, message in placed]
-    return made
+        traffic.expect(instance_id, node, interrupted_at)
+    placed.sort(key=lambda item: item[0])
+    traffic.messages = [message for _, message in placed]
+    return traffic

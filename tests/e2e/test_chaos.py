@@ -1,4 +1,4 @@
-"""The short forms of what `tests/chaos/` does at length: kills and faults while events come."""
+"""Short runs of `tests/chaos/`: kills and faults during deliveries."""
 
 import shutil
 from pathlib import Path
@@ -6,28 +6,28 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import kills
+from tests.chaos.fault_check import SHORT
 from tests.chaos.faults import FAULTS
-from tests.chaos.harm import SHORT
 from tests.support.requirement import require
 from tests.support.unsynced import POSSIBLE
 
 LONG_ONLY = {"certificates-slow", "certificates-rubbish"}
-"""They differ from `certificates-down` in what the endpoint does, which tests/gcp/test_oidc.py has too."""
+"""These differ from `certificates-down` in the server's answer, which tests/gcp/test_oidc.py covers."""
 
 
 @pytest.mark.parametrize(
     ("by", "events"), [pytest.param("pushes", 600, id="pushes"), pytest.param("emulator", 150, id="emulator")]
 )
-def test_over_kills_prometheus_sees_every_event_exactly_once(
+def test_prometheus_counts_every_event_exactly_once_despite_kills(
     tmp_path: Path, by: kills.By, events: int
 ) -> None:
     report = kills.run(tmp_path, events=events, instances=events // 5, kills=3, seed=1, by=by)
 
-    assert report.wrong == []
+    assert report.errors == []
     assert report.kills == 3
     assert report.scrapes
     if by == "pushes":
-        assert report.repeated["TimeoutError"]  # hasty callers
+        assert report.repeated["TimeoutError"]  # callers with a short timeout
         assert report.outcomes["pending"]
         assert report.outcomes["duplicate"]
 

@@ -18,11 +18,11 @@ PROJECT, ZONE = "shop-prod", "europe-west1-c"
 
 
 def test_over_kills_pauses_and_scaling_every_event_shows_exactly_once(tmp_path: Path) -> None:
-    report = run(tmp_path, events=2_000, seed=1, script=SHORT, shortened=True)
-    assert not report.wrong
+    report = run(tmp_path, events=2_000, seed=1, steps=SHORT, shortened=True)
+    assert not report.errors
     assert report.acknowledged == report.delivered
     assert report.repeated["503 store_unavailable"]  # Redis was away while pushes came
-    assert report.repeated["502 of nginx"]  # replicas died with requests in their hands
+    assert report.repeated["502 by nginx"]  # replicas died with requests in their hands
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Deliveries over plain connections, each repeated until it is acknowledged, as Pub/Sub does."""
+"""Deliveries over raw connections, repeated as Pub/Sub does until each is acknowledged."""
 
 import asyncio
 import json
@@ -12,27 +12,28 @@ from tests.support.process import LOOPBACK
 
 CALLERS: Final = 24
 TIMEOUT_SECONDS: Final = 5.0
-_HASTY: Final = 0.1
-"""The part of first deliveries whose caller hardly waits."""
+_SHORT_TIMEOUT_SHARE: Final = 0.1
+"""The share of first deliveries whose caller times out after some milliseconds."""
 
 
 class Answer(NamedTuple):
-    """What came back, whole."""
+    """A complete answer."""
 
     status: int
     body: bytes
 
     @property
     def outcome(self) -> str:
-        """What became of the message; of a refusal the reason, with its status."""
-        told = json.loads(self.body)
-        return str(told["outcome"]) if self.status == 200 else f"{self.status} {told['reason']}"
+        """The outcome; for a refusal its status and reason."""
+        document = json.loads(self.body)
+        return str(document["outcome"]) if self.status == 200 else f"{self.status} {document['reason']}"
 
 
-class Wire:
-    """One caller's connection, made anew where it has ended.
+class PushConnection:
+    """A caller's connection, opened again after it was closed.
 
-    Slimmer than a library's client: it must not be what limits a run, and it tells how a request ended.
+    It does less than a library's client, to not limit the speed of a run, and its exceptions show how a
+    request ended.
     """
 
     def __init__(self, port: int) -> None:
@@ -47,13 +48,14 @@ class Wire:
 
     @property
     def connected(self) -> bool:
-        """Whether the next request goes over the connection of the last one."""
+        """True if the next request uses the connection of the last one."""
         return self._streams is not None
 
     async def post(self, path: str, body: bytes, token: str, *, within: float = TIMEOUT_SECONDS) -> Answer:
-        """Raises OSError where the connection ends or nothing comes in time, EOFError after half an answer.
+        """Push a body.
 
-        The next one is over a new connection then.
+        Raises OSError if the connection is closed or the timeout passes, EOFError after an incomplete answer.
+        The next push then uses a new connection.
         """
         head = f"POST {path} HTTP/1.1\r\nhost: {LOOPBACK}\r\ncontent-length: {len(body)}\r\n"
         if token:
@@ -84,16 +86,16 @@ class Wire:
         return answer
 
     def close(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         if self._streams is not None:
             self._streams[1].transport.abort()
             self._streams = None
 
 
-class Pushes:
+class PushSender:
     """Delivers messages until each is acknowledged.
 
-    `run` may have a thread of its own; the counts are for others to read.
+    `run` may run in its own thread; other threads may read the counts.
     """
 
     def __init__(
@@ -103,40 +105,40 @@ class Pushes:
         *,
         token: Callable[[], str] = str,
         seed: int = 0,
-        hasty: float = _HASTY,
+        short_timeout_share: float = _SHORT_TIMEOUT_SHARE,
     ) -> None:
         self.acknowledged = 0
         self.outcomes: Counter[str] = Counter()
         self.repeated: Counter[str] = Counter()
-        """Requests that were not acknowledged, by what became of them."""
+        """Requests that were not acknowledged, by status and reason or by exception."""
         self.stopped = False
-        """Set it to have no more delivered."""
+        """Set to True to stop."""
         self._port = port
-        self._waiting = deque(messages)
+        self._queue = deque(messages)
         self._token = token
-        self._hasty = hasty
-        self._chance = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
+        self._short_timeout_share = short_timeout_share
+        self._rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
 
     def run(self) -> None:
-        """Deliver all of it."""
+        """Deliver all messages."""
         asyncio.run(self._run())
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(CALLERS):
-                group.create_task(self._call())
+                group.create_task(self._run_caller())
 
-    async def _call(self) -> None:
-        async with Wire(self._port) as wire:
-            while self._waiting and not self.stopped:
-                await self._repeat(wire, self._waiting.popleft())
+    async def _run_caller(self) -> None:
+        async with PushConnection(self._port) as connection:
+            while self._queue and not self.stopped:
+                await self._deliver(connection, self._queue.popleft())
 
-    async def _repeat(self, wire: Wire, message: Message) -> None:
-        hasty = self._chance.random() < self._hasty
-        within = self._chance.uniform(0.001, 0.02) if hasty else TIMEOUT_SECONDS
+    async def _deliver(self, connection: PushConnection, message: Message) -> None:
+        is_short = self._rng.random() < self._short_timeout_share
+        within = self._rng.uniform(0.001, 0.02) if is_short else TIMEOUT_SECONDS
         while not self.stopped:
             try:
-                answer = await wire.post(
+                answer = await connection.post(
                     f"/events/{message.endpoint}", message.body, self._token(), within=within
                 )
             except (OSError, EOFError) as exc:  # a TimeoutError is an OSError
@@ -148,4 +150,4 @@ class Pushes:
                     return
                 self.repeated[answer.outcome] += 1
             within = TIMEOUT_SECONDS
-            await asyncio.sleep(self._chance.uniform(0.05, 0.2))  # as Pub/Sub backs off
+            await asyncio.sleep(self._rng.uniform(0.05, 0.2))  # as Pub/Sub backs off

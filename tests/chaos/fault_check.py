@@ -1,0 +1,31 @@
+"""The check that a fault did no harm, and the sizes of the runs."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+class FaultError(Exception):
+    """The exporter did not withstand a fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The load during a fault."""
+
+    interruptions: int
+    slow: int
+    """Callers that send one byte per second."""
+    idle: int
+    """Connections that send nothing."""
+    seconds: float
+    """Duration of each measurement of steady traffic, without and with the slow callers."""
+
+
+FULL: Final = Size(interruptions=3_000, slow=1_000, idle=10_000, seconds=25)
+SHORT: Final = Size(interruptions=300, slow=50, idle=200, seconds=2)
+
+
+def check(condition: bool, error: str) -> None:  # noqa: FBT001
+    """Raise FaultError with this message unless the condition holds."""
+    if not condition:
+        raise FaultError(error)
