@@ -1,6 +1,6 @@
-"""Deliveries that are nearly right: each shape that Google Cloud sends, with something of it damaged.
+"""Nearly valid deliveries: each shape of entry that Google Cloud sends, with parts of it damaged.
 
-A case follows from the seed and its number alone.
+Seed and number determine a case completely.
 """
 
 from dataclasses import dataclass
@@ -8,69 +8,69 @@ from random import Random
 from typing import Final, TypeAlias
 
 from app.metrics import Endpoint
+from tests.fuzz.byte_mutations import mutated
+from tests.fuzz.case_builder import MARKER, CaseBuilder
 from tests.fuzz.deliveries import damage_headers, delivered, text_of
-from tests.fuzz.draft import MARKER, Draft
-from tests.fuzz.operators import ENTRY, apply
+from tests.fuzz.json_mutations import ENTRY, apply
 from tests.fuzz.shapes import SHAPES
-from tests.fuzz.texts import damaged
 
-_A_NAME: Final = 8
-"""How many cases name the same instance, about: some create it, others interrupt it."""
-_PLAIN: Final = 0.04
-_ADMITTED: Final = frozenset({"ignored", "tracked", "counted", "pending", "duplicate"})
+_CASES_PER_NAME: Final = 8
+"""The approximate number of cases with the same instance name; some create it, others interrupt it."""
+_VALID_SHARE: Final = 0.04
+_ALLOWED_OUTCOMES: Final = frozenset({"ignored", "tracked", "counted", "pending", "duplicate"})
 _LEVELS: Final = (*["entry"] * 10, *["text"] * 3, *["envelope"] * 4, *["body"] * 2, "headers")
-"""What is damaged, the entry most often."""
+"""The parts that can be damaged; the entry is damaged most often."""
 
-Head: TypeAlias = tuple[tuple[str, bytes], ...]
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One push, to be sent as it is."""
+    """A push, to be sent unchanged."""
 
     number: int
     shape: str
     endpoint: Endpoint
     body: bytes
     damage: tuple[str, ...] = ()
-    """What was done to it, in order; nothing for one that is sound."""
+    """Names of the mutations in order; empty for a valid case."""
     outcomes: frozenset[str] = frozenset()
-    """One of these becomes of it where it is sound."""
+    """The outcomes that a 200 answer may have."""
     authorization: bytes | None = None
-    """In place of the good one."""
-    headers: Head = ()
+    """A value in place of the valid token's header; None: the valid token."""
+    headers: Headers = ()
 
 
 def case(seed: int, number: int) -> Case:
-    """The numbered case."""
-    draft = Draft(Random(f"{seed}/{number}"))  # noqa: S311  # to be repeated, not to be secret
-    shape = draft.one(tuple(SHAPES))
-    name = f"gke-{MARKER}-{max(number // _A_NAME - draft.below(3), 0)}"
-    entry, outcomes = SHAPES[shape](draft, name, number)
+    """Return the numbered case."""
+    builder = CaseBuilder(Random(f"{seed}/{number}"))  # noqa: S311  # reproducible, not secret
+    shape = builder.choose(tuple(SHAPES))
+    name = f"gke-{MARKER}-{max(number // _CASES_PER_NAME - builder.below(3), 0)}"
+    entry, outcomes = SHAPES[shape](builder, name, number)
     by_method = "insert" in str(entry.get("protoPayload", {}).get("methodName", ""))
-    endpoint: Endpoint = "creation" if by_method == (draft.below(20) > 0) else "interruption"
-    if draft.chance.random() < _PLAIN:
-        body = delivered(draft, text_of(draft, entry), endpoint, number)
-        draft.damage.clear()
-        return Case(number, shape, endpoint, body, (), outcomes, None, tuple(draft.headers))
-    levels = [draft.one(_LEVELS) for _ in range(draft.one((1, 1, 1, 2, 3)))]
+    endpoint: Endpoint = "creation" if by_method == (builder.below(20) > 0) else "interruption"
+    if builder.rng.random() < _VALID_SHARE:
+        body = delivered(builder, text_of(builder, entry), endpoint, number)
+        builder.damage.clear()
+        return Case(number, shape, endpoint, body, (), outcomes, None, tuple(builder.headers))
+    levels = [builder.choose(_LEVELS) for _ in range(builder.choose((1, 1, 1, 2, 3)))]
     for _ in range(levels.count("entry")):
-        apply(draft, entry, ENTRY)
-    text = text_of(draft, entry)
+        apply(builder, entry, ENTRY)
+    text = text_of(builder, entry)
     for _ in range(levels.count("text")):
-        text = damaged(draft, text)
-    body = delivered(draft, text, endpoint, number, levels.count("envelope"))
+        text = mutated(builder, text)
+    body = delivered(builder, text, endpoint, number, levels.count("envelope"))
     for _ in range(levels.count("body")):
-        body = damaged(draft, body)
+        body = mutated(builder, body)
     if "headers" in levels:
-        damage_headers(draft)
+        damage_headers(builder)
     return Case(
         number,
         shape,
         endpoint,
         body,
-        tuple(draft.damage),
-        _ADMITTED,
-        draft.authorization,
-        tuple(draft.headers),
+        tuple(builder.damage),
+        _ALLOWED_OUTCOMES,
+        builder.authorization,
+        tuple(builder.headers),
     )

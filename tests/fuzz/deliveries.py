@@ -1,30 +1,30 @@
-"""The ways in which a log entry is delivered, and damage to a delivery's headers."""
+"""The ways in which Pub/Sub delivers a log entry, and damage to a delivery's headers."""
 
 import json
 
 from app.metrics import Endpoint
-from tests.fuzz.draft import MARKER, Draft
-from tests.fuzz.operators import ENVELOPE, apply
+from tests.fuzz.case_builder import MARKER, CaseBuilder
+from tests.fuzz.json_mutations import ENVELOPE, apply
 from tests.support.entries import JsonObject, envelope
 from tests.support.program import SUBSCRIPTIONS
 
 
-def text_of(draft: Draft, entry: JsonObject) -> bytes:
-    """The entry as JSON."""
-    # Both spellings of what is not ASCII; lone surrogates then are invalid UTF-8.
-    plain = draft.below(4) == 0
-    text = json.dumps(entry, ensure_ascii=not plain).encode(errors="surrogatepass")
-    return text + b"\n" if draft.below(2) else text
+def text_of(builder: CaseBuilder, entry: JsonObject) -> bytes:
+    """Return the entry as JSON."""
+    # Characters outside ASCII are sometimes not escaped; lone surrogates are invalid UTF-8 then.
+    unescaped = builder.below(4) == 0
+    text = json.dumps(entry, ensure_ascii=not unescaped).encode(errors="surrogatepass")
+    return text + b"\n" if builder.below(2) else text
 
 
-def delivered(draft: Draft, text: bytes, endpoint: Endpoint, number: int, damage: int = 0) -> bytes:
-    """The body that brings the text, bare or in an envelope that is damaged so often; adds headers."""
+def delivered(builder: CaseBuilder, text: bytes, endpoint: Endpoint, number: int, damage: int = 0) -> bytes:
+    """Return a body with the text, unwrapped or in an envelope with `damage` mutations."""
     subscription = f"projects/shop-prod/subscriptions/{SUBSCRIPTIONS[endpoint]}"
-    way = draft.below(10)
-    if way == 0:  # unwrapped
+    form = builder.below(10)
+    if form == 0:  # unwrapped
         return text
-    if way == 1:  # unwrapped with metadata
-        draft.headers += [
+    if form == 1:  # unwrapped with metadata
+        builder.headers += [
             ("x-goog-pubsub-message-id", str(number).encode()),
             ("x-goog-pubsub-subscription-name", subscription.encode()),
             ("x-goog-pubsub-publish-time", b"2026-03-02T11:40:56.204Z"),
@@ -32,21 +32,21 @@ def delivered(draft: Draft, text: bytes, endpoint: Endpoint, number: int, damage
         return text
     delivery = envelope(text, message_id=f"m{number}", subscription=subscription)
     delivery["message"]["attributes"] = {"logging.googleapis.com/timestamp": MARKER}
-    if way == 2:  # replayed from the dead-letter topic
+    if form == 2:  # replayed from the dead-letter topic
         delivery["subscription"] = "projects/shop-prod/subscriptions/replay"
         delivery["message"]["attributes"]["CloudPubSubDeadLetterSourceSubscription"] = SUBSCRIPTIONS[endpoint]
         delivery["deliveryAttempt"] = 6
     for _ in range(damage):
-        apply(draft, delivery, ENVELOPE)
+        apply(builder, delivery, ENVELOPE)
     return json.dumps(delivery).encode()
 
 
-def damage_headers(draft: Draft) -> None:
-    """Another token, or a header that is odd."""
-    draft.damage.append("headers")
-    match draft.below(4):
+def damage_headers(builder: CaseBuilder) -> None:
+    """Replace the token, or add a header with an unusual value."""
+    builder.damage.append("headers")
+    match builder.below(4):
         case 0:
-            draft.authorization = draft.one(
+            builder.authorization = builder.choose(
                 (
                     b"",
                     b"Bearer",
@@ -60,14 +60,16 @@ def damage_headers(draft: Draft) -> None:
                 )
             )
         case 1:
-            draft.headers.append(
-                ("content-type", draft.one((b"", b"text/plain", b"application/json; charset=\xff")))
+            builder.headers.append(
+                ("content-type", builder.choose((b"", b"text/plain", b"application/json; charset=\xff")))
             )
         case 2:
-            draft.headers.append(("content-encoding", draft.one((b"gzip", b"br", b"identity", b"\xff"))))
+            builder.headers.append(
+                ("content-encoding", builder.choose((b"gzip", b"br", b"identity", b"\xff")))
+            )
         case _:
-            name = draft.one(("message-id", "publish-time", "subscription-name", "ordering-key"))
-            value = draft.one(
+            name = builder.choose(("message-id", "publish-time", "subscription-name", "ordering-key"))
+            value = builder.choose(
                 (b"", b"\xff\xfe", b"x" * 2000, b"%00", b"9999-99-99T99:99:99Z", MARKER.encode())
             )
-            draft.headers.append((f"x-goog-pubsub-{name}", value))
+            builder.headers.append((f"x-goog-pubsub-{name}", value))

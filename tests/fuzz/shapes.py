@@ -1,78 +1,82 @@
-"""Sound entries: each shape that Google Cloud sends, with what may become of it."""
+"""Valid log entries: each shape that Google Cloud sends, with its allowed outcomes."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from tests.fuzz.draft import Draft
+from tests.fuzz.case_builder import CaseBuilder
 from tests.support.entries import JsonObject, cut_down, insert, legacy, preempted, system_event, without
 
 CLUSTERS: Final = ("tills", "ovens", "shelves", 'quo"ted\\', "\u202eright to left \U0001f600")
 _ZONE: Final = "europe-west1-c"
 
-Shape: TypeAlias = Callable[[Draft, str, int], tuple[JsonObject, frozenset[str]]]
+Shape: TypeAlias = Callable[[CaseBuilder, str, int], tuple[JsonObject, frozenset[str]]]
 
 _CREATED: Final = frozenset({"tracked", "duplicate"})
 _INTERRUPTED: Final = frozenset({"counted", "pending", "duplicate", "ignored"})
 _IGNORED: Final = frozenset({"ignored"})
 
 
-def _insert(**fields: Any) -> Shape:  # noqa: ANN401  # `insert`'s own
+def _insert(**fields: Any) -> Shape:  # noqa: ANN401  # the fields of `insert`
     outcomes = _IGNORED if fields.keys() & {"last", "denied"} else _CREATED
 
-    def make(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-        made: JsonObject = {"cluster": draft.one(CLUSTERS), "zone": _ZONE, "operation": f"operation-{number}"}
+    def make(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+        made: JsonObject = {
+            "cluster": builder.choose(CLUSTERS),
+            "zone": _ZONE,
+            "operation": f"operation-{number}",
+        }
         return insert(name, **(made | fields)), outcomes
 
     return make
 
 
-def _preempted(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-    at = f"2026-03-{1 + draft.below(28):02}T{draft.below(24):02}:40:55.308114Z"
+def _preempted(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+    at = f"2026-03-{1 + builder.below(28):02}T{builder.below(24):02}:40:55.308114Z"
     return preempted(name, zone=_ZONE, operation=f"systemevent-{number}", timestamp=at), _INTERRUPTED
 
 
 def _other(*methods: str) -> Shape:
-    def make(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-        entry = system_event(draft.one(methods), name, operation=f"systemevent-{number}")
-        return without(entry, *draft.one(((), ("operation",), ("protoPayload.resourceName",)))), _IGNORED
+    def make(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+        entry = system_event(builder.choose(methods), name, operation=f"systemevent-{number}")
+        return without(entry, *builder.choose(((), ("operation",), ("protoPayload.resourceName",)))), _IGNORED
 
     return make
 
 
-def _without_response(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-    entry, outcomes = _insert(version="beta", project_number=None)(draft, name, number)
+def _without_response(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+    entry, outcomes = _insert(version="beta", project_number=None)(builder, name, number)
     entry["protoPayload"]["response"] = {}
     return entry, outcomes
 
 
-def _bulk_parent(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-    entry, _ = _insert()(draft, name, number)
+def _bulk_parent(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+    entry, _ = _insert()(builder, name, number)
     entry["protoPayload"]["methodName"] = "v1.compute.instances.bulkInsert"
     del entry["protoPayload"]["resourceName"]
     return entry, _IGNORED
 
 
-def _bulk_instance(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+def _bulk_instance(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
     entry = insert(name, zone=_ZONE, cluster=None, operation=f"operation-{number}")
     return entry, frozenset({"ignored", "duplicate"})
 
 
-def _split(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-    entry, _ = _insert()(draft, name, number)
+def _split(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+    entry, _ = _insert()(builder, name, number)
     del entry["protoPayload"]["request"]["labels"]
-    entry["split"] = {"uid": entry["insertId"], "index": draft.below(3), "totalSplits": 3}
+    entry["split"] = {"uid": entry["insertId"], "index": builder.below(3), "totalSplits": 3}
     return entry, _IGNORED
 
 
 def _cut_down(of: Shape) -> Shape:
-    def make(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-        entry, outcomes = of(draft, name, number)
+    def make(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+        entry, outcomes = of(builder, name, number)
         return cut_down(entry), outcomes
 
     return make
 
 
-def _legacy(draft: Draft, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+def _legacy(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
     return legacy(name, zone=_ZONE), _IGNORED
 
 

@@ -4,12 +4,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.fuzz.caller import Answer
+from tests.fuzz.case_builder import MARKER
 from tests.fuzz.cases import Case, case
-from tests.fuzz.draft import MARKER
+from tests.fuzz.contract_check import contract_violation, is_valid_repetition, log_errors
 from tests.fuzz.envelopes import Backend, run
-from tests.fuzz.judge import may_follow, unlike_the_contract, wrong_lines
-from tests.fuzz.kept import read_failed, write_failed
+from tests.fuzz.failed_cases import read_failed, write_failed
+from tests.fuzz.raw_client import Answer
 from tests.fuzz.report import Report
 from tests.support.entries import encoded
 
@@ -19,12 +19,12 @@ _SEED: Final = 1
 @pytest.mark.parametrize(
     ("store", "cases"), [pytest.param("sqlite", 2_000, id="sqlite"), pytest.param("redis", 1_500, id="redis")]
 )
-def test_mutants_are_answered_as_the_contract_says_and_harm_no_good_message(
+def test_mutants_are_answered_as_in_the_contract_and_valid_messages_count_exactly(
     tmp_path: Path, store: Backend, cases: int
 ) -> None:
     report = run(tmp_path, (case(_SEED, number) for number in range(cases)), store=store)
 
-    assert not report.wrong, "\n".join(report.wrong[:20])
+    assert not report.errors, "\n".join(report.errors[:20])
     assert report.cases == cases
     assert {"tracked", "counted", "pending", "duplicate", "ignored"} == report.outcomes.keys()
     assert report.reasons.keys() == {
@@ -33,17 +33,17 @@ def test_mutants_are_answered_as_the_contract_says_and_harm_no_good_message(
         "not_authenticated",
         "wrong_subscription",
     }
-    assert report.good_counted.total() > cases / 50
+    assert report.valid_counted.total() > cases / 50
 
 
-def test_a_case_follows_from_its_seed_and_number() -> None:
+def test_seed_and_number_determine_a_case() -> None:
     assert [case(_SEED, number) for number in range(50)] == [case(_SEED, number) for number in range(50)]
     assert case(_SEED, 7) != case(_SEED + 1, 7)
 
 
-def test_a_failed_case_is_kept_to_be_sent_again(tmp_path: Path) -> None:
+def test_failed_cases_are_read_as_they_were_written(tmp_path: Path) -> None:
     cases = [case(_SEED, number) for number in range(200)]
-    write_failed(tmp_path / "failed", ((one, "for a reason") for one in cases))
+    write_failed(tmp_path / "failed", ((failed, "for a reason") for failed in cases))
 
     assert list(read_failed(tmp_path / "failed")) == cases
 
@@ -74,47 +74,56 @@ def tracked(**fields: str) -> Answer:
 
 DAMAGED: Final = Case(1, "preempted", "interruption", b"", ("cut",), frozenset({"ignored"}))
 TRACKED: Final = Case(1, "insert", "creation", b"", (), frozenset({"tracked"}))
-SOUND: Final = Case(1, "preempted", "interruption", b"", (), frozenset({"counted"}))
+VALID: Final = Case(1, "preempted", "interruption", b"", (), frozenset({"counted"}))
 FORGED: Final = Case(1, "preempted", "interruption", b"", ("headers",), authorization=b"Bearer x")
 JSON: Final = "application/json"
 
 
 @pytest.mark.parametrize(
-    ("pushed", "answer", "fault"),
+    ("pushed", "answer", "violation"),
     [
         pytest.param(DAMAGED, problem(422, "malformed_entry"), None, id="refused"),
         pytest.param(DAMAGED, answer(200, {"outcome": "ignored", "reason": "r"}, JSON), None, id="ignored"),
         pytest.param(FORGED, problem(401, "not_authenticated"), None, id="unauthentic"),
-        pytest.param(DAMAGED, problem(500, "internal"), "not in the contract", id="bug"),
-        pytest.param(DAMAGED, problem(503, "overload"), "not in the contract", id="unavailable"),
-        pytest.param(DAMAGED, problem(400, "malformed_entry"), "not in the contract", id="mixed"),
+        pytest.param(DAMAGED, problem(500, "internal"), "status and reason", id="bug"),
+        pytest.param(DAMAGED, problem(503, "overload"), "status and reason", id="unavailable"),
+        pytest.param(DAMAGED, problem(400, "malformed_entry"), "status and reason", id="mixed"),
         pytest.param(
-            DAMAGED, problem(422, "malformed_entry", detail=MARKER), "echoes what was sent", id="echo"
+            DAMAGED, problem(422, "malformed_entry", detail=MARKER), "repeats the request", id="echo"
         ),
-        pytest.param(DAMAGED, problem(422, "malformed_entry", trace="t"), "no problem document", id="more"),
-        pytest.param(DAMAGED, answer(422, {"reason": "malformed_entry"}, JSON), "of another", id="json"),
-        pytest.param(DAMAGED, problem(401, "not_authenticated"), "the token is not", id="good-token"),
-        pytest.param(FORGED, problem(422, "malformed_entry"), "the token is not", id="bad-token"),
-        pytest.param(FORGED, answer(200, {"outcome": "ignored"}, JSON), "taken without", id="forged"),
-        pytest.param(SOUND, problem(422, "malformed_entry"), "a sound message", id="sound-refused"),
         pytest.param(
-            SOUND, answer(200, {"outcome": "pending"}, JSON), "not what becomes", id="other-outcome"
+            DAMAGED,
+            problem(422, "malformed_entry", trace="t"),
+            "not a problem document",
+            id="additional-field",
         ),
-        pytest.param(DAMAGED, answer(200, {"outcome": "ignored"}, JSON), "other fields", id="no-reason"),
-        pytest.param(DAMAGED, answer(200, {}, JSON), "no outcome", id="no-outcome"),
+        pytest.param(
+            DAMAGED, answer(422, {"reason": "malformed_entry"}, JSON), "wrong content type", id="json"
+        ),
+        pytest.param(DAMAGED, problem(401, "not_authenticated"), "401 with", id="valid-token"),
+        pytest.param(FORGED, problem(422, "malformed_entry"), "401 with", id="invalid-token"),
+        pytest.param(FORGED, answer(200, {"outcome": "ignored"}, JSON), "accepted without", id="forged"),
+        pytest.param(VALID, problem(422, "malformed_entry"), "a valid message", id="valid-refused"),
+        pytest.param(
+            VALID, answer(200, {"outcome": "pending"}, JSON), "unexpected outcome", id="other-outcome"
+        ),
+        pytest.param(DAMAGED, answer(200, {"outcome": "ignored"}, JSON), "unexpected fields", id="no-reason"),
+        pytest.param(DAMAGED, answer(200, {}, JSON), "outcome missing", id="no-outcome"),
         pytest.param(TRACKED, tracked(), None, id="tracked"),
-        pytest.param(TRACKED, tracked(zone="z\x00"), "names what cannot", id="unfit"),
-        pytest.param(TRACKED, tracked(node_pool=""), "names what cannot", id="empty"),
+        pytest.param(TRACKED, tracked(zone="z\x00"), "contains a forbidden", id="control-character"),
+        pytest.param(TRACKED, tracked(node_pool=""), "contains a forbidden", id="empty"),
     ],
 )
-def test_the_judge_sees(pushed: Case, answer: Answer, fault: str | None) -> None:
-    found = unlike_the_contract(pushed, answer, answer.document())
+def test_an_answer_against_the_contract_is_reported(
+    pushed: Case, answer: Answer, violation: str | None
+) -> None:
+    found = contract_violation(pushed, answer, answer.document())
 
-    assert found is None if fault is None else (found or "").startswith(fault)
+    assert found is None if violation is None else (found or "").startswith(violation)
 
 
 @pytest.mark.parametrize(
-    ("first", "again", "good"),
+    ("first", "second", "valid"),
     [
         ((200, "counted"), (200, "duplicate"), True),
         ((200, "counted"), (200, "counted"), False),
@@ -127,12 +136,12 @@ def test_the_judge_sees(pushed: Case, answer: Answer, fault: str | None) -> None
         ((200, "pending"), None, False),
     ],
 )
-def test_the_judge_sees_a_repetition_that_is_answered_otherwise(
+def test_a_repetition_with_another_answer_is_reported(
     first: tuple[int, str],
-    again: tuple[int, str] | None,
-    good: bool,  # noqa: FBT001
+    second: tuple[int, str] | None,
+    valid: bool,  # noqa: FBT001
 ) -> None:
-    assert may_follow(first, again) == good
+    assert is_valid_repetition(first, second) == valid
 
 
 @pytest.mark.parametrize(
@@ -145,8 +154,8 @@ def test_the_judge_sees_a_repetition_that_is_answered_otherwise(
         "Traceback (most recent call last):",
     ],
 )
-def test_the_judge_sees_a_line_that_must_not_be(line: str) -> None:
-    good = '{"severity": "INFO", "message": "listening"}'
+def test_a_forbidden_log_line_is_reported(line: str) -> None:
+    allowed = '{"severity": "INFO", "message": "listening"}'
 
-    assert not list(wrong_lines([good], "s3cret", Report()))
-    assert list(wrong_lines([good, line], "s3cret", Report()))
+    assert not list(log_errors([allowed], "s3cret", Report()))
+    assert list(log_errors([allowed, line], "s3cret", Report()))

@@ -12,16 +12,16 @@ from tests.support.exporter import Exporter
 
 _EXAMPLES: Final = 60
 _STATUSES: Final[Mapping[GenerationMode, frozenset[int]]] = {
-    # No schema tells what is in the base64, nor which subscription is the configured one.
+    # No schema can describe the contents of the base64, or the configured subscription.
     GenerationMode.POSITIVE: frozenset({200, 403, 422}),
-    # The exporter takes more than it describes: an odd attribute is no reason to refuse a message.
+    # The exporter accepts more than it describes: it does not refuse a message for an unusual attribute.
     GenerationMode.NEGATIVE: frozenset({200, 400, 401, 403, 422}),
 }
 _PROBES: Final = ("GET /healthz", "GET /readyz")
 _PUSHES: Final = ("POST /events/creation", "POST /events/interruption")
 _LEDGER: Final = "GET /interruptions"
 _LEDGER_STATUSES: Final = frozenset({200, 400})
-"""400 in either mode, because no schema can describe which texts are cursors of earlier answers."""
+"""Statuses in both modes, with 400, because no schema can describe which texts are valid cursors."""
 
 
 def operations(exporter: Exporter) -> Mapping[str, Any]:
@@ -30,11 +30,11 @@ def operations(exporter: Exporter) -> Mapping[str, Any]:
     return {operation.label: operation for operation in found}
 
 
-def test_everything_that_is_described_is_tried(shared_exporter: Exporter) -> None:
+def test_the_description_has_exactly_the_operations_under_test(shared_exporter: Exporter) -> None:
     assert operations(shared_exporter).keys() == {*_PROBES, *_PUSHES, _LEDGER}
 
 
-# Its own way into pytest breaks where pytest changes: its operations and hypothesis are all that is needed.
+# schemathesis' own pytest plugin breaks with new versions of pytest, so hypothesis runs its operations here.
 @pytest.mark.parametrize(
     ("label", "mode"),
     [
@@ -42,17 +42,17 @@ def test_everything_that_is_described_is_tried(shared_exporter: Exporter) -> Non
         *((label, GenerationMode.NEGATIVE) for label in (*_PUSHES, _LEDGER)),
     ],
 )
-def test_answers_are_as_described(shared_exporter: Exporter, label: str, mode: GenerationMode) -> None:
+def test_answers_match_the_description(shared_exporter: Exporter, label: str, mode: GenerationMode) -> None:
     operation = operations(shared_exporter)[label]
-    # In this spelling the checks find it, and see what is answered without it.
+    # The checks look for this spelling of the header, and also send requests without it.
     headers = {"Authorization": shared_exporter.authorization}
 
     @settings(max_examples=_EXAMPLES, deadline=None, derandomize=True, phases=[Phase.generate])
     @given(operation.as_strategy(generation_mode=mode))
-    def is_as_described(case: Case[Any]) -> None:
+    def matches_the_description(case: Case[Any]) -> None:
         answer = case.call_and_validate(
             headers=headers, excluded_checks=[negative_data_rejection, positive_data_acceptance]
         )
         assert answer.status_code in (_LEDGER_STATUSES if label == _LEDGER else _STATUSES[mode])
 
-    is_as_described()
+    matches_the_description()

@@ -1,11 +1,11 @@
-"""Values that parsers, stores and pages have stumbled over."""
+"""Values that are known to break parsers, stores and pages."""
 
 from typing import Any, Final
 
 LIMIT: Final = 512
-"""How long a name or a label may be."""
-UNFIT: Final = frozenset({"Cc", "Cs"})
-"""Categories of characters that no name may hold: control characters, lone surrogates."""
+"""The maximum length of a name or a label."""
+FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cs"})
+"""Unicode categories that no name may contain: control characters and lone surrogates."""
 
 TEXTS: Final = (
     "",
@@ -56,11 +56,11 @@ TEXTS: Final = (
 )
 
 DEEP: Final = 400
-"""Levels: more than any entry has, and few enough for Python to write them."""
+"""Nesting levels: more than any entry has, and few enough for Python's JSON encoder."""
 
 
-def deep(levels: int = DEEP) -> Any:  # noqa: ANN401  # nested as it is
-    """A list in a list in a list."""
+def nested_lists(levels: int = DEEP) -> Any:  # noqa: ANN401  # nested as it is
+    """Return nested lists."""
     value: Any = []
     for _ in range(levels):
         value = [value]
@@ -91,7 +91,7 @@ VALUES: Final[tuple[Any, ...]] = (
     [None],
     {"": None},
     {"key": "goog-k8s-cluster-name"},
-    deep(),
+    nested_lists(),
     *TEXTS,
 )
 

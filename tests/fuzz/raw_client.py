@@ -1,4 +1,4 @@
-"""Pushes as bytes over connections that are kept: what an HTTP library would refuse to send, too."""
+"""An HTTP client that sends raw bytes, because a library would refuse to send some of the hostile headers."""
 
 import asyncio
 import json
@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 from tests.support.program import Exporter
 
-_WITHIN_SECONDS: Final = 30.0
+_TIMEOUT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response, and how long it took."""
+    """An answer, and its latency."""
 
     status: int
     head: bytes
@@ -31,7 +31,7 @@ class Answer:
         return self.header(b"connection") == "close"
 
     def header(self, name: bytes) -> str:
-        """A header's value, "" where it is missing."""
+        """Return a header's value, "" if it is missing."""
         for line in self.head.split(b"\r\n")[1:]:
             key, _, value = line.partition(b":")
             if key.lower() == name:
@@ -39,7 +39,7 @@ class Answer:
         return ""
 
     def document(self) -> Mapping[str, Any]:
-        """The body; nothing where it is no JSON object."""
+        """Return the body's JSON object, empty if the body is not a JSON object."""
         try:
             document = json.loads(self.body)
         except ValueError:
@@ -48,7 +48,7 @@ class Answer:
 
 
 class Connection:
-    """One connection to the exporter's main listener; it is made anew where the other side closes it."""
+    """A connection to the exporter's main listener, opened again after the other side closed it."""
 
     def __init__(self, exporter: Exporter) -> None:
         address = urlsplit(exporter.url)
@@ -57,7 +57,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -69,7 +69,7 @@ class Connection:
         authorization: bytes | None = None,
         headers: tuple[tuple[str, bytes], ...] = (),
     ) -> Answer:
-        """Push a body; TimeoutError or an OSError where no answer comes."""
+        """Push a body. Raises OSError (TimeoutError included) or EOFError if no complete answer comes."""
         fields = [
             b"POST /events/%s HTTP/1.1\r\nhost: exporter" % endpoint.encode(),
             b"authorization: " + (self._authorization if authorization is None else authorization),
@@ -79,9 +79,9 @@ class Connection:
         return await self.send(b"\r\n".join(fields) + body)
 
     async def send(self, request: bytes) -> Answer:
-        """Send a whole request."""
+        """Send a complete request. Raises like `push`."""
         began = time.perf_counter()
-        async with asyncio.timeout(_WITHIN_SECONDS):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._host, self._port)
             reader, writer = self._streams
