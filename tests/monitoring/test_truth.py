@@ -19,7 +19,8 @@ import yaml
 
 from app.domain.totals import LIFETIME_BOUNDS
 from tests.monitoring.conftest import RULES
-from tests.simulation.fleet import DAY, LABELS, LATE, Key, hazard, stock_out
+from tests.simulation.fleet import DAY, LATE, hazard, stock_out
+from tests.simulation.truth import LABELS, Key
 from tests.simulation.week import SECONDS, STEP_SECONDS, Week
 
 EXTRAPOLATED: Final = 1 + 1.1 * 2 * STEP_SECONDS / SECONDS
@@ -204,7 +205,7 @@ def test_what_is_alive_is_the_fleet_but_for_what_is_not_told_yet(week: Week) -> 
     alive = grouped(week, f"sum by ({', '.join(by)}) (spot_instances)", by)
     untold = Counter(
         life.labels[:5]
-        for life in week.truth.lives
+        for life in week.truth.incarnations
         if (life.created_at <= week.ends < (life.announced_at or 0))
         or (life.ended_at <= week.ends < (life.counted_at or 0))
     )

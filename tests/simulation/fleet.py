@@ -1,32 +1,28 @@
-"""A simulated fleet: what Google Cloud would tell of it, event by event, and what was true all along.
+"""A simulated fleet: the messages that Google Cloud would send about it, and the ground truth.
 
-Each node name is a slot of a managed instance group, independent of the others. Its VMs live one after the
-other: an interrupted one comes back under the same name with a new id, and some insertions fail for want of
-capacity and are tried again. VMs are interrupted at a known rate for each hour that they live, by machine
-type and zone, which a storm multiplies for a while.
+Each node name is a slot of a managed instance group, independent of the others, with one incarnation after
+the other: an interrupted VM comes back under the same name with a new id. Some insertions fail because the
+zone has no capacity, and are retried. Each machine type and zone has a known rate of interruptions per hour,
+which a storm multiplies for some time.
 
-The pools change their sizes at a few moments only, `Fleet.rescalings`. What is removed then is told by no
-event: whoever plays the fleet shows it by a listing, `Fleet.listed`.
+The pools change their sizes only at `Fleet.rescalings`. No event reports the VMs that are removed then; only
+a listing, `Fleet.listed`, shows it.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
 from string import ascii_lowercase, digits
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from tests.simulation.truth import HOUR, Incarnation, Truth
 from tests.support.compute_api import FakeInstance
 from tests.support.entries import JsonObject, gke_labels, insert, made_id, preempted
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
-Key: TypeAlias = tuple[str, ...]
 
-HOUR: Final = 3600.0
 DAY: Final = 86400.0
-
-LABELS: Final = ("project", "kubernetes_cluster", "cluster_location", "node_pool", "zone", "machine_type")
 
 _NUMBERS: Final = {"shop-prod": "408213775019", "shop-staging": "771920046583"}
 
@@ -50,36 +46,36 @@ _STOCK_OUTS: Final[Mapping[str, float]] = {
     "g2-standard-12": 0.25,
 }
 
-_QUIET_SECONDS: Final = 1800.0
-"""So long before it is removed, a node is not brought back."""
+_NO_RESTART_SECONDS: Final = 1800.0
+"""An interrupted node does not come back within this time before its removal."""
 _YOUNG_SECONDS: Final = 900.0
-_UNTOLD: Final = 0.5
-"""Of what is interrupted so young, this share has its creation told after its interruption."""
-_LAST: Final = 0.25
-"""Of the creations that succeed, such a share has its last entry told too: it means nothing."""
+_LATE_CREATION_SHARE: Final = 0.5
+"""The share of instances interrupted younger than this whose creation is pushed after the interruption."""
+_LAST_ENTRY_SHARE: Final = 0.25
+"""The share of successful creations whose last log entry is pushed too. The exporter ignores it."""
 LATE, _REDELIVERED, _EXPORTED_TWICE = 0.02, 0.03, 0.01
-"""Shares of the messages that are pushed minutes later, once more, and once more under another message id."""
-_UNKNOWN, _NO_NODES = 20, 12
-"""How many interruptions are told of VMs that nobody knows, and of Spot VMs that are no nodes."""
+"""Shares of messages pushed minutes late, pushed twice, and pushed twice with different message ids."""
+_UNKNOWN_INSTANCES, _OTHER_VMS = 20, 12
+"""Numbers of interruptions of VMs without any other event, and of Spot VMs that are not nodes."""
 _FORGED_SECONDS: Final = 2 * HOUR
-"""So often a stranger pushes."""
+"""The interval of pushes with an invalid token."""
 GRACE_SECONDS: Final = 1800.0
-"""How long the exporter lets an unexplained interruption wait, unless configured otherwise."""
+"""The exporter's default time for which an interruption may be pending."""
 
 
 def hazard(machine_type: str, zone: str) -> float:
-    """Interruptions per hour that an instance lives, outside of storms."""
+    """Return the interruptions per instance-hour outside of storms."""
     return _HAZARDS[machine_type] * _ZONE_FACTORS[zone]
 
 
 def stock_out(machine_type: str, zone: str) -> float:
-    """The probability that an insertion fails."""
+    """Return the probability that an insertion fails because there is no capacity."""
     return min(0.6, _STOCK_OUTS[machine_type] * _ZONE_FACTORS[zone])
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A node pool: in each zone as many nodes as `sizes` has for each stretch between two rescalings."""
+    """A node pool. `sizes` has the number of nodes per zone for each period between two rescalings."""
 
     project: str
     cluster: str
@@ -101,7 +97,7 @@ POOLS: Final = (
     Pool("shop-prod", "search", "us-central1", "spot-t2d", "t2d-standard-16", _AMERICA, (20, 28, 24)),
     Pool("shop-prod", "training", "us-central1", "spot-gpu", "g2-standard-12", _AMERICA, (10, 14, 12)),
     Pool("shop-prod", "training", "us-central1", "spot-n2", "n2-standard-8", _AMERICA, (10, 10, 10)),
-    # The same name as the regional one's: a cluster is told only by its name and its location.
+    # Same name as the regional cluster: only name and location together identify a cluster.
     Pool("shop-staging", "shop", "europe-west1-b", "spot-e2", "e2-standard-8", _EUROPE[:1], (12, 9, 12)),
     Pool("shop-staging", "search", "us-central1", "spot-n2", "n2-standard-8", _AMERICA, (12, 6, 8)),
 )
@@ -109,9 +105,9 @@ POOLS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """For a while, the rate of a zone and machine type is so many times what it is else.
+    """A period in which the rate of a zone and machine type is multiplied by a factor.
 
-    Those of one zone and machine type do not overlap, and are in order.
+    Storms of the same zone and machine type are in order and do not overlap.
     """
 
     machine_type: str
@@ -122,118 +118,30 @@ class Storm:
 
 
 class Event(NamedTuple):
-    """A message that is pushed at a time."""
+    """A message, and the time at which it is pushed."""
 
     at: float
     endpoint: Endpoint
     entry: JsonObject
     message_id: str | None = None
-    """Of its own, for what Cloud Logging exports a second time; None: as the entry's first delivery."""
+    """A different id if Cloud Logging exports the entry a second time; None: the id of the first export."""
     forged: bool = False
-    """Pushed by a stranger, with a token that is not for this service."""
-
-
-@dataclass(slots=True)
-class Life:
-    """One incarnation of an instance name; or, where nobody knows its pool, all that is known of it."""
-
-    labels: Key
-    """Values of `LABELS`."""
-    name: str
-    id: str
-    spot: bool
-    created_at: float
-    announced_at: float | None = None
-    """When its creation is pushed; None for one that lived when the fleet began."""
-    ended_at: float = float("inf")
-    failed_at: float | None = None
-    """When it is pushed that its creation has failed."""
-    interrupted: bool = False
-    counted_at: float | None = None
-    """When enough is pushed, or has waited long enough, for its interruption to be counted."""
-
-    def lives(self, at: float) -> bool:
-        """Whether it lives at that time, well."""
-        return self.failed_at is None and self.created_at <= at < self.ended_at
-
-    def lived(self, since: float, until: float) -> float:
-        """For how many seconds of that time it lived."""
-        if self.failed_at is not None:
-            return 0.0
-        return max(0.0, min(until, self.ended_at) - max(since, self.created_at))
-
-
-class Truth:
-    """The numbers that a perfect observer would have. Times are `since` < t ≤ `until`; `by` names labels."""
-
-    def __init__(self, lives: Sequence[Life], exposure: Callable[[str, str, float, float], float]) -> None:
-        self.lives = lives
-        self._exposure = exposure
-
-    def interruptions(self, since: float, until: float, *by: str) -> Counter[Key]:
-        """How many interruptions are counted in that time."""
-        return self._count(by, lambda life: _within(life.counted_at, since, until))
-
-    def created(self, since: float, until: float, *by: str) -> Counter[Key]:
-        """How many Spot instances' creations are announced in that time, failed ones too."""
-        return self._count(by, lambda life: life.spot and _within(life.announced_at, since, until))
-
-    def failed(self, since: float, until: float, *by: str) -> Counter[Key]:
-        """How many of those are told to have failed in that time."""
-        return self._count(by, lambda life: life.spot and _within(life.failed_at, since, until))
-
-    def instance_hours(self, since: float, until: float, *by: str) -> dict[Key, float]:
-        """How long Spot instances lived in that time."""
-        return self._sum(by, lambda life: life.lived(since, until) / HOUR)
-
-    def expected(self, since: float, until: float, *by: str) -> dict[Key, float]:
-        """How many interruptions the lives of that time had to expect, by the rates and storms."""
-
-        def exposed(life: Life) -> float:
-            if not life.lived(since, until):
-                return 0.0
-            *_, zone, machine_type = life.labels
-            return self._exposure(machine_type, zone, max(since, life.created_at), min(until, life.ended_at))
-
-        return self._sum(by, exposed)
-
-    def ages(self, since: float, until: float, *by: str) -> dict[Key, list[float]]:
-        """The ages, in seconds, at the interruptions counted in that time; youngest first."""
-        ages: dict[Key, list[float]] = {}
-        for life in self.lives:
-            if life.id and _within(life.counted_at, since, until):
-                ages.setdefault(_key(life, by), []).append(life.ended_at - life.created_at)
-        return {key: sorted(values) for key, values in ages.items()}
-
-    def alive(self, at: float, *by: str) -> Counter[Key]:
-        """How many Spot instances live at that time."""
-        return self._count(by, lambda life: life.spot and life.lives(at))
-
-    def _count(self, by: Key, counts: Callable[[Life], bool]) -> Counter[Key]:
-        return Counter(_key(life, by) for life in self.lives if counts(life))
-
-    def _sum(self, by: Key, amount: Callable[[Life], float]) -> dict[Key, float]:
-        sums: dict[Key, float] = {}
-        for life in self.lives:
-            if life.spot and (value := amount(life)):
-                key = _key(life, by)
-                sums[key] = sums.get(key, 0.0) + value
-        return sums
+    """True if it is pushed with a token for another audience."""
 
 
 @dataclass(slots=True)
 class Fleet:
-    """The fleet from `begins` for so many seconds; the same seed and times make the same fleet."""
+    """A fleet from `begins` for this many seconds. The same seed and times make the same fleet."""
 
     seed: int
     begins: float
     seconds: float
     pools: Sequence[Pool] = POOLS
     rescalings: Sequence[float] = field(init=False)
-    """When the pools change their sizes."""
+    """The times at which the pools change their sizes."""
     storms: Sequence[Storm] = field(init=False)
     events: Sequence[Event] = field(init=False)
-    """What is pushed, in this order."""
+    """The messages in the order in which they are pushed."""
     truth: Truth = field(init=False)
 
     def __post_init__(self) -> None:
@@ -246,33 +154,33 @@ class Fleet:
             for zone in pool.zones
             for number in range(max(pool.sizes))
         ]
-        strangers = _Strangers(self)
+        sources = (*slots, _OtherPushes(self))
         self.events = sorted(
-            (event for source in (*slots, strangers) for event in source.events), key=lambda event: event.at
+            (event for source in sources for event in source.events), key=lambda event: event.at
         )
-        lives = [life for source in (*slots, strangers) for life in source.lives]
-        self.truth = Truth(lives, self.exposure)
+        incarnations = [incarnation for source in sources for incarnation in source.incarnations]
+        self.truth = Truth(incarnations, self.expected_interruptions)
 
     @property
     def ends(self) -> float:
-        """When it is over."""
+        """The end of the simulated time."""
         return self.begins + self.seconds
 
     @property
     def projects(self) -> Sequence[str]:
-        """Their ids."""
+        """The ids of all projects."""
         return sorted({pool.project for pool in self.pools})
 
     def listed(self, at: float) -> dict[str, list[FakeInstance]]:
-        """The instances of each project, as a listing finds them at that time."""
+        """Return the instances of each project that a listing at this time returns."""
         found: dict[str, list[FakeInstance]] = {project: [] for project in self.projects}
-        for life in self.truth.lives:
-            if life.lives(at):
-                found[life.labels[0]].append(_as_listed(life))
+        for incarnation in self.truth.incarnations:
+            if incarnation.is_alive(at):
+                found[incarnation.labels[0]].append(_as_listed(incarnation))
         return found
 
-    def exposure(self, machine_type: str, zone: str, since: float, until: float) -> float:
-        """How many interruptions an instance has to expect in that time."""
+    def expected_interruptions(self, machine_type: str, zone: str, since: float, until: float) -> float:
+        """Return the expected number of interruptions of one instance in the period."""
         hours = (until - since) / HOUR
         for storm in self._storms_of(machine_type, zone):
             shared = min(until, storm.ends) - max(since, storm.begins)
@@ -280,14 +188,14 @@ class Fleet:
         return hours * hazard(machine_type, zone)
 
     def interrupted_at(self, machine_type: str, zone: str, since: float, expected: float) -> float:
-        """When an instance that lives since then has had to expect so many interruptions."""
+        """Return the time at which the expected number of interruptions since `since` reaches `expected`."""
         at = since
         for storm in self._storms_of(machine_type, zone):
             for edge in (storm.begins, storm.ends):
-                exposed = self.exposure(machine_type, zone, at, edge) if at < edge else 0.0
-                if at < edge and exposed < expected:
-                    at, expected = edge, expected - exposed
-        rate = self.exposure(machine_type, zone, at, at + 1)
+                until_edge = self.expected_interruptions(machine_type, zone, at, edge) if at < edge else 0.0
+                if at < edge and until_edge < expected:
+                    at, expected = edge, expected - until_edge
+        rate = self.expected_interruptions(machine_type, zone, at, at + 1)
         return at + expected / rate
 
     def _storms_of(self, machine_type: str, zone: str) -> Iterator[Storm]:
@@ -295,16 +203,16 @@ class Fleet:
 
 
 class _Source:
-    """What adds lives, and events that tell of them."""
+    """A source of incarnations and of events about them."""
 
     def __init__(self, fleet: Fleet, *seed: object) -> None:
-        self.lives: list[Life] = []
+        self.incarnations: list[Incarnation] = []
         self.events: list[Event] = []
         self.fleet = fleet
         self.random = Random("/".join(map(str, (fleet.seed, *seed))))  # noqa: S311  # no secret
 
-    def tell(self, endpoint: Endpoint, entry: JsonObject, at: float) -> float:
-        """Have what was logged pushed, often soon after, sometimes again; the first time."""
+    def push(self, endpoint: Endpoint, entry: JsonObject, at: float) -> float:
+        """Push an entry logged at this time, delayed and perhaps repeated; return its first push's time."""
         random = self.random
         at += random.uniform(0.6, 3)
         if random.random() < LATE:
@@ -319,7 +227,7 @@ class _Source:
 
 
 class _Slot(_Source):
-    """One node name of a pool, and the VMs that have it one after the other."""
+    """A node name of a pool, and the VMs that have this name one after the other."""
 
     def __init__(self, fleet: Fleet, pool: Pool, zone: str, number: int) -> None:
         super().__init__(fleet, pool.project, pool.cluster, pool.location, pool.name, zone, number)
@@ -329,11 +237,11 @@ class _Slot(_Source):
         group = f"{self.random.randrange(16**8):08x}"
         suffix = "".join(self.random.choices(ascii_lowercase + digits, k=4))
         self._name = f"gke-{pool.cluster}-{pool.name}-{group}-{suffix}"
-        for since, until in self._spans():
-            self._play(since, until)
+        for since, until in self._periods():
+            self._run(since, until)
 
-    def _spans(self) -> Iterator[tuple[float, float]]:
-        """When the pool is large enough to have this node."""
+    def _periods(self) -> Iterator[tuple[float, float]]:
+        """Yield the periods in which the pool is large enough to have this node."""
         edges = (self.fleet.begins, *self.fleet.rescalings, float("inf"))
         since: float | None = None
         for edge, size in zip(edges, (*self._pool.sizes, 0), strict=True):
@@ -343,72 +251,83 @@ class _Slot(_Source):
                 yield since, edge
                 since = None
 
-    def _play(self, since: float, until: float) -> None:
-        """The lives of one span."""
-        life = self._veteran(until) if since == self.fleet.begins else self._launch(since, until)
-        while life is not None and life.interrupted:
-            life = self._launch(life.ended_at, until)
+    def _run(self, since: float, until: float) -> None:
+        """Add the incarnations of a period in which the pool has this node."""
+        incarnation = self._existing(until) if since == self.fleet.begins else self._launch(since, until)
+        while incarnation is not None and incarnation.interrupted:
+            incarnation = self._launch(incarnation.ended_at, until)
 
-    def _veteran(self, until: float) -> Life:
-        """One of a fleet that has been there for long: only listings know it."""
-        born = self.fleet.begins - min(self.random.expovariate(1 / DAY), 5 * DAY)
-        life = self._born(born)
-        self._end(life, self.fleet.begins, until)
-        return life
+    def _existing(self, until: float) -> Incarnation:
+        """Add a VM that was created before the simulation began. Only listings report it."""
+        created_at = self.fleet.begins - min(self.random.expovariate(1 / DAY), 5 * DAY)
+        incarnation = self._new(created_at)
+        self._end(incarnation, self.fleet.begins, until)
+        return incarnation
 
-    def _launch(self, since: float, until: float) -> Life | None:
-        """The next VM, after as many failures as it takes; None if the node is not brought back."""
+    def _launch(self, since: float, until: float) -> Incarnation | None:
+        """Insert the next VM, after some failures perhaps; return None if the node does not come back."""
         at = since + self.random.uniform(5, 120)
-        while at < min(until - _QUIET_SECONDS, self.fleet.ends):
-            life = self._born(at)
+        while at < min(until - _NO_RESTART_SECONDS, self.fleet.ends):
+            incarnation = self._new(at)
             if not self._pool.spot or self.random.random() >= stock_out(self._pool.machine_type, self._zone):
-                self._end(life, at, until)
-                return life
-            life.ended_at = at + 4
-            life.announced_at = self.tell("creation", self._insert(life, at), at)
-            failed = self._insert(life, life.ended_at, last=True, failed=True)
-            # A failure that is told first counts with its announcement.
-            life.failed_at = max(life.announced_at, self.tell("creation", failed, life.ended_at))
+                self._end(incarnation, at, until)
+                return incarnation
+            incarnation.ended_at = at + 4
+            incarnation.announced_at = self.push("creation", self._insert(incarnation, at), at)
+            failed = self._insert(incarnation, incarnation.ended_at, last=True, failed=True)
+            # A failure that is pushed before its creation counts when the creation comes.
+            incarnation.failed_at = max(
+                incarnation.announced_at, self.push("creation", failed, incarnation.ended_at)
+            )
             at += self.random.uniform(60, 240)
         return None
 
-    def _born(self, at: float) -> Life:
+    def _new(self, at: float) -> Incarnation:
         pool = self._pool
-        made = made_id(pool.project, self._zone, self._name, str(len(self.lives)))
+        instance_id = made_id(pool.project, self._zone, self._name, str(len(self.incarnations)))
         labels = (pool.project, pool.cluster, pool.location, pool.name, self._zone, pool.machine_type)
-        self.lives.append(Life(labels, self._name, made, pool.spot, at))
-        return self.lives[-1]
+        self.incarnations.append(Incarnation(labels, self._name, instance_id, pool.spot, at))
+        return self.incarnations[-1]
 
-    def _end(self, life: Life, since: float, until: float) -> None:
-        """Decide when a life that began well ends, and tell of both."""
-        pool, random, told = self._pool, self.random, None
-        fate = self.fleet.interrupted_at(pool.machine_type, self._zone, since, random.expovariate(1))
-        life.ended_at = min(until, fate) if pool.spot else until
-        life.interrupted = life.ended_at == fate < self.fleet.ends
-        if life.interrupted:
+    def _end(self, incarnation: Incarnation, since: float, until: float) -> None:
+        """Decide when a VM that runs since `since` ends, and push its events."""
+        pool, random = self._pool, self.random
+        interrupted_at = self.fleet.interrupted_at(
+            pool.machine_type, self._zone, since, random.expovariate(1)
+        )
+        incarnation.ended_at = min(until, interrupted_at) if pool.spot else until
+        incarnation.interrupted = incarnation.ended_at == interrupted_at < self.fleet.ends
+        if incarnation.interrupted:
             entry = preempted(
-                life.name, project=pool.project, zone=self._zone, instance_id=life.id, timestamp=stamp(fate)
+                incarnation.name,
+                project=pool.project,
+                zone=self._zone,
+                instance_id=incarnation.id,
+                timestamp=stamp(interrupted_at),
             )
-            life.counted_at = told = self.tell("interruption", entry, fate)
-        if life.created_at < self.fleet.begins:
+            incarnation.counted_at = self.push("interruption", entry, interrupted_at)
+        if incarnation.created_at < self.fleet.begins:
             return
         announced = since
-        if told is not None and fate - since < _YOUNG_SECONDS and random.random() < _UNTOLD:
-            announced = told + random.uniform(5, 300)
-        life.announced_at = self.tell("creation", self._insert(life, since), announced)
-        if random.random() < _LAST:
-            self.tell("creation", self._insert(life, since + 8, last=True), since + 8)
-        if life.counted_at is not None:
-            life.counted_at = max(life.counted_at, life.announced_at)
+        is_young = interrupted_at - since < _YOUNG_SECONDS
+        if incarnation.counted_at is not None and is_young and random.random() < _LATE_CREATION_SHARE:
+            announced = incarnation.counted_at + random.uniform(5, 300)
+        incarnation.announced_at = self.push("creation", self._insert(incarnation, since), announced)
+        if random.random() < _LAST_ENTRY_SHARE:
+            self.push("creation", self._insert(incarnation, since + 8, last=True), since + 8)
+        if incarnation.counted_at is not None:
+            incarnation.counted_at = max(incarnation.counted_at, incarnation.announced_at)
 
-    def _insert(self, life: Life, at: float, *, last: bool = False, failed: bool = False) -> JsonObject:
+    def _insert(
+        self, incarnation: Incarnation, at: float, *, last: bool = False, failed: bool = False
+    ) -> JsonObject:
         pool = self._pool
         return insert(
-            life.name,
+            incarnation.name,
             project=pool.project,
             project_number=_NUMBERS[pool.project],
             zone=self._zone,
-            instance_id=life.id,
+            instance_id=incarnation.id,
             cluster=pool.cluster,
             cluster_location=pool.location,
             node_pool=pool.name,
@@ -420,38 +339,38 @@ class _Slot(_Source):
         )
 
 
-class _Strangers(_Source):
-    """Interruptions of VMs that nobody knows, of Spot VMs that are known to be no nodes, and forged ones."""
+class _OtherPushes(_Source):
+    """Interruptions of unknown VMs, of Spot VMs that are not nodes, and forged interruptions."""
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet, "strangers")
-        for number in range(_UNKNOWN):
-            # Evenly, so that neither a week's beginning nor its end falls into a grace period.
-            self._unknown(fleet.begins + (number + 0.4) / _UNKNOWN * fleet.seconds)
-        for number in range(_NO_NODES):
-            self._no_node(fleet.begins + (number + 0.7) / _NO_NODES * fleet.seconds)
+        for number in range(_UNKNOWN_INSTANCES):
+            # At even distances, so that neither start nor end of a week falls into a grace period.
+            self._unknown(fleet.begins + (number + 0.4) / _UNKNOWN_INSTANCES * fleet.seconds)
+        for number in range(_OTHER_VMS):
+            self._other_vm(fleet.begins + (number + 0.7) / _OTHER_VMS * fleet.seconds)
         for number in range(int(fleet.seconds / _FORGED_SECONDS)):
             self._forged(fleet.ends - 100 - number * _FORGED_SECONDS)
 
     def _unknown(self, at: float) -> None:
         name, zone = f"stranger-{self.random.randrange(16**8):08x}", self.random.choice(_EUROPE)
         entry = preempted(name, project="shop-prod", zone=zone, timestamp=stamp(at))
-        life = Life(
+        incarnation = Incarnation(
             ("shop-prod", "unknown", "unknown", "unknown", zone, "unknown"),
             name,
             "",
             spot=True,
             created_at=at,
         )
-        life.ended_at, life.interrupted = at, True
-        life.counted_at = self.tell("interruption", entry, at) + GRACE_SECONDS
-        self.lives.append(life)
+        incarnation.ended_at, incarnation.interrupted = at, True
+        incarnation.counted_at = self.push("interruption", entry, at) + GRACE_SECONDS
+        self.incarnations.append(incarnation)
 
-    def _no_node(self, at: float) -> None:
+    def _other_vm(self, at: float) -> None:
         name, zone = f"render-{self.random.randrange(16**8):08x}", _EUROPE[0]
-        made = insert(name, project="shop-prod", zone=zone, cluster=None, timestamp=stamp(at))
-        gone = preempted(name, project="shop-prod", zone=zone, timestamp=stamp(at + 1800))
-        self.tell("interruption", gone, self.tell("creation", made, at) + 1800)
+        created = insert(name, project="shop-prod", zone=zone, cluster=None, timestamp=stamp(at))
+        interrupted = preempted(name, project="shop-prod", zone=zone, timestamp=stamp(at + 1800))
+        self.push("interruption", interrupted, self.push("creation", created, at) + 1800)
 
     def _forged(self, at: float) -> None:
         entry = preempted("forged", project="shop-prod", zone=_EUROPE[0], timestamp=stamp(at))
@@ -459,27 +378,22 @@ class _Strangers(_Source):
 
 
 def stamp(at: float) -> str:
-    """A Unix time as log entries have it."""
+    """Format a Unix time like the timestamps of log entries."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
-def _key(life: Life, by: Key) -> Key:
-    return tuple(life.labels[LABELS.index(label)] for label in by)
-
-
-def _within(at: float | None, since: float, until: float) -> bool:
-    return at is not None and since < at <= until
-
-
-def _as_listed(life: Life) -> FakeInstance:
-    _, cluster, location, node_pool, zone, machine_type = life.labels
+def _as_listed(incarnation: Incarnation) -> FakeInstance:
+    _, cluster, location, node_pool, zone, machine_type = incarnation.labels
     return FakeInstance(
-        life.name,
-        id=life.id,
+        incarnation.name,
+        id=incarnation.id,
         zone=zone,
-        labels=gke_labels(cluster, location, node_pool, spot=life.spot),
-        scheduling={"preemptible": life.spot, "provisioningModel": "SPOT" if life.spot else "STANDARD"},
+        labels=gke_labels(cluster, location, node_pool, spot=incarnation.spot),
+        scheduling={
+            "preemptible": incarnation.spot,
+            "provisioningModel": "SPOT" if incarnation.spot else "STANDARD",
+        },
         machine_type=machine_type,
-        created=stamp(life.created_at),
+        created=stamp(incarnation.created_at),
         started=None,
     )

@@ -1,6 +1,6 @@
-"""The README's pictures of the status page with the simulated week.
+"""Screenshots of the status page for the README, with the data of the simulated week.
 
-`python -m tests.simulation.pictures` writes them. It needs Chromium, Prometheus, pngquant and the font Inter.
+`python -m tests.simulation.pictures` writes them; it needs Chromium, Prometheus, pngquant and the font Inter.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ _IMAGES: Final = Path(__file__).parents[2] / ".github" / "images"
 
 
 class Picture(NamedTuple):
-    """A picture of the top of the page; width and height are pixels of the browser."""
+    """A screenshot of the top of the page; width and height in CSS pixels."""
 
     name: str
     scheme: Literal["light", "dark"]
@@ -32,8 +32,8 @@ PICTURES: Final = (
 )
 
 
-def take(browser: Browser, url: str, picture: Picture) -> None:
-    """Write one picture."""
+def write_picture(browser: Browser, url: str, picture: Picture) -> None:
+    """Write a screenshot."""
     path = _IMAGES / f"{picture.name}.png"
     with browser.new_context(
         color_scheme=picture.scheme, viewport={"width": picture.width, "height": picture.height}
@@ -45,11 +45,11 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
 
 
 def main() -> None:
-    """Simulate the week and take all pictures."""
+    """Simulate the week, and write all screenshots."""
     _IMAGES.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as directory, Week(Path(directory)) as week, chromium() as browser:
         for picture in PICTURES:
-            take(browser, f"{week.exporter.metrics_url}/", picture)
+            write_picture(browser, f"{week.exporter.metrics_url}/", picture)
 
 
 if __name__ == "__main__":

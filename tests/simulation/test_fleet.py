@@ -1,4 +1,4 @@
-"""The generator keeps its own promises; otherwise nothing that it is compared with means anything."""
+"""The simulated fleet matches its own parameters, because other tests use it as the ground truth."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -7,7 +7,8 @@ from math import sqrt
 
 import pytest
 
-from tests.simulation.fleet import DAY, HOUR, Fleet, hazard, stock_out
+from tests.simulation.fleet import DAY, Fleet, hazard, stock_out
+from tests.simulation.truth import HOUR
 
 BEGINS = 1_780_000_000.0
 SIGMAS = 4
@@ -18,8 +19,8 @@ def fleet() -> Fleet:
     return Fleet(3, BEGINS, 7 * DAY)
 
 
-def operations(fleet: Fleet) -> set[tuple[str, str]]:
-    """Every preemption that was pushed by Google: each once, whatever was pushed again."""
+def preemptions(fleet: Fleet) -> set[tuple[str, str]]:
+    """Return every preemption that Google pushes, without repetitions."""
     return {
         (event.entry["protoPayload"]["resourceName"], event.entry["operation"]["id"])
         for event in fleet.events
@@ -32,7 +33,7 @@ def test_the_same_seed_makes_the_same_fleet_and_another_makes_another(fleet: Fle
     assert Fleet(4, BEGINS, 7 * DAY).events != fleet.events
 
 
-def test_time_is_a_parameter(fleet: Fleet) -> None:
+def test_a_later_start_shifts_all_events(fleet: Fleet) -> None:
     later = Fleet(3, BEGINS + 90 * DAY, 7 * DAY)
 
     assert len(later.events) == len(fleet.events)
@@ -43,11 +44,11 @@ def test_time_is_a_parameter(fleet: Fleet) -> None:
 
 
 def test_the_truth_has_every_preemption_that_is_pushed_once(fleet: Fleet) -> None:
-    told = operations(fleet)
-    others = {name for name, _ in told if "/render-" in name}
+    pushed = preemptions(fleet)
+    other_vms = {name for name, _ in pushed if "/render-" in name}
 
     counted = fleet.truth.interruptions(0, float("inf"))[()]
-    assert counted == len(told) - len(others)
+    assert counted == len(pushed) - len(other_vms)
 
 
 def test_interruptions_come_at_the_rate_of_the_machine_type_and_zone(fleet: Fleet) -> None:
@@ -55,9 +56,9 @@ def test_interruptions_come_at_the_rate_of_the_machine_type_and_zone(fleet: Flee
     expected = fleet.truth.expected(fleet.begins, fleet.ends, *by)
     hours = fleet.truth.instance_hours(fleet.begins, fleet.ends, *by)
     interrupted: Counter[tuple[str, ...]] = Counter()
-    for life in fleet.truth.lives:
-        if life.interrupted and life.id:
-            interrupted[life.labels[5], life.labels[4]] += 1
+    for incarnation in fleet.truth.incarnations:
+        if incarnation.interrupted and incarnation.id:
+            interrupted[incarnation.labels[5], incarnation.labels[4]] += 1
 
     stormy = {(storm.machine_type, storm.zone) for storm in fleet.storms}
     assert expected.keys() > stormy
@@ -77,7 +78,7 @@ def test_creations_fail_with_the_probability_of_the_machine_type_and_zone(fleet:
         assert abs(failed[key] - number * share) < SIGMAS * sqrt(number * share) + 1, key
 
 
-def test_instance_hours_are_the_integral_of_what_lives(fleet: Fleet) -> None:
+def test_instance_hours_are_the_integral_of_the_instances_alive(fleet: Fleet) -> None:
     step = HOUR / 2
     times = [fleet.begins + (n + 0.5) * step for n in range(int(fleet.seconds / step))]
     sampled: Counter[tuple[str, ...]] = Counter()
@@ -88,51 +89,61 @@ def test_instance_hours_are_the_integral_of_what_lives(fleet: Fleet) -> None:
         assert sampled[key] * step / HOUR == pytest.approx(hours, rel=0.01), key
 
 
-def test_a_name_comes_back_with_a_new_id_and_has_one_life_at_a_time(fleet: Fleet) -> None:
-    lives = defaultdict(list)
-    for life in fleet.truth.lives:
-        lives[life.name].append(life)
+def test_a_name_comes_back_with_a_new_id_and_has_one_incarnation_at_a_time(fleet: Fleet) -> None:
+    by_name = defaultdict(list)
+    for incarnation in fleet.truth.incarnations:
+        by_name[incarnation.name].append(incarnation)
 
-    assert sum(len(one) > 1 for one in lives.values()) > 100
-    for one in lives.values():
-        assert len({life.id for life in one}) == len(one)
-        ordered = sorted(one, key=lambda life: life.created_at)
+    assert sum(len(of_name) > 1 for of_name in by_name.values()) > 100
+    for of_name in by_name.values():
+        assert len({incarnation.id for incarnation in of_name}) == len(of_name)
+        ordered = sorted(of_name, key=lambda incarnation: incarnation.created_at)
         assert all(before.ended_at < after.created_at for before, after in pairwise(ordered))
 
 
-def test_clusters_of_one_name_are_told_apart_only_by_their_location(fleet: Fleet) -> None:
+def test_clusters_with_the_same_name_differ_in_their_location(fleet: Fleet) -> None:
     locations = defaultdict(set)
-    for life in fleet.truth.lives:
-        locations[life.labels[1]].add(life.labels[2])
+    for incarnation in fleet.truth.incarnations:
+        locations[incarnation.labels[1]].add(incarnation.labels[2])
 
     assert len(locations["shop"]) == 2
 
 
-def test_messages_come_twice_out_of_order_and_late(fleet: Fleet) -> None:
+def test_messages_are_repeated_out_of_order_and_late(fleet: Fleet) -> None:
     genuine = [event for event in fleet.events if not event.forged]
     copies = Counter(id(event.entry) for event in genuine)
     assert sum(number > 1 for number in copies.values()) > 100
     assert sum(event.message_id is not None for event in genuine) > 30
 
-    early = [life for life in fleet.truth.lives if life.interrupted and life.counted_at == life.announced_at]
+    early = [
+        incarnation
+        for incarnation in fleet.truth.incarnations
+        if incarnation.interrupted and incarnation.counted_at == incarnation.announced_at
+    ]
     assert len(early) > 5
-    assert all(life.announced_at and life.announced_at > life.ended_at for life in early)
+    assert all(
+        incarnation.announced_at and incarnation.announced_at > incarnation.ended_at for incarnation in early
+    )
 
 
-def test_events_are_in_order_and_the_listing_has_what_lives(fleet: Fleet) -> None:
+def test_events_are_in_order_and_a_listing_has_the_instances_alive(fleet: Fleet) -> None:
     times = [event.at for event in fleet.events]
     assert times == sorted(times)
 
     at = times[bisect_left(times, fleet.begins + 3 * DAY)]
     listed = fleet.listed(at)
-    spot = sum(instance.scheduling["preemptible"] is True for one in listed.values() for instance in one)
+    spot = sum(
+        instance.scheduling["preemptible"] is True for instances in listed.values() for instance in instances
+    )
     everything = sum(map(len, listed.values()))
     assert spot == fleet.truth.alive(at)[()]
     assert everything > spot
 
 
-def test_what_is_removed_is_told_by_no_event(fleet: Fleet) -> None:
-    removed = [life for life in fleet.truth.lives if life.ended_at in fleet.rescalings]
+def test_no_event_reports_a_removed_instance(fleet: Fleet) -> None:
+    removed = [
+        incarnation for incarnation in fleet.truth.incarnations if incarnation.ended_at in fleet.rescalings
+    ]
     assert len(removed) > 10
 
     after = {
@@ -140,4 +151,4 @@ def test_what_is_removed_is_told_by_no_event(fleet: Fleet) -> None:
         for event in fleet.events
         if event.at > min(fleet.rescalings) and event.endpoint == "interruption"
     }
-    assert after.isdisjoint(life.id for life in removed)
+    assert after.isdisjoint(incarnation.id for incarnation in removed)
