@@ -1,4 +1,4 @@
-# The exporter's image. Nothing in it is fetched without a hash but the base, which is pinned by its tag.
+# The exporter's image. Every package is installed with its hash; the base image is pinned by its tag.
 
 FROM python:3.13.14-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -6,7 +6,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ONLY_BINARY=:all:
 WORKDIR /src
 
-# Without pip: this one is copied into the image, and the build stage's pip installs into it.
+# The environment is copied into the image. It has no pip; the build stage's pip installs into it.
 RUN python -m venv --without-pip /opt/venv
 COPY requirements.txt ./
 RUN pip --python /opt/venv/bin/python install --require-hashes --no-compile --requirement requirements.txt
@@ -17,12 +17,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /opt/venv/bin/python install --no-deps --no-index --no-compile dist/*.whl
-# Nobody may write there at run time, so no bytecode is ever out of date, and none needs a look at its source.
+# The files are read-only at run time, so bytecode never becomes stale and needs no check against its source.
 RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 
 
 FROM python:3.13.14-slim-trixie
-# The base has pip, and no bytecode of its standard library, which a user who may not write would compile at every start.
+# The base image has pip, which is removed, and no bytecode of the standard library. Without write permission,
+# Python would compile the library at every start.
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip \
     && rm -r "$(python -c 'import ensurepip; print(*ensurepip.__path__)')" \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x 'site-packages' \
@@ -36,10 +37,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
 
-# A number, so that Kubernetes can see that it is not root.
+# A number, so that Kubernetes can verify that the user is not root.
 USER 10001:10001
-# The default store is a file in the working folder. There is no VOLUME: an anonymous one looks durable, and is a new one
-# with every new container.
+# The default store is a file in the working directory. There is no VOLUME: an anonymous volume seems durable, but each
+# new container gets a new one.
 WORKDIR /var/lib/spot-interruption-exporter
 EXPOSE 8080 8090
 STOPSIGNAL SIGTERM
@@ -47,7 +48,7 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["python", "/opt/healthcheck.py"]
 ENTRYPOINT ["spot-interruption-exporter"]
 
-# Last, because they change with every build.
+# At the end, because these values change with every build.
 ARG VERSION=0.1.0
 ARG REVISION=""
 ARG SOURCE=""

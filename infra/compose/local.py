@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The one-shot commands of docker-compose.yaml: make the topics, publish the samples, show the counters.
+"""The one-shot commands of docker-compose.yaml: create the topics, publish the samples, show the counters.
 
-Where everything is, the environment says.
+Environment variables have the addresses of the services.
 https://cloud.google.com/pubsub/docs/reference/rest
 """
 
@@ -29,20 +29,20 @@ _ANSWERS: Final = "spot_interruption_exporter_push_messages_total"
 _PENDING: Final = "spot_interruption_exporter_pending_interruptions"
 _COUNTED: Final = "interruption_events_total"
 _LABEL: Final = "kubernetes_cluster"
-_WITHIN_SECONDS: Final = 60.0
+_TIMEOUT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.2
 
 
 class CommandError(Exception):
-    """What keeps a command from its end; the message is for people."""
+    """A command cannot be completed. The message says why."""
 
 
 def main() -> int:
-    """Run the command that is named; exit code 0, or 1 and a line on standard error."""
+    """Run the command from the command line; return exit status 0, or 1 after a line on standard error."""
     commands = {"topics": _topics, "samples": _samples, "show": _show}
     parser = argparse.ArgumentParser(description="The one-shot commands of docker-compose.yaml.")
     parser.add_argument("command", choices=commands)
-    # Everything is near: whatever proxy leads to the world is not asked.
+    # All services are local, so proxy settings of the environment do not apply.
     with httpx.Client(trust_env=False, timeout=10) as client:
         try:
             commands[parser.parse_args().command](client)
@@ -53,12 +53,12 @@ def main() -> int:
 
 
 def _topics(client: httpx.Client) -> None:
-    """Make the topics and their push subscriptions, unless they are there."""
+    """Create the topics and their push subscriptions unless they exist."""
     exporter = os.environ["EXPORTER_URL"]
     for endpoint in _ENDPOINTS:
         topic, subscription = f"topics/sie-{endpoint}", f"subscriptions/sie-{endpoint}-subscription"
-        _make(client, topic, {})
-        _make(
+        _create(client, topic, {})
+        _create(
             client,
             subscription,
             {
@@ -69,25 +69,25 @@ def _topics(client: httpx.Client) -> None:
         )
 
 
-def _make(client: httpx.Client, name: str, body: dict[str, Any]) -> None:
+def _create(client: httpx.Client, name: str, body: dict[str, Any]) -> None:
     response = client.put(_pubsub(name), json=body)
-    there = response.status_code == httpx.codes.CONFLICT
-    if not there:
+    exists = response.status_code == httpx.codes.CONFLICT
+    if not exists:
         response.raise_for_status()
-    _say(f"{name}  {'is there' if there else 'made'}")
+    _print_line(f"{name}  {'exists' if exists else 'created'}")
 
 
 def _samples(client: httpx.Client) -> None:
-    """Publish the samples, one after the other, and tell what was answered to each."""
+    """Publish the samples one after the other, and print the outcome of each."""
     matching = files("app.demo") / "samples"
     original = Path(__file__).parent / "samples"
     for folder in (original, matching):
         for endpoint in _ENDPOINTS:
             _publish(client, endpoint, folder / f"{endpoint}.json")
-    # Of several replicas one shows what waits, and knows a few seconds later of what another has taken.
+    # Only one replica shows pending interruptions, a few seconds after another replica has received them.
     _wait(
         lambda: any(sample.value for sample in _exposed(client, _PENDING)),
-        what="the interruption that is pending",
+        error="no interruption is pending",
     )
 
 
@@ -96,13 +96,13 @@ def _publish(client: httpx.Client, endpoint: str, sample: Traversable) -> None:
     before = _answers(client, endpoint)
     message = {"data": base64.b64encode(data).decode()}
     client.post(_pubsub(f"topics/sie-{endpoint}:publish"), json={"messages": [message]}).raise_for_status()
-    outcomes = _wait(lambda: _answers(client, endpoint) - before, what="an answer of the exporter's")
+    outcomes = _wait(lambda: _answers(client, endpoint) - before, error=f"no answer to the {endpoint} sample")
     instance = json.loads(data)["protoPayload"]["resourceName"].rpartition("/")[2]
-    _say(f"{endpoint:<12}  {instance:<38}  {' '.join(outcomes)}")
+    _print_line(f"{endpoint:<12}  {instance:<38}  {' '.join(outcomes)}")
 
 
 def _answers(client: httpx.Client, endpoint: str) -> Counter[str]:
-    """How many of an endpoint's pushes have been answered 200 by all exporters, by outcome."""
+    """Count an endpoint's pushes that all exporters have answered with 200, by outcome."""
     answers = Counter[str]()
     for sample in _exposed(client, _ANSWERS):
         if sample.labels["endpoint"] == endpoint:
@@ -111,40 +111,40 @@ def _answers(client: httpx.Client, endpoint: str) -> Counter[str]:
 
 
 def _exposed(client: httpx.Client, name: str) -> Iterator[Sample]:
-    """What all exporters show now of a name."""
+    """Yield the samples of a metric that all exporters expose now."""
     for url in os.environ["METRICS_URLS"].split():
         for family in text_string_to_metric_families(client.get(url).raise_for_status().text):
             yield from (sample for sample in family.samples if sample.name == name)
 
 
 def _show(client: httpx.Client) -> None:
-    """Print what Prometheus has scraped, and again whenever it changes, until no interruption is pending."""
+    """Print Prometheus' values, and again after each change, until no interruption is pending."""
     began = time.time()
     scraped = f"count(timestamp(up) > {began}) == count(up)"
-    _wait(lambda: _query(client, scraped), what="a scrape of every exporter")
+    _wait(lambda: _query(client, scraped), error="not every exporter was scraped")
     shown = ""
 
     def settled() -> bool:
         nonlocal shown
-        # In one query, so that an exporter's values are of one scrape.
+        # One query, so that an exporter's values come from the same scrape.
         samples = _query(client, f'sum by ({_LABEL}) ({{__name__=~"{_PENDING}|{_COUNTED}"}})')
         values: dict[str, str] = {sample["metric"].get(_LABEL, ""): sample["value"][1] for sample in samples}
         if "" not in values:
-            return False  # the replica that shows what all of them share is another one by now
+            return False  # another replica shows the pending interruptions now, and was not scraped yet
         pending = values.pop("")
         row = "  ".join(
             [f"pending {pending}", *(f"{cluster} {values[cluster]}" for cluster in sorted(values))]
         )
         if row != shown:
-            _say(f"{time.strftime('%H:%M:%S')}  {row}")
+            _print_line(f"{time.strftime('%H:%M:%S')}  {row}")
         shown = row
         return pending == "0"
 
-    _wait(settled, what="the end of the grace")
+    _wait(settled, error="interruptions are still pending")
 
 
 def _query(client: httpx.Client, promql: str) -> list[dict[str, Any]]:
-    """The samples of an instant vector."""
+    """Run an instant query; return the samples of its vector."""
     answer = client.get(f"{os.environ['PROMETHEUS_URL']}/api/v1/query", params={"query": promql})
     samples: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
     return samples
@@ -155,17 +155,17 @@ def _pubsub(name: str) -> str:
     return f"http://{emulator}/v1/projects/{project}/{name}"
 
 
-def _wait(probe: Callable[[], T], *, what: str) -> T:
-    """The probe's first truthy answer. Raises CommandError if there is none for a minute."""
-    deadline = time.monotonic() + _WITHIN_SECONDS
+def _wait(probe: Callable[[], T], *, error: str) -> T:
+    """Return the probe's first truthy answer. Raises CommandError if there is none within a minute."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not (answer := probe()):
         if time.monotonic() > deadline:
-            raise CommandError(f"not within {_WITHIN_SECONDS:g} s: {what}")
+            raise CommandError(f"{error} after {_TIMEOUT_SECONDS:g} s; see `docker compose logs`")
         time.sleep(_POLL_SECONDS)
     return answer
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

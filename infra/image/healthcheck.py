@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The image's health check: /healthz of the port that is configured; exit code 0 if it answers 200."""
+"""The image's health check: exit status 0 if /healthz of the configured port answers 200, otherwise 1."""
 
 import http.client
 import os
@@ -10,12 +10,12 @@ from app.errors import ConfigurationError
 from app.settings import config_path, load_settings
 
 _TIMEOUT_SECONDS: Final = 5
-# An address to bind, and one at which it answers.
+# Addresses to bind that are not addresses to connect to, and the loopback address for each.
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 def main() -> int:
-    """Ask once; what is wrong goes to standard error, where `docker inspect` shows it."""
+    """Send one request; an error goes to standard error, which `docker inspect` shows."""
     try:
         settings, _ = load_settings(config_path(None, os.environ), os.environ)
     except ConfigurationError as exc:
@@ -31,8 +31,8 @@ def main() -> int:
     return 0 if response.status == http.HTTPStatus.OK else _unhealthy(f"{response.status} {answer}")
 
 
-def _unhealthy(why: str) -> int:
-    sys.stderr.write(f"{why}\n")
+def _unhealthy(reason: str) -> int:
+    sys.stderr.write(f"{reason}\n")
     return 1
 
 

@@ -1,4 +1,4 @@
-"""docker-compose.yaml, by itself and with the file that goes over it, as compose reads them.
+"""docker-compose.yaml, alone and merged with its override file, as compose reads them.
 
 https://docs.docker.com/reference/compose-file/merge/
 """
@@ -10,11 +10,11 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 BASE: Final = ROOT / "docker-compose.yaml"
-OVER: Final = ROOT / "infra/compose/docker-compose.replicas.yaml"
+OVERRIDE: Final = ROOT / "infra/compose/docker-compose.replicas.yaml"
 
 
 class Composition:
-    """What the files say together, and what one asks of it."""
+    """The merged content of compose files, and queries on it."""
 
     def __init__(self, name: str, *files: Path) -> None:
         self.name = name
@@ -28,39 +28,46 @@ class Composition:
 
     @property
     def exporters(self) -> list[str]:
-        """The services that are exporters and stay."""
-        return [name for name, one in self.services.items() if "build" in one and "entrypoint" not in one]
+        """The names of the services that run the exporter itself, without the one-shot commands."""
+        return [
+            name
+            for name, described in self.services.items()
+            if "build" in described and "entrypoint" not in described
+        ]
 
     def mounted(self, service: str, target: str) -> Path:
-        """The file of this repository that a container sees at a path."""
+        """Return the file of this repository that is mounted in a container at this path."""
         for volume in self.services[service]["volumes"]:
             source, inside = map(Path, volume.split(":")[:2])
             if volume.startswith("./") and Path(target).is_relative_to(inside):
                 return ROOT / source / Path(target).relative_to(inside)
-        raise AssertionError(f"{service} has nothing at {target}")
+        raise AssertionError(f"{service} mounts no file of the repository at {target}")
 
     def listening(self, service: str) -> set[int]:
-        """A container's ports that are published or exposed."""
+        """Return the container ports that a service publishes or exposes."""
         described = self.services[service]
         ports = (*described.get("ports", ()), *described.get("expose", ()))
         return {int(port.rpartition(":")[2]) for port in ports}
 
 
-def _merged(under: Any, over: Any) -> Any:  # noqa: ANN401  # YAML
-    if not isinstance(under, dict) or not isinstance(over, dict):
-        assert not isinstance(under, list), "lists of both files are merged by rules that are not here"
-        return over
-    return under | {
-        key: _by_target(under[key], value)
-        if key == "volumes" and isinstance(value, list) and key in under
-        else _merged(under.get(key), value)
-        for key, value in over.items()
+def _merged(base: Any, override: Any) -> Any:  # noqa: ANN401  # YAML
+    if not isinstance(base, dict) or not isinstance(override, dict):
+        assert not isinstance(base, list), (
+            "two lists: compose merges these by rules that this function does not have"
+        )
+        return override
+    return base | {
+        key: _merged_volumes(base[key], value)
+        if key == "volumes" and isinstance(value, list) and key in base
+        else _merged(base.get(key), value)
+        for key, value in override.items()
     }
 
 
-def _by_target(under: list[str], over: list[str]) -> list[str]:
-    return list({volume.split(":")[1]: volume for volume in (*under, *over)}.values())
+def _merged_volumes(base: list[str], override: list[str]) -> list[str]:
+    """Merge two lists of volumes. A volume of the override replaces one with the same target."""
+    return list({volume.split(":")[1]: volume for volume in (*base, *override)}.values())
 
 
 PLAIN: Final = Composition("plain", BASE)
-REPLICAS: Final = Composition("replicas", BASE, OVER)
+REPLICAS: Final = Composition("replicas", BASE, OVERRIDE)

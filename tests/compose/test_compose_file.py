@@ -1,4 +1,4 @@
-"""The compose files by themselves: well formed, pinned, confined, in step with the files that they mount."""
+"""The compose files are valid, pinned and confined, and agree with the files that they mount."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from app.settings import load_settings
-from tests.compose.composition import BASE, OVER, PLAIN, REPLICAS, ROOT, Composition
+from tests.compose.composition import BASE, OVERRIDE, PLAIN, REPLICAS, ROOT, Composition
 
 BUILT = "spot-interruption-exporter:local"
 PROVISIONING = "/etc/grafana/provisioning"
@@ -26,12 +26,12 @@ each_service = pytest.mark.parametrize(
 )
 
 
-def test_they_are_what_the_compose_specification_allows(tmp_path: Path) -> None:
+def test_the_files_conform_to_the_compose_specification(tmp_path: Path) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    both = tmp_path / "both.json"
-    both.write_text(json.dumps(REPLICAS.content))
+    merged = tmp_path / "merged.json"
+    merged.write_text(json.dumps(REPLICAS.content))
     checked = subprocess.run(
-        [*check, BASE, OVER, both],
+        [*check, BASE, OVERRIDE, merged],
         capture_output=True,
         text=True,
         check=False,
@@ -51,21 +51,23 @@ def test_an_image_is_built_here_or_pinned_to_a_version(compose: Composition, ser
 
 
 @each_service
-def test_a_service_is_reached_from_this_machine_only(compose: Composition, service: str) -> None:
+def test_a_port_is_published_on_loopback_only(compose: Composition, service: str) -> None:
     ports = compose.services[service].get("ports", ())
 
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
 
 
 @each_composition
-def test_no_two_services_want_one_port_of_this_machine(compose: Composition) -> None:
-    ports = [port.split(":")[1] for one in compose.services.values() for port in one.get("ports", ())]
+def test_published_ports_are_distinct(compose: Composition) -> None:
+    ports = [
+        port.split(":")[1] for described in compose.services.values() for port in described.get("ports", ())
+    ]
 
     assert sorted(set(ports)) == sorted(ports)
 
 
 @each_service
-def test_a_service_may_write_its_volumes_only_and_gains_no_privileges(
+def test_a_service_can_write_only_its_volumes_and_gains_no_privileges(
     compose: Composition, service: str
 ) -> None:
     described = compose.services[service]
@@ -77,7 +79,7 @@ def test_a_service_may_write_its_volumes_only_and_gains_no_privileges(
 
 
 @each_service
-def test_what_a_service_mounts_is_there(compose: Composition, service: str) -> None:
+def test_a_mounted_file_exists_and_a_mounted_volume_is_declared(compose: Composition, service: str) -> None:
     for volume in compose.services[service].get("volumes", ()):
         source, _, *mode = volume.split(":")
         if source.startswith("./"):
@@ -88,7 +90,9 @@ def test_what_a_service_mounts_is_there(compose: Composition, service: str) -> N
 
 
 @each_service
-def test_what_a_service_waits_for_can_be_told(compose: Composition, service: str) -> None:
+def test_a_service_waits_for_a_health_check_or_the_end_of_a_command(
+    compose: Composition, service: str
+) -> None:
     for other, wait in compose.services[service].get("depends_on", {}).items():
         if wait["condition"] == "service_healthy":
             assert compose.services[other]["healthcheck"]["test"][0] == "CMD"
@@ -105,13 +109,13 @@ def test_an_address_in_the_environment_is_a_listening_service(compose: Compositi
 
 
 @each_composition
-def test_an_exporters_ports_are_the_configured_ones(compose: Composition) -> None:
+def test_an_exporter_listens_on_its_configured_ports(compose: Composition) -> None:
     ports = {configured(compose, "server.port"), configured(compose, "prometheus.port")}
 
     assert [compose.listening(name) for name in compose.exporters] == [ports] * len(compose.exporters)
 
 
-def test_the_exporters_store_is_in_its_volume_where_the_image_lets_it_write() -> None:
+def test_the_store_is_in_a_volume_that_the_image_can_write() -> None:
     volumes = PLAIN.services["exporter"]["volumes"]
     [folder] = [volume.removeprefix("exporter:") for volume in volumes if volume.startswith("exporter:")]
 
@@ -119,7 +123,7 @@ def test_the_exporters_store_is_in_its_volume_where_the_image_lets_it_write() ->
     assert f"\nWORKDIR {folder}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_replicas_share_a_store_that_keeps_everything_and_each_has_its_name() -> None:
+def test_replicas_have_distinct_names_and_share_a_durable_store() -> None:
     command = REPLICAS.services["valkey"]["command"]
 
     assert len(REPLICAS.exporters) == 2
@@ -134,7 +138,7 @@ def test_replicas_share_a_store_that_keeps_everything_and_each_has_its_name() ->
     assert REPLICAS.services["valkey"]["volumes"] == ["valkey:/data"]
 
 
-def test_replicas_differ_in_their_name_and_their_port_of_this_machine_only() -> None:
+def test_replicas_differ_only_in_name_and_published_port() -> None:
     first, second = (REPLICAS.services[name] for name in REPLICAS.exporters)
     own = {"environment", "volumes", "ports", "expose"}
 
@@ -145,7 +149,7 @@ def test_replicas_differ_in_their_name_and_their_port_of_this_machine_only() -> 
     assert second["volumes"] == [volume for volume in first["volumes"] if volume.startswith("./")]
 
 
-def test_the_balancer_spreads_pushes_over_all_replicas_and_lets_nothing_else_in() -> None:
+def test_the_balancer_forwards_only_pushes_and_health_checks_to_all_replicas() -> None:
     configuration = REPLICAS.mounted("balancer", "/etc/nginx/nginx.conf").read_text()
     port = configured(REPLICAS, "server.port")
 
@@ -161,7 +165,7 @@ def test_the_balancer_spreads_pushes_over_all_replicas_and_lets_nothing_else_in(
 
 
 @each_composition
-def test_the_grace_is_short_and_longer_than_a_new_counter_is_held(compose: Composition) -> None:
+def test_the_grace_period_is_short_and_longer_than_the_hold(compose: Composition) -> None:
     interval = prometheus_config(compose)["global"]["scrape_interval"]
 
     assert configured(compose, "prometheus.hold_seconds") == 2 * int(interval.removesuffix("s"))
@@ -179,16 +183,16 @@ def test_prometheus_scrapes_each_metrics_listener_and_reads_the_rules(compose: C
     targets = yaml.safe_load(compose.mounted("prometheus", file).read_text())
     port = configured(compose, "prometheus.port")
 
-    assert [one["targets"] for one in targets] == [[f"{name}:{port}"] for name in compose.exporters]
-    asked = compose.services["samples"]["environment"]["METRICS_URLS"].split()
-    assert asked == [f"http://{name}:{port}/metrics" for name in compose.exporters]
+    assert [group["targets"] for group in targets] == [[f"{name}:{port}"] for name in compose.exporters]
+    scraped = compose.services["samples"]["environment"]["METRICS_URLS"].split()
+    assert scraped == [f"http://{name}:{port}/metrics" for name in compose.exporters]
     assert compose.mounted("prometheus", rules).samefile(ROOT / "k8s/monitoring/rules.yaml")
 
 
-def test_a_replicas_series_go_by_its_name() -> None:
+def test_a_replicas_instance_label_is_its_name() -> None:
     targets = yaml.safe_load(REPLICAS.mounted("prometheus", "/etc/prometheus/targets.yaml").read_text())
 
-    assert [one["labels"] for one in targets] == [{"instance": name} for name in REPLICAS.exporters]
+    assert [group["labels"] for group in targets] == [{"instance": name} for name in REPLICAS.exporters]
 
 
 def test_grafana_finds_the_dashboard_and_prometheus() -> None:

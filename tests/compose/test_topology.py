@@ -1,4 +1,4 @@
-"""The compose files' topologies, run as processes: the documented commands give the documented result."""
+"""The documented commands give the documented results; the services of the compose files run as processes."""
 
 import re
 from collections.abc import Iterator
@@ -19,22 +19,22 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def told(running: Topology) -> tuple[list[str], list[str]]:
-    """What the two commands print, one after the other."""
+def outputs(running: Topology) -> tuple[list[str], list[str]]:
+    """Return the output lines of `samples` and then of `show`."""
     return running.run("samples"), running.run("show")
 
 
-def test_topics_that_are_there_are_left_alone(running: Topology) -> None:
+def test_existing_topics_are_not_changed(running: Topology) -> None:
     assert running.run("topics") == [
-        "topics/sie-creation  is there",
-        "subscriptions/sie-creation-subscription  is there",
-        "topics/sie-interruption  is there",
-        "subscriptions/sie-interruption-subscription  is there",
+        "topics/sie-creation  exists",
+        "subscriptions/sie-creation-subscription  exists",
+        "topics/sie-interruption  exists",
+        "subscriptions/sie-interruption-subscription  exists",
     ]
 
 
-def test_the_samples_are_tracked_pending_tracked_and_counted(told: tuple[list[str], list[str]]) -> None:
-    published, _ = told
+def test_the_samples_are_tracked_pending_tracked_and_counted(outputs: tuple[list[str], list[str]]) -> None:
+    published, _ = outputs
 
     assert [line.split() for line in published] == [
         ["creation", "fake-resource", "tracked"],
@@ -44,42 +44,42 @@ def test_the_samples_are_tracked_pending_tracked_and_counted(told: tuple[list[st
     ]
 
 
-def test_the_counters_rise_and_what_is_pending_becomes_unknown(told: tuple[list[str], list[str]]) -> None:
-    _, shown = told
+def test_the_counters_rise_and_the_pending_interruption_becomes_unknown(
+    outputs: tuple[list[str], list[str]],
+) -> None:
+    _, shown = outputs
     rows = [re.fullmatch(r"\d\d:\d\d:\d\d  (.*)", line) for line in shown]
 
     assert all(rows)
     assert rows[0] is not None
     assert rows[0][1] in (
-        "pending 1  fake-cluster 0  shop 0  unknown 0",  # held back: it is new to Prometheus
+        "pending 1  fake-cluster 0  shop 0  unknown 0",  # the new series is held at 0
         "pending 1  fake-cluster 0  shop 1  unknown 0",
     )
     assert rows[-1] is not None
     assert rows[-1][1] == "pending 0  fake-cluster 0  shop 1  unknown 1"
 
 
-def test_the_pair_that_matches_counts_once_however_often_it_is_published(
-    running: Topology, told: tuple[list[str], list[str]]
+def test_the_matching_pair_counts_once_even_if_published_again(
+    running: Topology, outputs: tuple[list[str], list[str]]
 ) -> None:
-    again = [line.split()[-1] for line in running.run("samples")]
+    outcomes = [line.split()[-1] for line in running.run("samples")]
 
-    # The original's samples carry no identity but their message ids: published again, they are new events.
-    assert again == ["tracked", "pending", "duplicate", "duplicate"]
+    # Only their message ids identify the original samples, so a second publication is a new event.
+    assert outcomes == ["tracked", "pending", "duplicate", "duplicate"]
     shown = [running.get(f"{name}:8090", "/metrics").text for name in running.compose.exporters]
     counted = re.findall(r'interruption_events_total{kubernetes_cluster="shop"} (.*)', "".join(shown))
     assert sum(map(float, counted)) == 1
 
 
-def test_every_exporter_has_its_share_of_the_pushes(
-    running: Topology, told: tuple[list[str], list[str]]
-) -> None:
+def test_every_exporter_receives_pushes(running: Topology, outputs: tuple[list[str], list[str]]) -> None:
     for name in running.compose.exporters:
         shown = running.get(f"{name}:8090", "/metrics").text
         answers = re.findall(r"push_messages_total{.*} (.*)", shown)
         assert sum(map(float, answers))
 
 
-def test_prometheus_scrapes_each_exporter_under_the_names_that_the_rules_expect(running: Topology) -> None:
+def test_prometheus_scrapes_each_exporter_with_the_labels_that_the_rules_expect(running: Topology) -> None:
     targets = running.get("prometheus:9090", "/api/v1/targets").json()["data"]["activeTargets"]
 
     assert {target["health"] for target in targets} == {"up"}

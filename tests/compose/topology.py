@@ -1,4 +1,4 @@
-"""The compose files' services as processes on loopback: the same files, commands and environment."""
+"""The services of the compose files as processes on loopback, with their files, commands and environment."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
 GRACE_SECONDS: Final = 6
-# One that another replica has taken is seen 5 s later by the one that shows it.
 SHARED_GRACE_SECONDS: Final = 10
+"""Longer, because the leader shows another replica's pending interruptions up to 5 s later."""
 
 
 class Topology:
-    """The services that are running, and how to run a command beside them."""
+    """The running services, and the one-shot commands."""
 
     def __init__(self, compose: Composition, directory: Path, replaced: Mapping[str, str]) -> None:
         self.compose = compose
@@ -32,7 +32,7 @@ class Topology:
         self._replaced = replaced
 
     def run(self, service: str) -> list[str]:
-        """What `docker compose run --rm SERVICE` prints, by line; AssertionError where it fails."""
+        """Return the output lines of `docker compose run --rm SERVICE`. Raises AssertionError if it fails."""
         described = self.compose.services[service]
         [interpreter, script] = described["entrypoint"]
         assert interpreter == "python"
@@ -48,22 +48,22 @@ class Topology:
         return done.stdout.splitlines()
 
     def get(self, address: str, path: str) -> httpx.Response:
-        """What `host:port`, as compose names it, answers."""
+        """GET a path from `host:port`, an address in the compose network."""
         return httpx.get(f"http://{self.replace(address)}{path}", trust_env=False)
 
     def environment(self, service: str) -> dict[str, str]:
-        """The service's variables, with addresses on loopback."""
+        """Return the service's environment variables, with addresses on loopback."""
         variables = self.compose.services[service]["environment"]
         return {name: self.replace(value) for name, value in variables.items()}
 
     def replace(self, text: str) -> str:
-        """Text in which what only containers have is replaced by this machine's."""
-        for theirs, ours in self._replaced.items():
-            text = text.replace(theirs, ours)
+        """Replace addresses and paths of containers by those of this machine."""
+        for in_container, on_host in self._replaced.items():
+            text = text.replace(in_container, on_host)
         return text
 
     def replaced_file(self, service: str, target: str) -> Path:
-        """A copy of a mounted file, with replacements."""
+        """Return a copy of a mounted file, with replacements."""
         mounted = self.compose.mounted(service, target)
         copy = self.directory / mounted.name
         copy.write_text(self.replace(mounted.read_text()))
@@ -72,7 +72,7 @@ class Topology:
 
 @contextmanager
 def topology(compose: Composition, directory: Path) -> Iterator[Topology]:
-    """Start the exporters, what they share, the emulator, its topics and Prometheus, with shorter times."""
+    """Run all services and create the topics, with shorter intervals than in the compose files."""
     addresses = {
         f"{name}:{port}": f"{LOOPBACK}:{free_port()}"
         for name in (*compose.exporters, "prometheus", *(["balancer"] if compose is REPLICAS else []))
@@ -82,7 +82,7 @@ def topology(compose: Composition, directory: Path) -> Iterator[Topology]:
     with ExitStack() as stack:
         pubsub = stack.enter_context(PubSubEmulator(directory, project=project))
         replaced = {
-            "/tmp/nginx": str(directory / "nginx"),  # noqa: S108  # a container's own
+            "/tmp/nginx": str(directory / "nginx"),  # noqa: S108  # a path in a container
             "listen 8080;": f"listen {addresses.get('balancer:8080')};",
             **addresses,
             "pubsub:8085": pubsub.url.removeprefix("http://"),
@@ -134,7 +134,7 @@ def _exporter(running: Topology, name: str) -> Process:
 
 
 def _balancer(running: Topology) -> Process:
-    # Debian's is where only root looks.
+    # Debian installs nginx in /usr/sbin, which is only in root's PATH.
     program = require("nginx", shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"))
     config = running.replaced_file("balancer", "/etc/nginx/nginx.conf")
     return Process(
