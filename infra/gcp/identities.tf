@@ -1,6 +1,6 @@
-# Who pushes, and who lists. Neither has a key.
+# The service accounts that push and that list instances. Neither has a key.
 
-# Pub/Sub signs push tokens as this account, and the exporter takes pushes of no other. It has no role.
+# Pub/Sub signs push tokens as this account. The exporter accepts pushes from no other account. It has no role.
 resource "google_service_account" "push" {
   project      = var.project_id
   account_id   = "${var.prefix}-push"
@@ -9,7 +9,7 @@ resource "google_service_account" "push" {
   depends_on = [google_project_service.this]
 }
 
-# On this account alone, not in the project. The agent exists once there are topics.
+# Granted on this account only, not in the project. The Pub/Sub agent exists only after the topics.
 resource "google_service_account_iam_member" "push_tokens" {
   service_account_id = google_service_account.push.name
   role               = "roles/iam.serviceAccountTokenCreator"
@@ -26,7 +26,7 @@ resource "google_service_account" "exporter" {
   depends_on = [google_project_service.this]
 }
 
-# What instances.aggregatedList needs, and nothing else.
+# Only the permission that instances.aggregatedList needs.
 # https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
 resource "google_project_iam_custom_role" "list_instances" {
   for_each = toset(local.projects)
@@ -48,7 +48,7 @@ resource "google_project_iam_member" "list_instances" {
   member  = google_service_account.exporter.member
 }
 
-# The exporter's pods are the exporter account, by workload identity.
+# The exporter's pods use the exporter account through workload identity.
 resource "google_service_account_iam_member" "workload_identity" {
   service_account_id = google_service_account.exporter.name
   role               = "roles/iam.workloadIdentityUser"

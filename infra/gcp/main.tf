@@ -1,16 +1,16 @@
-# Two streams of log entries, each from a log sink through a topic to one of the exporter's endpoints.
+# Two streams of log entries. Each goes from a log sink through a topic to an endpoint of the exporter.
 
 locals {
   projects = length(var.projects) > 0 ? var.projects : [var.project_id]
   audience = coalesce(var.audience, var.push_endpoint)
 
-  # Pub/Sub's own identity in this project. It is there once the API has been used.
+  # Pub/Sub's service agent in this project. It exists after the first use of the API.
   pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
   # https://cloud.google.com/logging/docs/view/logging-query-language
   streams = {
-    # An insert that is accepted is logged twice: first with the request, last with how it went.
-    # A request's labels are a list of keys and values. A last entry has none, so failures are every VM's.
+    # An accepted insert is logged twice: first with the request, last with the result.
+    # A request's labels are a list of keys and values. A last entry has no labels, so failures of all VMs match.
     creation = {
       path   = "/events/creation"
       filter = <<-EOT
@@ -24,7 +24,7 @@ locals {
       EOT
     }
 
-    # Nothing in a preemption tells a GKE node from another VM.
+    # A preemption does not show whether the VM is a GKE node, so preemptions of all VMs match.
     interruption = {
       path   = "/events/interruption"
       filter = <<-EOT

@@ -1,5 +1,5 @@
 output "exporter_config" {
-  description = "what the exporter's configuration file needs of this"
+  description = "the parts of the exporter's configuration file that depend on these resources"
   value = templatefile("${path.module}/templates/exporter-config.yaml.tftpl", {
     projects                  = local.projects
     creation_subscription     = module.event_stream["creation"].subscription
@@ -16,12 +16,12 @@ output "kubernetes_service_account_annotation" {
 }
 
 output "push_service_account_email" {
-  description = "who pushes"
+  description = "the e-mail address of the service account that pushes"
   value       = google_service_account.push.email
 }
 
 output "exporter_service_account_email" {
-  description = "who the exporter is to the Compute Engine API"
+  description = "the e-mail address of the service account that the exporter uses for the Compute Engine API"
   value       = google_service_account.exporter.email
 }
 
@@ -46,7 +46,7 @@ output "dead_letter_subscriptions" {
 }
 
 output "valkey_ca_certificates" {
-  description = "the authorities of Valkey's certificate, for the file that store.url names; empty without Valkey"
+  description = "the certificate authorities of Valkey, for the file that store.url names; empty without Valkey"
   value = join("\n", flatten([
     for instance in google_memorystore_instance.this : [
       for authority in instance.managed_server_ca : [for chain in authority.ca_certs : chain.certificates]
@@ -55,11 +55,11 @@ output "valkey_ca_certificates" {
 }
 
 output "verify_commands" {
-  description = "commands that show each part at work; they count nothing"
+  description = "commands that verify each part; they change no count"
   value = join("\n", concat(
     flatten([
       for name, stream in module.event_stream : [
-        "# ${name}: does Cloud Logging have such entries, does a message arrive? It is answered 200, and ignored.",
+        "# ${name}: read a matching log entry, then publish a message. The exporter answers 200 and ignores it.",
         "gcloud logging read '${replace(trimspace(local.streams[name].filter), "/\\s+/", " ")}' ${local.read_from} --freshness=7d --limit=1",
         "gcloud pubsub topics publish ${stream.topic} --project=${var.project_id} --message='{\"protoPayload\": {\"methodName\": \"verify\"}}'",
       ]
@@ -69,7 +69,7 @@ output "verify_commands" {
 }
 
 output "dead_letter_commands" {
-  description = "commands that show the dead letters, and with replay have them pushed again"
+  description = "commands that read the dead letters; with replay also commands that push them again"
   value = join("\n", concat(
     flatten([
       for name, stream in module.event_stream : concat(

@@ -1,4 +1,4 @@
-# A store that several replicas share. What it has confirmed is on disk (AOF, always), and on a second node.
+# A store that several replicas share. Confirmed writes are on disk (AOF, fsync always); a second node replicates them.
 
 locals {
   valkey_connections = flatten([
@@ -11,8 +11,8 @@ locals {
     if connection.connection_type == "CONNECTION_TYPE_PRIMARY"
   ])
 
-  # Beside the configuration, in the same ConfigMap. The authority is this instance's alone, so that the
-  # name in a certificate, which is reached by address, adds nothing.
+  # In the same ConfigMap as the configuration. The authority signs certificates of this instance only, so the
+  # host name need not be checked; the instance is reached by address.
   valkey_ca_file = "/etc/spot-interruption-exporter/valkey-ca.pem"
   store_url = var.valkey == null ? "" : join("", [
     "rediss://${local.valkey_primary.ip_address}:${local.valkey_primary.port}/0",
@@ -20,8 +20,8 @@ locals {
   ])
 }
 
-# A network has one for a region and service, and no second: where there is one, name no subnetworks.
-# A shared network's is its own project's.
+# A network can have only one policy per region and service class: if it exists, leave `subnetworks` empty.
+# The policy belongs to the network's project, which differs from ours if the network is shared.
 resource "google_network_connectivity_service_connection_policy" "valkey" {
   count = try(length(var.valkey.subnetworks), 0) > 0 ? 1 : 0
 
@@ -50,7 +50,7 @@ resource "google_memorystore_instance" "this" {
   deletion_protection_enabled = var.valkey.deletion_protection
   labels                      = var.labels
 
-  # One shard: a transaction has keys of its own choosing. One replica, in another zone.
+  # One shard, so that a transaction may use any keys. One replica, in another zone.
   mode          = "CLUSTER_DISABLED"
   shard_count   = 1
   replica_count = 1
@@ -59,7 +59,7 @@ resource "google_memorystore_instance" "this" {
     mode = "MULTI_ZONE"
   }
 
-  # An acknowledged event is on disk, and none is evicted: a full store refuses, and Pub/Sub sends again.
+  # Acknowledged events are on disk and never evicted. A full store refuses writes, and Pub/Sub delivers again.
   persistence_config {
     mode = "AOF"
 
@@ -72,7 +72,7 @@ resource "google_memorystore_instance" "this" {
     maxmemory-policy = "noeviction"
   }
 
-  # Who is let in is the network's business: IAM's passwords last an hour, and a URL has one for good.
+  # The network controls access. Passwords of IAM authentication expire after an hour, but a URL has a fixed password.
   transit_encryption_mode = "SERVER_AUTHENTICATION"
   authorization_mode      = "AUTH_DISABLED"
 

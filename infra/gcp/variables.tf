@@ -1,4 +1,4 @@
-# The README's table of variables is made of the descriptions and defaults here; a test keeps them equal.
+# The README's table of variables has these descriptions and defaults; a test keeps them equal.
 
 variable "project_id" {
   description = "the project that gets the topics, subscriptions and service accounts"
@@ -12,7 +12,7 @@ variable "project_id" {
 }
 
 variable "push_endpoint" {
-  description = "where the exporter is reached from the internet: `https://`, a host with a valid certificate, no slash at the end"
+  description = "the URL of the exporter on the internet: `https://`, a host with a valid certificate, no slash at the end"
   type        = string
   nullable    = false
 
@@ -59,7 +59,7 @@ variable "sink_parent" {
 }
 
 variable "prefix" {
-  description = "begins every name, so that several installations fit in a project"
+  description = "prefix of every name, so that several installations fit in a project"
   type        = string
   default     = "sie"
   nullable    = false
@@ -72,7 +72,7 @@ variable "prefix" {
 
   validation {
     condition     = !startswith(var.prefix, "goog")
-    error_message = "prefix should not begin with goog: Pub/Sub keeps such names for itself."
+    error_message = "prefix should not begin with goog: Pub/Sub reserves such names."
   }
 }
 
@@ -145,7 +145,7 @@ variable "replay" {
 }
 
 variable "notification_channels" {
-  description = "Cloud Monitoring channels that hear of dead letters: `projects/P/notificationChannels/N`"
+  description = "Cloud Monitoring channels that are notified of dead letters: `projects/P/notificationChannels/N`"
   type        = list(string)
   default     = []
   nullable    = false
@@ -194,7 +194,7 @@ variable "kms_key_name" {
 }
 
 variable "enable_apis" {
-  description = "enable the APIs that are used; they stay enabled when all this is destroyed"
+  description = "enable the APIs that are used; they stay enabled after `terraform destroy`"
   type        = bool
   default     = true
   nullable    = false

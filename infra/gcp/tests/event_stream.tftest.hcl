@@ -1,4 +1,4 @@
-# One stream, looked at from inside: its sinks, topics, subscriptions and grants.
+# A single stream: its sinks, topics, subscriptions and grants.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -32,7 +32,7 @@ run "push" {
       && google_pubsub_subscription.push.push_config[0].oidc_token[0].audience == "https://sie.example.com"
       && length(google_pubsub_subscription.push.push_config[0].no_wrapper) == 0
     )
-    error_message = "Messages should be pushed, with a token, in their envelope."
+    error_message = "Messages should be pushed in an envelope, with a token."
   }
 
   assert {
@@ -43,7 +43,7 @@ run "push" {
       && google_pubsub_subscription.push.retry_policy[0].minimum_backoff == "10s"
       && google_pubsub_subscription.push.retry_policy[0].maximum_backoff == "600s"
     )
-    error_message = "What was not taken should be sent again after 10 to 600 seconds, for 7 days."
+    error_message = "Messages that are not acknowledged should be retried after 10 to 600 seconds, for 7 days."
   }
 
   assert {
@@ -60,7 +60,7 @@ run "push" {
       && google_pubsub_topic.this.labels == tomap({ team = "platform" })
       && google_pubsub_subscription.push.labels == tomap({ team = "platform" })
     )
-    error_message = "Labels should be there, and no restriction that was not asked for."
+    error_message = "Labels should be set, and storage should not be restricted by default."
   }
 }
 
@@ -74,7 +74,7 @@ run "dead_letters" {
       google_pubsub_subscription.push.dead_letter_policy[0].dead_letter_topic == google_pubsub_topic.dead_letter.id
       && google_pubsub_subscription.push.dead_letter_policy[0].max_delivery_attempts == 100
     )
-    error_message = "A message should be given up after 100 deliveries, and not before."
+    error_message = "A message should become a dead letter after exactly 100 deliveries."
   }
 
   assert {
@@ -85,7 +85,7 @@ run "dead_letters" {
       && google_pubsub_subscription.dead_letter.message_retention_duration == "${14 * 24 * 3600}s"
       && length(google_pubsub_subscription.dead_letter.push_config) == 0
     )
-    error_message = "Dead letters should be kept for 14 days, where people can pull them."
+    error_message = "Dead letters should be kept for 14 days in a pull subscription."
   }
 
   assert {
@@ -97,12 +97,12 @@ run "dead_letters" {
       && google_pubsub_subscription_iam_member.dead_letter.role == "roles/pubsub.subscriber"
       && google_pubsub_subscription_iam_member.dead_letter.member == var.pubsub_agent
     )
-    error_message = "Pub/Sub should be able to move a message to the dead letters."
+    error_message = "Pub/Sub should be able to move a message to the dead-letter topic."
   }
 
   assert {
     condition     = length(google_pubsub_subscription.replay) == 0 && output.replay_subscriptions == []
-    error_message = "Nothing should be replayed that was not asked for."
+    error_message = "Dead letters should not be replayed by default."
   }
 }
 
@@ -125,7 +125,7 @@ run "replay" {
       && google_pubsub_subscription.replay[0].expiration_policy[0].ttl == ""
       && length(google_pubsub_subscription.replay[0].dead_letter_policy) == 0
     )
-    error_message = "Dead letters should go where the stream's messages go."
+    error_message = "Dead letters should be pushed to the same endpoint as the stream's messages."
   }
 }
 
@@ -148,7 +148,7 @@ run "a_sink_in_each_project" {
       && length(google_logging_folder_sink.this) == 0
       && length(google_logging_organization_sink.this) == 0
     )
-    error_message = "Each project should have a sink into the one topic."
+    error_message = "Each project should have a sink to the shared topic."
   }
 
   assert {
@@ -161,7 +161,7 @@ run "a_sink_in_each_project" {
         && grant.member == google_logging_project_sink.this[project].writer_identity
       ])
     )
-    error_message = "Each sink should be able to publish to the topic, and to no other."
+    error_message = "Each sink should be able to publish to this topic only."
   }
 }
 
@@ -183,7 +183,7 @@ run "a_folder" {
       && length(google_logging_project_sink.this) == 0
       && length(google_logging_organization_sink.this) == 0
     )
-    error_message = "One sink should hear of the whole folder."
+    error_message = "A single sink should cover the whole folder."
   }
 
   assert {
@@ -213,7 +213,7 @@ run "an_organisation" {
       && length(google_logging_project_sink.this) == 0
       && length(google_logging_folder_sink.this) == 0
     )
-    error_message = "One sink should hear of the whole organisation."
+    error_message = "A single sink should cover the whole organisation."
   }
 
   assert {
@@ -241,6 +241,6 @@ run "regions_and_key" {
       tolist(topic.message_storage_policy[0].allowed_persistence_regions) == tolist(["europe-west1"])
       && topic.kms_key_name == var.kms_key_name
     ])
-    error_message = "Both topics should keep their messages there, under that key."
+    error_message = "Both topics should store messages in these regions, encrypted with this key."
   }
 }

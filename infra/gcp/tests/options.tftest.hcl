@@ -1,4 +1,4 @@
-# Several projects, everything below a folder, replay, and Valkey, in the whole.
+# The whole configuration with options: several projects, a folder, replay, and Valkey.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -25,7 +25,7 @@ run "several_projects" {
       google_project_iam_custom_role.list_instances[project].project == project
       && google_project_iam_member.list_instances[project].project == project
     ]) && length(google_project_iam_member.list_instances) == 2
-    error_message = "The exporter should be allowed to list in each project, and in no other."
+    error_message = "The exporter should be allowed to list these projects only."
   }
 }
 
@@ -37,12 +37,12 @@ run "everything_below_a_folder" {
 
   assert {
     condition     = length(google_project_iam_member.list_instances) == 2
-    error_message = "What is listed is named, whatever the sink hears of."
+    error_message = "Only the named projects should be listed, whatever the sink covers."
   }
 
   assert {
     condition     = length(regexall("gcloud logging read '[^']+' --folder=123456789012 ", output.verify_commands)) == 2
-    error_message = "The folder's log should be read."
+    error_message = "The verify command should read the folder's log."
   }
 }
 
@@ -53,7 +53,7 @@ run "everything_below_an_organisation" {
 
   assert {
     condition     = length(regexall("gcloud logging read '[^']+' --organization=210987654321 ", output.verify_commands)) == 2
-    error_message = "The organisation's log should be read."
+    error_message = "The verify command should read the organisation's log."
   }
 }
 
@@ -67,7 +67,7 @@ run "replay" {
       for stream in ["creation", "interruption"] :
       strcontains(output.dead_letter_commands, "gcloud pubsub subscriptions seek sie-${stream}-replay-subscription --project=example-project --time=-p14d")
     ])
-    error_message = "A subscription that is made later should be told to go back to what came before it."
+    error_message = "The commands should seek the replay subscription to messages older than itself."
   }
 }
 
@@ -86,7 +86,7 @@ run "valkey" {
       && google_memorystore_instance.this[0].persistence_config[0].aof_config[0].append_fsync == "ALWAYS"
       && google_memorystore_instance.this[0].engine_configs == tomap({ maxmemory-policy = "noeviction" })
     )
-    error_message = "What is acknowledged should be on disk, and stay."
+    error_message = "Acknowledged writes should be on disk and never evicted."
   }
 
   assert {
@@ -97,7 +97,7 @@ run "valkey" {
       && google_memorystore_instance.this[0].zone_distribution_config[0].mode == "MULTI_ZONE"
       && google_memorystore_instance.this[0].deletion_protection_enabled
     )
-    error_message = "There should be two nodes, in two zones, that are not deleted by mistake."
+    error_message = "There should be two nodes in two zones, protected from deletion."
   }
 
   assert {
@@ -106,7 +106,7 @@ run "valkey" {
       && google_memorystore_instance.this[0].desired_auto_created_endpoints[0].network == "projects/net-project/global/networks/shared"
       && google_memorystore_instance.this[0].desired_auto_created_endpoints[0].project_id == "example-project"
     )
-    error_message = "It should speak TLS, in the network that was named."
+    error_message = "Valkey should use TLS, in the named network."
   }
 
   assert {
@@ -115,26 +115,26 @@ run "valkey" {
       && google_network_connectivity_service_connection_policy.valkey[0].project == "net-project"
       && google_network_connectivity_service_connection_policy.valkey[0].psc_config[0].subnetworks == tolist(["projects/net-project/regions/europe-west1/subnetworks/psc"])
     )
-    error_message = "The network should let Memorystore in, by the subnetworks that were named."
+    error_message = "The policy should let Memorystore use the named subnetworks."
   }
 
   assert {
     condition     = yamldecode(output.exporter_config).store.url == "rediss://10.0.0.2:6379/0?ssl_ca_certs=/etc/spot-interruption-exporter/valkey-ca.pem&ssl_check_hostname=false"
-    error_message = "The exporter should write to the primary, and know its authority."
+    error_message = "The store URL should name the primary and the certificate authority."
   }
 
   assert {
     condition     = output.valkey_ca_certificates == "leaf\nroot"
-    error_message = "The authorities should be there to be put into the file."
+    error_message = "The output should have the certificate authorities."
   }
 
   assert {
     condition     = length(google_project_service.this) == 8
-    error_message = "Valkey's APIs should be enabled."
+    error_message = "The APIs of Valkey should be enabled."
   }
 }
 
-run "valkey_where_the_network_has_a_policy" {
+run "valkey_with_an_existing_policy" {
   variables {
     valkey = {
       region  = "europe-west1"
@@ -144,6 +144,6 @@ run "valkey_where_the_network_has_a_policy" {
 
   assert {
     condition     = length(google_network_connectivity_service_connection_policy.valkey) == 0 && length(google_memorystore_instance.this) == 1
-    error_message = "Without subnetworks there should be no policy."
+    error_message = "Without subnetworks, no policy should be created."
   }
 }

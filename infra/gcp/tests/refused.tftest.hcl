@@ -1,4 +1,4 @@
-# Each wrong value is refused, before anything is made.
+# Each invalid value is refused before any resource is created.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -309,7 +309,7 @@ run "valkey_subnetwork_by_name" {
   expect_failures = [var.valkey]
 }
 
-run "what_is_allowed" {
+run "allowed_values" {
   command = plan
 
   variables {
@@ -328,6 +328,6 @@ run "what_is_allowed" {
 
   assert {
     condition     = length(google_service_account.exporter.account_id) == 29 && length(google_service_account.push.account_id) <= 30
-    error_message = "The longest prefix should leave a legal account id."
+    error_message = "With the longest prefix, the account id should still be valid."
   }
 }

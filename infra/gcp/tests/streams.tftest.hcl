@@ -1,5 +1,5 @@
-# What is made by default: two streams, and nothing that was not asked for.
-# Terraform 1.7 or later runs these; the provider is only asked for its schema.
+# The default resources: two streams, and no optional resource.
+# These tests need Terraform 1.7 or later. They use only the provider's schema.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -13,22 +13,22 @@ variables {
 run "streams" {
   assert {
     condition     = output.topics == { creation = "sie-creation-topic", interruption = "sie-interruption-topic" }
-    error_message = "The topics should be the original exporter's."
+    error_message = "The topics should have the names of the original exporter's topics."
   }
 
   assert {
     condition     = output.subscriptions == { creation = "sie-creation-subscription", interruption = "sie-interruption-subscription" }
-    error_message = "The subscriptions should be those of the exporter's documentation."
+    error_message = "The subscriptions should have the documented names."
   }
 
   assert {
     condition     = length(google_memorystore_instance.this) == 0 && length(google_network_connectivity_service_connection_policy.valkey) == 0
-    error_message = "There should be no Valkey."
+    error_message = "There should be no Valkey instance by default."
   }
 
   assert {
     condition     = length(google_kms_crypto_key_iam_member.pubsub) == 0
-    error_message = "There should be no grant on a key."
+    error_message = "There should be no grant on a KMS key by default."
   }
 
   assert {
@@ -36,7 +36,7 @@ run "streams" {
       for service in ["iam", "iamcredentials", "logging", "monitoring", "pubsub"] :
       !google_project_service.this[service].disable_on_destroy
     ]) && length(google_project_service.this) == 5
-    error_message = "The APIs should be enabled, and stay so."
+    error_message = "The APIs should be enabled, and stay enabled after a destroy."
   }
 
   assert {
@@ -51,19 +51,19 @@ run "streams" {
         }
       }
     )
-    error_message = "The exporter should get what it needs, and nothing of Valkey."
+    error_message = "The configuration should have all required keys, and no Valkey store."
   }
 
   assert {
     condition     = output.valkey_ca_certificates == ""
-    error_message = "There should be no certificate."
+    error_message = "There should be no certificate authority without Valkey."
   }
 }
 
 run "identities" {
   assert {
     condition     = google_service_account.push.account_id == "sie-push" && google_service_account.exporter.account_id == "sie-exporter"
-    error_message = "Pushing and listing should be two accounts."
+    error_message = "Pushes and listings should use different accounts."
   }
 
   assert {
@@ -72,7 +72,7 @@ run "identities" {
       && google_service_account_iam_member.push_tokens.role == "roles/iam.serviceAccountTokenCreator"
       && google_service_account_iam_member.push_tokens.member == "serviceAccount:service-408213775019@gcp-sa-pubsub.iam.gserviceaccount.com"
     )
-    error_message = "Pub/Sub's agent should sign tokens as the push account, and as no other."
+    error_message = "Pub/Sub's agent should sign tokens only as the push account."
   }
 
   assert {
@@ -81,7 +81,7 @@ run "identities" {
       && google_service_account_iam_member.workload_identity.role == "roles/iam.workloadIdentityUser"
       && google_service_account_iam_member.workload_identity.member == "serviceAccount:example-project.svc.id.goog[spot-interruption-exporter/spot-interruption-exporter]"
     )
-    error_message = "The Kubernetes service account should be the exporter, and no other account."
+    error_message = "The Kubernetes service account should act only as the exporter account."
   }
 
   assert {
@@ -90,7 +90,7 @@ run "identities" {
       && toset(google_project_iam_custom_role.list_instances["example-project"].permissions) == toset(["compute.instances.list"])
       && google_project_iam_custom_role.list_instances["example-project"].role_id == "sie_list_instances"
     )
-    error_message = "The exporter should be allowed to list instances, and nothing else."
+    error_message = "The exporter should have only the permission to list instances."
   }
 
   assert {
@@ -99,7 +99,7 @@ run "identities" {
       && google_project_iam_member.list_instances["example-project"].member == google_service_account.exporter.member
       && length(google_project_iam_member.list_instances) == 1
     )
-    error_message = "The role should be the exporter account's."
+    error_message = "The role should be granted to the exporter account."
   }
 }
 
@@ -115,12 +115,12 @@ run "alert" {
       && google_monitoring_alert_policy.dead_letters.conditions[0].condition_threshold[0].comparison == "COMPARISON_GT"
       && google_monitoring_alert_policy.dead_letters.conditions[0].condition_threshold[0].threshold_value == 0
     )
-    error_message = "The first dead letter of either stream should be told."
+    error_message = "The first dead letter of either stream should raise an alert."
   }
 
   assert {
     condition     = google_monitoring_alert_policy.dead_letters.notification_channels == tolist(["projects/example-project/notificationChannels/7"])
-    error_message = "The channels should hear of it."
+    error_message = "The alert should notify the channels."
   }
 
   assert {
@@ -135,23 +135,23 @@ run "commands_count_nothing" {
       length(regexall("gcloud pubsub topics publish sie-(creation|interruption)-topic --project=example-project --message='\\{\"protoPayload\": \\{\"methodName\": \"verify\"\\}\\}'", output.verify_commands)) == 2
       && length(regexall("methodName\": \"[^\"]*compute", output.verify_commands)) == 0
     )
-    error_message = "A message that verifies should be one that the exporter ignores."
+    error_message = "The verify commands should publish messages that the exporter ignores."
   }
 
   assert {
     condition     = strcontains(output.dead_letter_commands, "gcloud pubsub subscriptions pull sie-creation-dead-letter-subscription --project=example-project") && !strcontains(output.dead_letter_commands, "seek")
-    error_message = "Without replay there is nothing but to look."
+    error_message = "Without replay, the commands should only read dead letters."
   }
 }
 
-run "an_audience_of_its_own" {
+run "own_audience" {
   variables {
     audience = "spot-interruption-exporter"
   }
 
   assert {
     condition     = yamldecode(output.exporter_config).pubsub.audience == "spot-interruption-exporter"
-    error_message = "The exporter should expect the audience that the tokens have."
+    error_message = "The exporter and the tokens should have the same audience."
   }
 }
 
@@ -162,7 +162,7 @@ run "without_apis" {
 
   assert {
     condition     = length(google_project_service.this) == 0
-    error_message = "No API should be touched."
+    error_message = "No API should be enabled."
   }
 }
 
@@ -175,11 +175,11 @@ run "another_cluster" {
 
   assert {
     condition     = google_service_account_iam_member.workload_identity.member == "serviceAccount:tools-project.svc.id.goog[monitoring/sie]"
-    error_message = "The exporter may run in another project's cluster."
+    error_message = "The exporter should be able to run in another project's cluster."
   }
 }
 
-run "a_key_of_ones_own" {
+run "own_kms_key" {
   variables {
     kms_key_name = "projects/keys-project/locations/europe-west1/keyRings/ring/cryptoKeys/pubsub"
   }
@@ -190,11 +190,11 @@ run "a_key_of_ones_own" {
       && google_kms_crypto_key_iam_member.pubsub[0].role == "roles/cloudkms.cryptoKeyEncrypterDecrypter"
       && google_kms_crypto_key_iam_member.pubsub[0].member == google_service_account_iam_member.push_tokens.member
     )
-    error_message = "Pub/Sub's agent should be able to use the key."
+    error_message = "Pub/Sub's agent should be able to use the KMS key."
   }
 }
 
-# Two installations in one project share no name.
+# Two installations in a project have distinct names.
 run "a_second_installation" {
   variables {
     prefix = "sie-dev"
@@ -205,7 +205,7 @@ run "a_second_installation" {
       concat(values(output.topics), values(output.subscriptions), values(output.dead_letter_topics), values(output.dead_letter_subscriptions)),
       concat(values(run.streams.topics), values(run.streams.subscriptions), values(run.streams.dead_letter_topics), values(run.streams.dead_letter_subscriptions)),
     )) == 0
-    error_message = "No topic and no subscription should be both's."
+    error_message = "Both installations should have distinct topics and subscriptions."
   }
 
   assert {
@@ -214,6 +214,6 @@ run "a_second_installation" {
       && google_service_account.exporter.account_id == "sie-dev-exporter"
       && google_project_iam_custom_role.list_instances["example-project"].role_id == "sie_dev_list_instances"
     )
-    error_message = "No account and no role should be both's."
+    error_message = "Both installations should have distinct accounts and roles."
   }
 }

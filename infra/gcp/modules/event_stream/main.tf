@@ -1,4 +1,4 @@
-# A log sink, its topic, the push subscription on it, and where messages go that could not be delivered.
+# A log sink, its topic, the push subscription, and a dead-letter topic for undeliverable messages.
 
 locals {
   week      = "604800s"
@@ -26,11 +26,11 @@ resource "google_pubsub_subscription" "push" {
   topic   = google_pubsub_topic.this.id
   labels  = var.labels
 
-  # Also how long an answer may take. The exporter gives up on a commit after 20 s.
+  # Also the time limit for an answer. The exporter's timeout for a commit is 20 s.
   ack_deadline_seconds       = 30
   message_retention_duration = local.week
 
-  # Without this, a subscription is deleted that had nothing to deliver for 31 days.
+  # Without this, Pub/Sub deletes the subscription after 31 days without a message.
   expiration_policy {
     ttl = ""
   }
@@ -49,15 +49,15 @@ resource "google_pubsub_subscription" "push" {
     maximum_backoff = "600s"
   }
 
-  # Every delivery that is not acknowledged is an attempt, an outage's too: 100 last some 16 hours, 5 would
-  # last minutes.
+  # Every delivery that is not acknowledged is an attempt, also during an outage of the exporter: 100 attempts
+  # take about 16 hours, 5 would take minutes.
   dead_letter_policy {
     dead_letter_topic     = google_pubsub_topic.dead_letter.id
     max_delivery_attempts = 100
   }
 }
 
-# It keeps its messages itself, so that a subscription that is made later can go back to them.
+# The topic retains its messages, so that a subscription that is created later can seek back to them.
 resource "google_pubsub_topic" "dead_letter" {
   project                    = var.project
   name                       = "${var.name}-dead-letter-topic"
@@ -74,7 +74,7 @@ resource "google_pubsub_topic" "dead_letter" {
   }
 }
 
-# To look at. Nothing takes messages from it but people.
+# For people, to read dead letters.
 resource "google_pubsub_subscription" "dead_letter" {
   project = var.project
   name    = "${var.name}-dead-letter-subscription"
@@ -89,7 +89,7 @@ resource "google_pubsub_subscription" "dead_letter" {
   }
 }
 
-# What was counted before is a duplicate to the exporter, so that replaying too much does no harm.
+# The exporter ignores events that it has counted before, so replaying too much does no harm.
 resource "google_pubsub_subscription" "replay" {
   count = var.replay ? 1 : 0
 
@@ -120,7 +120,7 @@ resource "google_pubsub_subscription" "replay" {
   }
 }
 
-# Pub/Sub itself moves a dead letter: it publishes the message there and acknowledges it here.
+# Pub/Sub's agent moves a dead letter: it publishes to the dead-letter topic and acknowledges on the subscription.
 resource "google_pubsub_topic_iam_member" "dead_letter" {
   project = var.project
   topic   = google_pubsub_topic.dead_letter.name

@@ -19,6 +19,6 @@ output "dead_letter_subscription" {
 }
 
 output "replay_subscriptions" {
-  description = "the names of the push subscriptions on the dead-letter topic: one, or none"
+  description = "the names of the push subscriptions on the dead-letter topic; a single name, or empty without replay"
   value       = google_pubsub_subscription.replay[*].name
 }

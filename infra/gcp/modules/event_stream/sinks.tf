@@ -2,7 +2,7 @@ locals {
   parent = split("/", var.sink_parent)
   sink   = { name = "${var.name}-sink", description = "For the spot-interruption-exporter" }
 
-  # Each parent's sinks write as an identity that is the parent's own.
+  # The sinks of each parent write with the parent's own identity.
   writers = merge(
     { for project, sink in google_logging_project_sink.this : project => sink.writer_identity },
     { for folder, sink in google_logging_folder_sink.this : "folders/${folder}" => sink.writer_identity },

@@ -1,5 +1,5 @@
 variable "name" {
-  description = "begins the name of everything in the stream"
+  description = "prefix of the names of all resources in the stream"
   type        = string
 }
 
@@ -14,7 +14,7 @@ variable "labels" {
 }
 
 variable "filter" {
-  description = "which log entries, in the Logging query language"
+  description = "filter of the log entries, in the Logging query language"
   type        = string
 }
 
@@ -24,7 +24,7 @@ variable "sink_parent" {
 }
 
 variable "projects" {
-  description = "the projects that have a sink each where sink_parent is empty"
+  description = "the projects that each get a sink if sink_parent is empty"
   type        = list(string)
 }
 
@@ -44,12 +44,12 @@ variable "audience" {
 }
 
 variable "replay" {
-  description = "push the dead letters too"
+  description = "push the dead letters again"
   type        = bool
 }
 
 variable "pubsub_agent" {
-  description = "Pub/Sub's own identity in the project, as an IAM member"
+  description = "Pub/Sub's service agent in the project, as an IAM member"
   type        = string
 }
 

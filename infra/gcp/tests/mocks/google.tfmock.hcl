@@ -1,4 +1,4 @@
-# What Google would answer, as far as the tests look at it.
+# Mock answers of Google's APIs, with the values that the tests check.
 
 mock_data "google_project" {
   defaults = {
