@@ -77,7 +77,7 @@ class Report:
     windows: Sequence[Window]
     seconds: float
     outcomes: Mapping[str, int]
-    wrong: Sequence[str]
+    errors: Sequence[str]
     """Differences between the exposed totals and the messages."""
     pruned: Pruning
     pruned_under_load: PruningUnderLoad
@@ -107,13 +107,13 @@ def measure(directory: Path, messages: int, connections: int, window: int, seed:
         backlog = _Backlog(messages, seed)
         with Exporter(directory, credentials) as exporter:
             windows, seconds = _push_backlog(exporter, credentials.token, backlog, connections, window)
-            outcomes, wrong = _compare_totals(exporter, backlog)
+            outcomes, errors = _compare_totals(exporter, backlog)
         store = exporter.store
         copy = store.with_name("copy.db")
         shutil.copy(store, copy)
         pruned = _prune(store)
         under_load = _prune_under_load(directory, copy, credentials, messages)
-        return Report(windows, seconds, outcomes, wrong, pruned, under_load)
+        return Report(windows, seconds, outcomes, errors, pruned, under_load)
 
 
 class _Backlog:
@@ -192,12 +192,12 @@ def _compare_totals(exporter: Exporter, backlog: _Backlog) -> tuple[Mapping[str,
         "creation": totals["spot_instances_created_total"],
         "duplicate": outcomes["duplicate"],
     }
-    wrong = [
+    errors = [
         f"{kind}: {shown[kind]} of {backlog.sent[kind]}"
         for kind in shown
         if shown[kind] != backlog.sent[kind]
     ]
-    return outcomes, wrong
+    return outcomes, errors
 
 
 def _prune(store: Path) -> Pruning:
@@ -285,7 +285,7 @@ def print_report(report: Report) -> None:
     messages = sum(report.outcomes.values())
     counts = ", ".join(f"{outcome} {number:,}" for outcome, number in sorted(report.outcomes.items()))
     print_line(f"{machine()}; {messages:,} messages in {report.seconds:.0f} s: {counts}")
-    print_line(f"totals: {'; '.join(report.wrong) or 'exact'}")
+    print_line(f"totals: {'; '.join(report.errors) or 'exact'}")
     print_line("\n  messages  events/s  p99 ms  CPU µs  RSS MiB  file MiB  WAL MiB")
     for number, window in enumerate(report.windows, 1):
         pushed = messages * number // len(report.windows)

@@ -29,9 +29,9 @@ class PushResults:
     """The results of one run."""
 
     latencies_ms: list[float] = field(default_factory=list)
-    """From the scheduled time of each push to its answer."""
+    """Time from the scheduled moment of each push to its answer."""
     late_ms: list[float] = field(default_factory=list)
-    """From the scheduled time of each push to the moment at which this program sent or queued it."""
+    """Time from the scheduled moment of each push until this program sent or queued it."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """The outcomes of accepted pushes, and status and reason of the others."""
     seconds: float = 0.0

@@ -98,7 +98,7 @@ class PushResults:
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
-    """From the write of the request to the last byte of the answer."""
+    """Time from the write of the request to the last byte of the answer."""
     refused: Counter[int] = field(default_factory=Counter)
     """Answers other than 200, by status."""
 

@@ -67,7 +67,7 @@ class Report(NamedTuple):
 
     phases: Sequence[Phase]
     scrapes: Sequence[Scrape]
-    wrong: Sequence[str]
+    errors: Sequence[str]
     """Unexpected answers, and a difference between counted answers and the exposed total."""
     logs: Sequence[dict[str, object]]
     """The exporter's log lines about the listing."""
@@ -111,9 +111,9 @@ def run(directory: Path, options: argparse.Namespace) -> Report:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 measurement = _Measurement(exporter, credentials, options)
                 phases, scrapes = runner.run(measurement.run(api, scraper))
-            wrong = measurement.wrong()
+            errors = measurement.errors()
         logs = [line for line in exporter.logs() if line["message"] in ("fleet listed", "fleet not listed")]
-    return Report(phases, scrapes, wrong, logs)
+    return Report(phases, scrapes, errors, logs)
 
 
 class _Measurement:
@@ -140,7 +140,7 @@ class _Measurement:
             scraper.send(None)
         return [alone, listing, scraped], scraper.recv()
 
-    def wrong(self) -> Sequence[str]:
+    def errors(self) -> Sequence[str]:
         """Describe unexpected answers, and a difference between counted answers and the exposed total."""
         found = [
             f"{number} x {outcome}" for outcome, number in self._outcomes.items() if outcome != "counted"
@@ -292,7 +292,7 @@ def _print_report(report: Report, options: argparse.Namespace) -> None:
     )
     for line in report.logs:
         print_line(json.dumps(line))
-    print_line("; ".join(report.wrong) or "every counted answer is in the total once")
+    print_line("; ".join(report.errors) or "every counted answer is in the total once")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _SETUPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "Redis, one behind nginx": ("redis", 1, True),
     "Redis, three behind nginx": ("redis", 3, True),
 }
-"""By name: the store, the number of replicas, and whether nginx balances between them."""
+"""The setups by name: the store, the number of replicas, and whether nginx balances between them."""
 
 
 class Round(NamedTuple):

@@ -58,11 +58,11 @@ def differences(traffic: Traffic, shown: NonzeroSeries) -> Iterator[str]:
         **{name: {} for name in _ZERO_AT_END},
     }
     for name, expected in sent.items():
-        seen = {_with_float_bound(labels): value for labels, value in shown(name).items()}
-        for labels in expected.keys() | seen.keys():
-            if seen.get(labels, 0) != expected.get(labels, 0):
-                sent_seen = f"{expected.get(labels, 0):g} sent, {seen.get(labels, 0):g} counted"
-                yield f"{name}{dict(sorted(labels))}: {sent_seen}"
+        counted = {_with_float_bound(labels): value for labels, value in shown(name).items()}
+        for labels in expected.keys() | counted.keys():
+            if counted.get(labels, 0) != expected.get(labels, 0):
+                counts = f"{expected.get(labels, 0):g} sent, {counted.get(labels, 0):g} counted"
+                yield f"{name}{dict(sorted(labels))}: {counts}"
 
 
 def without_target_labels(labels: Mapping[str, str]) -> Labels:

@@ -1,14 +1,14 @@
 """Deliveries over raw connections, repeated as Pub/Sub does until each is acknowledged."""
 
 import asyncio
-import json
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from tests.chaos.traffic import Message
 from tests.support.process import LOOPBACK
+from tests.support.raw_http import Answer, RawConnection
 
 CALLERS: Final = 24
 TIMEOUT_SECONDS: Final = 5.0
@@ -16,29 +16,11 @@ _SHORT_TIMEOUT_SHARE: Final = 0.1
 """The share of first deliveries whose caller times out after some milliseconds."""
 
 
-class Answer(NamedTuple):
-    """A complete answer."""
-
-    status: int
-    body: bytes
-
-    @property
-    def outcome(self) -> str:
-        """The outcome; for a refusal its status and reason."""
-        document = json.loads(self.body)
-        return str(document["outcome"]) if self.status == 200 else f"{self.status} {document['reason']}"
-
-
-class PushConnection:
-    """A caller's connection, opened again after it was closed.
-
-    It does less than a library's client, to not limit the speed of a run, and its exceptions show how a
-    request ended.
-    """
+class PushConnection(RawConnection):
+    """A caller's connection. It does less than an HTTP library, which would limit the speed of a run."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        super().__init__(LOOPBACK, port)
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,50 +28,12 @@ class PushConnection:
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
 
-    @property
-    def connected(self) -> bool:
-        """True if the next request uses the connection of the last one."""
-        return self._streams is not None
-
     async def post(self, path: str, body: bytes, token: str, *, within: float = TIMEOUT_SECONDS) -> Answer:
-        """Push a body.
-
-        Raises OSError if the connection is closed or the timeout passes, EOFError after an incomplete answer.
-        The next push then uses a new connection.
-        """
+        """Push a body. Raises like `send`."""
         head = f"POST {path} HTTP/1.1\r\nhost: {LOOPBACK}\r\ncontent-length: {len(body)}\r\n"
         if token:
             head += f"authorization: Bearer {token}\r\n"
-        try:
-            async with asyncio.timeout(within):
-                return await self._exchange(head.encode() + b"\r\n" + body)
-        except BaseException:
-            self.close()
-            raise
-
-    async def _exchange(self, request: bytes) -> Answer:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(LOOPBACK, self._port)
-        reader, writer = self._streams
-        writer.write(request)
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError as exc:
-            if exc.partial:
-                raise
-            raise ConnectionResetError("closed without an answer") from exc
-        status, *lines = head.decode().lower().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines if line)
-        answer = Answer(int(status.split()[1]), await reader.readexactly(int(headers["content-length"])))
-        if headers.get("connection") == "close":
-            self.close()
-        return answer
-
-    def close(self) -> None:
-        """Close the connection at once."""
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
+        return await self.send(head.encode() + b"\r\n" + body, within=within)
 
 
 class PushSender:

@@ -75,13 +75,14 @@ class ReplicaComparison:
     def _differences(self) -> Iterator[str]:
         """Compare each series' increase, summed over all replicas, with the sent events."""
         for name, sent in self._sent.items():
-            seen: Counter[Labels] = Counter()
+            counted: Counter[Labels] = Counter()
             for series in self._raw(name):
                 increase = sum(max(later - before, 0) for (_, before), (_, later) in pairwise(series.samples))
-                seen[without_target_labels(series.labels)] += round(increase)
-            for labels in sent.keys() | seen.keys():
-                if seen[labels] != sent.get(labels, 0):
-                    yield f"{name}{dict(sorted(labels))}: {sent.get(labels, 0)} sent, {seen[labels]} counted"
+                counted[without_target_labels(series.labels)] += round(increase)
+            for labels in sent.keys() | counted.keys():
+                if counted[labels] != sent.get(labels, 0):
+                    counts = f"{sent.get(labels, 0)} sent, {counted[labels]} counted"
+                    yield f"{name}{dict(sorted(labels))}: {counts}"
 
     def _final_errors(self) -> list[str]:
         """Return the errors that stay. A failed scrape on a busy machine hides a metric for a moment."""

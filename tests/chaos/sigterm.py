@@ -101,7 +101,7 @@ class _PushesDuringShutdown:
                     self._exporter.process.send(signal.SIGTERM)
 
     async def _push(self, connection: PushConnection, message: Message) -> None:
-        was_connected, began = connection.connected, time.monotonic()
+        was_open, began = connection.is_open, time.monotonic()
         try:
             answer = await connection.post(f"/events/{message.endpoint}", message.body, self._token)
         except ConnectionRefusedError:
@@ -110,7 +110,7 @@ class _PushesDuringShutdown:
             self.cut_off.append(message)
             if isinstance(exc, (TimeoutError, EOFError)):
                 self.errors["incomplete or late"] += 1
-            elif was_connected and began < self._signalled_at:
+            elif was_open and began < self._signalled_at:
                 self.errors["missing, although pushed before SIGTERM"] += 1
         else:
             if answer.status == 200:

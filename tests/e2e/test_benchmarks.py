@@ -22,7 +22,7 @@ def test_under_full_load_the_exporter_and_the_plain_way_count_all_that_they_answ
 def test_pushes_at_a_constant_rate_are_all_counted_during_listing_and_scraping(tmp_path: Path) -> None:
     report = latency.run(tmp_path, Namespace(rate=200, seconds=1, instances=1000, series=500))
 
-    assert report.wrong == []
+    assert report.errors == []
     assert all(phase.results.latencies_ms for phase in report.phases)
     assert min(scrape.series for scrape in report.scrapes) >= 500
     assert [line["instances"] for line in report.logs] == [1000]

@@ -23,7 +23,7 @@ def test_a_backlog_is_counted_exactly_once_and_pruned_after_a_month(
 ) -> None:
     report = backlog.measure(tmp_path, messages=2_000, connections=16, window=500, seed=1)
 
-    assert report.wrong == []
+    assert report.errors == []
     assert sum(report.outcomes.values()) == 2_000
     assert report.outcomes["duplicate"]
     assert len(report.windows) == 4

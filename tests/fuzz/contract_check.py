@@ -10,10 +10,10 @@ from app.metrics import OUTCOMES
 from tests.fuzz.case_builder import MARKER
 from tests.fuzz.cases import Case
 from tests.fuzz.hostile_values import FORBIDDEN_CATEGORIES, LIMIT
-from tests.fuzz.raw_client import Answer
 from tests.fuzz.report import RECORDED, Report
 from tests.support.exporter import OWN
 from tests.support.program import Samples
+from tests.support.raw_http import Answer
 
 REFUSALS: Final = frozenset(
     {

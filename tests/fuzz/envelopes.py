@@ -62,7 +62,7 @@ def run(
     lines = exporter.process.text().splitlines()
     report.errors += [*log_errors(lines, secret, report), *counter_errors(samples, lines, report)]
     report.errors += [
-        f"case {case.number} ({case.shape}; {case.damage}): {why}" for case, why in report.failed
+        f"case {case.number} ({case.shape}; {case.damage}): {error}" for case, error in report.failed
     ]
     return report
 
@@ -119,8 +119,8 @@ async def _deliver(connection: Connection, pushed: Case, report: Report) -> tupl
     report.statuses[answer.status] += 1
     report.slowest = max(report.slowest, (answer.seconds, pushed.number))
     document = answer.document()
-    if why := contract_violation(pushed, answer, document):
-        report.failed.append((pushed, why))
+    if violation := contract_violation(pushed, answer, document):
+        report.failed.append((pushed, violation))
     result = str(document.get("outcome" if answer.status == 200 else "reason"))
     (report.outcomes if answer.status == 200 else report.reasons)[result] += 1
     if answer.status == 200 and result in RECORDED:

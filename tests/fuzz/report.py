@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.fuzz.cases import Case
-from tests.fuzz.raw_client import Answer
 from tests.support.measure import percentile
+from tests.support.raw_http import Answer
 
 RECORDED: Final = frozenset({"tracked", "counted", "pending"})
 """Outcomes of events that were committed."""
@@ -25,7 +25,7 @@ class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     answered: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By endpoint, and outcome or reason."""
+    """The number of answers by endpoint, and outcome or reason."""
     counted: Counter[str] = field(default_factory=Counter)
     tracked: Counter[str] = field(default_factory=Counter)
     valid_created: Counter[str] = field(default_factory=Counter)

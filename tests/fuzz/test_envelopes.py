@@ -9,9 +9,9 @@ from tests.fuzz.cases import Case, case
 from tests.fuzz.contract_check import contract_violation, is_valid_repetition, log_errors
 from tests.fuzz.envelopes import Backend, run
 from tests.fuzz.failed_cases import read_failed, write_failed
-from tests.fuzz.raw_client import Answer
 from tests.fuzz.report import Report
 from tests.support.entries import encoded
+from tests.support.raw_http import Answer
 
 _SEED: Final = 1
 

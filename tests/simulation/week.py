@@ -67,7 +67,7 @@ class Week:
 
     def __init__(self, directory: Path, *, rules: Sequence[Path] = ()) -> None:
         self.ends = float(int(time.time()))
-        """The end of the simulated time, up to which the ground truth is labelled."""
+        """The end of the simulated time, up to which the ground truth is known."""
         self.begins = self.ends - SECONDS
         self.fleet = Fleet(_SEED, self.begins - _LEAD_IN_SECONDS, SECONDS + _LEAD_IN_SECONDS)
         self.truth = self.fleet.truth
