@@ -20,12 +20,12 @@ def _insert(**fields: Any) -> Shape:  # noqa: ANN401  # the fields of `insert`
     outcomes = _IGNORED if fields.keys() & {"last", "denied"} else _CREATED
 
     def make(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-        made: JsonObject = {
+        defaults: JsonObject = {
             "cluster": builder.choose(CLUSTERS),
             "zone": _ZONE,
             "operation": f"operation-{number}",
         }
-        return insert(name, **(made | fields)), outcomes
+        return insert(name, **(defaults | fields)), outcomes
 
     return make
 
@@ -68,9 +68,9 @@ def _split(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, fr
     return entry, _IGNORED
 
 
-def _cut_down(of: Shape) -> Shape:
+def _cut_down(shape: Shape) -> Shape:
     def make(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
-        entry, outcomes = of(builder, name, number)
+        entry, outcomes = shape(builder, name, number)
         return cut_down(entry), outcomes
 
     return make
