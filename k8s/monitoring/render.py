@@ -17,7 +17,8 @@ RUNBOOK: Final = "https://git.example.com/spot-interruption-exporter/README.md"
 """The page that has a section for each alert.
 
 Every link to the runbook begins with it. Change it here to the address of your copy, then run this program.
-The default of the variable `runbook` in infra/gcp/variables.tf is the same.
+A test holds the exporter's own links (DOCS_URL in app/__init__.py) and the default of Terraform's variable
+`runbook` to the same address.
 """
 
 K8S: Final = Path(__file__).resolve().parent.parent

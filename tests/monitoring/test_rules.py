@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from app import DOCS_URL
 from app.metrics import Metrics
 from app.web.problems import leaves, status_of
 from tests.support.requirement import require
@@ -180,6 +181,10 @@ def _runbook() -> Path:
 def test_the_runbook_is_a_page_on_the_web() -> None:
     assert urlsplit(_RUNBOOK).scheme == "https"
     assert urlsplit(_RUNBOOK).hostname
+
+
+def test_the_exporters_page_links_to_the_same_page() -> None:
+    assert DOCS_URL == _RUNBOOK
 
 
 def test_terraform_s_alert_links_to_the_same_page() -> None:
