@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,11 @@ LONGEST: Final = (
     "tests/e2e/test_benchmarks.py",
 )
 """What takes longest, the longest first: started last, it would keep one worker busy after the others."""
+
+
+# A shell that starts the tests in the background has them ignore these, and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped

@@ -66,7 +66,8 @@ def _template(kind: Kind, pool: int) -> bytes:
     operation = f"{_SERIAL}-5f2e8c1a9d3b7-64ba2d5c-9a7b3c1d"
     if kind == "interruption":
         operation = f"systemevent-{operation}"
-        return encoded(preempted(name, instance_id=instance_id, operation=operation, timestamp=_AT))
+        entry = preempted(name, instance_id=instance_id, operation=operation, timestamp=_AT)
+        return encoded(entry | {"receiveTimestamp": _AT})
     cluster, pool_name = f"shop-{pool % _CLUSTERS}", f"spot-{pool}"
     operation = f"operation-{operation}"
     entry = insert(
@@ -77,7 +78,7 @@ def _template(kind: Kind, pool: int) -> bytes:
         operation=operation,
         timestamp=_AT,
     )
-    return encoded(entry)
+    return encoded(entry | {"receiveTimestamp": _AT})
 
 
 def _envelope(kind: Kind) -> tuple[bytes, bytes]:

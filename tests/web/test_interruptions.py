@@ -1,10 +1,14 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from app.domain.history import Entry, Query
+from app.errors import StoreUnavailableError
+from app.store import OpenedStore, open_store
 from app.web.interruptions import MOST_ROWS
 from tests.support.exporter import Exporter
 from tests.web.problems import assert_problem
@@ -216,14 +220,22 @@ def test_of_two_listeners_the_main_one_does_not_have_it(fed_exporter: Exporter) 
     assert_problem(response, HTTPStatus.NOT_FOUND, "not_found")
 
 
-def test_a_ledger_that_cannot_be_read_says_so_and_harms_no_push(exporter: Exporter, tmp_path: Path) -> None:
-    exporter.create("node-1")
-    file = tmp_path / "exporter.db"
-    file.rename(tmp_path / "elsewhere.db")
+class _Unreadable:
+    """A ledger whose backend is away while the store's is there."""
 
-    response = exporter.client.get(f"{exporter.url}/interruptions")
+    def interruptions(self, _query: Query) -> Sequence[Entry]:
+        raise StoreUnavailableError("the ledger cannot be read")
 
-    assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
-    assert exporter.interrupt("node-1").json()["outcome"] == "counted"
-    (tmp_path / "elsewhere.db").rename(file)
-    assert names(read(exporter)) == ["node-1"]
+
+def test_a_ledger_that_cannot_be_read_says_so_and_harms_no_push(tmp_path: Path) -> None:
+    def opened(url: str, *args: object, **options: object) -> OpenedStore:
+        store = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
+        return replace(store, history=_Unreadable())  # type: ignore[arg-type]  # the rest is not asked for
+
+    with Exporter(tmp_path, open_store=opened) as exporter:
+        exporter.create("node-1")
+
+        response = exporter.client.get(f"{exporter.url}/interruptions")
+
+        assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
+        assert exporter.interrupt("node-1").json()["outcome"] == "counted"
