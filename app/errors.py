@@ -1,4 +1,4 @@
-"""Everything this service raises on purpose.
+"""The exceptions of this service.
 
 ExporterError
 ├── CallerError                       the request is wrong
@@ -9,23 +9,23 @@ ExporterError
 │   ├── MalformedEntryError           malformed_entry
 │   ├── BodyTooLargeError             body_too_large
 │   └── BodyTimeoutError              body_timeout
-├── UnavailableError                  a backing service is down: have it sent again
+├── UnavailableError                  a backing service is down; Pub/Sub delivers again
 │   ├── CertificatesUnavailableError  certificates_unavailable
 │   ├── StoreUnavailableError         store_unavailable
-│   │   └── StoreLostError            only a restart can help
+│   │   └── StoreLostError            only a restart helps
 │   │       ├── StoreCorruptError     store_corrupt
 │   │       ├── StoreGoneError        store_gone
 │   │       └── NameTakenError        name_taken
 │   ├── StoreSlowError                store_slow
 │   ├── OverloadError                 overload
 │   └── StoppingError                 stopping
-├── InternalError                     internal: a bug, one event's
-├── InventoryUnavailableError         a project's fleet cannot be listed; no request's
-├── StartError                        cannot start; one line tells why
-└── ConfigurationError                cannot start; a line a wrong key
+├── InternalError                     internal: a bug that one event triggers
+├── InventoryUnavailableError         a project cannot be listed; not related to a request
+├── StartError                        the exporter cannot start; one line has the cause
+└── ConfigurationError                the exporter cannot start; one line per wrong key
 
-The slugs are each leaf's `reason`: what a problem document and the error metric call it.
-Messages are lower case and never hold a token, a secret or a body.
+The slugs are the `reason` of each leaf, in problem documents and in the error metric.
+Messages are in lower case, and never contain a token, a secret or a body.
 """
 
 from collections.abc import Iterable
@@ -33,29 +33,29 @@ from typing import ClassVar
 
 
 class ExporterError(Exception):
-    """Anything this service raises on purpose."""
+    """The base of all exceptions of this service."""
 
 
 class CallerError(ExporterError):
-    """The request is wrong; the same request will be wrong again."""
+    """The request is wrong. The same request will be refused again."""
 
     reason: ClassVar[str]
 
 
 class NotAuthenticatedError(CallerError):
-    """The bearer token is missing, or is no valid token of Google's for this audience."""
+    """The bearer token is missing, or is not a valid Google token for this audience."""
 
     reason = "not_authenticated"
 
 
 class NotPermittedError(CallerError):
-    """The token is good, and belongs to somebody who may not push here."""
+    """The token is valid, but its account may not push here."""
 
     reason = "not_permitted"
 
 
 class WrongSubscriptionError(CallerError):
-    """The envelope names another subscription than the configured one."""
+    """The envelope has another subscription than the configured one."""
 
     reason = "wrong_subscription"
 
@@ -67,7 +67,7 @@ class MalformedEnvelopeError(CallerError):
 
 
 class MalformedEntryError(CallerError):
-    """The message is no log entry, or names no instance that could be stored and shown."""
+    """The message is not a log entry, or has no instance name that can be stored and shown."""
 
     reason = "malformed_entry"
 
@@ -79,59 +79,59 @@ class BodyTooLargeError(CallerError):
 
 
 class BodyTimeoutError(CallerError):
-    """The body was not complete in time."""
+    """The body did not arrive in time."""
 
     reason = "body_timeout"
 
 
 class UnavailableError(ExporterError):
-    """A backing service is down or too slow; the same request may pass later."""
+    """A backing service is down or too slow. The same request may succeed later."""
 
     reason: ClassVar[str]
 
 
 class CertificatesUnavailableError(UnavailableError):
-    """Google's signing certificates cannot be fetched, and none are remembered."""
+    """Google's signing certificates cannot be fetched, and none are cached."""
 
     reason = "certificates_unavailable"
 
 
 class StoreUnavailableError(UnavailableError):
-    """The store cannot be read or written now; nothing of the call has happened."""
+    """The store cannot be read or written now. The call had no effect."""
 
     reason = "store_unavailable"
 
 
 class StoreLostError(StoreUnavailableError):
-    """The store can be used no more by this process; only a restart can mend that."""
+    """The process cannot use the store any more. Only a restart helps."""
 
 
 class StoreCorruptError(StoreLostError):
-    """The store was found damaged while running."""
+    """The running exporter found its store damaged."""
 
     reason = "store_corrupt"
 
 
 class StoreGoneError(StoreLostError):
-    """The store's file was deleted, renamed or replaced while it was in use."""
+    """The store file was deleted, renamed or replaced while the exporter used it."""
 
     reason = "store_gone"
 
 
 class NameTakenError(StoreLostError):
-    """Another process has begun under this replica's name: the newest has it."""
+    """Another process has started with the name of this replica. The newest process owns the name."""
 
     reason = "name_taken"
 
 
 class StoreSlowError(UnavailableError):
-    """The commit was not done in time; it may still come, and a redelivery is then a duplicate."""
+    """The commit did not finish in time. It may still finish; a redelivery is then a duplicate."""
 
     reason = "store_slow"
 
 
 class OverloadError(UnavailableError):
-    """Too many events wait for their commit."""
+    """Too many events are queued for a commit."""
 
     reason = "overload"
 
@@ -143,16 +143,16 @@ class StoppingError(UnavailableError):
 
 
 class InternalError(ExporterError):
-    """A bug met by one event; its trace is in the log."""
+    """A bug that one event triggers. The log has its traceback."""
 
     reason: ClassVar[str] = "internal"
 
 
 class InventoryUnavailableError(ExporterError):
-    """A project's fleet cannot be listed now; what is known of it stays."""
+    """A project's fleet cannot be listed now. The stored state of the project does not change."""
 
     def __init__(self, cause: str, message: str) -> None:
-        """`cause` is a slug: what the metric of failed listings calls it."""
+        """Keep the cause: the slug that the metric of failed listings has."""
         self.cause = cause
         super().__init__(message)
 
@@ -162,9 +162,9 @@ class StartError(ExporterError):
 
 
 class ConfigurationError(ExporterError):
-    """The configuration is wrong; `problems` has a line for each wrong key."""
+    """The configuration is wrong. `problems` has one line per wrong key."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        """Keep the lines; none of them holds a value."""
+        """Keep the lines. They must not contain configuration values."""
         self.problems = tuple(problems)
         super().__init__("; ".join(self.problems))

@@ -1,1 +1,1 @@
-"""What interruptions are and what becomes of them: pure values and rules, no I/O, no clock, no framework."""
+"""Pure values and rules for interruptions: no I/O, no clock, no framework."""

@@ -1,6 +1,7 @@
-"""The rules: what becomes of an event, given what is known of its instance. `fleet` has those of a listing.
+"""The rules for an event: its outcome and its changes, from the rows of its instance name.
 
-Pure and total: no I/O, no clock. Changes are values; a store makes them durable and knows no rule.
+`fleet` has the rules for a listing. The rules are pure and total: no I/O, no clock. Changes are values.
+A store makes them durable, and does not contain rules.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,6 @@ from app.domain.instances import (
     Instance,
     Labels,
     Parked,
-    instance_of,
     unexplained,
 )
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, ReleasedBy, Tracked
@@ -33,77 +33,78 @@ from app.domain.values import value
 NOT_A_NODE: Final = Ignored("not_a_node")
 NO_CLUSTER_LABEL: Final = Ignored("no_cluster_label")
 FAILED_INSERT: Final = Ignored("failed_insert")
-_FAILED_KEPT: Final = 20
+_MAX_FAILED_CREATIONS: Final = 20
 
 
 @value
 class Rules:
-    """What the configuration decides."""
+    """Limits and times from the configuration."""
 
     grace_seconds: float = 1800.0
-    """How long an interruption waits for its instance."""
+    """Longest time for which an interruption is pending."""
     retention_seconds: float = 31 * 86400.0
-    """How long what has ended is remembered."""
+    """Time for which the store keeps an instance after its end."""
     max_label_sets: int = 10_000
-    """Beyond it, new label sets are committed under `other`."""
+    """Above this number, new label sets are committed under `other`."""
 
 
 @value
 class Known:
-    """What the store knows of an event: whether it was seen, and everything under its instance name."""
+    """The stored state that an event meets: if its key was recorded, and all rows of its instance name."""
 
     seen: bool = False
     incarnations: Mapping[str, Instance] = field(default_factory=dict)
     """By identity."""
-    parked: Sequence[Parked] = ()
+    pending: Sequence[Parked] = ()
 
 
 @value
-class See:
-    """The event with this key is recorded."""
+class MarkSeen:
+    """Record the event's key: a later event with this key is a duplicate."""
 
     key: str
 
 
 @value
-class Keep:
-    """The incarnation is now this, and enters the totals with what is told of it."""
+class StoreInstance:
+    """Store the incarnation, and add the given facts about it to the totals."""
 
     instance: Instance
     created: bool = False
-    """Its creation was announced, and it is Spot."""
+    """Count a creation: the incarnation is Spot, and a creation event has announced it."""
     failed: bool = False
-    """That creation has failed."""
+    """Count that this creation has failed."""
     counted: Counted | None = None
-    """It was interrupted: this enters the ledger too."""
+    """Count this interruption, and add it to the ledger."""
 
 
 @value
-class Forget:
-    """The incarnation goes on under another identity."""
+class RemoveInstance:
+    """Remove the incarnation with this identity from the store."""
 
     name: InstanceName
     identity: str
 
 
 @value
-class Show:
-    """The label set's series exist from now on, at 0 if nothing has happened; or its cluster's alone."""
+class EnsureSeries:
+    """Make sure that the series of the label set exist, at 0 if nothing was counted yet."""
 
     labels: Labels
-    cluster_alone: bool = False
+    only_cluster: bool = False
+    """Only the series of the cluster."""
 
 
 @value
-class Park:
-    """The interruption waits."""
+class AddPending:
+    """Add a pending interruption."""
 
-    parked: Parked
+    pending: Parked
 
 
 @value
-class Release:
-    """The interruption waits no more."""
+class ReleasePending:
+    """Remove a pending interruption."""
 
     key: str
     name: InstanceName
@@ -112,14 +113,16 @@ class Release:
 
 @value
 class Explain:
-    """Ledger rows of the incarnation get its node; their `counted_as` stays, and so do the totals."""
+    """Write the incarnation's node into its ledger rows. Their `counted_as` and the totals do not change."""
 
     name: InstanceName
     identity: str
     node: Node
 
 
-Change: TypeAlias = See | Keep | Forget | Show | Park | Release | Explain
+Change: TypeAlias = (
+    MarkSeen | StoreInstance | RemoveInstance | EnsureSeries | AddPending | ReleasePending | Explain
+)
 
 
 @value
@@ -131,56 +134,59 @@ class Decision:
 
 
 def decide(event: Event, known: Known, rules: Rules, now: float) -> Decision:
-    """What becomes of an event, given what is known of it. `now` is by the exporter's clock."""
+    """Return the outcome of an event, and its changes. `now` is the time of the exporter's clock."""
     draft = Draft(known.incarnations, now)
     if isinstance(event, InstanceInterrupted):
-        outcome = _interrupted(event, known, rules, draft)
+        outcome = _decide_interruption(event, known, rules, draft)
     elif isinstance(event, InstanceCreated):
-        outcome = _created(event, known, draft)
+        outcome = _decide_creation(event, known, draft)
     elif isinstance(event, CreationFailed):
-        outcome = _failed(event, draft)
+        outcome = _decide_failure(event, draft)
     else:
         assert_never(event)
     return Decision(outcome, draft.changes)
 
 
-def expire(parked: Parked, known: Known, now: float) -> Decision:
-    """What becomes of an interruption that nothing has explained while it waited.
+def expire(pending: Parked, known: Known, now: float) -> Decision:
+    """Return the outcome of a pending interruption at the end of its grace period, and its changes.
 
-    It takes the node of the incarnation of its name nearest before it, else of the newest, else `unknown`;
-    it ends nothing else, and leaves an ended incarnation behind for a creation that comes late.
+    The interruption takes the labels of the latest earlier incarnation of its name, otherwise those of the
+    newest, otherwise `unknown`. No other incarnation ends. An ended incarnation is stored, so that a creation
+    event that arrives later finds it.
     """
-    event = parked.event
+    event = pending.event
     draft = Draft(known.incarnations, now)
-    draft.changes.append(Release(event.key, event.name, "expiry"))
-    incarnation = _belongs_to(event, draft.incarnations)
+    draft.changes.append(ReleasePending(event.key, event.name, "expiry"))
+    incarnation = _find_interrupted(event, draft.incarnations)
     if incarnation is None:
-        neighbour = _nearest_before(event.at, draft.incarnations.values())
-        if neighbour is not None and neighbour.kind is NO_NODE:
+        nearest = _nearest_before(event.at, draft.incarnations.values())
+        if nearest is not None and nearest.kind is NO_NODE:
             return Decision(NOT_A_NODE, draft.changes)
         identity = event.id or f"~{event.key}"
-        stub = draft.incarnations.get(identity) or unexplained(event.name, identity, now)
-        incarnation = stub._replace(node=UNKNOWN_NODE if neighbour is None else neighbour.node)
-    return Decision(_settle(event, incarnation, draft, "expiry"), draft.changes)
+        undescribed = draft.incarnations.get(identity) or unexplained(event.name, identity, now)
+        incarnation = undescribed._replace(node=UNKNOWN_NODE if nearest is None else nearest.node)
+    return Decision(_count_interruption(event, incarnation, draft, "expiry"), draft.changes)
 
 
-def move(incarnations: Iterable[Instance], there: Known, name: InstanceName, now: float) -> Sequence[Change]:
-    """Have incarnations go on under the name in the project's other spelling, beside what is known there.
+def move_incarnations(
+    incarnations: Iterable[Instance], there: Known, name: InstanceName, now: float
+) -> Sequence[Change]:
+    """Move incarnations to another name: the name with the project's id instead of its number.
 
-    `there` has what waits under both.
+    `there` has the rows of the new name, and the pending interruptions of both names.
     """
     draft = Draft(there.incarnations, now)
     failures: list[CreationFailed] = []
     for incarnation in there.incarnations.values():
-        _part_from_failure(incarnation, draft, failures)
+        _separate_failure(incarnation, draft, failures)
     for incarnation in incarnations:
-        draft.changes.append(Forget(incarnation.name, incarnation.identity))
-        moved = _without_failure(incarnation._replace(name=name), failures)
+        draft.changes.append(RemoveInstance(incarnation.name, incarnation.identity))
+        moved = _take_out_failure(incarnation._replace(name=name), failures)
         if moved is not None:
-            _place(moved, draft)
+            _add_renamed(moved, draft)
     for failure in failures:
-        _failed(failure, draft)
-    release(there.parked, draft, "creation")
+        _decide_failure(failure, draft)
+    release_pending(there.pending, draft, "creation")
     return draft.changes
 
 
@@ -195,172 +201,163 @@ class Draft:
         self.now = now
 
     def keep(self, instance: Instance, counted: Counted | None = None) -> None:
-        """Keep the incarnation; a creation (or its failure) counts when it first is both announced and Spot.
+        """Store the incarnation. Count its creation (or failure) once it is known to be announced and Spot.
 
-        An interruption may prove an announced instance to be Spot, so the order of the two does not matter.
+        An interruption proves an announced instance to be Spot, so the order of the two does not matter.
         """
         before = self.incarnations.get(instance.identity)
         self.incarnations[instance.identity] = instance
         counts = instance.announced and instance.spot
-        told = before if before is not None and before.announced and before.spot else None
-        created = counts and told is None
-        failed = counts and instance.failed and not (told is not None and told.failed)
-        self.changes.append(Keep(instance, created, failed, counted))
+        counted_before = before if before is not None and before.announced and before.spot else None
+        created = counts and counted_before is None
+        failed = counts and instance.failed and not (counted_before is not None and counted_before.failed)
+        self.changes.append(StoreInstance(instance, created, failed, counted))
 
-    def forget(self, instance: Instance) -> None:
-        """Forget the incarnation."""
+    def remove(self, instance: Instance) -> None:
+        """Remove the incarnation."""
         del self.incarnations[instance.identity]
-        self.changes.append(Forget(instance.name, instance.identity))
+        self.changes.append(RemoveInstance(instance.name, instance.identity))
 
     def rename(self, instance: Instance, identity: str) -> Instance:
-        """Return the same incarnation under another identity."""
+        """Move the incarnation to another identity, and return it."""
         if instance.identity == identity:
             return instance
-        self.forget(instance)
+        self.remove(instance)
         renamed = instance._replace(identity=identity)
         self.incarnations[identity] = renamed
         return renamed
 
 
-def _interrupted(event: InstanceInterrupted, known: Known, rules: Rules, draft: Draft) -> Outcome:
+def _decide_interruption(event: InstanceInterrupted, known: Known, rules: Rules, draft: Draft) -> Outcome:
     if known.seen:
-        draft.changes.append(See(event.key))
+        draft.changes.append(MarkSeen(event.key))
         return Duplicate()
-    incarnation = _belongs_to(event, draft.incarnations)
+    incarnation = _find_interrupted(event, draft.incarnations)
     if incarnation is None:
         draft.changes += (
-            See(event.key),
-            Park(Parked(event, draft.now + rules.grace_seconds)),
-            Show(unexplained(event.name, event.id, draft.now).labels),
+            MarkSeen(event.key),
+            AddPending(Parked(event, draft.now + rules.grace_seconds)),
+            EnsureSeries(unexplained(event.name, event.id, draft.now).labels),
         )
         return Pending(event.name.project)
-    outcome = _settle(event, incarnation, draft, None)
+    outcome = _count_interruption(event, incarnation, draft, None)
     if outcome is not NOT_A_NODE:
-        draft.changes.append(See(event.key))
+        draft.changes.append(MarkSeen(event.key))
     return outcome
 
 
-def _settle(
+def _count_interruption(
     event: InstanceInterrupted, incarnation: Instance, draft: Draft, released_by: ReleasedBy | None
 ) -> Counted | Ignored:
-    """Count an interruption of the incarnation, and end it unless it has been started since."""
+    """Count an interruption of the incarnation, and end the incarnation unless it was started later."""
     if incarnation.kind is NO_NODE:
         return NOT_A_NODE
     start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
     ends = _ends(event, incarnation)
     age = event.at - start if start is not None and not incarnation.timed and event.at >= start else None
-    node, explained = incarnation.node, incarnation.kind is NODE
     counted = Counted(
-        event.key, event.at, event.name, event.id, node, node.cluster, age, explained, released_by
+        key=event.key,
+        at=event.at,
+        name=event.name,
+        id=event.id,
+        node=incarnation.node,
+        counted_as=incarnation.node.cluster,
+        age=age,
+        explained=incarnation.kind is NODE,
+        released_by=released_by,
     )
-    draft.keep(_after(event, incarnation, draft.now, ends=ends), counted)
+    draft.keep(_with_interruption(event, incarnation, draft.now, ends=ends), counted)
     return counted
 
 
-def _after(event: InstanceInterrupted, before: Instance, now: float, *, ends: bool) -> Instance:
-    """The incarnation once it was interrupted."""
-    # By position: every interruption comes here, and `_replace` looks for each field by its name.
-    name, identity, kind, node, _, _, alive, announced, failed, timed, overflowed, operation = before[:12]
-    created_at, started_at, interrupted_at, ended_at = before[12:]
-    return instance_of(
-        (
-            name,
-            identity,
-            kind,
-            node,
-            now,
-            True,  # that it was interrupted proves it to be Spot
-            alive and not ends,
-            announced,
-            failed,
-            timed or ends,
-            overflowed,
-            operation,
-            created_at,
-            started_at,
-            _latest(interrupted_at, event.at),
-            _earliest(ended_at, event.at) if ends else ended_at,
-        )
+def _with_interruption(event: InstanceInterrupted, before: Instance, now: float, *, ends: bool) -> Instance:
+    return before._replace(
+        recorded_at=now,
+        spot=True,  # only Spot instances are interrupted
+        alive=before.alive and not ends,
+        timed=before.timed or ends,
+        interrupted_at=_latest(before.interrupted_at, event.at),
+        ended_at=_earliest(before.ended_at, event.at) if ends else before.ended_at,
     )
 
 
 def _ends(event: InstanceInterrupted, incarnation: Instance) -> bool:
-    # An id says which instance it was, whatever the clocks; only a later start outlives the interruption.
-    # Without an id, an interruption from before the creation was another incarnation's.
+    # The id identifies the instance even if clocks differ. Only an instance that was started later lives on.
+    # Without an id, an interruption before the creation belongs to another incarnation.
     if incarnation.started_at is not None and incarnation.started_at > event.at:
         return False
     return bool(event.id) or incarnation.created_at is None or incarnation.created_at <= event.at
 
 
-def _created(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
+def _decide_creation(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
     if known.seen:
-        draft.changes.append(See(event.key))
+        draft.changes.append(MarkSeen(event.key))
         return Duplicate()
-    before = _known_before(event, draft)
+    before = _find_created(event, draft)
     if event.node is None:
         if before is None or before.kind is UNEXPLAINED:
-            _learn(event, before, draft)
-            release(known.parked, draft, "creation")
+            _record_creation(event, before, draft)
+            release_pending(known.pending, draft, "creation")
         return NO_CLUSTER_LABEL
-    instance = _learn(event, before, draft)
-    draft.changes += (See(event.key), Show(instance.labels, cluster_alone=event.spot is False))
-    release(known.parked, draft, "creation")
+    instance = _record_creation(event, before, draft)
+    draft.changes += (MarkSeen(event.key), EnsureSeries(instance.labels, only_cluster=event.spot is False))
+    release_pending(known.pending, draft, "creation")
     _forget_failed(draft)
     return Tracked(event.name, event.node)
 
 
-def _learn(event: InstanceCreated, before: Instance | None, draft: Draft) -> Instance:
-    """Keep what a creation says of its instance, whether the instance is new or known already."""
+def _record_creation(event: InstanceCreated, before: Instance | None, draft: Draft) -> Instance:
+    """Store the description of an instance that a creation gives. The instance may be known already."""
     if before is not None and _is_another_operation(event.operation, before):
-        return _learn_start(event, before, draft)
+        return _record_another_start(event, before, draft)
     identity = event.id or (f"~{event.key}" if before is None else before.identity)
     if before is None:
         instance = unexplained(event.name, identity, draft.now)
     else:
         instance = draft.rename(before, identity)
-    instance = _described(instance, event, draft)
+    instance = _with_description(instance, event, draft)
     instance = _with_failure(instance._replace(alive=instance.alive or before is None), draft)
-    instance = succeed(instance, draft)
+    instance = order_among_incarnations(instance, draft)
     draft.keep(instance)
     if before is not None and before.kind is UNEXPLAINED and event.node is not None:
         draft.changes.append(Explain(event.name, before.identity, event.node))
     return instance
 
 
-def _learn_start(event: InstanceCreated, known: Instance, draft: Draft) -> Instance:
-    """Keep another start of a known instance: of two starts, the later has the instance's identity."""
+def _record_another_start(event: InstanceCreated, known: Instance, draft: Draft) -> Instance:
+    """Store another start of a known instance. The later of two starts has the instance's identity."""
     instance = unexplained(event.name, known.identity, draft.now)._replace(alive=True, spot=known.spot)
-    instance = _with_failure(_described(instance, event, draft), draft)
+    instance = _with_failure(_with_description(instance, event, draft), draft)
     older, newer = sorted((known, instance), key=_start_order)
-    restarted = _started_again(newer, older)
+    restarted = _merged_starts(newer, older)
     if older is known:
-        draft.forget(known)
-        draft.incarnations[_start_identity(known)] = known  # its creation has been counted
+        draft.remove(known)
+        draft.incarnations[_start_identity(known)] = known  # its creation is already counted
     _keep_older_start(older, newer, draft)
-    draft.keep(succeed(restarted, draft)._replace(recorded_at=draft.now))
+    draft.keep(order_among_incarnations(restarted, draft)._replace(recorded_at=draft.now))
     return instance
 
 
-def _described(instance: Instance, event: InstanceCreated, draft: Draft) -> Instance:
+def _with_description(instance: Instance, event: InstanceCreated, draft: Draft) -> Instance:
     return instance._replace(
         kind=NO_NODE if event.node is None else NODE,
         node=event.node or UNKNOWN_NODE,
         spot=instance.spot or event.spot is True,
         announced=instance.announced or event.node is not None,
         operation=event.operation or instance.operation,
-        # A listing gives the first start; the creation may be of a later one.
+        # A listing gives the time of the first start. The creation event may be for a later start.
         created_at=instance.created_at if instance.announced else event.at,
         recorded_at=draft.now,
     )
 
 
-def _started_again(newer: Instance, older: Instance) -> Instance:
-    """Return the newer of two starts of one instance, with what has happened to the instance since it."""
-    start = _birth(newer)
+def _merged_starts(newer: Instance, older: Instance) -> Instance:
+    """Return the newer of two starts of one instance, with all later events of the instance."""
+    start = _created_at_or_start_of_time(newer)
     interrupted_at = max(
         (at for at in (newer.interrupted_at, older.interrupted_at) if at is not None), default=None
     )
-    # A failure ends its own start alone.
+    # A failure ends only its own start.
     ends = (newer.ended_at, None if older.failed else older.ended_at, interrupted_at)
     ended_at = min((at for at in ends if at is not None and at >= start), default=None)
     return newer._replace(
@@ -374,12 +371,12 @@ def _started_again(newer: Instance, older: Instance) -> Instance:
 
 
 def _keep_older_start(older: Instance, newer: Instance, draft: Draft) -> None:
-    """Remember an earlier start of an instance by its operation: its failure may still come."""
+    """Store an earlier start of an instance under its operation, because its failure may still arrive."""
     draft.keep(
         older._replace(
             identity=_start_identity(older),
             alive=False,
-            ended_at=_earliest(older.ended_at, _birth(newer)),
+            ended_at=_earliest(older.ended_at, _created_at_or_start_of_time(newer)),
             recorded_at=draft.now,
         )
     )
@@ -390,18 +387,23 @@ def _start_identity(instance: Instance) -> str:
 
 
 def _start_order(instance: Instance) -> tuple[float, str]:
-    return _birth(instance), instance.operation
+    return _created_at_or_start_of_time(instance), instance.operation
 
 
-def succeed(instance: Instance, draft: Draft) -> Instance:
-    """The incarnation in its place among those of its name: it ends older ones, a newer one has ended it.
+def order_among_incarnations(instance: Instance, draft: Draft) -> Instance:
+    """Return the incarnation, ended if its name has a newer one; otherwise, end the older incarnations.
 
-    Dead ones too: an accepted insert tells that the name was free, even if it failed afterwards.
+    Even an ended incarnation ends the older incarnations: an accepted insert proves that the name was
+    free, even if the insert failed later.
     """
     if instance.created_at is None:
         return instance
     others = [other for other in draft.incarnations.values() if other.identity != instance.identity]
-    newer = [_birth(other) for other in others if _birth(other) > instance.created_at]
+    newer = [
+        _created_at_or_start_of_time(other)
+        for other in others
+        if _created_at_or_start_of_time(other) > instance.created_at
+    ]
     if newer:
         return instance._replace(alive=False, ended_at=_earliest(instance.ended_at, min(newer)))
     for other in others:
@@ -410,57 +412,56 @@ def succeed(instance: Instance, draft: Draft) -> Instance:
     return instance
 
 
-def _place(moved: Instance, draft: Draft) -> None:
-    """Keep an incarnation that had another name, together with what is known of it under its new name."""
-    twin = draft.incarnations.get(moved.identity)
-    # What it and its twin announced has been counted: `keep` compares with what it finds here.
+def _add_renamed(moved: Instance, draft: Draft) -> None:
+    """Store an incarnation that had another name, merged with its duplicate under the new name."""
+    duplicate = draft.incarnations.get(moved.identity)
+    # The creations of both are already counted: `keep` compares with the row that it finds here.
     draft.incarnations[moved.identity] = moved
-    if twin is None:
-        joined = moved
-    elif _is_another_operation(moved.operation, twin):
-        older, newer = sorted((moved, twin), key=_start_order)
-        joined = _started_again(newer, older)
+    if duplicate is None:
+        merged = moved
+    elif _is_another_operation(moved.operation, duplicate):
+        older, newer = sorted((moved, duplicate), key=_start_order)
+        merged = _merged_starts(newer, older)
         draft.incarnations[_start_identity(older)] = older
         draft.incarnations[newer.identity] = newer
         _keep_older_start(older, newer, draft)
     else:
-        draft.incarnations[moved.identity] = twin if twin.announced else moved
-        joined = _joined(moved, twin)
-    draft.keep(succeed(joined, draft))
+        draft.incarnations[moved.identity] = duplicate if duplicate.announced else moved
+        merged = _merged(moved, duplicate)
+    draft.keep(order_among_incarnations(merged, draft))
     if moved.kind is NODE:
-        draft.changes.append(Show(moved.labels, cluster_alone=not moved.spot))
-        if twin is not None and twin.kind is UNEXPLAINED:
+        draft.changes.append(EnsureSeries(moved.labels, only_cluster=not moved.spot))
+        if duplicate is not None and duplicate.kind is UNEXPLAINED:
             draft.changes.append(Explain(moved.name, moved.identity, moved.node))
 
 
-def _joined(moved: Instance, twin: Instance) -> Instance:
-    """One incarnation, of which the project's two spellings told different things."""
-    told, end = (twin, moved) if moved.kind is UNEXPLAINED else (moved, twin)
-    return told._replace(
-        spot=told.spot or end.spot,
-        alive=told.alive and end.alive,
-        announced=told.announced or end.announced,
-        failed=told.failed or end.failed,
-        timed=told.timed or end.timed,
-        operation=told.operation or end.operation,
-        started_at=end.started_at if told.started_at is None else told.started_at,
-        interrupted_at=end.interrupted_at if told.interrupted_at is None else told.interrupted_at,
-        ended_at=end.ended_at if told.ended_at is None else told.ended_at,
+def _merged(moved: Instance, duplicate: Instance) -> Instance:
+    """Return one incarnation from the two that are stored under the project's number and id."""
+    described, other = (duplicate, moved) if moved.kind is UNEXPLAINED else (moved, duplicate)
+    return described._replace(
+        spot=described.spot or other.spot,
+        alive=described.alive and other.alive,
+        announced=described.announced or other.announced,
+        failed=described.failed or other.failed,
+        timed=described.timed or other.timed,
+        operation=described.operation or other.operation,
+        started_at=_first_known(described.started_at, other.started_at),
+        interrupted_at=_first_known(described.interrupted_at, other.interrupted_at),
+        ended_at=_first_known(described.ended_at, other.ended_at),
     )
 
 
-def release(waiting: Sequence[Parked], draft: Draft, by: ReleasedBy) -> None:
-    """Settle the waiting interruptions that what is known now explains."""
-    for parked in sorted(waiting, key=lambda parked: parked.event.at):
-        event = parked.event
-        incarnation = _belongs_to(event, draft.incarnations)
+def release_pending(pending: Sequence[Parked], draft: Draft, by: ReleasedBy) -> None:
+    """Count the pending interruptions whose instances are known now, in the order of their times."""
+    for event in sorted((one.event for one in pending), key=lambda event: event.at):
+        incarnation = _find_interrupted(event, draft.incarnations)
         if incarnation is not None:
-            draft.changes.append(Release(event.key, event.name, by))
-            _settle(event, incarnation, draft, by)
+            draft.changes.append(ReleasePending(event.key, event.name, by))
+            _count_interruption(event, incarnation, draft, by)
 
 
-def _failed(event: CreationFailed, draft: Draft) -> Outcome:
-    """End what the failed insert's first entry announced, or remember that it will have ended."""
+def _decide_failure(event: CreationFailed, draft: Draft) -> Outcome:
+    """End the incarnation that the failed insert announced; if it is not known yet, store the failure."""
     announced = _announced_by(event, draft.incarnations)
     if announced is None and (identity := _failure_identity(event, draft.incarnations)):
         announced = unexplained(event.name, identity, draft.now)
@@ -479,7 +480,7 @@ def _failed(event: CreationFailed, draft: Draft) -> Outcome:
 
 
 def _failure_identity(event: CreationFailed, incarnations: Mapping[str, Instance]) -> str:
-    """Return the identity under which a failure waits for its creation; "" if nothing can match the two."""
+    """Return the identity under which a failure is stored; "" if it has nothing to match its creation by."""
     if event.id and event.id not in incarnations:
         return event.id
     return event.operation and f"~{event.operation}"
@@ -489,10 +490,10 @@ def _is_another_operation(operation: str, instance: Instance) -> bool:
     return bool(operation and instance.operation and operation != instance.operation)
 
 
-def _without_failure(instance: Instance, failures: list[CreationFailed]) -> Instance | None:
-    """Return what is known of an instance besides a failure that no creation has claimed; None if nothing is.
+def _take_out_failure(instance: Instance, failures: list[CreationFailed]) -> Instance | None:
+    """Move a failure that no creation has claimed from the instance to `failures`.
 
-    Add the failure to `failures`.
+    Return the rest of the instance, or None if nothing else is known of it.
     """
     if not instance.failed or instance.announced or instance.kind is NO_NODE:
         return instance
@@ -500,47 +501,49 @@ def _without_failure(instance: Instance, failures: list[CreationFailed]) -> Inst
     failures.append(CreationFailed(at, instance.name, instance.id, instance.operation))
     if instance.kind is UNEXPLAINED and instance.interrupted_at is None:
         return None
-    # A listing has described it, or it was interrupted.
+    # The instance was listed, or it was interrupted.
     return instance._replace(
         failed=False, operation="", alive=instance.interrupted_at is None, ended_at=instance.interrupted_at
     )
 
 
-def _part_from_failure(instance: Instance, draft: Draft, failures: list[CreationFailed]) -> Instance | None:
-    """Do as `_without_failure`, and keep what it returns."""
-    rest = _without_failure(instance, failures)
+def _separate_failure(instance: Instance, draft: Draft, failures: list[CreationFailed]) -> Instance | None:
+    """Take the failure out of the instance, and store the rest."""
+    rest = _take_out_failure(instance, failures)
     if rest is not instance:
-        draft.forget(instance)
+        draft.remove(instance)
         if rest is not None:
             draft.keep(rest)
     return rest
 
 
 def _with_failure(instance: Instance, draft: Draft) -> Instance:
-    """Return the instance as failed if its operation's failure was remembered by the operation."""
+    """Return the instance, failed if the failure of its operation is stored."""
     failure = draft.incarnations.get(_start_identity(instance))
     if failure is None or not failure.failed or failure.kind is not UNEXPLAINED:
         return instance
-    draft.forget(failure)
+    draft.remove(failure)
     ended_at = failure.ended_at if instance.ended_at is None else instance.ended_at
     return instance._replace(failed=True, alive=False, ended_at=ended_at)
 
 
 def _forget_failed(draft: Draft) -> None:
-    """Forget failed creations that nothing is to come of, but the newest.
+    """Remove old failed creations, for which no other event will arrive. Keep the newest.
 
-    A stock-out can go on for weeks, and every event reads all that is known under its name.
+    A stock-out can last for weeks, and every event reads all rows of its name.
     """
     failed = [
-        one for one in draft.incarnations.values() if one.failed and (one.announced or one.kind is NO_NODE)
+        incarnation
+        for incarnation in draft.incarnations.values()
+        if incarnation.failed and (incarnation.announced or incarnation.kind is NO_NODE)
     ]
-    for old in sorted(failed, key=_birth)[:-_FAILED_KEPT]:
+    for old in sorted(failed, key=_created_at_or_start_of_time)[:-_MAX_FAILED_CREATIONS]:
         del draft.incarnations[old.identity]
-        draft.changes.append(Forget(old.name, old.identity))
+        draft.changes.append(RemoveInstance(old.name, old.identity))
 
 
 def _announced_by(event: CreationFailed, incarnations: dict[str, Instance]) -> Instance | None:
-    """Return what the failed operation announced; found by the id only if its own operation is not known."""
+    """Return the incarnation of the failed operation. The id counts only if its operation is not known."""
     if event.operation:
         for incarnation in incarnations.values():
             if incarnation.operation == event.operation:
@@ -549,21 +552,21 @@ def _announced_by(event: CreationFailed, incarnations: dict[str, Instance]) -> I
     return None if named is None or named.operation else named
 
 
-def _known_before(event: InstanceCreated, draft: Draft) -> Instance | None:
-    """Return what is known of the instance, without a failure that belongs to another operation."""
-    before = _described_by(event, draft.incarnations)
+def _find_created(event: InstanceCreated, draft: Draft) -> Instance | None:
+    """Return the instance that a creation describes, without the failure of another operation."""
+    before = _find_described(event, draft.incarnations)
     if before is None or not event.operation or event.operation == before.operation:
         return before
     failures: list[CreationFailed] = []
-    rest = _part_from_failure(before, draft, failures)
+    rest = _separate_failure(before, draft, failures)
     for failure in failures:
         if failure.operation:
-            _failed(replace(failure, id=""), draft)  # the id is this creation's
+            _decide_failure(replace(failure, id=""), draft)  # the id belongs to this creation
     return rest
 
 
-def _described_by(event: InstanceCreated, incarnations: dict[str, Instance]) -> Instance | None:
-    """The incarnation that a creation tells of, where it is known already (from a listing, or by its end)."""
+def _find_described(event: InstanceCreated, incarnations: dict[str, Instance]) -> Instance | None:
+    """Return the incarnation that a creation describes, if a listing or its interruption came first."""
     if event.id and event.id in incarnations:
         return incarnations[event.id]
     for incarnation in incarnations.values():
@@ -580,8 +583,8 @@ def _described_by(event: InstanceCreated, incarnations: dict[str, Instance]) -> 
     return incarnations[min(interrupted_since)[1]] if interrupted_since else None
 
 
-def _belongs_to(event: InstanceInterrupted, incarnations: Mapping[str, Instance]) -> Instance | None:
-    """The explained incarnation that was interrupted: by its id; without one, the incarnation alive then."""
+def _find_interrupted(event: InstanceInterrupted, incarnations: Mapping[str, Instance]) -> Instance | None:
+    """Return the described incarnation with the event's id; without an id, the one alive at that time."""
     if event.id:
         named = incarnations.get(event.id)
         return None if named is None or named.kind is UNEXPLAINED else named
@@ -591,21 +594,27 @@ def _belongs_to(event: InstanceInterrupted, incarnations: Mapping[str, Instance]
         if incarnation.kind is not UNEXPLAINED and not incarnation.failed
     ]
     then = [incarnation for incarnation in lived if _lived_at(event.at, incarnation)]
-    return max(then or lived, key=_birth, default=None)
+    return max(then or lived, key=_created_at_or_start_of_time, default=None)
 
 
 def _nearest_before(at: float, incarnations: Iterable[Instance]) -> Instance | None:
     explained = [incarnation for incarnation in incarnations if incarnation.kind is not UNEXPLAINED]
-    before = [incarnation for incarnation in explained if _birth(incarnation) <= at]
-    return max(before or explained, key=_birth, default=None)
+    before = [incarnation for incarnation in explained if _created_at_or_start_of_time(incarnation) <= at]
+    return max(before or explained, key=_created_at_or_start_of_time, default=None)
 
 
 def _lived_at(at: float, incarnation: Instance) -> bool:
-    return _birth(incarnation) <= at and (incarnation.ended_at is None or at <= incarnation.ended_at)
+    return _created_at_or_start_of_time(incarnation) <= at and (
+        incarnation.ended_at is None or at <= incarnation.ended_at
+    )
 
 
-def _birth(incarnation: Instance) -> float:
+def _created_at_or_start_of_time(incarnation: Instance) -> float:
     return float("-inf") if incarnation.created_at is None else incarnation.created_at
+
+
+def _first_known(first: float | None, second: float | None) -> float | None:
+    return second if first is None else first
 
 
 def _latest(known: float | None, at: float) -> float:

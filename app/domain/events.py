@@ -1,4 +1,4 @@
-"""What happened in the cloud, as values: the decoders make them, `attribution.decide` gives them meaning.
+"""Events in the cloud, as values. The decoders create them; `attribution.decide` decides them.
 
 Times are seconds since the epoch, UTC, as floats.
 """
@@ -9,17 +9,17 @@ from app.domain.values import maker, value
 
 UNKNOWN: Final = "unknown"
 BELIEVED_AHEAD_SECONDS: Final = 86400.0
-"""An event's time may lie so far after the time to which it is compared, because clocks differ."""
+"""Longest time by which an event may be ahead of another clock, because clocks differ."""
 
 
 class InstanceName(NamedTuple):
-    """A Compute Engine VM's name; recreated VMs share it, so it names a row of incarnations.
+    """The name of a Compute Engine instance. A recreated instance has the same name, as another incarnation.
 
-    A named tuple, not a dataclass: it is a dictionary key on the hot path, and hashes in C.
+    A named tuple, because it is a dictionary key on the hot path, and a tuple is hashed in C.
     """
 
     project: str
-    """The project's id; its number where only that is known."""
+    """The project's id, or its number if only the number is known."""
     zone: str
     instance: str
 
@@ -31,7 +31,7 @@ instance_name_of: Final = maker(InstanceName)
 
 
 class Node(NamedTuple):
-    """What makes an instance a GKE node; a missing value is `unknown`, never empty."""
+    """The labels of a GKE node. A missing value is `unknown`, never empty."""
 
     cluster: str
     cluster_location: str
@@ -45,27 +45,27 @@ UNKNOWN_NODE: Final = Node(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 
 @value
 class InstanceCreated:
-    """An instance's creation was accepted; it may still fail."""
+    """An accepted creation of an instance. It may still fail."""
 
     key: str
-    """What makes the event the same event when it is delivered or exported again."""
+    """The key that is the same each time the event is delivered or exported."""
     at: float
     name: InstanceName
     id: str
-    """The instance id; "" where the entry has none."""
+    """The instance id; "" if the entry has none."""
     operation: str
-    """The insert's operation id; "" where the entry has none."""
+    """The operation id of the insert; "" if the entry has none."""
     node: Node | None
-    """None: the instance is no GKE node."""
+    """None: the instance is not a GKE node."""
     spot: bool | None
-    """None: the entry does not say."""
+    """None: the entry does not have this information."""
     project_number: str = ""
-    """The number that the entry gives for the project besides its id; "" where it gives none."""
+    """The project's number, if the entry has it in addition to the id; otherwise ""."""
 
 
 @value
 class CreationFailed:
-    """A creation announced before (or still to be delivered) has failed, as in a stock-out."""
+    """A failed creation, for example in a stock-out. It may be delivered before the creation itself."""
 
     at: float
     name: InstanceName
@@ -76,7 +76,7 @@ class CreationFailed:
 
 @value
 class InstanceInterrupted:
-    """Compute Engine took a Spot instance back."""
+    """A preemption of a Spot instance."""
 
     key: str
     at: float
@@ -87,26 +87,26 @@ class InstanceInterrupted:
 
 @value
 class Ignored:
-    """Authentic, well formed, and none of this service's business: an event and an outcome at once."""
+    """An authentic, well-formed message that does not concern this service: an event and an outcome."""
 
     reason: str
 
 
 Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted
-"""What is recorded; an `Ignored` never reaches the store."""
+"""The events that a store records. It never gets an `Ignored`."""
 
 
 @value
 class Listed:
-    """An instance as a listing of its project's fleet shows it."""
+    """An instance in a listing of its project's fleet."""
 
     name: InstanceName
     id: str
     node: Node | None
-    """None: the instance is no GKE node."""
+    """None: the instance is not a GKE node."""
     spot: bool
     alive: bool
-    """It is being started, runs, or is being repaired."""
+    """The instance is starting, running, or under repair."""
     created_at: float | None
     started_at: float | None
-    """When it was started last."""
+    """The time of its last start."""

@@ -1,74 +1,85 @@
-"""The rules of a listing: what a fleet, as it was when its listing began, changes of what is known.
+"""The rules for a listing: they compare the known instances with the listed instances, and reconcile them.
 
-Pure, as `attribution` is. A listing tells what lives; it undoes nothing that has happened since it began.
+The rules are pure, as those of `attribution` are. A listing shows the fleet as it was when the listing
+began, and does not undo a later event.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-from app.domain.attribution import Change, Draft, Explain, Keep, Known, Show, release, succeed
+from app.domain.attribution import (
+    Change,
+    Draft,
+    EnsureSeries,
+    Explain,
+    Known,
+    StoreInstance,
+    order_among_incarnations,
+    release_pending,
+)
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Listed, Node
 from app.domain.instances import NO_NODE, NODE, UNEXPLAINED, Instance, Kind
 
-_RENEWAL_SECONDS: Final = 43200.0
-"""What a listing merely confirms is written again so seldom: most of a fleet is the same each time.
+_REWRITE_SECONDS: Final = 43200.0
+"""Time after which an unchanged instance is written again. Most of a fleet is the same in each listing.
 
-Half of the shortest retention, so that nothing that is listed is ever forgotten.
+Half of the shortest retention, so that the store never removes an instance that is still listed.
 """
-_SETTLING_SECONDS: Final = 60.0
-"""What was announced so short a time before a listing began may be missing from it, and lives.
+_CLOCK_TOLERANCE_SECONDS: Final = 60.0
+"""An instance that was announced at most this long before a listing began may be missing from it.
 
-Times that a log entry and the Compute API tell of one creation are no further apart.
+Also the largest difference between the creation times in a log entry and in the Compute API.
 """
 
 
-def hear(listed: Listed, known: Known, began: float, now: float) -> Sequence[Change]:
-    """What it changes that a listing, begun at that moment, names the instance."""
+def observe_listed(listed: Listed, known: Known, began: float, now: float) -> Sequence[Change]:
+    """Return the changes for an instance in a listing that began at `began`."""
     draft = Draft(known.incarnations, now)
-    before = _known_as(listed, draft)
+    before = _find_listed(listed, draft)
     if before is None:
         instance = _discovered(listed, began, now)
     else:
         instance = _updated(draft.rename(before, listed.id), listed, began)
-    instance = succeed(instance, draft)
-    if instance != before or now - instance.recorded_at > _RENEWAL_SECONDS:
+    instance = order_among_incarnations(instance, draft)
+    if instance != before or now - instance.recorded_at > _REWRITE_SECONDS:
         draft.keep(instance._replace(recorded_at=now))
     if instance.kind is NODE:
-        draft.changes.append(Show(instance.labels, cluster_alone=not instance.spot))
+        draft.changes.append(EnsureSeries(instance.labels, only_cluster=not instance.spot))
         if before is not None and before.kind is UNEXPLAINED:
             draft.changes.append(Explain(instance.name, before.identity, instance.node))
-    release(known.parked, draft, "inventory")
+    release_pending(known.pending, draft, "inventory")
     return draft.changes
 
 
 def ends_what_it_misses(began: float, previous: float | None) -> bool:
-    """Whether a complete listing ends what it does not name; `previous`: when the last one that did began.
+    """Return True if a complete listing may end instances that are missing from it.
 
-    What a listing confirms without news is not written: the last confirmation may be as late as that one's.
+    Unchanged instances are not written, so their last confirmation can be as recent as `previous`, the start
+    of the last listing that ended instances.
     """
-    return previous is None or began - previous >= _SETTLING_SECONDS
+    return previous is None or began - previous >= _CLOCK_TOLERANCE_SECONDS
 
 
-def miss(instance: Instance, began: float, now: float) -> Sequence[Change]:
-    """What it changes that a complete listing, begun at that moment, does not name the instance."""
-    if not instance.alive or instance.recorded_at >= began - _SETTLING_SECONDS:
+def observe_missing(instance: Instance, began: float, now: float) -> Sequence[Change]:
+    """Return the changes for an instance that is missing from a complete listing that began at `began`."""
+    if not instance.alive or instance.recorded_at >= began - _CLOCK_TOLERANCE_SECONDS:
         return ()
-    return (Keep(instance._replace(alive=False, ended_at=began, recorded_at=now)),)
+    return (StoreInstance(instance._replace(alive=False, ended_at=began, recorded_at=now)),)
 
 
-def _known_as(listed: Listed, draft: Draft) -> Instance | None:
-    """The incarnation, by its id; or the living one of its name, if its id was never told."""
+def _find_listed(listed: Listed, draft: Draft) -> Instance | None:
+    """Return the incarnation with the listed id, otherwise the live one of its name that has no id yet."""
     by_id = draft.incarnations.get(listed.id)
     if by_id is not None or not listed.alive:
         return by_id
-    living = (one for one in draft.incarnations.values() if one.alive and not one.id)
-    return next((one for one in living if not _is_newer(listed, one)), None)
+    without_id = (known for known in draft.incarnations.values() if known.alive and not known.id)
+    return next((known for known in without_id if not _is_newer(listed, known)), None)
 
 
 def _is_newer(listed: Listed, known: Instance) -> bool:
     if listed.created_at is None or known.created_at is None:
         return False
-    return listed.created_at > known.created_at + _SETTLING_SECONDS
+    return listed.created_at > known.created_at + _CLOCK_TOLERANCE_SECONDS
 
 
 def _discovered(listed: Listed, began: float, now: float) -> Instance:
@@ -106,7 +117,7 @@ def _updated(before: Instance, listed: Listed, began: float) -> Instance:
 def _lives(before: Instance, listed: Listed, began: float, *, restarted: bool) -> bool:
     if not listed.alive or before.alive:
         return listed.alive
-    # It may be listed as running for minutes after it was taken: only a later start speaks for it.
+    # An interrupted instance can be listed as running for minutes. Only a later start proves that it lives.
     if before.interrupted_at is not None:
         return restarted
     return before.ended_at is None or before.ended_at <= began
@@ -122,6 +133,6 @@ def _node(before: Instance, listed: Listed) -> Node:
     if listed.node is None:
         return before.node
     if before.kind is not NODE:
-        return listed.node  # what was known may be a neighbour's
+        return listed.node  # the known node may be a guess from another incarnation
     pairs = zip(listed.node, before.node, strict=True)
-    return Node(*(known if told == UNKNOWN else told for told, known in pairs))
+    return Node(*(known if value == UNKNOWN else value for value, known in pairs))

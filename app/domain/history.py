@@ -1,4 +1,4 @@
-"""The ledger as it is read: interruptions by page, and what those of the last week come to by node pool."""
+"""Reads of the ledger: pages of interruptions, and summaries of the last week by node pool."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ HOUR_SECONDS: Final = 3600.0
 DAY_SECONDS: Final = 86400.0
 PERIOD_SECONDS: Final = 6 * HOUR_SECONDS
 PERIODS: Final = 28
-"""How many periods a week has: the bars of a pool's chart."""
+"""Number of periods in a week: the bars of a pool's chart."""
 
 
 class Place(NamedTuple):
-    """Where in the ledger an interruption stands: they are in the order of their time, then of their key."""
+    """The position of an interruption in the ledger, which is ordered by time, then by key."""
 
     at: float
     key: str
@@ -23,22 +23,22 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which interruptions to read, newest first."""
+    """The filters and the limit for a page of interruptions, newest first."""
 
     since: float = float("-inf")
     until: float = float("inf")
-    """Event times: from `since` on, and before `until`."""
+    """Event times: at or after `since`, and before `until`."""
     project: str | None = None
     cluster: str | None = None
-    """As it is known by now: an interruption counted as `unknown` may have been explained since.
+    """The cluster as it is known now: an interruption counted as `unknown` may have been attributed later.
 
-    The names of clusters are unique only with project and location.
+    Cluster names are unique only within a project and a location.
     """
     cluster_location: str | None = None
     counted: bool | None = None
     """True: only rows that the totals include; False: only rows that they do not include."""
     before: Place | None = None
-    """Only what stands behind this one: it was the last of the page before."""
+    """The position of the last row of the previous page. Only rows after it are read."""
     limit: int = 100
 
 
@@ -51,12 +51,12 @@ class Entry:
 
     @property
     def place(self) -> Place:
-        """Where it stands."""
+        """The position of the row."""
         return Place(self.counted.at, self.counted.key)
 
 
 class Pool(NamedTuple):
-    """A node pool; the names of clusters are unique only with project and location."""
+    """A node pool. Cluster names are unique only within a project and a location."""
 
     project: str
     cluster: str
@@ -66,7 +66,7 @@ class Pool(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PoolHistory:
-    """The interruptions of a node pool in the week before a moment."""
+    """The interruptions of a node pool in the week before a given time."""
 
     pool: Pool
     last_hour: int
@@ -74,7 +74,7 @@ class PoolHistory:
     last_week: int
     newest_at: float
     median_age: float | None
-    """Seconds; None where no age is known."""
+    """Seconds; None if no age is known."""
     periods: Sequence[int]
     """Interruptions in each of the week's `PERIODS`, oldest first."""
 
@@ -86,6 +86,6 @@ class LabelSetWeek:
     labels: Labels
     interruptions: int = 0
     counted_as_unknown: int = 0
-    """Of these interruptions, those that the metrics have under `unknown`."""
+    """The part of these interruptions that the metrics count under `unknown`."""
     instance_seconds: float = 0.0
-    """Time that Spot instances lived, from the starts and ends that are remembered of them."""
+    """Time that Spot instances lived, from their stored starts and ends."""

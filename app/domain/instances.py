@@ -1,7 +1,7 @@
-"""What is remembered of instances: incarnations of a name, and interruptions that wait for theirs.
+"""The stored state of instances: the incarnations of a name, and its pending interruptions.
 
-Times are seconds since the epoch, UTC, as floats.
-`recorded_at` and `until` are by the exporter's clock, the others are event times.
+Times are seconds since the epoch, UTC, as floats. `recorded_at` and `until` are times of the exporter's
+clock; the others are event times.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ OTHER: Final = "other"
 
 
 class Labels(NamedTuple):
-    """The six labels that the product's series carry, in the order in which they are rendered."""
+    """The six labels of the product's series, in the order in which they are rendered."""
 
     project: str
     cluster: str
@@ -24,30 +24,29 @@ class Labels(NamedTuple):
     machine_type: str
 
 
-_labels_of: Final = maker(Labels)
 UNKNOWN_LABELS: Final = Labels(*[UNKNOWN] * 6)
 OTHER_LABELS: Final = Labels(*[OTHER] * 6)
 _RESERVED: Final = frozenset((UNKNOWN, OTHER))
 
 
 def shown_cluster(name: str) -> str:
-    """Return the name of a real cluster as every series, log line and answer shows it.
+    """Return the name of a real cluster as all series, log lines and responses show it.
 
-    The exporter uses `unknown` and `other` itself. No name that GKE accepts has a colon.
+    The exporter uses the names `unknown` and `other` itself. GKE does not accept a name with a colon.
     """
     return f"cluster:{name}" if name in _RESERVED else name
 
 
 class Kind(IntEnum):
-    """What is known of an incarnation."""
+    """The kind of an incarnation."""
 
     UNEXPLAINED = 0
-    """Only that it was: it was interrupted, or its creation failed, before anything described it."""
+    """Not known yet: no creation event and no listing has described the incarnation."""
     NODE = 1
     NOT_A_NODE = 2
 
 
-# To find a member by way of its class takes Python 3.11 ten times as long, and every event asks for some.
+# In Python 3.11 the access through the class takes ten times as long, and each event needs several members.
 UNEXPLAINED: Final = Kind.UNEXPLAINED
 NODE: Final = Kind.NODE
 NO_NODE: Final = Kind.NOT_A_NODE
@@ -56,49 +55,49 @@ NO_NODE: Final = Kind.NOT_A_NODE
 class Instance(NamedTuple):
     """One incarnation of an instance name.
 
-    A named tuple, not a dataclass, because every event makes and changes some, and a tuple is made faster.
+    A named tuple, because each event creates several, and a tuple is created faster than a dataclass.
     """
 
     name: InstanceName
     identity: str
-    """The instance id; where no entry has told it, "~" and a text of this incarnation's own."""
+    """The instance id. If it is not known yet, "~" and a text that is unique to this incarnation."""
     kind: Kind
     node: Node
     recorded_at: float
     spot: bool = False
     alive: bool = False
     announced: bool = False
-    """A creation event told of it (a listing alone does not)."""
+    """A creation event has described it. A listing does not count."""
     failed: bool = False
     """Its creation has failed."""
     timed: bool = False
-    """Its lifetime since its last start was observed."""
+    """The histogram has its lifetime since its last start."""
     overflowed: bool = False
-    """Its series are those of `other`: there were too many label sets when it came."""
+    """It counts under `other`, because there were too many label sets when it appeared."""
     operation: str = ""
-    """The id of the insert that announced it; "" where unknown."""
+    """The operation id of the insert that announced it; "" if unknown."""
     created_at: float | None = None
     started_at: float | None = None
-    """The last start that a listing told; None where it told none."""
+    """The last start in a listing; None if no listing had a start."""
     interrupted_at: float | None = None
     ended_at: float | None = None
-    """When it ceased to live, as far as known; None while alive."""
+    """Time of its end, as far as known; None while alive."""
 
     @property
     def id(self) -> str:
-        """The instance id; "" where no entry has told it."""
+        """The instance id; "" if it is not known yet."""
         return id_of(self.identity)
 
     @property
     def labels(self) -> Labels:
-        """The labels of its series, unless it overflowed."""
+        """The labels of its series, if it has not overflowed."""
         project, zone, _ = self.name
         cluster, cluster_location, node_pool, machine_type = self.node
-        return _labels_of((project, cluster, cluster_location, node_pool, zone, machine_type))
+        return Labels(project, cluster, cluster_location, node_pool, zone, machine_type)
 
     @property
     def live_spot(self) -> bool:
-        """Whether the gauge of Spot instances counts it."""
+        """True if the gauge of Spot instances includes it."""
         return self.alive and self.spot and self.kind is NODE
 
 
@@ -107,18 +106,18 @@ instance_of: Final = maker(Instance)
 
 @value
 class Parked:
-    """An interruption that waits for something to explain its instance."""
+    """A pending interruption: its instance has not been described yet."""
 
     event: InstanceInterrupted
     until: float
-    """When the grace ends, by the exporter's clock."""
+    """End of the grace period, by the exporter's clock."""
 
 
 def id_of(identity: str) -> str:
-    """The instance id in an identity; "" where no entry has told it."""
+    """Return the instance id of an identity; "" if it is not known yet."""
     return "" if identity.startswith("~") else identity
 
 
 def unexplained(name: InstanceName, identity: str, now: float) -> Instance:
-    """An incarnation that nothing has described yet."""
+    """Return an incarnation that has not been described yet."""
     return Instance(name, identity, UNEXPLAINED, UNKNOWN_NODE, now)

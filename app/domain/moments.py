@@ -1,4 +1,4 @@
-"""Moments as text, for logs and answers.
+"""Times as text, for logs and responses.
 
 https://www.rfc-editor.org/rfc/rfc3339
 """

@@ -1,4 +1,4 @@
-"""What became of an event: values that carry their attribution."""
+"""The outcomes of an event, as values with their attribution."""
 
 from typing import Literal, TypeAlias
 
@@ -10,7 +10,7 @@ ReleasedBy: TypeAlias = Literal["creation", "inventory", "expiry"]
 
 @value
 class Tracked:
-    """The instance is known from now on."""
+    """The instance was stored."""
 
     name: InstanceName
     node: Node
@@ -18,7 +18,7 @@ class Tracked:
 
 @value
 class Counted:
-    """An interruption was counted: a row of the ledger."""
+    """A counted interruption: a row of the ledger."""
 
     key: str
     at: float
@@ -26,23 +26,23 @@ class Counted:
     id: str
     node: Node
     counted_as: str
-    """The cluster under which it stands in the totals; empty: they do not include it."""
+    """The cluster that the totals count it under; empty if the totals do not include it."""
     age: float | None
-    """Seconds since the instance's last start; None where that is unknown, or was observed before."""
+    """Seconds since the last start; None if unknown, or if the histogram already has this start."""
     explained: bool
-    """False: the node is a guess or unknown; something may still come that completes the row."""
+    """False: the node is a guess or unknown. A later event or listing may complete the row."""
     released_by: ReleasedBy | None = None
-    """What ended its waiting; None: it did not wait."""
+    """The cause that released it; None if it was not pending."""
 
 
 @value
 class Duplicate:
-    """The same event was recorded before."""
+    """An event that was already recorded."""
 
 
 @value
 class Pending:
-    """The interruption is kept until something explains its instance."""
+    """An interruption that is stored until its instance is described."""
 
     project: str
 

@@ -1,6 +1,6 @@
-"""The durable numbers behind the metrics, and how a batch of changes raises them.
+"""The durable numbers behind the metrics, and the changes that a batch makes to them.
 
-A row is never changed once it is shared: a batch copies what it touches, so a reader needs no lock.
+A shared row never changes: a batch copies each row before it changes it, so readers do not need a lock.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ LIFETIME_BOUNDS: Final = (
     *(n * _HOUR for n in (1, 2, 4, 8, 12)),
     *(n * _DAY for n in (1, 2, 3, 5, 7, 14, 28)),
 )
-"""Upper bounds of the lifetime histogram's buckets, in seconds, without the last, infinite one."""
+"""Upper bounds of the lifetime histogram's buckets, in seconds, without the infinite last bound."""
 
 _RESERVED: Final = frozenset((UNKNOWN, OTHER))
 _RESERVED_SETS: Final = frozenset((UNKNOWN_LABELS, OTHER_LABELS))
@@ -24,22 +24,22 @@ _RESERVED_SETS: Final = frozenset((UNKNOWN_LABELS, OTHER_LABELS))
 
 @dataclass(slots=True)
 class LabelSetTotals:
-    """What has happened to the Spot instances of one label set."""
+    """The totals of the Spot instances of one label set."""
 
     labels: Labels
     interruptions: int = 0
     created: int = 0
     failed: int = 0
     instances: int = 0
-    """Alive now."""
+    """Number of live instances."""
     instance_seconds: float = 0.0
     touched_at: float = 0.0
-    """When the last event of it was recorded, by the exporter's clock."""
+    """Time when the last event was recorded, by the exporter's clock."""
     revealed: bool = False
-    """Its counters show their values; until then they show 0, so that `increase()` sees the first one."""
+    """The counters are released. Held counters show 0, so that `increase()` sees the first value."""
 
-    def copied(self) -> "LabelSetTotals":
-        """A row of its own with the same values."""
+    def copy(self) -> "LabelSetTotals":
+        """Return a copy of the row."""
         return LabelSetTotals(
             self.labels,
             self.interruptions,
@@ -54,7 +54,7 @@ class LabelSetTotals:
 
 @dataclass(slots=True)
 class ClusterTotals:
-    """What has happened to all clusters of one name."""
+    """The totals of all clusters of one name."""
 
     cluster: str
     interruptions: int = 0
@@ -62,8 +62,8 @@ class ClusterTotals:
     touched_at: float = 0.0
     revealed: bool = False
 
-    def copied(self) -> "ClusterTotals":
-        """A row of its own with the same values."""
+    def copy(self) -> "ClusterTotals":
+        """Return a copy of the row."""
         return ClusterTotals(
             self.cluster, self.interruptions, self.last_interruption_at, self.touched_at, self.revealed
         )
@@ -71,7 +71,7 @@ class ClusterTotals:
 
 @dataclass(slots=True)
 class LifetimeTotals:
-    """Ages at interruption: how many fell in each bucket (the last is infinite), and their sum in seconds."""
+    """Ages at interruption: the count per bucket (the last bound is infinite), and the sum in seconds."""
 
     cluster: str
     machine_type: str
@@ -85,8 +85,8 @@ class LifetimeTotals:
         self.buckets[bisect_left(LIFETIME_BOUNDS, age)] += 1
         self.sum += age
 
-    def copied(self) -> "LifetimeTotals":
-        """A row of its own with the same values."""
+    def copy(self) -> "LifetimeTotals":
+        """Return a copy of the row."""
         return LifetimeTotals(
             self.cluster, self.machine_type, list(self.buckets), self.sum, self.touched_at, self.revealed
         )
@@ -98,20 +98,20 @@ _Row = TypeVar("_Row", LabelSetTotals, ClusterTotals, LifetimeTotals)
 
 @dataclass(slots=True)
 class Totals:
-    """All rows by their keys; or those that a batch has touched."""
+    """Rows by their keys: all rows, or those that a batch has changed."""
 
     label_sets: dict[Labels, LabelSetTotals] = field(default_factory=dict)
     clusters: dict[str, ClusterTotals] = field(default_factory=dict)
     lifetimes: dict[tuple[str, str], LifetimeTotals] = field(default_factory=dict)
 
     def update(self, changed: "Totals") -> None:
-        """Take over the rows of a batch that was committed."""
+        """Add or replace the rows of a committed batch."""
         self.label_sets.update(changed.label_sets)
         self.clusters.update(changed.clusters)
         self.lifetimes.update(changed.lifetimes)
 
     def drop(self, gone: "Totals") -> None:
-        """Forget these rows."""
+        """Remove these rows."""
         for labels in gone.label_sets:
             self.label_sets.pop(labels, None)
         for cluster in gone.clusters:
@@ -123,7 +123,7 @@ class Totals:
         return bool(self.label_sets or self.clusters or self.lifetimes)
 
     def idle(self, before: float) -> "Totals":
-        """The rows that have no live instance and no event since `before`."""
+        """Return the rows that have no live instance, and no event since `before`."""
         label_sets = {
             labels: row
             for labels, row in self.label_sets.items()
@@ -144,12 +144,12 @@ class Totals:
 
 
 class Tally:
-    """The totals as a batch changes them: copies of the rows that it touched."""
+    """The changes of a batch to the totals: changed copies of rows."""
 
     __slots__ = ("_base", "_max_label_sets", "_now", "_revealed", "changed")
 
     def __init__(self, base: Totals, *, max_label_sets: int, revealed: bool, now: float) -> None:
-        """`revealed`: whether rows that appear now show their values at once."""
+        """Begin without changes. `revealed`: new rows are not held at 0."""
         self.changed = Totals()
         self._base = base
         self._max_label_sets = max_label_sets
@@ -157,12 +157,12 @@ class Tally:
         self._now = now
 
     def admits(self, labels: Labels) -> bool:
-        """Whether the label set has series of its own, or may have: beyond the limit it shares `other`'s."""
+        """Return True if the label set has series or may get them. If not, it counts under `other`."""
         base, changed = self._base.label_sets, self.changed.label_sets
         return labels in base or labels in changed or self._has_room(labels, base, changed, _RESERVED_SETS)
 
     def admits_cluster(self, cluster: str) -> bool:
-        """Likewise for a cluster's own series."""
+        """Return True if the cluster has series or may get them. If not, it counts under `other`."""
         base, changed = self._base.clusters, self.changed.clusters
         return cluster in base or cluster in changed or self._has_room(cluster, base, changed, _RESERVED)
 
@@ -171,40 +171,40 @@ class Tally:
     ) -> bool:
         if key in reserved:
             return True
-        # The limit is for the others, and the base too long to be counted for each new row.
+        # Reserved keys do not count towards the limit. Counting them is cheaper than filtering the table.
         free = sum(key in base or key in changed for key in reserved)
         return len(base) + sum(key not in base for key in changed) - free < self._max_label_sets
 
     def label_set(self, labels: Labels) -> LabelSetTotals:
-        """The label set's row, to change."""
+        """Return the row of the label set, to change it."""
         base, changed = self._base.label_sets, self.changed.label_sets
         return (
             changed.get(labels)
-            or self._touch(labels, base, changed)
-            or self._new(labels, changed, LabelSetTotals(labels))
+            or self._copy_from_base(labels, base, changed)
+            or self._add(labels, changed, LabelSetTotals(labels))
         )
 
     def cluster(self, cluster: str) -> ClusterTotals:
-        """The cluster's row, to change."""
+        """Return the row of the cluster, to change it."""
         base, changed = self._base.clusters, self.changed.clusters
         return (
             changed.get(cluster)
-            or self._touch(cluster, base, changed)
-            or self._new(cluster, changed, ClusterTotals(cluster))
+            or self._copy_from_base(cluster, base, changed)
+            or self._add(cluster, changed, ClusterTotals(cluster))
         )
 
     def lifetime(self, cluster: str, machine_type: str) -> LifetimeTotals:
-        """The histogram's row, to change."""
+        """Return the row of the histogram, to change it."""
         key = (cluster, machine_type)
         base, changed = self._base.lifetimes, self.changed.lifetimes
         return (
             changed.get(key)
-            or self._touch(key, base, changed)
-            or self._new(key, changed, LifetimeTotals(cluster, machine_type))
+            or self._copy_from_base(key, base, changed)
+            or self._add(key, changed, LifetimeTotals(cluster, machine_type))
         )
 
     def show(self, labels: Labels) -> None:
-        """Have the label set's series exist, and its cluster's, at 0 if nothing has happened."""
+        """Make sure that the series of the label set and of its cluster exist."""
         if labels not in self._base.label_sets:
             self.label_set(labels)
         self.show_cluster(labels.cluster)
@@ -212,31 +212,31 @@ class Tally:
             self.lifetime(labels.cluster, labels.machine_type)
 
     def show_cluster(self, cluster: str) -> None:
-        """Have the cluster's series exist."""
+        """Make sure that the series of the cluster exist."""
         if cluster not in self._base.clusters:
             self.cluster(cluster)
 
     def count(self, labels: Labels, at: float, age: float | None) -> None:
-        """Raise everything that an interruption raises; `age` in seconds, None if unknown."""
+        """Add an interruption to its label set, cluster and histogram. `age`: seconds, None if unknown."""
         self.label_set(labels).interruptions += 1
         cluster = self.cluster(labels.cluster)
         cluster.interruptions += 1
         newest = cluster.last_interruption_at
-        # Earlier versions believed any time: one that has still to come is not the newest.
+        # A stored time can be in the future, from a version that accepted every time. It is not the newest.
         if newest is None or at > newest or newest > self._now + BELIEVED_AHEAD_SECONDS:
             cluster.last_interruption_at = at
         lifetime = self.lifetime(labels.cluster, labels.machine_type)
         if age is not None:
             lifetime.observe(age)
 
-    def _touch(self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row]) -> _Row | None:
+    def _copy_from_base(self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row]) -> _Row | None:
         if key not in base:
             return None
-        row = changed[key] = base[key].copied()
+        row = changed[key] = base[key].copy()
         row.touched_at = self._now
         return row
 
-    def _new(self, key: _Key, changed: dict[_Key, _Row], row: _Row) -> _Row:
+    def _add(self, key: _Key, changed: dict[_Key, _Row], row: _Row) -> _Row:
         row.touched_at = self._now
         row.revealed = self._revealed
         changed[key] = row

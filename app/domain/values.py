@@ -1,4 +1,4 @@
-"""Values: dataclasses that nobody changes, and named tuples, and how they are quick to make."""
+"""Immutable values: a decorator for dataclasses, and a fast constructor for named tuples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ _Tuple = TypeVar("_Tuple", bound=tuple[Any, ...])
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(cls: type[_T]) -> type[_T]:
-    """A slotted dataclass that the type checker holds to be frozen.
+    """Make a slotted dataclass that only the type checker treats as frozen.
 
-    It alone: what Python itself freezes takes three times as long to make, and every event makes a dozen.
+    A really frozen dataclass takes three times as long to create, and each event creates a dozen values.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 def maker(cls: type[_Tuple]) -> Callable[[tuple[Any, ...]], _Tuple]:
-    """Makes a named tuple of a tuple of all its fields, which nothing checks.
+    """Return a constructor that takes a tuple of all fields and does not check it.
 
-    It is faster than the own constructor of the class, which is written in Python: use it on the hot path.
+    It is faster than the constructor of the class, which is written in Python. Use it on the hot path.
     """
     return partial(tuple.__new__, cls)

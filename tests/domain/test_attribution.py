@@ -9,12 +9,12 @@ from app.domain.attribution import (
     FAILED_INSERT,
     NO_CLUSTER_LABEL,
     NOT_A_NODE,
+    AddPending,
     Decision,
     Known,
-    Park,
-    Release,
+    MarkSeen,
+    ReleasePending,
     Rules,
-    See,
     decide,
     expire,
 )
@@ -586,7 +586,7 @@ def test_an_interruption_waits_for_the_grace() -> None:
 
     changes = decide(interrupted(), Known(), Rules(grace_seconds=GRACE), NOW).changes
 
-    assert [change for change in changes if isinstance(change, Park)] == [Park(parked)]
+    assert [change for change in changes if isinstance(change, AddPending)] == [AddPending(parked)]
 
 
 def test_an_expired_interruption_leaves_an_ended_incarnation_of_its_own() -> None:
@@ -611,13 +611,13 @@ def test_a_duplicate_changes_nothing_but_when_its_key_was_seen(
 ) -> None:
     known = Known(seen=True, incarnations={"1": Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)})
 
-    assert decide(event, known, Rules(), NOW) == Decision(Duplicate(), [See(event.key)])
+    assert decide(event, known, Rules(), NOW) == Decision(Duplicate(), [MarkSeen(event.key)])
 
 
 def test_what_is_not_ours_leaves_no_key() -> None:
     changes = decide(NOT_OURS, Known(), Rules(), NOW).changes
 
-    assert not any(isinstance(change, See) for change in changes)
+    assert not any(isinstance(change, MarkSeen) for change in changes)
 
 
 @pytest.mark.parametrize("spot", [True, None, False])
@@ -640,9 +640,9 @@ def test_a_waiting_interruption_shows_the_series_that_it_may_count_under() -> No
 def test_released_ones_are_settled_in_the_order_of_their_times() -> None:
     waiting = [Parked(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
 
-    changes = decide(created(), Known(parked=waiting), Rules(), NOW).changes
+    changes = decide(created(), Known(pending=waiting), Rules(), NOW).changes
 
-    assert [change.key for change in changes if isinstance(change, Release)] == [
+    assert [change.key for change in changes if isinstance(change, ReleasePending)] == [
         interrupted(at=at).key for at in (1000.0, 2000.0, 3000.0)
     ]
 

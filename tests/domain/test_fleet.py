@@ -4,9 +4,9 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from app.domain.attribution import NOT_A_NODE, Change, Keep, Known, Show
+from app.domain.attribution import NOT_A_NODE, Change, EnsureSeries, Known, StoreInstance
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, Listed, Node
-from app.domain.fleet import ends_what_it_misses, hear, miss
+from app.domain.fleet import ends_what_it_misses, observe_listed, observe_missing
 from app.domain.instances import Instance, Kind, Parked
 from app.domain.outcomes import Counted, Tracked
 from tests.domain.examples import (
@@ -389,7 +389,7 @@ def known(**changes: object) -> Instance:
 
 
 def keeps(changes: Sequence[Change]) -> list[Instance]:
-    return [change.instance for change in changes if isinstance(change, Keep)]
+    return [change.instance for change in changes if isinstance(change, StoreInstance)]
 
 
 @pytest.mark.parametrize(
@@ -413,22 +413,24 @@ def test_an_instance_is_written_again_when_it_changed_or_seldom(
     told: Listed,
     renewed: bool,  # noqa: FBT001 - a row
 ) -> None:
-    changes = hear(told, Known(incarnations={"1": before}), BEGAN, NOW)
+    changes = observe_listed(told, Known(incarnations={"1": before}), BEGAN, NOW)
 
     assert [instance.recorded_at for instance in keeps(changes)] == [NOW] * renewed
-    assert [change for change in changes if not isinstance(change, Keep)] == [
-        Show(before._replace(node=told.node or TILLS).labels)
+    assert [change for change in changes if not isinstance(change, StoreInstance)] == [
+        EnsureSeries(before._replace(node=told.node or TILLS).labels)
     ]
 
 
 def test_what_was_heard_of_is_what_is_known_then() -> None:
-    assert keeps(hear(listed(), Known(), BEGAN, NOW)) == [known()]
+    assert keeps(observe_listed(listed(), Known(), BEGAN, NOW)) == [known()]
 
 
 def test_a_waiting_interruption_is_settled_beside_an_instance_that_did_not_change() -> None:
     waiting = Parked(interrupted(), NOW + GRACE)
 
-    (settled,) = keeps(hear(listed(), Known(incarnations={"1": known()}, parked=[waiting]), BEGAN, NOW + 5))
+    (settled,) = keeps(
+        observe_listed(listed(), Known(incarnations={"1": known()}, pending=[waiting]), BEGAN, NOW + 5)
+    )
 
     assert (settled.alive, settled.timed, settled.recorded_at) == (False, True, NOW + 5)
 
@@ -450,11 +452,11 @@ def test_what_is_not_named_ended_if_it_was_last_confirmed(confirmed: float, ende
     instance = known(recorded_at=confirmed)
 
     after = instance._replace(alive=False, ended_at=NOW, recorded_at=NOW + 9)
-    assert miss(instance, NOW, NOW + 9) == ((Keep(after),) if ended else ())
+    assert observe_missing(instance, NOW, NOW + 9) == ((StoreInstance(after),) if ended else ())
 
 
 def test_what_had_ended_before_is_left_as_it_is() -> None:
-    assert miss(known(alive=False, ended_at=5.0, recorded_at=NOW - DAY), NOW, NOW) == ()
+    assert observe_missing(known(alive=False, ended_at=5.0, recorded_at=NOW - DAY), NOW, NOW) == ()
 
 
 def test_a_late_interruption_of_what_was_not_named_counts_with_its_lifetime() -> None:
