@@ -1,6 +1,6 @@
-"""Events and a stage to play them on, for the tests of the rules and of the stores."""
+"""Example events, and a simulator of the rules, for the tests of the rules and of the stores."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from app.domain.attribution import Rules
@@ -66,27 +66,38 @@ def listed(
     alive: bool = True,
     started_at: float | None = None,
 ) -> Listed:
-    """As the Compute API has it: the first start is the creation."""
+    """Return an instance as the Compute API lists it: the first start is the creation."""
     return Listed(name, instance_id, node, spot, alive, created_at, started_at or created_at)
 
 
-class Stage:
-    """One long batch in memory: the rules and nothing else."""
+@dataclass(frozen=True)
+class Result:
+    """The totals, live instances and pending interruptions at the end of a story."""
+
+    interruptions: dict[str, int] = field(default_factory=dict)
+    created: int = 0
+    failed: int = 0
+    living: frozenset[str] = frozenset()
+    pending: int = 0
+
+
+class Simulator:
+    """The rules without a store: a long batch in memory."""
 
     def __init__(self, *, max_label_sets: int = 100, base: Totals | None = None) -> None:
         self.tally = Tally(base or Totals(), max_label_sets=max_label_sets, revealed=True, now=NOW)
         self.batch = Batch(self.tally, Rules(grace_seconds=GRACE, max_label_sets=max_label_sets), NOW)
 
-    def play(self, *events: Event) -> list[Outcome]:
+    def apply(self, *events: Event) -> list[Outcome]:
         return [self.batch.decide(event) for event in events]
 
-    def hear(self, *listed: Listed, began: float) -> None:
+    def observe_listed(self, *listed: Listed, began: float) -> None:
         for instance in listed:
             self.batch.hear(instance, began)
 
     def end_grace(self) -> list[Outcome]:
         return [
-            self.batch.expire(parked) for parked in list(self.batch.parked.values()) if parked is not None
+            self.batch.expire(pending) for pending in list(self.batch.parked.values()) if pending is not None
         ]
 
     def instance(self, identity: str = "1", name: InstanceName = NAME) -> Instance:
@@ -103,8 +114,12 @@ class Stage:
         }
 
     @property
-    def waiting(self) -> int:
+    def pending(self) -> int:
         return self.batch.pending
+
+    @property
+    def result(self) -> Result:
+        return Result(self.interruptions, *self.creations, frozenset(self.living), self.pending)
 
     @property
     def interruptions(self) -> dict[str, int]:
@@ -123,7 +138,7 @@ class Stage:
 
     @property
     def ledger(self) -> list[Counted]:
-        """The rows as a store would hold them, the completed ones completed."""
+        """The ledger rows as a store would have them, with the nodes that were attributed later."""
         return [self._completed(counted, identity) for counted, identity in self.batch.counted]
 
     def _completed(self, counted: Counted, identity: str) -> Counted:

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import permutations
 from typing import Final
 
@@ -35,7 +35,8 @@ from tests.domain.examples import (
     NOW,
     OTHER_NAME,
     TILLS,
-    Stage,
+    Result,
+    Simulator,
     created,
     failed,
     interrupted,
@@ -45,28 +46,17 @@ END_OF_GRACE: Final = None
 NOT_OURS: Final = created(node=None, spot=None)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What stands in the totals and lives at the end of a story."""
-
-    interruptions: dict[str, int] = field(default_factory=dict)
-    created: int = 0
-    failed: int = 0
-    living: frozenset[str] = frozenset()
-    waiting: int = 0
-
-
-def tell(stage: Stage, story: Sequence[Event | None]) -> list[Outcome]:
+def simulate(simulator: Simulator, story: Sequence[Event | None]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for event in story:
-        outcomes += stage.end_grace() if event is END_OF_GRACE else stage.play(event)
+        outcomes += simulator.end_grace() if event is END_OF_GRACE else simulator.apply(event)
     return outcomes
 
 
 def result_of(story: Sequence[Event | None]) -> Result:
-    stage = Stage()
-    tell(stage, story)
-    return Result(stage.interruptions, *stage.creations, frozenset(stage.living), stage.waiting)
+    simulator = Simulator()
+    simulate(simulator, story)
+    return simulator.result
 
 
 ONE: Final = {"tills": 1}
@@ -78,8 +68,8 @@ LOST: Final = {UNKNOWN: 1}
     ("story", "result"),
     [
         pytest.param([created()], Result(created=1, living=frozenset("1")), id="creation-lives"),
-        pytest.param([created(spot=None)], Result(), id="creation-that-does-not-say-spot-touches-no-series"),
-        pytest.param([created(spot=False)], Result(), id="on-demand-touches-no-series"),
+        pytest.param([created(spot=None)], Result(), id="creation-without-spot-changes-no-series"),
+        pytest.param([created(spot=False)], Result(), id="on-demand-changes-no-series"),
         pytest.param([created(), interrupted()], Result(ONE, created=1), id="interruption-counts-and-ends"),
         # exactly once
         pytest.param([created(), created()], Result(created=1, living=frozenset("1")), id="creation-twice"),
@@ -89,12 +79,12 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [interrupted(), interrupted(), created(), interrupted()],
             Result(ONE, created=1),
-            id="interruption-twice-while-it-waits-and-after",
+            id="interruption-twice-while-pending-and-after",
         ),
         pytest.param(
             [created(), interrupted(), created()],
             Result(ONE, created=1),
-            id="redelivered-creation-revives-nothing",
+            id="redelivered-creation-does-not-revive",
         ),
         pytest.param(
             [created(), interrupted(at=1000), interrupted(at=2000)],
@@ -105,17 +95,19 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param([created(spot=None), interrupted()], Result(ONE, created=1), id="proven-spot-after"),
         pytest.param([interrupted(), created(spot=None)], Result(ONE, created=1), id="proven-spot-before"),
         pytest.param(
-            [created(spot=False), interrupted()], Result(ONE, created=1), id="proven-spot-against-its-word"
+            [created(spot=False), interrupted()],
+            Result(ONE, created=1),
+            id="proven-spot-after-a-creation-without-spot",
         ),
         pytest.param(
             [interrupted(), END_OF_GRACE, created(spot=None)],
             Result(LOST, created=1),
-            id="proven-spot-before-its-grace",
+            id="proven-spot-by-an-expired-interruption",
         ),
         # order
-        pytest.param([interrupted()], Result(waiting=1), id="unknown-instance-waits"),
+        pytest.param([interrupted()], Result(pending=1), id="unknown-instance-is-pending"),
         pytest.param([interrupted(), created()], Result(ONE, created=1), id="creation-releases"),
-        pytest.param([interrupted(), END_OF_GRACE], Result(LOST), id="unexplained-counts-as-unknown"),
+        pytest.param([interrupted(), END_OF_GRACE], Result(LOST), id="expired-counts-as-unknown"),
         pytest.param(
             [interrupted(), END_OF_GRACE, created()],
             Result(LOST, created=1),
@@ -124,12 +116,12 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [interrupted(), END_OF_GRACE, created(), interrupted()],
             Result(LOST, created=1),
-            id="redelivered-after-its-grace",
+            id="redelivered-after-the-grace-period",
         ),
         pytest.param(
             [interrupted(), created(name=OTHER_NAME)],
-            Result(created=1, living=frozenset("1"), waiting=1),
-            id="another-name-releases-nothing",
+            Result(created=1, living=frozenset("1"), pending=1),
+            id="another-name-does-not-release",
         ),
         pytest.param(
             [interrupted(at=1000), interrupted(at=2000), created()],
@@ -145,27 +137,27 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [created("2", 2000), created("1")],
             Result(created=2, living=frozenset("2")),
-            id="older-comes-late-and-dead",
+            id="late-older-incarnation-is-ended",
         ),
         pytest.param(
             [created("1"), created("2", 2000), interrupted("1")],
             Result(ONE, created=2, living=frozenset("2")),
-            id="late-interruption-of-the-older-ends-not-the-newer",
+            id="late-interruption-of-the-older-does-not-end-the-newer",
         ),
         pytest.param(
             [created("1"), interrupted("2")],
-            Result(created=1, living=frozenset("1"), waiting=1),
-            id="unknown-id-of-a-known-name-waits",
+            Result(created=1, living=frozenset("1"), pending=1),
+            id="unknown-id-of-a-known-name-is-pending",
         ),
         pytest.param(
             [created("1"), interrupted("2"), END_OF_GRACE],
             Result(ONE, created=1, living=frozenset("1")),
-            id="unknown-id-takes-the-neighbours-labels-and-ends-nothing",
+            id="unknown-id-takes-the-nearest-labels-and-ends-no-instance",
         ),
         pytest.param(
             [created("1"), interrupted("2"), END_OF_GRACE, created("2", 900, node=LAB)],
             Result(ONE, created=2),
-            id="late-creation-of-the-interrupted-newer-is-dead-and-ends-the-older",
+            id="late-creation-of-the-interrupted-newer-is-ended-and-ends-the-older",
         ),
         pytest.param(
             [created("1"), interrupted("2"), created("2", 900)],
@@ -175,13 +167,13 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [created(at=1000), interrupted(at=999)],
             Result(ONE, created=1),
-            id="an-id-tells-whatever-the-clocks",
+            id="an-id-identifies-even-if-clocks-differ",
         ),
         # without an id
         pytest.param([created(), interrupted("")], Result(ONE, created=1), id="no-id-belongs-to-the-living"),
-        pytest.param([created(""), interrupted("")], Result(ONE, created=1), id="neither-has-an-id"),
+        pytest.param([created(""), interrupted("")], Result(ONE, created=1), id="both-without-id"),
         pytest.param(
-            [interrupted(""), created("")], Result(ONE, created=1), id="neither-has-an-id-other-order"
+            [interrupted(""), created("")], Result(ONE, created=1), id="both-without-id-other-order"
         ),
         pytest.param(
             [interrupted(""), END_OF_GRACE, created("")], Result(LOST, created=1), id="no-id-late-creation"
@@ -189,32 +181,32 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [interrupted(""), END_OF_GRACE, created("1")],
             Result(LOST, created=1),
-            id="no-id-late-creation-brings-the-id",
+            id="no-id-late-creation-with-an-id",
         ),
         pytest.param(
             [interrupted("", 50), created("1", 100)],
             Result(ONE, created=1, living=frozenset("1")),
-            id="no-id-before-the-creation-counts-and-ends-nothing",
+            id="no-id-before-the-creation-counts-and-ends-no-instance",
         ),
         pytest.param(
             [interrupted("", 50), END_OF_GRACE, created("1", 100)],
             Result(LOST, created=1, living=frozenset("1")),
-            id="no-id-long-before-the-creation-was-another-incarnation",
+            id="no-id-long-before-the-creation-belongs-to-another-incarnation",
         ),
         pytest.param(
             [created("1"), created("2", 2000, node=LAB), interrupted("", 1000)],
             Result(ONE, created=2, living=frozenset("2")),
-            id="no-id-belongs-to-the-one-alive-at-its-timestamp",
+            id="no-id-belongs-to-the-incarnation-alive-at-its-timestamp",
         ),
         pytest.param(
             [created("1", node=LAB), interrupted("1", 500), created("2", 2000), interrupted("", 600)],
             Result({"lab": 1, "tills": 1}, created=2, living=frozenset("2")),
-            id="no-id-when-none-was-alive-belongs-to-the-newest",
+            id="no-id-while-none-is-alive-belongs-to-the-newest",
         ),
         pytest.param(
             [created("", operation="op"), created("2", 2000), interrupted("2", 3000)],
             Result(ONE, created=2),
-            id="creation-without-id-is-succeeded-by-one-with-an-id",
+            id="creation-with-an-id-ends-an-older-one-without-id",
         ),
         # failed inserts
         pytest.param([created(), failed()], Result(created=1, failed=1), id="failure-ends"),
@@ -223,18 +215,18 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [failed(), created(), failed(), created()], Result(created=1, failed=1), id="failure-twice-first"
         ),
-        pytest.param([created(spot=None), failed()], Result(), id="failure-of-what-is-not-known-to-be-spot"),
-        pytest.param([failed()], Result(), id="failure-of-nothing"),
-        pytest.param([failed("", operation="")], Result(), id="failure-that-says-nothing"),
+        pytest.param([created(spot=None), failed()], Result(), id="failure-of-an-instance-not-known-as-spot"),
+        pytest.param([failed()], Result(), id="failure-without-a-creation"),
+        pytest.param([failed("", operation="")], Result(), id="failure-without-id-and-operation"),
         pytest.param(
             [created(operation="op"), failed("", operation="op")],
             Result(created=1, failed=1),
-            id="failure-told-by-operation",
+            id="failure-matched-by-operation",
         ),
         pytest.param(
             [failed("", operation="op"), created(operation="op")],
             Result(created=1, failed=1),
-            id="failure-told-by-operation-first",
+            id="failure-matched-by-operation-first",
         ),
         pytest.param(
             [failed("1", operation="op"), created("", operation="op")],
@@ -244,7 +236,7 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [created(operation=""), failed(operation="op")],
             Result(created=1, failed=1),
-            id="failure-told-by-id",
+            id="failure-matched-by-id",
         ),
         pytest.param(
             [created(), failed("", operation="another")],
@@ -259,17 +251,17 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [created(), failed(operation="")],
             Result(created=1, living=frozenset("1")),
-            id="failure-without-operation-of-a-creation-with-one",
+            id="failure-without-operation-of-a-creation-with-operation",
         ),
         pytest.param(
             [created(operation=""), failed(operation="")],
             Result(created=1, failed=1),
-            id="neither-has-an-operation",
+            id="both-without-operation",
         ),
         pytest.param(
             [interrupted(), END_OF_GRACE, failed(operation="another"), created()],
             Result(LOST, created=1),
-            id="another-operations-failure-of-what-was-interrupted",
+            id="another-operations-failure-of-an-interrupted-instance",
         ),
         pytest.param(
             [created("1"), failed("1"), created("2", 200), failed("2", 210), created("3", 300)],
@@ -298,8 +290,8 @@ LOST: Final = {UNKNOWN: 1}
         ),
         pytest.param(
             [created("1", node=LAB), failed("1"), interrupted("")],
-            Result(created=1, failed=1, waiting=1),
-            id="no-id-never-belongs-to-a-failed-one",
+            Result(created=1, failed=1, pending=1),
+            id="no-id-never-belongs-to-a-failed-instance",
         ),
         # not a node
         pytest.param([NOT_OURS, interrupted()], Result(), id="not-a-node-is-never-counted"),
@@ -307,7 +299,7 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [interrupted("2"), created("1", node=None), END_OF_GRACE],
             Result(),
-            id="not-a-nodes-successor-neither",
+            id="not-a-node-nearest-is-not-counted",
         ),
         pytest.param(
             [created(), replace(NOT_OURS, key="again"), interrupted()],
@@ -317,7 +309,7 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [NOT_OURS, replace(created(), key="again"), interrupted()],
             Result(ONE, created=1),
-            id="what-was-no-node-may-turn-out-one",
+            id="a-plain-instance-can-become-a-node",
         ),
         pytest.param(
             [created("1"), created("2", 200, node=None)],
@@ -327,11 +319,11 @@ LOST: Final = {UNKNOWN: 1}
         pytest.param(
             [interrupted(), END_OF_GRACE, NOT_OURS],
             Result(LOST),
-            id="counted-before-it-was-known-to-be-no-node",
+            id="counted-before-it-was-known-as-not-a-node",
         ),
     ],
 )
-def test_a_story_ends_so(story: Sequence[Event | None], result: Result) -> None:
+def test_a_story_has_this_result(story: Sequence[Event | None], result: Result) -> None:
     assert result_of(story) == result
 
 
@@ -341,9 +333,9 @@ def test_a_story_ends_so(story: Sequence[Event | None], result: Result) -> None:
         pytest.param([created()], Tracked(NAME, TILLS), id="tracked"),
         pytest.param([created(), created()], Duplicate(), id="duplicate-creation"),
         pytest.param([interrupted()], Pending("shop-prod"), id="pending"),
-        pytest.param([interrupted(), interrupted()], Duplicate(), id="duplicate-of-a-waiting-one"),
+        pytest.param([interrupted(), interrupted()], Duplicate(), id="duplicate-of-a-pending-interruption"),
         pytest.param([created(), failed()], FAILED_INSERT, id="failed-insert"),
-        pytest.param([failed()], FAILED_INSERT, id="failed-insert-of-nothing"),
+        pytest.param([failed()], FAILED_INSERT, id="failed-insert-without-a-creation"),
         pytest.param([NOT_OURS], NO_CLUSTER_LABEL, id="no-cluster-label"),
         pytest.param([NOT_OURS, NOT_OURS], NO_CLUSTER_LABEL, id="no-cluster-label-again"),
         pytest.param([NOT_OURS, interrupted()], NOT_A_NODE, id="not-a-node"),
@@ -354,7 +346,7 @@ def test_a_story_ends_so(story: Sequence[Event | None], result: Result) -> None:
     ],
 )
 def test_the_last_outcome_is(story: Sequence[Event | None], outcome: Outcome) -> None:
-    assert tell(Stage(), story)[-1] == outcome
+    assert simulate(Simulator(), story)[-1] == outcome
 
 
 AGAIN: Final = created(at=2000, operation="again")
@@ -367,7 +359,7 @@ AGAIN_FAILED: Final = failed(at=2010, operation="again")
         pytest.param(
             [created(), failed(operation="another"), failed(operation="third")],
             Result(created=1, living=frozenset("1")),
-            id="failures-of-other-operations-end-nothing",
+            id="failures-of-other-operations-end-no-instance",
         ),
         pytest.param(
             [created(), failed(), failed(operation="another")],
@@ -382,7 +374,7 @@ AGAIN_FAILED: Final = failed(at=2010, operation="again")
         pytest.param(
             [created(), failed(operation="")],
             Result(created=1, living=frozenset("1")),
-            id="a-failure-without-operation-is-not-of-a-known-operation",
+            id="a-failure-without-operation-does-not-match-a-known-operation",
         ),
         pytest.param(
             [created(), AGAIN], Result(created=2, living=frozenset("1")), id="another-operation-starts-again"
@@ -390,7 +382,7 @@ AGAIN_FAILED: Final = failed(at=2010, operation="again")
         pytest.param(
             [created(), failed(), AGAIN],
             Result(created=2, failed=1, living=frozenset("1")),
-            id="a-start-after-a-failed-one-lives",
+            id="a-start-after-a-failed-start-lives",
         ),
         pytest.param(
             [created(), AGAIN, AGAIN_FAILED],
@@ -432,7 +424,7 @@ AGAIN_FAILED: Final = failed(at=2010, operation="again")
         ),
     ],
 )
-def test_operations_are_told_apart_in_every_order_and_when_repeated(
+def test_operations_are_distinguished_in_every_order_and_when_repeated(
     events: Sequence[Event], result: Result
 ) -> None:
     for story in permutations(events):
@@ -465,25 +457,25 @@ def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object)
         pytest.param(
             [created("0", node=LAB), interrupted(), END_OF_GRACE],
             row("lab", None, node=LAB, explained=False, released_by="expiry"),
-            id="expired-beside-a-neighbour",
+            id="expired-with-another-incarnation",
         ),
         pytest.param(
             [created("0", node=LAB), interrupted(), END_OF_GRACE, created()],
             row("lab", None, released_by="expiry"),
-            id="completed-later-and-still-counted-as-the-neighbour",
+            id="completed-later-and-still-counted-as-the-nearest",
         ),
         pytest.param(
             [interrupted(), END_OF_GRACE, NOT_OURS],
             row(UNKNOWN, None, node=UNKNOWN_NODE, explained=False, released_by="expiry"),
-            id="not-completed-by-what-is-no-node",
+            id="not-completed-by-a-plain-instance",
         ),
     ],
 )
-def test_the_ledger_has(story: Sequence[Event | None], counted: Counted) -> None:
-    stage = Stage()
-    tell(stage, story)
+def test_the_ledger_has_this_row(story: Sequence[Event | None], counted: Counted) -> None:
+    simulator = Simulator()
+    simulate(simulator, story)
 
-    assert stage.ledger == [replace(counted, key=interrupted().key)]
+    assert simulator.ledger == [replace(counted, key=interrupted().key)]
 
 
 @pytest.mark.parametrize(
@@ -491,17 +483,19 @@ def test_the_ledger_has(story: Sequence[Event | None], counted: Counted) -> None
     [
         pytest.param([created("1", 100, node=LAB), created("2", 2000)], LAB, id="nearest-before"),
         pytest.param([created("1", 100), created("2", 200, node=LAB)], LAB, id="nearest-of-two-before"),
-        pytest.param([created("1", 2000), created("2", 3000, node=LAB)], LAB, id="else-the-newest"),
-        pytest.param([created("1", 100, node=LAB), failed("1")], LAB, id="a-failed-one-too"),
+        pytest.param([created("1", 2000), created("2", 3000, node=LAB)], LAB, id="otherwise-the-newest"),
+        pytest.param([created("1", 100, node=LAB), failed("1")], LAB, id="also-a-failed-incarnation"),
         pytest.param([interrupted("8", 500), END_OF_GRACE], UNKNOWN_NODE, id="never-a-guess"),
         pytest.param([created(name=OTHER_NAME)], UNKNOWN_NODE, id="never-another-name"),
     ],
 )
-def test_an_unexplained_interruption_takes_the_labels_of(story: Sequence[Event | None], node: Node) -> None:
-    stage = Stage()
-    tell(stage, [*story, interrupted("9"), END_OF_GRACE])
+def test_an_expired_interruption_takes_the_labels_of_the_nearest_incarnation(
+    story: Sequence[Event | None], node: Node
+) -> None:
+    simulator = Simulator()
+    simulate(simulator, [*story, interrupted("9"), END_OF_GRACE])
 
-    assert (stage.ledger[-1].id, stage.ledger[-1].node) == ("9", node)
+    assert (simulator.ledger[-1].id, simulator.ledger[-1].node) == ("9", node)
 
 
 @pytest.mark.parametrize(
@@ -512,24 +506,24 @@ def test_an_unexplained_interruption_takes_the_labels_of(story: Sequence[Event |
         pytest.param([created(at=1000), interrupted(at=1000)], 0.0, id="zero"),
         pytest.param([created(at=1000), interrupted(at=999)], None, id="never-negative"),
         pytest.param([created(at=100), interrupted("", 1000)], 900.0, id="without-id"),
-        pytest.param([created(at=100), interrupted(at=1000), interrupted(at=5000)], 900.0, id="once-a-start"),
+        pytest.param(
+            [created(at=100), interrupted(at=1000), interrupted(at=5000)], 900.0, id="once-per-start"
+        ),
         pytest.param(
             [interrupted(at=5000), interrupted(at=1000), created(at=100)], 900.0, id="the-earlier-of-two"
         ),
         pytest.param([created(at=100), AGAIN, interrupted(at=2500)], 500.0, id="since-the-later-start"),
         pytest.param(
-            [AGAIN, created(at=100), interrupted(at=2500)], 500.0, id="since-the-later-start-told-first"
+            [AGAIN, created(at=100), interrupted(at=2500)], 500.0, id="since-the-later-start-delivered-first"
         ),
         pytest.param(
             [created(at=100), interrupted(at=1000), AGAIN, interrupted(at=2500)], 1400.0, id="of-two-starts"
         ),
-        pytest.param(
-            [created(at=100), AGAIN, interrupted(at=1000)], None, id="never-of-a-start-that-came-later"
-        ),
+        pytest.param([created(at=100), AGAIN, interrupted(at=1000)], None, id="never-of-a-later-start"),
         pytest.param(
             [created("1", 100), interrupted("1", 1000), created("2", 2000), interrupted("2", 2010)],
             910.0,
-            id="once-an-incarnation",
+            id="once-per-incarnation",
         ),
         pytest.param([interrupted(), END_OF_GRACE, created()], None, id="expired"),
         pytest.param(
@@ -537,43 +531,45 @@ def test_an_unexplained_interruption_takes_the_labels_of(story: Sequence[Event |
             None,
             id="expired-and-preempted-again",
         ),
-        pytest.param([created("1"), interrupted("2"), END_OF_GRACE], None, id="not-the-neighbours"),
+        pytest.param(
+            [created("1"), interrupted("2"), END_OF_GRACE], None, id="not-of-the-nearest-incarnation"
+        ),
     ],
 )
-def test_lifetimes_sum_up_to(story: Sequence[Event | None], age: float | None) -> None:
-    stage = Stage()
-    tell(stage, story)
+def test_the_observed_lifetimes_have_this_sum(story: Sequence[Event | None], age: float | None) -> None:
+    simulator = Simulator()
+    simulate(simulator, story)
 
-    assert stage.ages.get("tills") == age
+    assert simulator.ages.get("tills") == age
 
 
 def test_an_interruption_before_the_last_start_counts_and_ends_nothing() -> None:
     started = Instance(
         NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100, started_at=2000
     )
-    stage = Stage()
-    stage.batch.load((), [started], ())
+    simulator = Simulator()
+    simulator.batch.load((), [started], ())
 
-    (outcome,) = stage.play(interrupted(at=1000))
+    (outcome,) = simulator.apply(interrupted(at=1000))
 
     assert isinstance(outcome, Counted)
     assert outcome.age is None
-    assert stage.instance().alive
-    assert not stage.instance().timed
+    assert simulator.instance().alive
+    assert not simulator.instance().timed
 
 
-def test_a_lifetime_is_since_the_last_start() -> None:
+def test_a_lifetime_begins_at_the_last_start() -> None:
     started = Instance(
         NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100, started_at=2000
     )
-    stage = Stage()
-    stage.batch.load((), [started], ())
+    simulator = Simulator()
+    simulator.batch.load((), [started], ())
 
-    assert stage.play(interrupted(at=2500))[0] == row(at=2500, age=500, key=interrupted(at=2500).key)
-    assert not stage.instance().alive
+    assert simulator.apply(interrupted(at=2500))[0] == row(at=2500, age=500, key=interrupted(at=2500).key)
+    assert not simulator.instance().alive
 
 
-def test_an_explained_interruption_that_still_waits_is_settled_at_the_end_of_its_grace() -> None:
+def test_a_pending_interruption_of_a_known_instance_is_counted_at_the_end_of_its_grace_period() -> None:
     instance = Instance(NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100)
 
     decision = expire(Parked(interrupted(), NOW), Known(incarnations={"1": instance}), NOW)
@@ -581,7 +577,7 @@ def test_an_explained_interruption_that_still_waits_is_settled_at_the_end_of_its
     assert decision.outcome == row(released_by="expiry", key=interrupted().key)
 
 
-def test_an_interruption_waits_for_the_grace() -> None:
+def test_an_interruption_is_pending_for_the_grace_period() -> None:
     parked = Parked(interrupted(), NOW + GRACE)
 
     changes = decide(interrupted(), Known(), Rules(grace_seconds=GRACE), NOW).changes
@@ -589,24 +585,24 @@ def test_an_interruption_waits_for_the_grace() -> None:
     assert [change for change in changes if isinstance(change, AddPending)] == [AddPending(parked)]
 
 
-def test_an_expired_interruption_leaves_an_ended_incarnation_of_its_own() -> None:
-    stage = Stage()
-    tell(stage, [created("1"), interrupted("2"), END_OF_GRACE])
+def test_an_expired_interruption_stores_an_ended_incarnation() -> None:
+    simulator = Simulator()
+    simulate(simulator, [created("1"), interrupted("2"), END_OF_GRACE])
 
-    stub = stage.instance("2")
+    stub = simulator.instance("2")
 
     assert (stub.kind, stub.alive, stub.ended_at, stub.timed) == (Kind.UNEXPLAINED, False, 1000.0, True)
 
 
-def test_what_has_ended_is_recorded_by_the_exporters_clock() -> None:
-    stage = Stage()
-    stage.play(created("1", at=-5.0), created("2", at=4e9), interrupted("2", at=9e9))
+def test_an_ended_instance_is_recorded_by_the_exporters_clock() -> None:
+    simulator = Simulator()
+    simulator.apply(created("1", at=-5.0), created("2", at=4e9), interrupted("2", at=9e9))
 
-    assert {instance.recorded_at for instance in map(stage.instance, "12")} == {NOW}
+    assert {instance.recorded_at for instance in map(simulator.instance, "12")} == {NOW}
 
 
 @pytest.mark.parametrize("event", [created(), interrupted()], ids=["creation", "interruption"])
-def test_a_duplicate_changes_nothing_but_when_its_key_was_seen(
+def test_a_duplicate_only_renews_its_key(
     event: InstanceCreated | InstanceInterrupted,
 ) -> None:
     known = Known(seen=True, incarnations={"1": Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)})
@@ -614,47 +610,47 @@ def test_a_duplicate_changes_nothing_but_when_its_key_was_seen(
     assert decide(event, known, Rules(), NOW) == Decision(Duplicate(), [MarkSeen(event.key)])
 
 
-def test_what_is_not_ours_leaves_no_key() -> None:
+def test_an_ignored_creation_stores_no_key() -> None:
     changes = decide(NOT_OURS, Known(), Rules(), NOW).changes
 
     assert not any(isinstance(change, MarkSeen) for change in changes)
 
 
 @pytest.mark.parametrize("spot", [True, None, False])
-def test_a_creation_shows_the_series_that_it_may_touch(spot: bool | None) -> None:  # noqa: FBT001 - a row
-    stage = Stage()
-    stage.play(created(spot=spot))
+def test_a_creation_ensures_the_series_that_it_may_change(spot: bool | None) -> None:  # noqa: FBT001 - a row
+    simulator = Simulator()
+    simulator.apply(created(spot=spot))
 
-    assert set(stage.tally.changed.clusters) == {"tills"}
-    assert bool(stage.tally.changed.label_sets) == (spot is not False)
-
-
-def test_a_waiting_interruption_shows_the_series_that_it_may_count_under() -> None:
-    stage = Stage()
-    stage.play(interrupted())
-
-    assert {labels.cluster for labels in stage.tally.changed.label_sets} == {UNKNOWN}
-    assert set(stage.tally.changed.clusters) == {UNKNOWN}
+    assert set(simulator.tally.changed.clusters) == {"tills"}
+    assert bool(simulator.tally.changed.label_sets) == (spot is not False)
 
 
-def test_released_ones_are_settled_in_the_order_of_their_times() -> None:
-    waiting = [Parked(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
+def test_a_pending_interruption_ensures_the_series_of_unknown() -> None:
+    simulator = Simulator()
+    simulator.apply(interrupted())
 
-    changes = decide(created(), Known(pending=waiting), Rules(), NOW).changes
+    assert {labels.cluster for labels in simulator.tally.changed.label_sets} == {UNKNOWN}
+    assert set(simulator.tally.changed.clusters) == {UNKNOWN}
+
+
+def test_released_interruptions_are_counted_in_the_order_of_their_times() -> None:
+    pending = [Parked(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
+
+    changes = decide(created(), Known(pending=pending), Rules(), NOW).changes
 
     assert [change.key for change in changes if isinstance(change, ReleasePending)] == [
         interrupted(at=at).key for at in (1000.0, 2000.0, 3000.0)
     ]
 
 
-def test_an_id_told_later_takes_the_place_of_none() -> None:
-    stage = Stage()
-    tell(stage, [interrupted(""), END_OF_GRACE, created("1")])
+def test_a_later_id_replaces_a_missing_id() -> None:
+    simulator = Simulator()
+    simulate(simulator, [interrupted(""), END_OF_GRACE, created("1")])
 
-    identities = {identity: kept is not None for (_, identity), kept in stage.batch.kept.items()}
+    identities = {identity: kept is not None for (_, identity), kept in simulator.batch.kept.items()}
 
     assert identities == {f"~{interrupted('').key}": False, "1": True}
-    assert stage.ledger[0].node == TILLS
+    assert simulator.ledger[0].node == TILLS
 
 
 # a stock-out that goes on
@@ -677,27 +673,27 @@ STOCK_OUT: Final = [
         pytest.param([*STOCK_OUT[1::2], *STOCK_OUT[::2]], id="failures-first"),
     ],
 )
-def test_failed_creations_count_once_each_and_are_not_all_remembered(story: Sequence[Event]) -> None:
-    stage = Stage()
-    tell(stage, story)
-    described = [one for one in stage.batch.kept.values() if one is not None and one.announced]
+def test_failed_creations_count_once_each_and_only_the_newest_are_stored(story: Sequence[Event]) -> None:
+    simulator = Simulator()
+    simulate(simulator, story)
+    described = [one for one in simulator.batch.kept.values() if one is not None and one.announced]
 
-    assert stage.creations == (50, 50)
+    assert simulator.creations == (50, 50)
     assert len(described) <= 20
 
 
-def test_the_creation_that_succeeds_after_many_failures_lives() -> None:
-    stage = Stage()
-    tell(stage, [*STOCK_OUT, created("last", 1000.0)])
+def test_a_creation_that_succeeds_after_many_failures_lives() -> None:
+    simulator = Simulator()
+    simulate(simulator, [*STOCK_OUT, created("last", 1000.0)])
 
-    assert stage.living == {"last"}
+    assert simulator.living == {"last"}
 
 
-def test_failed_creations_of_what_is_no_node_are_not_all_remembered() -> None:
-    stage = Stage()
-    tell(
-        stage,
+def test_only_the_newest_failed_creations_of_a_plain_instance_are_stored() -> None:
+    simulator = Simulator()
+    simulate(
+        simulator,
         [replace(event, node=None) if isinstance(event, InstanceCreated) else event for event in STOCK_OUT],
     )
 
-    assert len([one for one in stage.batch.kept.values() if one is not None]) <= 20
+    assert len([one for one in simulator.batch.kept.values() if one is not None]) <= 20

@@ -17,7 +17,7 @@ from tests.domain.examples import (
     NOW,
     OTHER_NAME,
     TILLS,
-    Stage,
+    Simulator,
     created,
     failed,
     interrupted,
@@ -26,17 +26,17 @@ from tests.domain.examples import (
 NUMBERED: Final = NAME._replace(project="123456789")
 
 
-def gauges(stage: Stage) -> dict[str, int]:
+def gauges(simulator: Simulator) -> dict[str, int]:
     gauges: dict[str, int] = {}
-    for labels, row in stage.tally.changed.label_sets.items():
+    for labels, row in simulator.tally.changed.label_sets.items():
         gauges[labels.cluster] = gauges.get(labels.cluster, 0) + row.instances
     return gauges
 
 
-def full() -> Stage:
-    """No room for a label set besides `lab`'s."""
+def at_limit() -> Simulator:
+    """Return a simulator at its limit: it admits only the label set of `lab`."""
     labels = Instance(NAME, "1", Kind.NODE, LAB, NOW).labels
-    return Stage(
+    return Simulator(
         max_label_sets=1, base=Totals({labels: LabelSetTotals(labels)}, {"lab": ClusterTotals("lab")})
     )
 
@@ -49,38 +49,38 @@ def test_a_batch_asks_for_each_name_once_and_for_every_key() -> None:
 
 
 def test_names_are_read_once() -> None:
-    batch = Stage().batch
+    batch = Simulator().batch
 
     assert batch.unread([NAME]) == [NAME]
     assert batch.unread([NAME, OTHER_NAME]) == [OTHER_NAME]
 
 
-def test_a_duplicate_in_the_same_batch_is_one() -> None:
-    stage = Stage()
+def test_an_event_repeated_in_one_batch_is_a_duplicate() -> None:
+    simulator = Simulator()
 
-    outcomes = stage.play(created(), created(), interrupted(), interrupted())
+    outcomes = simulator.apply(created(), created(), interrupted(), interrupted())
 
     assert [type(outcome) for outcome in outcomes] == [Tracked, Duplicate, Counted, Duplicate]
-    assert stage.batch.seen == {created().key: True, interrupted().key: True}
+    assert simulator.batch.seen == {created().key: True, interrupted().key: True}
 
 
-def test_a_key_read_from_the_store_is_written_only_when_it_comes_again() -> None:
-    stage = Stage()
-    stage.batch.load([created().key, interrupted().key], (), ())
-    stage.play(created())
+def test_a_stored_key_is_written_only_when_an_event_has_it_again() -> None:
+    simulator = Simulator()
+    simulator.batch.load([created().key, interrupted().key], (), ())
+    simulator.apply(created())
 
-    assert stage.batch.seen == {created().key: True, interrupted().key: False}
+    assert simulator.batch.seen == {created().key: True, interrupted().key: False}
 
 
-def test_what_a_batch_did_is_told() -> None:
-    stage = Stage()
-    outcomes = stage.play(interrupted("1"), created("1"), interrupted("2"))
+def test_a_batch_reports_its_effects() -> None:
+    simulator = Simulator()
+    outcomes = simulator.apply(interrupted("1"), created("1"), interrupted("2"))
 
-    applied = stage.batch.applied(outcomes, pending=10)
+    applied = simulator.batch.applied(outcomes, pending=10)
 
     assert (applied.outcomes, applied.pending, applied.released) == (outcomes, 11, {"creation": 1})
     assert [counted.released_by for counted in applied.counted] == ["creation"]
-    assert applied.changed is stage.tally.changed
+    assert applied.changed is simulator.tally.changed
     assert not applied.more
 
 
@@ -88,73 +88,73 @@ def test_what_a_batch_did_is_told() -> None:
 
 
 def test_the_gauge_follows_an_instance_to_its_new_labels() -> None:
-    stage = Stage()
-    stage.play(created(), replace(created(node=LAB), key="told again"))
+    simulator = Simulator()
+    simulator.apply(created(), replace(created(node=LAB), key="created again"))
 
-    assert gauges(stage) == {"tills": 0, "lab": 1}
+    assert gauges(simulator) == {"tills": 0, "lab": 1}
 
 
-def test_the_gauge_forgets_with_the_instance() -> None:
-    stage = Stage()
-    stage.play(created())
-    stage.batch.forget(NAME, "1")
+def test_the_gauge_decreases_with_a_removed_instance() -> None:
+    simulator = Simulator()
+    simulator.apply(created())
+    simulator.batch.forget(NAME, "1")
 
-    assert gauges(stage) == {"tills": 0}
-    assert stage.batch.kept == {(NAME, "1"): None}
+    assert gauges(simulator) == {"tills": 0}
+    assert simulator.batch.kept == {(NAME, "1"): None}
 
 
 # too many label sets
 
 
-def test_beyond_the_limit_everything_is_committed_under_other() -> None:
-    stage = full()
+def test_above_the_limit_all_events_are_committed_under_other() -> None:
+    simulator = at_limit()
 
-    _, outcome, _, _ = stage.play(created("1"), interrupted("1"), created("2", 2000), failed("2", 2010))
+    _, outcome, _, _ = simulator.apply(created("1"), interrupted("1"), created("2", 2000), failed("2", 2010))
 
     assert isinstance(outcome, Counted)
     assert (outcome.node, outcome.counted_as) == (TILLS, OTHER)
-    assert stage.ledger == [outcome]
-    assert stage.tally.changed.label_sets == {
+    assert simulator.ledger == [outcome]
+    assert simulator.tally.changed.label_sets == {
         OTHER_LABELS: LabelSetTotals(OTHER_LABELS, 1, 2, 1, 0, touched_at=NOW, revealed=True)
     }
-    assert stage.interruptions == {OTHER: 1}
-    assert stage.batch.overflowed == 4
+    assert simulator.interruptions == {OTHER: 1}
+    assert simulator.batch.overflowed == 4
 
 
 @pytest.mark.parametrize(
     "story", [[created(), failed()], [failed(), created()]], ids=["in-order", "backwards"]
 )
 def test_a_creation_and_its_failure_overflow_once_each(story: list[Event]) -> None:
-    stage = full()
-    stage.play(*story)
+    simulator = at_limit()
+    simulator.apply(*story)
 
-    assert stage.batch.overflowed == 2
+    assert simulator.batch.overflowed == 2
 
 
-def test_an_overflowed_instance_stays_under_other_even_when_there_is_room() -> None:
+def test_an_overflowed_instance_stays_under_other_below_the_limit() -> None:
     overflowed = Instance(NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, overflowed=True)
     other = LabelSetTotals(OTHER_LABELS, instances=1)
-    stage = Stage(base=Totals({OTHER_LABELS: other}))
-    stage.batch.load((), [overflowed], ())
-    stage.play(created("9", name=OTHER_NAME), interrupted("1"))
+    simulator = Simulator(base=Totals({OTHER_LABELS: other}))
+    simulator.batch.load((), [overflowed], ())
+    simulator.apply(created("9", name=OTHER_NAME), interrupted("1"))
 
-    assert gauges(stage) == {"tills": 1, OTHER: 0}
-    assert stage.interruptions == {OTHER: 1}
-
-
-def test_what_has_its_series_keeps_them_when_there_is_no_room() -> None:
-    stage = full()
-    stage.play(created(node=LAB), created("9", name=OTHER_NAME), interrupted("1"))
-
-    assert gauges(stage) == {"lab": 0, OTHER: 1}
-    assert stage.interruptions == {"lab": 1}
+    assert gauges(simulator) == {"tills": 1, OTHER: 0}
+    assert simulator.interruptions == {OTHER: 1}
 
 
-def test_a_cluster_beyond_the_limit_is_shown_as_other() -> None:
-    stage = full()
-    stage.play(created(spot=False))
+def test_an_instance_keeps_its_series_after_the_limit_is_reached() -> None:
+    simulator = at_limit()
+    simulator.apply(created(node=LAB), created("9", name=OTHER_NAME), interrupted("1"))
 
-    assert set(stage.tally.changed.clusters) == {OTHER}
+    assert gauges(simulator) == {"lab": 0, OTHER: 1}
+    assert simulator.interruptions == {"lab": 1}
+
+
+def test_a_cluster_above_the_limit_is_shown_as_other() -> None:
+    simulator = at_limit()
+    simulator.apply(created(spot=False))
+
+    assert set(simulator.tally.changed.clusters) == {OTHER}
 
 
 # a project's number
@@ -163,79 +163,79 @@ def test_a_cluster_beyond_the_limit_is_shown_as_other() -> None:
 @pytest.mark.parametrize(
     ("project", "named"), [("123456789", "shop-prod"), ("987654321", "987654321"), ("shop-prod", "shop-prod")]
 )
-def test_a_known_number_is_translated(project: str, named: str) -> None:
+def test_a_known_project_number_becomes_the_project_id(project: str, named: str) -> None:
     event = created(name=NAME._replace(project=project))
 
     assert in_project_ids(event, {"123456789": "shop-prod"}).name.project == named
 
 
-def renamed(*before: InstanceCreated) -> Stage:
-    stage = Stage()
-    stage.play(*before)
-    stage.batch.rename(NUMBERED, "shop-prod")
-    return stage
+def renamed(*before: InstanceCreated) -> Simulator:
+    simulator = Simulator()
+    simulator.apply(*before)
+    simulator.batch.rename(NUMBERED, "shop-prod")
+    return simulator
 
 
-def test_an_instance_goes_on_under_its_projects_id() -> None:
-    stage = renamed(created(name=NUMBERED))
+def test_an_instance_moves_to_the_name_with_its_projects_id() -> None:
+    simulator = renamed(created(name=NUMBERED))
 
-    assert stage.batch.kept[NUMBERED, "1"] is None
-    assert stage.instance().alive
-    assert stage.creations == (1, 0)
-    assert {labels.project: row.instances for labels, row in stage.tally.changed.label_sets.items()} == {
+    assert simulator.batch.kept[NUMBERED, "1"] is None
+    assert simulator.instance().alive
+    assert simulator.creations == (1, 0)
+    assert {labels.project: row.instances for labels, row in simulator.tally.changed.label_sets.items()} == {
         "123456789": 0,
         "shop-prod": 1,
     }
 
 
-def test_what_waits_under_the_id_is_released_by_what_was_told_under_the_number() -> None:
-    stage = Stage()
-    stage.play(interrupted(), created(name=NUMBERED))
-    assert stage.waiting == 1
+def test_an_interruption_pending_under_the_id_is_released_by_a_creation_under_the_number() -> None:
+    simulator = Simulator()
+    simulator.apply(interrupted(), created(name=NUMBERED))
+    assert simulator.pending == 1
 
-    stage.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.rename(NUMBERED, "shop-prod")
 
-    assert (stage.interruptions, stage.waiting, stage.living) == ({"tills": 1}, 0, set())
-
-
-def test_what_waits_under_the_number_is_released_too() -> None:
-    stage = Stage()
-    stage.play(interrupted(name=NUMBERED), created())
-    stage.batch.rename(NUMBERED, "shop-prod")
-
-    assert (stage.interruptions, stage.waiting, stage.living) == ({"tills": 1}, 0, set())
+    assert (simulator.interruptions, simulator.pending, simulator.living) == ({"tills": 1}, 0, set())
 
 
-def test_what_still_waits_waits_under_the_id() -> None:
-    stage = Stage()
-    stage.play(interrupted(name=NUMBERED))
-    stage.batch.rename(NUMBERED, "shop-prod")
+def test_an_interruption_pending_under_the_number_is_released_by_a_creation_under_the_id() -> None:
+    simulator = Simulator()
+    simulator.apply(interrupted(name=NUMBERED), created())
+    simulator.batch.rename(NUMBERED, "shop-prod")
 
-    assert stage.batch.parked == {interrupted().key: Parked(interrupted(), NOW + GRACE)}
-    assert stage.waiting == 1
+    assert (simulator.interruptions, simulator.pending, simulator.living) == ({"tills": 1}, 0, set())
+
+
+def test_a_pending_interruption_moves_to_the_name_with_the_id() -> None:
+    simulator = Simulator()
+    simulator.apply(interrupted(name=NUMBERED))
+    simulator.batch.rename(NUMBERED, "shop-prod")
+
+    assert simulator.batch.parked == {interrupted().key: Parked(interrupted(), NOW + GRACE)}
+    assert simulator.pending == 1
 
 
 @pytest.mark.parametrize("first", [NUMBERED, NAME], ids=["number-is-older", "id-is-older"])
-def test_of_two_under_one_name_the_newer_lives(first: InstanceName) -> None:
+def test_the_newer_of_two_incarnations_of_one_name_lives(first: InstanceName) -> None:
     second = NAME if first is NUMBERED else NUMBERED
-    stage = renamed(created("1", 100, name=first), created("2", 2000, name=second))
+    simulator = renamed(created("1", 100, name=first), created("2", 2000, name=second))
 
-    assert stage.living == {"2"}
-    assert gauges(stage) == {"tills": 1}
+    assert simulator.living == {"2"}
+    assert gauges(simulator) == {"tills": 1}
 
 
-def test_one_told_under_both_is_one() -> None:
-    stage = Stage()
-    stage.play(interrupted())
-    stage.end_grace()
-    stage.play(created(name=NUMBERED))
-    stage.batch.rename(NUMBERED, "shop-prod")
+def test_an_incarnation_stored_under_both_names_becomes_a_single_one() -> None:
+    simulator = Simulator()
+    simulator.apply(interrupted())
+    simulator.end_grace()
+    simulator.apply(created(name=NUMBERED))
+    simulator.batch.rename(NUMBERED, "shop-prod")
 
-    assert stage.living == set()
-    assert stage.interruptions == {UNKNOWN: 1}
-    assert stage.creations == (1, 0)
-    assert [(row.node, row.explained) for row in stage.ledger] == [(TILLS, True)]
-    assert stage.instance() == Instance(
+    assert simulator.living == set()
+    assert simulator.interruptions == {UNKNOWN: 1}
+    assert simulator.creations == (1, 0)
+    assert [(row.node, row.explained) for row in simulator.ledger] == [(TILLS, True)]
+    assert simulator.instance() == Instance(
         NAME,
         "1",
         Kind.NODE,
@@ -249,32 +249,34 @@ def test_one_told_under_both_is_one() -> None:
         interrupted_at=1000.0,
         ended_at=1000.0,
     )
-    assert LABELS in stage.tally.changed.label_sets
+    assert LABELS in simulator.tally.changed.label_sets
 
 
 def test_a_creation_counts_once_when_its_instance_expired_under_the_number() -> None:
-    stage = Stage()
-    stage.play(interrupted(name=NUMBERED))
-    stage.end_grace()
-    stage.play(created())
+    simulator = Simulator()
+    simulator.apply(interrupted(name=NUMBERED))
+    simulator.end_grace()
+    simulator.apply(created())
 
-    stage.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.rename(NUMBERED, "shop-prod")
 
-    assert stage.creations == (1, 0)
+    assert simulator.creations == (1, 0)
 
 
 @pytest.mark.parametrize("numbered", list(product([False, True], repeat=4)))
-def test_operations_are_told_apart_across_both_spellings(numbered: tuple[bool, ...]) -> None:
+def test_operations_are_distinguished_across_project_number_and_id(numbered: tuple[bool, ...]) -> None:
     again = created(at=2000, operation="again")
     events: list[Event] = [created(), failed(operation="another"), again, failed(at=2010, operation="again")]
     for story in permutations(zip(events, numbered, strict=True)):
-        stage = Stage()
-        stage.play(*(replace(event, name=NUMBERED) if by_number else event for event, by_number in story))
+        simulator = Simulator()
+        simulator.apply(
+            *(replace(event, name=NUMBERED) if by_number else event for event, by_number in story)
+        )
 
-        stage.batch.rename(NUMBERED, "shop-prod")
-        assert stage.creations == (2, 1), story
-        assert not stage.living, story
+        simulator.batch.rename(NUMBERED, "shop-prod")
+        assert simulator.creations == (2, 1), story
+        assert not simulator.living, story
 
-        stage.play(created("1", 3000, operation="third"))
-        assert stage.creations == (3, 1), story
-        assert stage.living == {"1"}, story
+        simulator.apply(created("1", 3000, operation="third"))
+        assert simulator.creations == (3, 1), story
+        assert simulator.living == {"1"}, story

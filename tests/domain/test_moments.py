@@ -13,5 +13,5 @@ from app.domain.moments import rfc3339
         (253_370_764_799.0, "9998-12-31T23:59:59.000Z"),
     ],
 )
-def test_a_moment_is_utc_with_milliseconds(seconds: float, text: str) -> None:
+def test_a_time_is_utc_with_milliseconds(seconds: float, text: str) -> None:
     assert rfc3339(seconds) == text

@@ -17,7 +17,7 @@ def tally(base: Totals | None = None, *, limit: int = 100, revealed: bool = True
 
 
 def totals(*label_sets: LabelSetTotals) -> Totals:
-    """These label sets, with their clusters' and histograms' rows as old as they are."""
+    """Return the label sets, with rows of their clusters and histograms of the same age."""
     return Totals(
         {row.labels: row for row in label_sets},
         {row.labels.cluster: ClusterTotals(row.labels.cluster, touched_at=OLD) for row in label_sets},
@@ -51,15 +51,13 @@ def test_an_age_falls_in_its_bucket(age: float, bucket: int) -> None:
     ("stored", "shown"),
     [
         pytest.param(None, NOW - 5, id="the-first"),
-        pytest.param(NOW - 10, NOW - 5, id="a-newer-one"),
-        pytest.param(NOW - 1, NOW - 1, id="an-older-one"),
+        pytest.param(NOW - 10, NOW - 5, id="newer"),
+        pytest.param(NOW - 1, NOW - 1, id="older"),
         pytest.param(NOW + 3600, NOW + 3600, id="clocks-differ"),
-        pytest.param(7226582400.0, NOW - 5, id="one-of-2199"),
+        pytest.param(7226582400.0, NOW - 5, id="far-in-the-future"),
     ],
 )
-def test_the_newest_interruption_is_not_one_that_has_still_to_come(
-    stored: float | None, shown: float
-) -> None:
+def test_an_interruption_in_the_future_is_not_the_newest(stored: float | None, shown: float) -> None:
     change = tally(Totals(clusters={"tills": ClusterTotals("tills", 1, stored)}))
 
     change.count(LABELS, NOW - 5, None)
@@ -67,7 +65,7 @@ def test_the_newest_interruption_is_not_one_that_has_still_to_come(
     assert change.changed.clusters["tills"].last_interruption_at == shown
 
 
-def test_what_readers_have_is_never_changed() -> None:
+def test_a_shared_row_is_never_changed() -> None:
     base = totals(LabelSetTotals(LABELS, touched_at=OLD))
     before = deepcopy(base)
 
@@ -86,7 +84,7 @@ def test_the_newest_interruption_stays_the_newest() -> None:
     assert change.changed.clusters["tills"] == ClusterTotals("tills", 4, 7.0, NOW, revealed=True)
 
 
-def test_an_interruption_before_the_epoch_is_the_newest_until_another() -> None:
+def test_times_before_the_epoch_are_ordered_too() -> None:
     change = tally()
     change.count(LABELS, 0.0, None)
     change.count(LABELS, -5.0, None)
@@ -94,7 +92,7 @@ def test_an_interruption_before_the_epoch_is_the_newest_until_another() -> None:
     assert change.changed.clusters["tills"].last_interruption_at == 0.0
 
 
-def test_showing_makes_all_three_rows_and_touches_none_that_exist() -> None:
+def test_show_adds_all_three_rows_and_changes_no_existing_row() -> None:
     change = tally()
     change.show(LABELS)
     again = tally(change.changed)
@@ -109,7 +107,7 @@ def test_showing_makes_all_three_rows_and_touches_none_that_exist() -> None:
 
 
 @pytest.mark.parametrize("revealed", [True, False])
-def test_new_rows_are_held_where_that_is_asked_for(revealed: bool) -> None:  # noqa: FBT001 - a row
+def test_new_rows_are_held_if_the_batch_holds_them(revealed: bool) -> None:  # noqa: FBT001 - a row
     change = tally(totals(LabelSetTotals(LAB, revealed=False)), revealed=revealed)
     change.show(LABELS)
     change.count(LAB, 5.0, None)
@@ -123,9 +121,9 @@ def test_new_rows_are_held_where_that_is_asked_for(revealed: bool) -> None:  # n
     [
         pytest.param(LABELS, True, id="known"),
         pytest.param(LAB, True, id="new-in-this-batch"),
-        pytest.param(LABELS._replace(zone="new"), False, id="one-too-many"),
-        pytest.param(UNKNOWN_LABELS, True, id="unknown-is-always-there"),
-        pytest.param(OTHER_LABELS, True, id="other-is-always-there"),
+        pytest.param(LABELS._replace(zone="new"), False, id="above-the-limit"),
+        pytest.param(UNKNOWN_LABELS, True, id="unknown-is-always-admitted"),
+        pytest.param(OTHER_LABELS, True, id="other-is-always-admitted"),
     ],
 )
 def test_label_sets_are_admitted_up_to_the_limit(labels: Labels, admitted: bool) -> None:  # noqa: FBT001 - a row
@@ -138,7 +136,7 @@ def test_label_sets_are_admitted_up_to_the_limit(labels: Labels, admitted: bool)
     assert change.admits_cluster(labels.cluster) == (labels != LABELS._replace(cluster="new"))
 
 
-def test_unknown_and_other_take_no_room() -> None:
+def test_unknown_and_other_do_not_count_towards_the_limit() -> None:
     known = totals(LabelSetTotals(UNKNOWN_LABELS), LabelSetTotals(OTHER_LABELS), LabelSetTotals(LABELS))
 
     assert [tally(known, limit=limit).admits(LAB) for limit in (1, 2)] == [False, True]
@@ -167,7 +165,7 @@ def test_clusters_are_admitted_up_to_the_limit() -> None:
         pytest.param(LabelSetTotals(OTHER_LABELS, touched_at=OLD), True, id="other"),
     ],
 )
-def test_what_is_idle_goes_with_its_cluster_and_histogram(row: LabelSetTotals, idle: bool) -> None:  # noqa: FBT001 - a row
+def test_an_idle_label_set_is_idle_with_its_cluster_and_histogram(row: LabelSetTotals, idle: bool) -> None:  # noqa: FBT001 - a row
     everything = totals(row)
 
     assert everything.idle(NOW) == (everything if idle else Totals())
@@ -186,7 +184,7 @@ def test_a_cluster_stays_while_one_of_its_label_sets_does() -> None:
     assert set(everything.label_sets) == {kept.labels}
 
 
-def test_a_cluster_of_late_stays_without_a_label_set() -> None:
+def test_a_cluster_with_a_recent_event_is_not_idle() -> None:
     lately = Totals({}, {"tills": ClusterTotals("tills", touched_at=NOW)})
 
     assert not lately.idle(NOW)
