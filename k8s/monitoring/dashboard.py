@@ -22,7 +22,7 @@ Variable: TypeAlias = dashboard.DatasourceVariable | dashboard.QueryVariable | d
 
 
 def variables() -> Iterator[Variable]:
-    """Yield the choices at the top. Each offers what the ones before it leave."""
+    """Yield the variables at the top. Each variable offers only values that match the variables before it."""
     yield dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
     matchers: list[str] = []
     for name, label in VARIABLES.items():
@@ -37,8 +37,8 @@ def variables() -> Iterator[Variable]:
             .sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
             .multi(multi=True)
             .include_all(include_all=True)
-            # This matches series without the label too, as `namespace` outside of Kubernetes. A list of all
-            # values could become too long.
+            # This also matches series without the label, such as `namespace` outside of Kubernetes. A list of
+            # all values could become too long.
             .all_value(".*")
             .current(model.VariableOption(selected=True, text=["All"], value=["$__all"]))
         )
@@ -70,7 +70,7 @@ def _link(title: str, url: str, tooltip: str) -> dashboard.DashboardLink:
 
 
 class Marks(model.AnnotationQuery):
-    """An annotation, with the fields of Prometheus' own, which the schema leaves out.
+    """An annotation with the fields for Prometheus, which the schema does not have.
 
     https://grafana.com/docs/grafana/latest/datasources/prometheus/#annotations
     """
@@ -80,7 +80,7 @@ class Marks(model.AnnotationQuery):
             "titleFormat": BY_POOL,
             "textFormat": "interrupted",
             "tagKeys": POOL.replace(" ", ""),
-            # The least; a hundredth of the range where that is longer.
+            # The minimum. Grafana takes a hundredth of the range if that is longer.
             "step": "1m",
         }
 

@@ -69,7 +69,7 @@ def _label_name(text: str) -> str:
 
 
 def _page(text: str) -> str:
-    # It is written into YAML, JSON, and Prometheus' templates.
+    # The URL is written into YAML, JSON, and Prometheus' templates.
     if not re.fullmatch(r"https?://[^\s\"'\\#{}]+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an http(s) URL without a fragment")
     return text

@@ -1,1 +1,1 @@
-"""The panels of the Grafana dashboard: what they ask, how they look, what they say."""
+"""The panels of the Grafana dashboard: their queries, looks and texts."""

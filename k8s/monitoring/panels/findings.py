@@ -1,4 +1,4 @@
-"""The panels about interruptions and capacity: how many, how often, at which age, and what is alive."""
+"""The panels about interruptions and capacity: counts, rates, ages, and live instances."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -213,7 +213,7 @@ def ages() -> Iterator[heatmap.Panel | table.Panel]:
     grid.calculate(calculate=False).max_data_points(BARS_ACROSS // 3).interval("15m").show_legend()
     grid.y_axis(heatmap.YAxisConfig().unit(units.Seconds).axis_placement(shapes.AxisPlacement.LEFT))
     grid.cell_values(heatmap.CellValues().unit(COUNT).decimals(0)).show_y_histogram()
-    # Of the schemes that Grafana has, one that goes from the background's side in dark and in light.
+    # A colour scheme of Grafana that begins near the background in the dark and in the light theme.
     grid.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(32))
     yield grid
     by_type = framed(

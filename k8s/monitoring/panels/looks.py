@@ -1,4 +1,4 @@
-"""How the dashboard's panels look: each kind of panel that it has, with its defaults.
+"""The looks of the dashboard's panels: each kind of panel, with its defaults.
 
 https://grafana.github.io/grafana-foundation-sdk/
 """
@@ -24,39 +24,39 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 P = TypeVar("P", stat.Panel, timeseries.Panel, bargauge.Panel, table.Panel, heatmap.Panel)
 Steps = Sequence[tuple[float | None, str]]
-"""From which value on a colour holds, None for the first."""
+"""The lowest value of each colour; None for the first colour."""
 
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 BARS_ACROSS: Final = 168
-"""A week has one an hour."""
+"""The number of bars in a week: one per hour."""
 
 # The other units for counts shorten 1927 to "2 K".
 COUNT: Final = units.LocaleFormat
 PLAIN: Final[Steps] = ((None, "text"),)
 _FULL_WIDTH: Final = 24
-# As Grafana names them in a legend.
+# Grafana's names of the calculations in a legend.
 _CALCULATIONS: Final = {"sum": "Total", "lastNotNull": "Last *", "max": "Max"}
 
 
 def now(expression: str, legend: str = "", ref_id: str = "A") -> prometheus.Dataquery:
-    """The value at the end of the dashboard's range."""
+    """Return a query for the value at the end of the dashboard's range."""
     return prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(ref_id).instant()
 
 
 def over_time(expression: str, legend: str = "", ref_id: str = "A") -> prometheus.Dataquery:
-    """The values over the dashboard's range."""
+    """Return a query for the values over the dashboard's range."""
     return prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(ref_id).range()
 
 
 def framed(panel: P, title: str, description: str, unit: str, *, size: tuple[int, int], empty: str) -> P:
-    """What every panel has: `size` is width and height, `empty` what it says when it has nothing."""
+    """Set the title, unit and size (width, height) of a panel, and its text without data."""
     width, height = size
     panel.title(title).description(description).unit(unit).no_value(empty)
     return panel.datasource(SOURCE).span(width).height(height)
 
 
 def coloured(panel: P, steps: Steps) -> P:
-    """Colours by value; they are Grafana's own names, which suit dark and light."""
+    """Colour the panel by value. The names are Grafana's, which fit its dark and light themes."""
     thresholds = [model.Threshold(value=value, color=colour) for value, colour in steps]
     panel.thresholds(
         dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(thresholds)
@@ -74,7 +74,7 @@ def figure(
     decimals: int | None = None,
     height: int = 4,
 ) -> stat.Panel:
-    """Return a panel with one number, or with one for each of a few series."""
+    """Return a panel with a number for each series of a query."""
     panel = framed(stat.Panel(), title, description, unit, size=(4, height), empty=empty)
     coloured(panel, steps).graph_mode(shapes.BigValueGraphMode.NONE)
     panel.color_mode(shapes.BigValueColorMode.VALUE).justify_mode(shapes.BigValueJustifyMode.AUTO)
@@ -93,7 +93,7 @@ def chart(
     calcs: Sequence[str],
     empty: str,
 ) -> timeseries.Panel:
-    """Lines over time, with a legend that is sorted by the first of its figures."""
+    """Return lines over time, with a legend that is sorted by its first figure."""
     panel = framed(timeseries.Panel(), title, description, unit, size=(width, 9), empty=empty)
     panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
     panel.min(0).axis_soft_max(1).line_width(1).show_points(shapes.VisibilityMode.AUTO)
@@ -116,13 +116,13 @@ def chart(
 
 
 def stacked(panel: timeseries.Panel, opacity: int) -> timeseries.Panel:
-    """The series on top of each other."""
+    """Draw the series on top of each other."""
     stacking = common.StackingConfig().mode(shapes.StackingMode.NORMAL).group("A")
     return panel.stacking(stacking).fill_opacity(opacity)
 
 
 def bars(panel: timeseries.Panel) -> timeseries.Panel:
-    """Counts of rare events: a bar an interval, which ends where the interval does."""
+    """Draw a bar per interval, for counts of rare events. A bar ends at the end of its interval."""
     panel.draw_style(shapes.GraphDrawStyle.BARS).bar_alignment(shapes.BarAlignment.BEFORE)
     panel.max_data_points(BARS_ACROSS).interval("5m").decimals(0)
     return stacked(panel, 80)
@@ -138,7 +138,7 @@ def ranking(
     steps: Steps,
     decimals: int,
 ) -> bargauge.Panel:
-    """Bars side by side, the longest first."""
+    """Return horizontal bars, sorted by length."""
     panel = framed(bargauge.Panel(), title, description, unit, size=(8, 9), empty=empty)
     coloured(panel, steps).min(0).decimals(decimals)
     panel.orientation(shapes.VizOrientation.HORIZONTAL).display_mode(shapes.BarGaugeDisplayMode.GRADIENT)
@@ -150,10 +150,10 @@ def ranking(
 def columns(
     panel: table.Panel, labels: Mapping[str, str], values: Mapping[str, str], *, above_zero: Sequence[str]
 ) -> table.Panel:
-    """One table of queries that are grouped alike.
+    """Fill a table from queries with the same grouping.
 
-    `labels` name the columns of the grouping, `values` have the queries by the names of their columns. Rows
-    show where one of the columns `above_zero` is.
+    `labels` has the column name of each label, `values` the query of each other column. A row is shown if a
+    column of `above_zero` is above 0.
     """
     ids = dict(zip(values, ascii_uppercase, strict=False))
     for name, expression in values.items():
@@ -192,7 +192,7 @@ def rows(panel: table.Panel, labels: Mapping[str, str], expression: str) -> tabl
 def column(
     panel: table.Panel, name: str, unit: str, *, decimals: int | None = None, steps: Steps | None = None
 ) -> None:
-    """A column's unit and, where it has steps, its colours."""
+    """Set the unit of a column and, if it has steps, its colours."""
     properties = [model.DynamicConfigValue(id_val="unit", value=unit)]
     if decimals is not None:
         properties.append(model.DynamicConfigValue(id_val="decimals", value=decimals))

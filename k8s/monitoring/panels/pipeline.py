@@ -1,4 +1,4 @@
-"""The panels about the exporter itself: whether its figures are complete, and what its process needs."""
+"""The panels about the exporter itself: the completeness of its figures, and its use of resources."""
 
 from collections.abc import Iterator
 
@@ -192,7 +192,7 @@ def resources() -> Iterator[stat.Panel | timeseries.Panel]:
             calcs=["max", "lastNotNull"],
             empty="exporter not seen",
         )
-        # The process has about one core's worth of work at most; an idle one should not fill the panel.
+        # The process uses at most about one core. An idle process should not fill the panel.
         .axis_soft_max(0.1)
     )
     yield figure(

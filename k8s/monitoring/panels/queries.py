@@ -1,6 +1,6 @@
-"""The queries of the dashboard. They read the exporter's own series, so they need no recording rule.
+"""The queries of the dashboard. They read the exporter's own series, and do not need recording rules.
 
-They are right with several replicas: each replica has its own counters, and a gauge is shown by one replica
+They are correct with several replicas: each replica has its own counters, and a gauge is shown by one replica
 at a time or with the same value by all. https://prometheus.io/docs/prometheus/latest/querying/functions/
 """
 
@@ -28,8 +28,9 @@ VARIABLES: Final = {
     "zone": "zone",
     "machine_type": "machine_type",
 }
-"""The label that each variable of the dashboard chooses from. Each offers what the variables before it leave.
+"""The label that each variable of the dashboard chooses from.
 
+A variable offers only values that match the variables before it.
 The first two are labels of the exporter's scrape target. The others are labels of the instances.
 """
 
@@ -95,7 +96,7 @@ def instances(by: str = "") -> str:
 
 
 def rate(by: str = "") -> str:
-    """Return the interruptions per 1,000 instance-hours; nothing if no instance lived."""
+    """Return the interruptions per 1,000 instance-hours; no value if no instance lived."""
     hours = f"{increase('spot_instance_seconds_total', by)} / 3600"
     return f"1000 * {increase('spot_interruptions_total', by)} / ({hours} > 0)"
 
@@ -112,7 +113,7 @@ def share(by: str = "") -> str:
 
 
 def quantile(of: float, buckets: str) -> str:
-    """Return a quantile of observations; nothing, instead of NaN, if there was no observation."""
+    """Return a quantile of observations; no value, instead of NaN, if there was no observation."""
     return f"histogram_quantile({of}, {buckets}) >= 0"
 
 
