@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,17 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.metrics import Metrics
 from app.settings import describe
 from app.web.problems import leaves, status_of
-
-_README = Path(__file__).parent.parent / "README.md"
-
-
-def rows(table: str) -> list[list[str]]:
-    """The cells of the marked table, row by row, without its head."""
-    text = _README.read_text()
-    marked = re.search(rf"<!-- {table} -->\n(.*?)<!-- /{table} -->", text, re.DOTALL)
-    assert marked is not None, f"the README has no table {table}"
-    lines = marked[1].strip().splitlines()[2:]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+from tests.support.readme import README, rows
 
 
 def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
@@ -52,14 +41,14 @@ def test_every_series_is_in_the_table_with_its_type_and_help_text() -> None:
 
 @pytest.mark.parametrize("mark", ["demo", "test"])
 def test_each_of_the_two_commands_is_one_line(mark: str) -> None:
-    found = re.search(rf"<!-- {mark} -->\n```sh\n(.*?)\n```", _README.read_text(), re.DOTALL)
+    found = re.search(rf"<!-- {mark} -->\n```sh\n(.*?)\n```", README.read_text(), re.DOTALL)
 
     assert found is not None
     assert "\n" not in found[1]
 
 
 def test_every_link_within_the_repository_leads_somewhere() -> None:
-    text = _README.read_text()
+    text = README.read_text()
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     links = re.findall(r'(?:\]\(|src="|srcset=")([^)"\s]+)', text)
@@ -69,4 +58,4 @@ def test_every_link_within_the_repository_leads_somewhere() -> None:
         if link.startswith("#"):
             assert link.removeprefix("#") in anchors, link
         elif "://" not in link:
-            assert (_README.parent / link).exists(), link
+            assert (README.parent / link).exists(), link

@@ -1,0 +1,15 @@
+"""The README's tables, as the tests compare them with the code."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+README: Final = Path(__file__).parents[2] / "README.md"
+
+
+def rows(table: str) -> list[list[str]]:
+    """Return the cells of the marked table, row by row, without its head."""
+    marked = re.search(rf"<!-- {table} -->\n(.*?)<!-- /{table} -->", README.read_text(), re.DOTALL)
+    assert marked is not None, f"the README has no table {table}"
+    lines = marked[1].strip().splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
