@@ -13,7 +13,7 @@ from tests.support.process import free_port
 def installation(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Each overlay's, for the tests of a module."""
+    """Run an installation of each overlay, shared by the tests of a module."""
     directory = tmp_path_factory.mktemp("installation")
     manifests = render(request.param)
     settings, _ = manifests.settings()

@@ -1,7 +1,7 @@
-"""The custom kinds that the manifests use, as far as they use them: strict, and written by hand.
+"""Strict schemas of the custom kinds in the manifests, limited to the fields that the manifests use.
 
-No package that these tests could install has all of their schemas. A field that is not here is an error, so
-one that the manifests begin to use has to be looked up first:
+They are written by hand, because no installable package has all of these schemas. A field that is missing
+here is an error. Before you add a field, look it up:
 https://prometheus-operator.dev/docs/api-reference/api/
 https://github.com/GoogleCloudPlatform/prometheus-engine/blob/main/doc/api.md
 https://cloud.google.com/kubernetes-engine/docs/how-to/ingress-configuration

@@ -1,4 +1,4 @@
-"""Whom the NetworkPolicies let in and out, as a cluster that enforces them would decide.
+"""Checks of the NetworkPolicies: connections that a cluster allows if it enforces them.
 
 https://kubernetes.io/docs/concepts/services-networking/network-policies/
 """
@@ -16,7 +16,7 @@ _NAME: Final = "kubernetes.io/metadata.name"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end: a pod in a namespace, or an address outside."""
+    """The other end of a connection: a pod in a namespace, or an address outside of the cluster."""
 
     namespace: str = ""
     application: str = ""
@@ -40,7 +40,7 @@ _KNOWN: Final = (COLLECTOR, OWN_COLLECTOR, PROMETHEUS, NGINX, OTHER_NGINX, *BALA
 
 
 def incoming(manifests: Manifests) -> Iterator[str]:
-    """The ingress reaches the pushes' port, Prometheus the metrics' port, and nobody else anything."""
+    """Only the ingress reaches the port for pushes, and only Prometheus the port for metrics."""
     settings, _ = manifests.settings()
     behind_gke = bool(manifests.all("BackendConfig"))
     allowed = {
@@ -77,7 +77,7 @@ _REDIS_PORT: Final = 6379
 
 
 def outgoing(manifests: Manifests) -> Iterator[str]:
-    """DNS, Google's APIs, the metadata server, Redis where the store is there, and nothing else."""
+    """Only DNS, Google's APIs, the metadata server and, if it is the store, Redis are reached."""
     settings, _ = manifests.settings()
     store = urlsplit(settings.store.url)
     redis = [(Peer(address=store.hostname), store.port or _REDIS_PORT, "TCP")] if store.hostname else []
@@ -97,7 +97,7 @@ def admits(
     port: int,
     protocol: str = "TCP",
 ) -> bool:
-    """Whether some policy lets this connection of the pod's through, or none is about its direction."""
+    """Return True if a policy allows this connection of the pod, or no policy is about its direction."""
     policies = [
         one["spec"]
         for one in manifests.all("NetworkPolicy")
@@ -121,7 +121,7 @@ def _is(end: Mapping[str, Any], peer: Peer) -> bool:
         return bool(peer.address) and ip_address(peer.address) in ip_network(end["ipBlock"]["cidr"])
     if peer.address:
         return False
-    # Without a namespace selector only the pod's own namespace is meant, and nobody here is in it.
+    # Without a namespace selector, only peers in the pod's own namespace are meant, and no `Peer` is in it.
     return "namespaceSelector" in end and (
         selects(end["namespaceSelector"], {_NAME: peer.namespace})
         and selects(end.get("podSelector", {}), {"app.kubernetes.io/name": peer.application})

@@ -1,4 +1,4 @@
-"""What must be true of a pod: its image, configuration, ports, files, rights, place and end."""
+"""Checks of the pod: image, configuration, ports, probes, files, rights, resources, nodes and termination."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from app.errors import ConfigurationError
 from tests.k8s.rendered import APPLICATION, HEALTH, Manifests, Object, selects
 
 _MIB: Final = 2**20
-# Measured: see the README. The child's own limit is `--memory-mib` of app/gcp/compute.py.
+# Measured values: see the README. The child limits itself by `--memory-mib` of app/gcp/compute.py.
 _EXPORTER_MIB: Final = 90
 _CHILD_MIB: Final = 110
 CHILD_LIMIT_MIB: Final = 256
@@ -19,7 +19,7 @@ _UNITS: Final = {"": 1, "Ki": 2**10, "Mi": _MIB, "Gi": 2**30, "k": 10**3, "M": 1
 
 
 def configuration(manifests: Manifests) -> Iterator[str]:
-    """The exporter takes the mounted file, and has nothing to warn of."""
+    """The exporter accepts the mounted file without a warning."""
     try:
         _, warnings = manifests.settings()
     except LookupError as exc:
@@ -31,7 +31,7 @@ def configuration(manifests: Manifests) -> Iterator[str]:
 
 
 def version(manifests: Manifests) -> Iterator[str]:
-    """The image is this version's."""
+    """The image and the labels have this version."""
     image = manifests.container["image"]
     if not re.fullmatch(rf"[\w.:/-]*\b{APPLICATION}:{re.escape(VERSION)}", image):
         yield f"the image {image} is not of version {VERSION}"
@@ -40,39 +40,39 @@ def version(manifests: Manifests) -> Iterator[str]:
 
 
 def ports(manifests: Manifests) -> Iterator[str]:
-    """The container's ports are those on which the exporter listens."""
+    """The exporter listens on the ports of the container."""
     settings, _ = manifests.settings()
     if manifests.port("http") != settings.server.port:
         yield "the port http is not server.port"
     if manifests.port("metrics") != settings.metrics_port:
         yield "the port metrics is not prometheus.port"
     if settings.one_listener:
-        yield "the metrics have no port of their own"
+        yield "the metrics do not have a separate port"
     if settings.server.keep_alive_seconds <= _BALANCER_KEEPS_SECONDS:
         yield "server.keep_alive_seconds is not longer than a balancer keeps a connection"
 
 
 def probes(manifests: Manifests) -> Iterator[str]:
-    """Each asks whether the exporter lives, not whether it knows the fleet, where it listens."""
+    """All probes request the path for liveness, which does not need the fleet, on a port of the exporter."""
     settings, _ = manifests.settings()
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = manifests.container.get(name, {"httpGet": {}})
         asked = probe["httpGet"]
         if asked.get("path") != HEALTH:
-            yield f"{name} does not ask for {HEALTH}"
+            yield f"{name} does not request {HEALTH}"
         if manifests.port(asked.get("port", 0)) not in {settings.server.port, settings.metrics_port}:
-            yield f"{name} asks a port on which nothing listens"
+            yield f"{name} uses a port on which nothing listens"
     startup = manifests.container.get("startupProbe", {})
     if startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) < 120:
-        yield "startupProbe leaves a large store no time to be checked"
+        yield "startupProbe does not leave enough time to check a large store"
 
 
 def files(manifests: Manifests) -> Iterator[str]:
-    """Temporary files are on the node's disk, and bounded."""
+    """Temporary files are on the node's disk, with a size limit."""
     temporary = {one["name"]: one["emptyDir"] for one in manifests.pod["volumes"] if "emptyDir" in one}
     at = manifests.environment.get("TMPDIR")
     if not any(manifests.mounts.get(name) == at for name in temporary):
-        yield "TMPDIR is no emptyDir"
+        yield "TMPDIR is not an emptyDir"
     for volume in temporary.values():
         if volume.get("medium"):
             yield "temporary files are in memory, and count against its limit"
@@ -81,13 +81,13 @@ def files(manifests: Manifests) -> Iterator[str]:
 
 
 def end(manifests: Manifests) -> Iterator[str]:
-    """The pod is given the time that the exporter takes to stop."""
+    """The pod has enough time to stop."""
     settings, _ = manifests.settings()
     needs = settings.server.drain_seconds + settings.prometheus.linger_seconds + _STOP_SECONDS
     if manifests.pod.get("terminationGracePeriodSeconds", 30) < needs:
         yield f"terminationGracePeriodSeconds is below the {needs:g} s that stopping takes"
     if not settings.server.drain_seconds:
-        yield "server.drain_seconds is 0, but a balancer takes its time"
+        yield "server.drain_seconds is 0, but a balancer needs time to remove the pod"
 
 
 _POD_RIGHTS: Final[dict[str, Any]] = {
@@ -112,13 +112,13 @@ _HOST_RIGHTS: Final = ("hostNetwork", "hostPID", "hostIPC")
 
 
 def rights(manifests: Manifests) -> Iterator[str]:
-    """The pod may do nothing that it need not do; the namespace enforces most of it."""
+    """The pod has only the rights that it needs, and the namespace enforces most of this."""
     for specified, wanted in ((manifests.pod, _POD_RIGHTS), (manifests.container, _CONTAINER_RIGHTS)):
         for path, value in wanted.items():
             if _at(specified, path) != value:
                 yield f"{path} is not {value}"
     yield from (f"the pod has {name}" for name in _HOST_RIGHTS if manifests.pod.get(name))
-    yield from ("a volume is of the host" for one in manifests.pod["volumes"] if "hostPath" in one)
+    yield from ("a volume is a hostPath" for one in manifests.pod["volumes"] if "hostPath" in one)
     account = manifests.find("ServiceAccount", manifests.pod.get("serviceAccountName", "default"))
     if account is None or account.get("automountServiceAccountToken") is not False:
         yield "the pod's ServiceAccount is missing, or mounts tokens"
@@ -128,7 +128,7 @@ def rights(manifests: Manifests) -> Iterator[str]:
 
 
 def resources(manifests: Manifests) -> Iterator[str]:
-    """There is room for the child that lists the fleet."""
+    """The memory is enough for the exporter and the child that lists the fleet."""
     given = manifests.container.get("resources", {})
     for kind in ("requests", "limits"):
         yield from (
@@ -137,9 +137,9 @@ def resources(manifests: Manifests) -> Iterator[str]:
             if name not in given.get(kind, {})
         )
     if _mib(given, "requests") < _EXPORTER_MIB + _CHILD_MIB:
-        yield "the memory request is below what the exporter and its child take"
+        yield "the memory request is below the use of the exporter and its child"
     if _mib(given, "limits") < _EXPORTER_MIB + CHILD_LIMIT_MIB:
-        yield "the memory limit is below what the exporter takes and its child may take"
+        yield "the memory limit is below the use of the exporter and the limit of its child"
 
 
 _SPOT_NODES: Final = (
@@ -152,7 +152,7 @@ _OTHER_NODES: Final[tuple[dict[str, str], ...]] = ({}, {"cloud.google.com/gke-pr
 
 
 def nodes(manifests: Manifests) -> Iterator[str]:
-    """The pod is never on a Spot node, and may be on every other one."""
+    """The pod is never on a Spot node, and may be on all other nodes."""
     affinity = _at(manifests.pod, "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution")
     terms = affinity["nodeSelectorTerms"] if isinstance(affinity, dict) else [{}]
     for labels in _SPOT_NODES:

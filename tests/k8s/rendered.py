@@ -1,4 +1,4 @@
-"""The manifests as `kubectl kustomize` renders them, and what one asks of them."""
+"""The manifests as `kubectl kustomize` renders them, with access to their parts."""
 
 import shutil
 import subprocess
@@ -27,11 +27,11 @@ APPLICATION: Final = "spot-interruption-exporter"
 HEALTH: Final = "/healthz"
 STORE_SECRET: Final = "spot-interruption-exporter-store"  # noqa: S105  # its name
 SECRETS: Final[Mapping[str, Mapping[str, str]]] = {STORE_SECRET: {"url": "redis://:secret@10.0.0.5:6379/0"}}
-"""What is made by hand before an installation, by name."""
+"""Secrets that a person creates before an installation, by name."""
 
 
 def render(name: str | Path) -> "Manifests":
-    """What a kustomization, by default one below `k8s/`, builds; each call gives objects of its own."""
+    """Return new copies of the objects that a kustomization builds; a relative name is below `k8s/`."""
     return Manifests(deepcopy(_built(name)))
 
 
@@ -39,7 +39,7 @@ def render(name: str | Path) -> "Manifests":
 def _built(name: str | Path) -> list[Object]:
     kubectl = require("kubectl", shutil.which("kubectl"))
     done = subprocess.run([kubectl, "kustomize", K8S / name], capture_output=True, text=True, check=False)
-    # A warning is a field that the next version takes away.
+    # A warning is about a field that the next version removes.
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
 
@@ -51,27 +51,27 @@ class Manifests:
         self.objects = objects
 
     def all(self, kind: str) -> list[Object]:
-        """All objects of a kind."""
+        """Return all objects of a kind."""
         return [one for one in self.objects if one["kind"] == kind]
 
     def find(self, kind: str, name: str) -> Object | None:
-        """The object of a kind and name."""
+        """Return the object with this kind and name; None if there is none."""
         found = [one for one in self.all(kind) if one["metadata"]["name"] == name]
         return found[0] if found else None
 
     def one(self, kind: str) -> Object:
-        """The only object of a kind."""
+        """Return the only object of a kind."""
         [found] = self.all(kind)
         return found
 
     @property
     def workload(self) -> Object:
-        """What the StatefulSet specifies."""
+        """The spec of the StatefulSet."""
         return dict(self.one("StatefulSet")["spec"])
 
     @property
     def pod(self) -> Object:
-        """What the pod specifies."""
+        """The spec of the pod."""
         return dict(self.workload["template"]["spec"])
 
     @property
@@ -87,22 +87,22 @@ class Manifests:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The container's own variables. Raises LookupError for a Secret that nobody has made."""
+        """The variables of the container. Raises LookupError for a missing Secret."""
         return {one["name"]: _value(one) for one in self.container["env"]}
 
     @property
     def mounts(self) -> Mapping[str, str]:
-        """Where each volume is mounted."""
+        """The mount path of each volume."""
         return {one["name"]: one["mountPath"] for one in self.container["volumeMounts"]}
 
     def port(self, name_or_number: str | int) -> int | None:
-        """The number of a port of the container's; None where it has no such port."""
+        """Return the number of a port of the container; None if it has no such port."""
         ports = self.container["ports"]
         found = [one for one in ports if name_or_number in (one["name"], one["containerPort"])]
         return found[0]["containerPort"] if found else None
 
     def configuration(self) -> str:
-        """The text of the file that the exporter finds at `$CONFIG_PATH`. Raises LookupError."""
+        """Return the text of the file at `$CONFIG_PATH`. Raises LookupError."""
         path = Path(self.environment["CONFIG_PATH"])
         [volume] = [name for name, at in self.mounts.items() if Path(at) == path.parent]
         [mounted] = [one["configMap"]["name"] for one in self.pod["volumes"] if one["name"] == volume]
@@ -112,14 +112,14 @@ class Manifests:
         return str(found["data"][path.name])
 
     def settings(self) -> tuple[Settings, tuple[str, ...]]:
-        """What the exporter makes of it, and its warnings. Raises ConfigurationError."""
+        """Return the exporter's settings from this file, and its warnings. Raises ConfigurationError."""
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "config.yaml"
             path.write_text(self.configuration())
             return load_settings(path, self.environment)
 
     def backends(self) -> list[tuple[str, Object]]:
-        """Each path of the ingress with the rule that has it."""
+        """Return each path of the ingress, with its rule."""
         return [
             (path["path"], path | {"host": rule.get("host")})
             for rule in self.one("Ingress")["spec"]["rules"]
@@ -138,7 +138,7 @@ def _value(variable: Object) -> str:
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector, or a node selector's term, takes what has these labels.
+    """Return True if a label selector, or a term of a node selector, matches the labels.
 
     https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
     """

@@ -1,4 +1,4 @@
-"""An installation at work on this machine: the exporter with the rendered configuration, nginx in front."""
+"""An installation on this machine: the exporter with the rendered configuration, behind nginx."""
 
 import shutil
 from collections.abc import Iterator
@@ -22,22 +22,22 @@ _BODY_SIZE: Final = "nginx.ingress.kubernetes.io/proxy-body-size"
 
 @dataclass(frozen=True)
 class Installation:
-    """A running exporter, and the nginx in front of it."""
+    """A running exporter behind nginx."""
 
     manifests: Manifests
     settings: Settings
     client: httpx.Client
     token: str
     ports: tuple[int, int]
-    """The pushes' and the metrics'."""
+    """The port for pushes, and the port for metrics."""
     front: int
 
     def at(self, port: int, path: str) -> httpx.Response:
-        """What is answered at a port, without a name."""
+        """Return the response of a port, without a host name."""
         return self.client.get(f"http://{LOOPBACK}:{port}{path}")
 
     def ask(self, path: str, content: bytes | None = None, *, token: str | None = None) -> httpx.Response:
-        """What nginx answers, for the ingress' host."""
+        """Return the response of nginx for the host of the ingress."""
         headers = {"host": host(self.manifests)} | ({"authorization": f"Bearer {token}"} if token else {})
         method = "GET" if content is None else "POST"
         url = f"http://{LOOPBACK}:{self.front}{path}"
@@ -49,14 +49,14 @@ class Installation:
 
 
 def host(manifests: Manifests) -> str:
-    """The ingress' host name."""
+    """Return the host name of the ingress."""
     [name] = {rule["host"] for rule in manifests.one("Ingress")["spec"]["rules"]}
     return str(name)
 
 
 @contextmanager
 def store(directory: Path, manifests: Manifests) -> Iterator[str]:
-    """Where the exporter is to remember here: what the manifests have, a file or a Redis; its URL."""
+    """Yield the URL of a local store of the kind in the manifests: a file or a Redis."""
     if manifests.settings()[0].store.url.startswith("sqlite:///"):
         yield f"sqlite:///{directory}/store.db"
         return
@@ -68,7 +68,7 @@ def store(directory: Path, manifests: Manifests) -> Iterator[str]:
 def exporter(
     directory: Path, manifests: Manifests, certificates: str, url: str, pushes: int, metrics: int
 ) -> Iterator[None]:
-    """The exporter with the mounted file as it is; the environment tells what is otherwise here."""
+    """Run the exporter with the mounted file. Environment variables have the differences of this machine."""
     mounted = directory / "config.yaml"
     mounted.write_text(manifests.configuration())
     here = {
@@ -94,8 +94,8 @@ def exporter(
 
 @contextmanager
 def nginx(directory: Path, manifests: Manifests, backend: int) -> Iterator[int]:
-    """An nginx with the ingress' rules, as an ingress controller would write them; its port."""
-    # Debian's is where only root looks.
+    """Run nginx with the rules of the ingress, as an ingress controller would write them. Yield its port."""
+    # On Debian, nginx is in a folder that only root has in its PATH.
     program = require("nginx", shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"))
     port = free_port()
     configuration = directory / "nginx.conf"
@@ -109,7 +109,7 @@ def nginx(directory: Path, manifests: Manifests, backend: int) -> Iterator[int]:
 
 
 def nginx_configuration(directory: Path, manifests: Manifests, port: int, backend: int) -> str:
-    """One process in the foreground, 404 for what no rule names."""
+    """Return a configuration for one process in the foreground, with 404 for paths without a rule."""
     ingress = manifests.one("Ingress")
     size = ingress["metadata"]["annotations"].get(_BODY_SIZE, "0")
     folders = "".join(
@@ -131,13 +131,13 @@ def nginx_configuration(directory: Path, manifests: Manifests, port: int, backen
 
 
 def routes(rule: JsonObject, proxied: str) -> dict[str, str]:
-    """What nginx matches, and what it does then."""
+    """Return the action of nginx for each location of a rule."""
     matches = [match for path in rule["http"]["paths"] for match in locations(path)]
     return {"/": "return 404;"} | dict.fromkeys(matches, proxied)
 
 
 def locations(path: JsonObject) -> list[str]:
-    """What nginx matches for a path of an ingress: a prefix goes by whole elements of the path.
+    """Return the nginx locations for a path of an ingress. A prefix matches whole elements of a path.
 
     https://kubernetes.io/docs/concepts/services-networking/ingress/#path-types
     """

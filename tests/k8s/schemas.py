@@ -1,7 +1,7 @@
-"""Whether an object is one of its kind: by Kubernetes' own schemas, or by the models of custom kinds.
+"""Validation of objects by Kubernetes' own schemas, or by the models of custom kinds.
 
-The package `kubernetes-validate` brings Kubernetes' schemas. Strict ones: an unknown field is an error,
-where the API server would drop it.
+The package `kubernetes-validate` contains Kubernetes' schemas. The validation is strict: an unknown field is
+an error, although the API server would drop it.
 """
 
 import json
@@ -15,13 +15,13 @@ from tests.k8s.custom_kinds import MODELS
 from tests.k8s.rendered import Object
 
 OLDEST: Final = "1.29"
-"""Of Kubernetes, that the manifests are meant for."""
+"""The oldest Kubernetes version that the manifests support."""
 NEWEST: Final = "1.37"
-"""That the package knows."""
+"""The newest version in the package."""
 
 
 def violations(thing: Object, version: str = NEWEST) -> list[str]:
-    """What is wrong with an object by the schema of its kind."""
+    """Return the violations of the schema of the object's kind."""
     return _violations(json.dumps(thing), version)
 
 

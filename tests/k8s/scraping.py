@@ -1,4 +1,4 @@
-"""What must be true of the scrapes, in both of Prometheus' worlds."""
+"""Checks of the scrapes by Prometheus Operator and by Google's managed Prometheus."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _UNITS: Final = {"s": 1, "m": 60}
 
 
 def monitors(manifests: Manifests) -> Iterator[str]:
-    """One thing scrapes, and rules are there for it."""
+    """Exactly one kind of monitor scrapes, and the manifests have rules for it."""
     kinds = [one["kind"] for one in manifests.objects]
     worlds = (("ServiceMonitor", "PrometheusRule"), ("PodMonitoring", "Rules"))
     if [tuple(map(kinds.count, world)) for world in worlds] not in ([(1, 1), (0, 0)], [(0, 0), (1, 1)]):
@@ -19,7 +19,7 @@ def monitors(manifests: Manifests) -> Iterator[str]:
 
 
 def by_service(manifests: Manifests) -> Iterator[str]:
-    """A ServiceMonitor finds the headless Service and its port, and names the target by pod."""
+    """A ServiceMonitor selects the headless Service and its port, and names the target by its pod."""
     settings, _ = manifests.settings()
     for monitor in manifests.all("ServiceMonitor"):
         specified = monitor["spec"]
@@ -56,7 +56,7 @@ def _labels(endpoint: Object) -> Iterator[str]:
 
 
 def by_pod(manifests: Manifests) -> Iterator[str]:
-    """A PodMonitoring finds the pod and its port; `instance` is the pod's name and port by itself."""
+    """A PodMonitoring selects the pod and its port. `instance` is always the pod's name and port."""
     settings, _ = manifests.settings()
     for monitor in manifests.all("PodMonitoring"):
         specified = monitor["spec"]
@@ -67,7 +67,7 @@ def by_pod(manifests: Manifests) -> Iterator[str]:
         if "node" in specified["targetLabels"]["metadata"]:
             yield "a pod that moves to another node begins new series"
         for endpoint in specified["endpoints"]:
-            # By its name: of a number it makes a target of every pod that is selected.
+            # The port must be a name. A number makes a target of each selected pod.
             names = {port["name"]: port["containerPort"] for port in manifests.container["ports"]}
             if names.get(endpoint["port"]) != settings.metrics_port:
                 yield "the PodMonitoring's port does not lead to prometheus.port"

@@ -1,10 +1,10 @@
-"""The checks of the manifests see what is wrong: a finished installation, changed by hand in one place."""
+"""The checks find each fault in a complete installation that is changed in one place."""
 
 from typing import Any, Final
 
 import pytest
 
-from tests.k8s.facts import problems
+from tests.k8s.checks import problems
 from tests.k8s.rendered import APPLICATION, GKE, NGINX, REPLICAS, STORE_SECRET, Manifests, render
 
 _GONE: Final = object()
@@ -23,7 +23,7 @@ _CLAIM: Final = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWri
 
 
 def corrupt(manifests: Manifests, what: str, path: tuple[Any, ...], value: object) -> None:
-    """Set, or take away, what is at the path in an object: `Kind` or `Kind name`."""
+    """Set or remove the value at a path in an object: `Kind` or `Kind name`."""
     kind, _, name = what.partition(" ")
     found = manifests.find(kind, name) if name else manifests.one(kind)
     assert found is not None
@@ -76,29 +76,29 @@ AGREEMENT: Final = [
     (GKE, "StatefulSet", (*_CONTAINER, "readinessProbe", "httpGet", "path"), "/readyz", "readinessProbe"),
     (GKE, "StatefulSet", (*_CONTAINER, "readinessProbe", "httpGet", "port"), 80, "nothing listens"),
     (GKE, "StatefulSet", (*_CONTAINER, "startupProbe"), _GONE, "startupProbe"),
-    (GKE, "StatefulSet", (*_CONTAINER, "startupProbe", "failureThreshold"), 3, "no time"),
+    (GKE, "StatefulSet", (*_CONTAINER, "startupProbe", "failureThreshold"), 3, "enough time"),
     # files
-    (GKE, "StatefulSet", (*_CONTAINER, "volumeMounts", 1, "mountPath"), "/data", "no volume that is claimed"),
+    (GKE, "StatefulSet", (*_CONTAINER, "volumeMounts", 1, "mountPath"), "/data", "not on a claimed volume"),
     (GKE, "StatefulSet", (*_CONTAINER, "volumeMounts", 1, "readOnly"), True, "mounted read-only"),
     (GKE, "StatefulSet", (*_CONTAINER, "volumeMounts", 2, "mountPath"), "/var/tmp", "TMPDIR"),  # noqa: S108
     (GKE, "StatefulSet", (*_POD, "volumes", 1, "emptyDir", "medium"), "Memory", "are in memory"),
     (GKE, "StatefulSet", (*_POD, "volumes", 1, "emptyDir"), {}, "no limit"),
-    (GKE, "StatefulSet", ("spec", "volumeClaimTemplates"), _GONE, "no volume that is claimed"),
-    (GKE, "StatefulSet", ("spec", "replicas"), 2, "one replica"),
+    (GKE, "StatefulSet", ("spec", "volumeClaimTemplates"), _GONE, "not on a claimed volume"),
+    (GKE, "StatefulSet", ("spec", "replicas"), 2, "exactly one replica"),
     # several replicas
-    (REPLICAS, "StatefulSet", ("spec", "replicas"), 1, "several replicas"),
-    (REPLICAS, "StatefulSet", ("spec", "replicas"), _GONE, "several replicas"),
+    (REPLICAS, "StatefulSet", ("spec", "replicas"), 1, "needs several replicas"),
+    (REPLICAS, "StatefulSet", ("spec", "replicas"), _GONE, "needs several replicas"),
     (REPLICAS, "StatefulSet", ("spec", "volumeClaimTemplates"), [_CLAIM], "a disk is claimed"),
     (REPLICAS, "StatefulSet", (*_CONTAINER, "volumeMounts", 1, "name"), "data", "no volume data"),
     (REPLICAS, "StatefulSet", (*_STORE_URL, "name"), "other", "no Secret other with url"),
     (REPLICAS, "StatefulSet", (*_STORE_URL, "key"), "uri", f"no Secret {STORE_SECRET} with uri"),
-    (REPLICAS, "StatefulSet", (*_CONTAINER, "env", 0, "name"), "STORE_URL", "no volume that is claimed"),
+    (REPLICAS, "StatefulSet", (*_CONTAINER, "env", 0, "name"), "STORE_URL", "not on a claimed volume"),
     (
         REPLICAS,
         "StatefulSet",
         (*_CONTAINER, "env", 2),
         {"name": "SIE_STORE__REPLICA", "value": "one"},
-        "one name",
+        "the same name",
     ),
     (REPLICAS, "StatefulSet", (*_SPREAD, 0, "topologyKey"), "region", "topology.kubernetes.io/zone"),
     (REPLICAS, "StatefulSet", (*_SPREAD, 1), _GONE, "kubernetes.io/hostname"),
@@ -110,7 +110,7 @@ AGREEMENT: Final = [
     (REPLICAS, "PodDisruptionBudget", ("spec", "selector", "matchLabels"), {"app": "other"}, "at a time"),
     (REPLICAS, "PodDisruptionBudget", ("spec", "unhealthyPodEvictionPolicy"), _GONE, "blocks a drain"),
     (REPLICAS, "PodDisruptionBudget", ("spec", "maxUnavailables"), 1, "maxUnavailables"),
-    # its end
+    # termination
     (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), 129, "below the 135 s"),
     (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), _GONE, "below the 135 s"),
     # rights
@@ -152,9 +152,9 @@ AGREEMENT: Final = [
     (GKE, f"Service {APPLICATION}-metrics", ("spec", "publishNotReadyAddresses"), _GONE, "that stops"),
     (NGINX, f"Service {APPLICATION}-metrics", ("spec", "ports", 0, "targetPort"), 8080, "port metrics"),
     # the ingress
-    (GKE, "Ingress", (*_PATH, "path"), "/", "lets more in"),
-    (NGINX, "Ingress", (*_PATH, "path"), "/metrics", "lets more in"),
-    (NGINX, "Ingress", (*_PATH, "pathType"), "ImplementationSpecific", "lets more in"),
+    (GKE, "Ingress", (*_PATH, "path"), "/", "allows more"),
+    (NGINX, "Ingress", (*_PATH, "path"), "/metrics", "allows more"),
+    (NGINX, "Ingress", (*_PATH, "pathType"), "ImplementationSpecific", "allows more"),
     (NGINX, "Ingress", (*_PATH, "backend", "service", "name"), f"{APPLICATION}-metrics", "server.port"),
     (NGINX, "Ingress", (*_PATH, "backend", "service", "port"), {"number": 8090}, "server.port"),
     (NGINX, "Ingress", (*_RULE, "host"), "other.example.com", "is not the audience"),
@@ -169,10 +169,16 @@ AGREEMENT: Final = [
     ),
     (GKE, "ManagedCertificate", ("spec", "domains"), ["other.example.com"], "no certificate"),
     (GKE, "ManagedCertificate", ("metadata", "name"), "other", "no certificate"),
-    (GKE, f"Service {APPLICATION}", ("metadata", "annotations", "cloud.google.com/neg"), "{}", "pod itself"),
+    (
+        GKE,
+        f"Service {APPLICATION}",
+        ("metadata", "annotations", "cloud.google.com/neg"),
+        "{}",
+        "pod directly",
+    ),
     (GKE, "BackendConfig", ("metadata", "name"), "other", "no BackendConfig"),
-    (GKE, "BackendConfig", ("spec", "healthCheck", "requestPath"), "/readyz", "does not ask for /healthz"),
-    (GKE, "BackendConfig", ("spec", "healthCheck", "port"), 80, "does not ask for /healthz"),
+    (GKE, "BackendConfig", ("spec", "healthCheck", "requestPath"), "/readyz", "does not probe /healthz"),
+    (GKE, "BackendConfig", ("spec", "healthCheck", "port"), 80, "does not probe /healthz"),
     (GKE, "BackendConfig", ("spec", "timeoutSec"), 30, "before Pub/Sub"),
     (GKE, "BackendConfig", ("spec", "connectionDraining", "drainingTimeoutSec"), 300, "drains for longer"),
     (GKE, "FrontendConfig", ("spec", "redirectToHttps", "enabled"), False, "not redirected"),
@@ -265,20 +271,20 @@ AGREEMENT: Final = [
 
 
 @pytest.mark.parametrize(
-    ("overlay", "what", "path", "value", "said"),
+    ("overlay", "what", "path", "value", "message"),
     [pytest.param(*row, id=f"{row[1]}-{row[2][-1]}-{row[4]}") for row in (*SCHEMA, *AGREEMENT)],
 )
-def test_a_wrong_object_is_seen(
-    overlay: str, what: str, path: tuple[Any, ...], value: object, said: str
+def test_a_fault_in_an_object_is_found(
+    overlay: str, what: str, path: tuple[Any, ...], value: object, message: str
 ) -> None:
     manifests = render(overlay)
     corrupt(manifests, what, path, value)
 
-    assert any(said in problem for problem in problems(manifests)), problems(manifests)
+    assert any(message in problem for problem in problems(manifests)), problems(manifests)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("port: 8080", "port: 8081", "http is not server.port"),
         ("port: 8090", "port: 8080", "exporter warns"),
@@ -289,20 +295,20 @@ def test_a_wrong_object_is_seen(
         ("linger_seconds: 65", "linger_seconds: 300", "terminationGracePeriodSeconds"),
         ("drain_seconds: 60", "drain_seconds: 0", "drain_seconds is 0"),
         ("keep_alive_seconds: 620", "keep_alive_seconds: 60", "keep_alive_seconds"),
-        ("sqlite:////var/lib", "sqlite:////tmp/lib", "no volume that is claimed"),
+        ("sqlite:////var/lib", "sqlite:////tmp/lib", "not on a claimed volume"),
         (f"https://{_HOST}", "https://other.example.com", "is not the audience"),
         ("audience:", "audiences:", "refuses its configuration"),
         ("port: 8080", "  port: 8080", "refuses its configuration"),
     ],
 )
-def test_a_wrong_configuration_is_seen(old: str, new: str, said: str) -> None:
+def test_a_fault_in_the_configuration_is_found(old: str, new: str, message: str) -> None:
     manifests = render(GKE)
     configure(manifests, old, new)
 
-    assert any(said in problem for problem in problems(manifests)), problems(manifests)
+    assert any(message in problem for problem in problems(manifests)), problems(manifests)
 
 
-def test_what_several_replicas_need_is_seen_in_an_installation_of_one() -> None:
+def test_objects_for_several_replicas_are_found_in_an_installation_of_one() -> None:
     one, several = render(GKE), render(REPLICAS)
     objects = [several.one("PodDisruptionBudget"), several.find("NetworkPolicy", f"{APPLICATION}-redis")]
     one.objects = [*one.objects, *(found for found in objects if found)]
@@ -313,7 +319,7 @@ def test_what_several_replicas_need_is_seen_in_an_installation_of_one() -> None:
     ]
 
 
-def test_two_kinds_of_scrapes_at_once_are_seen() -> None:
+def test_two_kinds_of_scrapes_at_once_are_found() -> None:
     manifests = render(GKE)
     manifests.objects = [*manifests.objects, *render(NGINX).all("ServiceMonitor")]
 

@@ -1,4 +1,4 @@
-"""The manifests build, are what Kubernetes takes, and agree with the exporter and with one another."""
+"""The manifests build, are valid for Kubernetes, and agree with the exporter and with each other."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 import yaml
 
-from tests.k8s.facts import problems
+from tests.k8s.checks import problems
 from tests.k8s.pod import CHILD_LIMIT_MIB
 from tests.k8s.rendered import APPLICATION, BASE, K8S, OVERLAYS, REPLICAS, render
 from tests.k8s.schemas import NEWEST, OLDEST, violations
@@ -23,7 +23,7 @@ def test_an_overlay_is_ready_to_be_applied(overlay: str) -> None:
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("folder", [name for name in _FOLDERS if not name.startswith("components/")])
-def test_what_is_built_is_what_kubernetes_takes(folder: str, version: str) -> None:
+def test_built_objects_are_valid_for_kubernetes(folder: str, version: str) -> None:
     built = render(folder).objects
 
     assert built
@@ -31,7 +31,7 @@ def test_what_is_built_is_what_kubernetes_takes(folder: str, version: str) -> No
 
 
 def _placed(one: dict[str, object]) -> dict[str, object]:
-    # An overlay gives it a namespace.
+    # An overlay sets the namespace.
     metadata = one["metadata"]
     assert isinstance(metadata, dict)
     return one | {"metadata": {"namespace": "any", **metadata}}
@@ -52,7 +52,7 @@ def test_every_overlay_is_tested() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlays_configuration_has_the_manifests_part_as_it_is(overlay: str) -> None:
+def test_an_overlays_configuration_keeps_the_values_of_the_base(overlay: str) -> None:
     theirs, ours = (yaml.safe_load(render(name).configuration()) for name in (overlay, BASE))
     shared = "SIE_STORE__URL" in render(overlay).environment
 
@@ -64,7 +64,7 @@ def test_an_overlays_configuration_has_the_manifests_part_as_it_is(overlay: str)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_site_is_read_and_not_applied(overlay: str) -> None:
+def test_a_site_is_read_but_not_applied(overlay: str) -> None:
     rendered = render(overlay)
     site = yaml.safe_load((K8S / overlay / "site.yaml").read_text())["data"]
 
@@ -74,7 +74,7 @@ def test_a_site_is_read_and_not_applied(overlay: str) -> None:
     assert account["iam.gke.io/gcp-service-account"] == site["exporter_account"]
 
 
-def test_a_changed_configuration_starts_the_pod_anew() -> None:
+def test_a_changed_configuration_restarts_the_pod() -> None:
     [configuration] = [
         one["metadata"]["name"]
         for one in render(BASE).all("ConfigMap")
@@ -85,7 +85,7 @@ def test_a_changed_configuration_starts_the_pod_anew() -> None:
     assert configuration in str(render(BASE).pod["volumes"])
 
 
-def test_the_authorities_of_a_memorystore_are_mounted_where_its_url_says(tmp_path: Path) -> None:
+def test_the_ca_certificates_of_a_memorystore_are_mounted_at_the_path_in_its_url(tmp_path: Path) -> None:
     folder = shutil.copytree(K8S, tmp_path / "k8s") / REPLICAS
     described = folder / "kustomization.yaml"
     described.write_text(described.read_text().replace("# - valkey-ca.pem", "- valkey-ca.pem"))
@@ -99,16 +99,16 @@ def test_the_authorities_of_a_memorystore_are_mounted_where_its_url_says(tmp_pat
     assert str(file.parent) == mounts["config"]
 
 
-def test_the_pod_runs_as_the_images_user_with_its_store_where_the_image_has_its_folder() -> None:
+def test_the_pod_has_the_user_and_the_store_folder_of_the_image() -> None:
     dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
-    said = dict(re.findall(r"^(USER|WORKDIR) (\S+)$", dockerfile, re.MULTILINE))
-    as_whom = render(BASE).pod["securityContext"]
+    image = dict(re.findall(r"^(USER|WORKDIR) (\S+)$", dockerfile, re.MULTILINE))
+    user = render(BASE).pod["securityContext"]
 
-    assert said["USER"] == f"{as_whom['runAsUser']}:{as_whom['runAsGroup']}"
-    assert said["WORKDIR"] == render(BASE).mounts["data"]
+    assert image["USER"] == f"{user['runAsUser']}:{user['runAsGroup']}"
+    assert image["WORKDIR"] == render(BASE).mounts["data"]
 
 
-def test_the_memory_limit_reckons_with_the_one_that_the_listing_child_has() -> None:
+def test_the_memory_limit_includes_the_limit_of_the_listing_child() -> None:
     child = (Path(__file__).parents[2] / "app/gcp/compute.py").read_text()
 
     assert re.findall(r'"--memory-mib", type=int, default=(\d+)', child) == [str(CHILD_LIMIT_MIB)]

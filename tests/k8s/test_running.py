@@ -1,4 +1,4 @@
-"""The rendered configuration runs the exporter, and the rendered ingress lets only pushes in to it."""
+"""The exporter runs with the rendered configuration, and the rendered ingress allows only pushes."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -20,7 +20,7 @@ def test_the_exporter_serves_with_the_rendered_configuration(installation: Insta
     assert installation.at(pushes, path).status_code == 404
 
 
-def test_pushes_come_in_with_their_token(installation: Installation) -> None:
+def test_a_push_with_a_token_is_accepted(installation: Installation) -> None:
     tracked = installation.push(insert("gke-ingress"), token=installation.token)
     counted = installation.push(preempted("gke-ingress"), token=installation.token)
 
@@ -41,27 +41,27 @@ def test_a_push_without_a_token_is_refused_by_the_exporter(installation: Install
         *("/events/%2e%2e/metrics", "/events/..%2fmetrics", "//metrics"),
     ],
 )
-def test_nothing_else_comes_in(installation: Installation, path: str) -> None:
+def test_the_ingress_refuses_other_paths(installation: Installation, path: str) -> None:
     answer = installation.ask(path, token=installation.token)
 
-    # nginx's own page: the exporter's 404 is a problem document.
+    # The page is from nginx. A 404 of the exporter would be a problem document.
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html")
 
 
-def test_another_host_does_not_come_in(installation: Installation) -> None:
+def test_the_ingress_refuses_another_host(installation: Installation) -> None:
     answer = installation.at(installation.front, "/events/creation")
 
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html")
 
 
-def test_what_is_too_large_is_refused_by_the_exporter(installation: Installation) -> None:
+def test_a_body_that_is_too_large_is_refused_by_the_exporter(installation: Installation) -> None:
     too_large = b"x" * (installation.settings.server.max_body_bytes + 1)
     refused = installation.ask("/events/creation", too_large, token=installation.token)
 
     assert (refused.status_code, refused.json()["reason"]) == (413, "body_too_large")
 
 
-def test_a_wider_ingress_would_let_more_in(installation: Installation, tmp_path: Path) -> None:
+def test_a_wider_ingress_would_allow_other_paths(installation: Installation, tmp_path: Path) -> None:
     wider = Manifests(deepcopy(installation.manifests.objects))
     wider.one("Ingress")["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/"
     with nginx(tmp_path, wider, installation.ports[0]) as front:

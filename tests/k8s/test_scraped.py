@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes as the rendered ServiceMonitor says."""
+"""A real Prometheus with the configuration of the rendered ServiceMonitor."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ _POD: Final = f"{APPLICATION}-0"
 
 
 class OperatedPrometheus(Prometheus):
-    """A Prometheus with the configuration that Prometheus Operator would write, but the interval.
+    """A Prometheus with the configuration that Prometheus Operator would write, with a shorter interval.
 
     https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.ServiceMonitor
     """
@@ -46,7 +46,7 @@ class OperatedPrometheus(Prometheus):
 
 
 def found(spec: Object, service: Object, endpoint: Object) -> dict[str, str]:
-    """The target's labels, as the operator finds them before the ServiceMonitor's own relabelings."""
+    """Return the labels of the target before the relabelings of the ServiceMonitor."""
     return {
         "__meta_kubernetes_pod_name": _POD,
         "namespace": service["metadata"]["namespace"],
@@ -59,13 +59,13 @@ def found(spec: Object, service: Object, endpoint: Object) -> dict[str, str]:
 
 
 def relabeling(rule: Object) -> Object:
-    """A relabeling as Prometheus spells it."""
+    """Return a relabeling with the field names of Prometheus."""
     names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
     return {names.get(key, key): value for key, value in rule.items()}
 
 
 @pytest.mark.parametrize("installation", [NGINX], indirect=True)
-def test_the_target_goes_by_its_pod_and_the_series_keep_their_labels(
+def test_the_target_has_the_name_of_its_pod_and_the_series_keep_their_labels(
     installation: Installation, tmp_path: Path
 ) -> None:
     with OperatedPrometheus(tmp_path, installation.manifests, installation.ports[1]) as prometheus:

@@ -1,4 +1,4 @@
-"""What must be true of the ways in: Services, the ingress, and what stands in front of it."""
+"""Checks of the exposure: namespace, Services, ingress, and the settings of the load balancers."""
 
 import json
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ _SIZES: Final = {"k": 2**10, "m": 2**20, "g": 2**30}
 
 
 def namespaces(manifests: Manifests) -> Iterator[str]:
-    """All is in the namespace that is made."""
+    """All objects are in the namespace of the manifests."""
     made = manifests.one("Namespace")["metadata"]["name"]
     for one in manifests.objects:
         name = f"{one['kind']} {one['metadata']['name']}"
         if one["kind"] != "Namespace" and one["metadata"].get("namespace") != made:
             yield f"{name} is not in the namespace {made}"
         if "from-site" in json.dumps(one):
-            yield f"{name} lacks a value of the site's"
+            yield f"{name} lacks a value of the site"
 
 
 def selectors(manifests: Manifests) -> Iterator[str]:
-    """The pod is selected by all that means it."""
+    """All selectors select the pod."""
     labels = manifests.pod_labels
     if not selects(manifests.workload["selector"], labels):
         yield "the StatefulSet does not select its own pod"
@@ -35,7 +35,7 @@ def selectors(manifests: Manifests) -> Iterator[str]:
 
 
 def services(manifests: Manifests) -> Iterator[str]:
-    """One takes pushes; a headless one leads to the metrics, even of a pod that stops; none is outside."""
+    """All Services are internal: one for pushes, a headless one for metrics, even of a pod that stops."""
     for service in manifests.all("Service"):
         if service["spec"].get("type", "ClusterIP") != "ClusterIP":
             yield f"the Service {service['metadata']['name']} is open without the ingress"
@@ -56,11 +56,11 @@ def _targets(manifests: Manifests, service: Object) -> set[int | None]:
 
 
 def ingress(manifests: Manifests) -> Iterator[str]:
-    """Only pushes come in, on the host that is their tokens' audience, and by TLS."""
+    """Only pushes are routed, by TLS, on the host that is the audience of their tokens."""
     settings, _ = manifests.settings()
     specified = manifests.one("Ingress")["spec"]
     if "defaultBackend" in specified:
-        yield "the ingress has a default backend: all paths come in"
+        yield "the ingress has a default backend, which allows all paths"
     for path, rule in manifests.backends():
         backend = rule["backend"]["service"]
         service = manifests.find("Service", backend["name"])
@@ -71,7 +71,7 @@ def ingress(manifests: Manifests) -> Iterator[str]:
         if not reached or manifests.port(reached[0]["targetPort"]) != settings.server.port:
             yield f"{path} does not lead to server.port"
         if not (path.startswith("/events/") and rule["pathType"] in {"Prefix", "Exact"}):
-            yield f"{path} lets more in than /events/"
+            yield f"{path} allows more than /events/"
         if f"https://{rule['host']}" not in settings.pubsub.audience:
             yield f"the host {rule['host']} is not the audience"
         if rule["host"] not in _certified(manifests):
@@ -91,7 +91,7 @@ def _certified(manifests: Manifests) -> set[str]:
 
 
 def gke(manifests: Manifests) -> Iterator[str]:
-    """The load balancer asks the right question at the right port, and is not the first to give up."""
+    """The load balancer probes the right path and port, and gives up later than Pub/Sub."""
     settings, _ = manifests.settings()
     annotations = manifests.one("Ingress")["metadata"]["annotations"]
     if annotations.get("kubernetes.io/ingress.class") != "gce":
@@ -99,7 +99,7 @@ def gke(manifests: Manifests) -> Iterator[str]:
     push = manifests.find("Service", APPLICATION) or {"metadata": {}}
     noted = push["metadata"].get("annotations", {})
     if json.loads(noted.get("cloud.google.com/neg", "{}")) != {"ingress": True}:
-        yield "the balancer does not reach the pod itself"
+        yield "the balancer does not connect to the pod directly"
     named = json.loads(noted.get("cloud.google.com/backend-config", "{}")).get("ports", {}).get("http", "")
     backend = manifests.find("BackendConfig", named)
     if backend is None:
@@ -107,7 +107,7 @@ def gke(manifests: Manifests) -> Iterator[str]:
         return
     check = backend["spec"]["healthCheck"]
     if (check["requestPath"], check["port"]) != (HEALTH, settings.server.port):
-        yield f"the balancer does not ask for {HEALTH} at server.port"
+        yield f"the balancer does not probe {HEALTH} at server.port"
     if backend["spec"]["timeoutSec"] <= _ACK_DEADLINE_SECONDS:
         yield "the balancer gives up before Pub/Sub does"
     if backend["spec"]["connectionDraining"]["drainingTimeoutSec"] > settings.server.drain_seconds:
@@ -120,7 +120,7 @@ def gke(manifests: Manifests) -> Iterator[str]:
 
 
 def nginx(manifests: Manifests) -> Iterator[str]:
-    """Either controller lets whole messages in, and is not the first to give up."""
+    """Both controllers allow the largest body, and give up later than Pub/Sub."""
     settings, _ = manifests.settings()
     if manifests.one("Ingress")["spec"].get("ingressClassName") != "nginx":
         return
