@@ -11,7 +11,7 @@ _WITHIN_SECONDS: Final = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that asks for the week waits until it is over, on a busy machine for long."""
+    """Extend the timeout of tests with the week: the first of them runs the whole simulation."""
     for item in items:
         if isinstance(item, pytest.Function) and "week" in item.fixturenames:
             item.add_marker(pytest.mark.timeout(_WITHIN_SECONDS))
@@ -19,6 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def week(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Week]:
-    """A week of the simulated fleet, in an exporter and a Prometheus that go on. It is shared: only look."""
+    """Run a week of the simulated fleet, with an exporter and a Prometheus. Tests must not change it."""
     with Week(tmp_path_factory.mktemp("week"), rules=[RULES]) as week:
         yield week

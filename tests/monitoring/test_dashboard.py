@@ -1,4 +1,4 @@
-"""The Grafana dashboard: each of its queries has an answer, of a Prometheus that holds a week of a fleet."""
+"""The Grafana dashboard: each query has an answer from a Prometheus with a week of a simulated fleet."""
 
 import json
 import math
@@ -34,14 +34,14 @@ def everything(week: Week) -> Grafana:
 
 @pytest.fixture(scope="module")
 def one_pool(week: Week) -> Grafana:
-    """One value chosen for each variable: the label set with most interruptions."""
+    """Choose one value for each variable: the label set with most interruptions."""
     [most] = week.prometheus.query("topk(1, spot_interruptions_total{kubernetes_cluster!='unknown'})")
     labels = {variable["name"]: _label(variable) for variable in QUERY_VARIABLES}
     chosen = {name: _escaped(most.labels[label]) for name, label in labels.items() if label in most.labels}
     return Grafana(week.prometheus.url, {**ALL, **chosen})
 
 
-# In the simulated week no alert fires for sure, and nothing is kept of the process.
+# In the simulated week it is not certain that an alert fires, and process metrics are not kept.
 # test_same_names.py has data for all queries.
 OF_THE_WEEK: Final = {
     name: query
@@ -61,7 +61,7 @@ def test_every_query_has_an_answer_for_one_pool(query: Query, one_pool: Grafana)
     assert _numbers(one_pool.values(query))
 
 
-def test_the_headline_and_the_bars_are_what_happened(week: Week, everything: Grafana) -> None:
+def test_the_total_and_the_bars_show_the_true_interruptions(week: Week, everything: Grafana) -> None:
     [counted] = week.truth.interruptions(week.begins, week.ends).values()
     [shown] = everything.values(QUERIES["Interruptions A"])
     assert shown == pytest.approx(counted, rel=0.01)
@@ -70,14 +70,14 @@ def test_the_headline_and_the_bars_are_what_happened(week: Week, everything: Gra
     assert sum(bars) == pytest.approx(counted, rel=0.02)
 
 
-def test_the_dashboard_is_what_its_program_prints() -> None:
+def test_the_dashboard_file_is_the_output_of_its_program() -> None:
     program = [sys.executable, "-W", "error", str(MONITORING / "dashboard.py")]
     printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
     assert printed == (MONITORING / "dashboard.json").read_text(), "run dashboard.py again"
 
 
-def test_the_program_s_grafana_types_are_pinned_and_not_renewed_by_dependabot() -> None:
-    # The highest version number is of the oldest Grafana line: an update would be a downgrade.
+def test_the_grafana_types_are_pinned_and_not_updated_by_dependabot() -> None:
+    # The highest version number belongs to the oldest Grafana release, so an update would be a downgrade.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [one for one in project["optional-dependencies"]["test"] if one.startswith(f"{GRAFANA_TYPES}=")]
     assert re.fullmatch(rf"{GRAFANA_TYPES}==\d+!11\.6\.0", *pins)
@@ -87,7 +87,7 @@ def test_the_program_s_grafana_types_are_pinned_and_not_renewed_by_dependabot() 
     assert python["ignore"] == [{"dependency-name": GRAFANA_TYPES}]
 
 
-def test_every_series_is_one_of_the_exporter() -> None:
+def test_every_series_is_exported() -> None:
     shown = Metrics(reasons=["internal"]).render("text/plain")[0].decode()
     kinds = re.findall(r"^# TYPE (\w+) (\w+)$", shown, re.MULTILINE)
     series = {name for name, _ in kinds}
@@ -101,8 +101,8 @@ def test_every_series_is_one_of_the_exporter() -> None:
     assert len(named) > 10
 
 
-# Two replicas: the second one takes over the fleet's lease, and is restarted; both know what waits.
-# A sample a minute, for an hour.
+# Two replicas. The second takes over the lease, and is restarted. Both export the pending interruptions.
+# One sample per minute, for an hour.
 REPLICAS: Final = {
     'spot_instances{project="p", node_pool="n", instance="0"}': "5x30 stale",
     'spot_instances{project="p", node_pool="n", instance="1"}': "_x29 5x30",
@@ -125,17 +125,19 @@ REPLICAS: Final = {
     ("panel", "minute", "value"),
     [
         pytest.param("Live Spot instances", 15, 5, id="before-the-lease-moves"),
-        pytest.param("Live Spot instances", 30, 5, id="while-both-show-the-fleet"),
+        pytest.param("Live Spot instances", 30, 5, id="while-both-export-the-fleet"),
         pytest.param("Live Spot instances", 45, 5, id="after-it-has-moved"),
         pytest.param("Interruptions", 60, 7, id="counters-are-summed"),
-        pytest.param("Interruption rate", 60, 1400, id="both-parts-of-a-rate-are"),
+        pytest.param("Interruption rate", 60, 1400, id="both-parts-of-a-rate-are-summed"),
         pytest.param("Since the last interruption", 60, 900, id="the-newest-interruption"),
-        pytest.param("Pending interruptions", 60, 2, id="what-is-pending-counts-once"),
+        pytest.param("Pending interruptions", 60, 2, id="pending-interruptions-count-once"),
         pytest.param("Since the last push", 60, 0, id="the-newest-push"),
         pytest.param("Oldest fleet listing", 60, 600, id="the-newest-listing"),
     ],
 )
-def test_replicas_are_told_as_one(panel: str, minute: int, value: float, tmp_path: Path) -> None:
+def test_replicas_are_shown_as_a_single_exporter(
+    panel: str, minute: int, value: float, tmp_path: Path
+) -> None:
     promtool = require("promtool", shutil.which("promtool"))
     expression = interpolated(QUERIES[f"{panel} A"].expression, ALL, seconds=3600)
     expected = {
@@ -164,7 +166,7 @@ def test_no_two_panels_overlap() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows(panel: Mapping[str, Any]) -> None:
+def test_a_panel_has_a_description_a_unit_and_a_text_without_data(panel: Mapping[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     assert panel["description"].endswith(".")
     assert defaults["unit"]
@@ -185,13 +187,13 @@ def test_the_links_lead_to_the_runbook_and_to_the_status_page() -> None:
     # test_rules.py has the runbook's address and its sections.
     assert re.fullmatch(r"https://[^#]+#runbook", runbook["url"])
     assert re.search(r"^### Runbook$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    # Until someone sets it, the page is where the documented port-forward and Docker Compose have it.
+    # The default address is that of the documented port-forward and of Docker Compose.
     assert page["url"] == "${page:raw}"
     assert address["type"] == "textbox"
     assert address["query"] == address["current"]["value"] == "http://127.0.0.1:8090/"
 
 
-def test_annotations_are_shown_in_panels_that_are_there() -> None:
+def test_annotations_are_shown_in_existing_panels() -> None:
     [annotation] = BOARD["annotations"]["list"]
     drawn = {panel["id"] for panel in PANELS if panel["type"] == "timeseries"}
     assert set(annotation["filter"]["ids"]) <= drawn
@@ -225,5 +227,5 @@ def _label(variable: Mapping[str, Any]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """As Grafana escapes a chosen value in a regular expression."""
+    """Return a chosen value as Grafana escapes it in a regular expression."""
     return re.sub(r"([\\^$*+?.()|{}\[\]])", r"\\\\\1", value)

@@ -1,4 +1,4 @@
-"""The recording and alerting rules: valid, tested each of them both ways, rendered, and explained."""
+"""The recording and alerting rules: they are valid, tested, rendered, and described in the README."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.support.readme import rows
 from tests.support.requirement import require
 
 CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
-"""What tells clusters apart: names are unique only in a project and a location."""
+"""The labels that identify a cluster: names are unique only within a project and a location."""
 _ROOT: Final = Path(__file__).parent.parent.parent
 _SOURCE: Final = _ROOT / "k8s/monitoring/rules.yaml"
 _PROMTOOL_TESTS: Final = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
@@ -45,7 +45,7 @@ def render(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def cases(kind: str) -> Iterator[dict[str, Any]]:
-    """Every case of that kind in promtool's files."""
+    """Yield all cases of a kind in promtool's files."""
     for path in _PROMTOOL_TESTS:
         for test in yaml.safe_load(path.read_text())["tests"]:
             yield from test.get(kind, ())
@@ -56,8 +56,8 @@ def test_the_rules_are_valid() -> None:
 
 
 @pytest.mark.parametrize("path", _PROMTOOL_TESTS, ids=lambda path: path.stem)
-def test_the_rules_do_what_promtool_s_files_say(path: Path, tmp_path: Path) -> None:
-    # The files expect the links of a fresh checkout; a copy of the project may have its runbook elsewhere.
+def test_the_rules_pass_promtool_s_tests(path: Path, tmp_path: Path) -> None:
+    # The files expect the links of the original project. A copy may have another address of the runbook.
     text = re.sub(r"(runbook_url: )[^#]+", rf"\1{_RUNBOOK}", path.read_text())
     copy = tmp_path / path.name
     copy.write_text(text.replace("../../../k8s/monitoring/rules.yaml", str(_SOURCE)))
@@ -65,7 +65,7 @@ def test_the_rules_do_what_promtool_s_files_say(path: Path, tmp_path: Path) -> N
     promtool("test", "rules", copy)
 
 
-def test_every_alert_is_tested_both_ways() -> None:
+def test_every_alert_is_tested_firing_and_not_firing() -> None:
     tested = {(case["alertname"], bool(case["exp_alerts"])) for case in cases("alert_rule_test")}
 
     assert tested == {(alert, fires) for alert in _ALERTS for fires in (True, False)}
@@ -86,7 +86,7 @@ def test_no_counter_is_compared_with_its_past_and_no_gauge_averaged() -> None:
     assert not [rule["expr"] for rule in _RULES if re.search(r"\boffset\b|\bavg_over_time\b", rule["expr"])]
 
 
-def test_what_is_recorded_less_often_than_prometheus_looks_back_is_read_by_last_over_time() -> None:
+def test_slow_records_are_read_by_last_over_time() -> None:
     slow = {
         rule["record"]: group["name"] for group in _GROUPS for rule in group["rules"] if _minutes(group) >= 5
     }
@@ -96,7 +96,7 @@ def test_what_is_recorded_less_often_than_prometheus_looks_back_is_read_by_last_
             for name in set(re.findall(r"\w+:\w+:\w+", rule["expr"])) & slow.keys() - _same(slow, group):
                 reads = re.findall(rf"(\w+\()?{name}(\[1h\])?", rule["expr"])
                 assert set(reads) == {("last_over_time(", "[1h]")}, rule
-    # Two of them are seen at any time.
+    # The window of one hour always has two samples.
     assert max(map(_minutes, _GROUPS)) == 30
 
 
@@ -105,7 +105,7 @@ def _minutes(group: dict[str, Any]) -> int:
 
 
 def _same(slow: dict[str, str], group: dict[str, Any]) -> set[str]:
-    """What the group itself records: its rules are evaluated one after the other, for the same moment."""
+    """Return the group's own records. Prometheus evaluates the rules of a group in order, at one time."""
     return {record for record, name in slow.items() if name == group["name"]}
 
 
@@ -147,7 +147,7 @@ def test_every_reason_belongs_to_the_alert_of_its_status(
 
 
 @pytest.mark.parametrize("alert", _ALERTS)
-def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_read_on(alert: str) -> None:
+def test_an_alert_has_a_severity_a_description_and_a_runbook(alert: str) -> None:
     rule = _ALERTS[alert]
 
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
@@ -172,13 +172,13 @@ def test_an_alert_links_to_its_section_of_the_runbook(alert: str) -> None:
 
 
 def _runbook() -> Path:
-    """The file of this repository that the runbook's address ends with."""
+    """Return the file of this repository that is at the end of the runbook's address."""
     paths = [_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")]
     [found] = [path for path in paths if _RUNBOOK.endswith(f"/{path.relative_to(_ROOT)}")]
     return found
 
 
-def test_the_runbook_is_a_page_on_the_web() -> None:
+def test_the_runbook_has_an_https_address() -> None:
     assert urlsplit(_RUNBOOK).scheme == "https"
     assert urlsplit(_RUNBOOK).hostname
 
@@ -197,12 +197,12 @@ def test_terraform_s_alert_links_to_the_same_page() -> None:
 
 
 def groupings(promql: str) -> Iterator[set[str]]:
-    """The labels of each aggregation."""
+    """Yield the labels of each aggregation."""
     for labels in re.findall(r"\bby\s*\(([^)]*)\)", promql):
         yield set(re.findall(r"\w+", labels))
 
 
-def test_no_rule_merges_clusters_of_one_name() -> None:
+def test_every_rule_separates_clusters_of_the_same_name() -> None:
     texts = [
         text for rule in _RULES for text in (rule["expr"], rule.get("annotations", {}).get("summary", ""))
     ]
@@ -212,7 +212,7 @@ def test_no_rule_merges_clusters_of_one_name() -> None:
     assert [labels for labels in found if not labels >= set(CLUSTER)] == []
 
 
-def test_no_query_of_the_readme_merges_clusters_of_one_name() -> None:
+def test_every_query_of_the_readme_separates_clusters_of_the_same_name() -> None:
     text = (_ROOT / "README.md").read_text()
     queries = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
 
@@ -232,7 +232,7 @@ def test_the_readme_has_a_table_of_all_records() -> None:
     assert sorted(names) == sorted(_RECORDS)
 
 
-def test_the_written_forms_are_not_stale() -> None:
+def test_the_rendered_files_are_not_stale() -> None:
     checked = render("--check")
 
     assert checked.returncode == 0, checked.stdout
@@ -245,14 +245,14 @@ def test_the_written_forms_are_not_stale() -> None:
         ("managed-prometheus/rules.yaml", "Rules", "monitoring.googleapis.com/v1"),
     ],
 )
-def test_a_written_form_has_the_same_groups(path: str, kind: str, api_version: str) -> None:
+def test_a_rendered_file_has_the_same_groups(path: str, kind: str, api_version: str) -> None:
     resource = yaml.safe_load((_ROOT / "k8s/components" / path).read_text())
 
     assert (resource["kind"], resource["apiVersion"]) == (kind, api_version)
     assert resource["spec"]["groups"] == _GROUPS
 
 
-def test_google_s_rules_take_these_fields_and_set_these_labels_themselves() -> None:
+def test_the_rules_have_only_fields_and_labels_that_managed_prometheus_allows() -> None:
     scope = {"project_id", "location", "cluster", "namespace"}
     for group in _GROUPS:
         assert group.keys() == {"name", "interval", "rules"}
@@ -262,7 +262,7 @@ def test_google_s_rules_take_these_fields_and_set_these_labels_themselves() -> N
             assert not re.search(rf"\b({'|'.join(scope)})\s*[=!]", rule["expr"])
 
 
-def test_another_cluster_label_and_runbook_are_rendered_into_every_form(tmp_path: Path) -> None:
+def test_another_cluster_label_and_runbook_are_rendered_into_every_file(tmp_path: Path) -> None:
     page = "https://wiki.example.com/spot"
     options = ("--cluster-label", "target_cluster", "--runbook", page, "--output", tmp_path)
     assert render(*options).returncode == 0
@@ -279,7 +279,7 @@ def test_another_cluster_label_and_runbook_are_rendered_into_every_form(tmp_path
     json.loads((tmp_path / "monitoring/dashboard.json").read_text())
 
 
-def test_a_stale_form_is_reported(tmp_path: Path) -> None:
+def test_a_stale_file_is_reported(tmp_path: Path) -> None:
     assert render("--output", tmp_path).returncode == 0
     stale = tmp_path / "monitoring/rules.yaml"
     stale.write_text(stale.read_text() + "# changed\n")
@@ -302,13 +302,13 @@ def test_a_stale_form_is_reported(tmp_path: Path) -> None:
         ("--runbook", "javascript:alert(1)"),
     ],
 )
-def test_an_option_that_cannot_work_is_refused(option: str, value: str, tmp_path: Path) -> None:
+def test_an_invalid_option_is_refused(option: str, value: str, tmp_path: Path) -> None:
     assert render(option, value, "--output", tmp_path).returncode == 2
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("option", ["--cluster-label", "--runbook"])
-def test_the_repository_s_files_keep_the_defaults(option: str) -> None:
+def test_the_files_of_the_repository_keep_the_defaults(option: str) -> None:
     refused = render(option, "https://wiki.example.com/spot" if option == "--runbook" else "other")
 
     assert refused.returncode == 2

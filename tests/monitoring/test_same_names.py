@@ -1,6 +1,6 @@
-"""The Grafana dashboard with clusters of one name: in two projects, and in two locations of one project.
+"""The Grafana dashboard for clusters with the same name, in two projects and in two locations of one project.
 
-There are two installations of the exporter too, each with its own job and namespace.
+Two installations of the exporter export them, each with its own job and namespace.
 """
 
 import math
@@ -46,12 +46,12 @@ CLUSTERS: Final = [
     Cluster(SHOP, labelled("shop-prod", "shop", "europe-west1-b"), 5, 9, 800),
     Cluster(LAB, labelled("lab", "lab", "us-central1", "g2-standard-12"), 8, 100, 1000),
 ]
-# A share of the interruptions that is counted without a cluster.
+# The interruptions that are counted without a cluster.
 UNKNOWN: Final = Cluster(SHOP, dict.fromkeys(CLUSTERS[0].labels, "unknown"), 0, 10, 0)
 
 
 class Line(NamedTuple):
-    """A series that grows evenly to its value at the end, or that has this value all the time."""
+    """A series that grows evenly to its value, or that always has this value."""
 
     name: str
     labels: Mapping[str, str]
@@ -77,7 +77,7 @@ def fleet_series(cluster: Cluster) -> Iterator[Line]:
 
 
 def named_series(target: Mapping[str, str], labels: Mapping[str, str], ends: float) -> Iterator[Line]:
-    """The series whose only label of the cluster is its name."""
+    """Yield the series that have only the name of a cluster, without project and location."""
     name = {**target, "kubernetes_cluster": labels["kubernetes_cluster"]}
     kind = {**name, "machine_type": labels["machine_type"]}
     hours = 2 if target is LAB else 20
@@ -168,7 +168,7 @@ def by_cluster(found: list[tuple[Mapping[str, str], list[float]]]) -> dict[tuple
 
 
 @pytest.mark.parametrize("table", ["Clusters", "Clusters, pools, machine types and zones"])
-def test_clusters_of_one_name_are_two_rows(table: str, everything: Grafana) -> None:
+def test_clusters_with_the_same_name_are_separate_rows(table: str, everything: Grafana) -> None:
     live, rate = (by_cluster(everything.series(QUERIES[f"{table} {column}"])) for column in "AD")
 
     for project, instances, per_1000_hours in (("shop-prod", 60, 27.2), ("shop-staging", 12, 15.6)):
@@ -177,7 +177,7 @@ def test_clusters_of_one_name_are_two_rows(table: str, everything: Grafana) -> N
         assert rate[cluster] == pytest.approx(per_1000_hours, rel=0.01)
 
 
-def test_the_columns_that_are_compared_are_instances_and_rate() -> None:
+def test_the_compared_columns_are_instances_and_rate() -> None:
     for panel in PANELS:
         if panel["title"].startswith("Clusters"):
             [renamed] = [
@@ -187,8 +187,8 @@ def test_the_columns_that_are_compared_are_instances_and_rate() -> None:
 
 
 @each_query
-def test_no_two_series_look_alike(query: Query, everything: Grafana) -> None:
-    """What a panel shows of a series, its legend or its cells, is different from every other series."""
+def test_every_series_looks_different(query: Query, everything: Grafana) -> None:
+    """Compare the legends or the cells that a panel shows for its series."""
     found = [labels for labels, _ in everything.series(query)]
     shown = [_shown(query, labels) for labels in found]
 
@@ -216,7 +216,7 @@ CLUSTER_QUERIES: Final = [
 
 @pytest.mark.parametrize("query", CLUSTER_QUERIES, ids=lambda query: query.name)
 @pytest.mark.parametrize("cluster", CLUSTERS[:3], ids=lambda one: "-".join(one.labels[x] for x in CLUSTER))
-def test_a_cluster_has_the_same_figures_beside_others_of_its_name_as_alone(
+def test_a_cluster_has_the_same_figures_with_and_without_others_of_its_name(
     query: Query, cluster: Cluster, everything: Grafana
 ) -> None:
     where = {label: cluster.labels[label] for label in CLUSTER}
@@ -227,7 +227,7 @@ def test_a_cluster_has_the_same_figures_beside_others_of_its_name_as_alone(
 
 
 def honoured(query: Query) -> set[str]:
-    """The variables whose labels the series of a query have, by itself or through those of the fleet."""
+    """Return the variables that limit a query, by labels of its own series or of the fleet's series."""
     if query is ALERTS:
         return set()
     if OWN in query.expression:
@@ -236,12 +236,12 @@ def honoured(query: Query) -> set[str]:
 
 
 @each_query
-def test_a_query_honours_each_variable_whose_label_it_has(query: Query, everything: Grafana) -> None:
+def test_a_query_is_limited_by_each_variable_whose_label_it_has(query: Query, everything: Grafana) -> None:
     for variable in honoured(query):
         assert everything.choosing(**{variable: "nothing"}).values(query) == [], variable
 
 
-def test_an_alert_is_shown_unless_a_label_of_it_contradicts_the_choice(everything: Grafana) -> None:
+def test_an_alert_is_shown_unless_its_labels_contradict_the_choice(everything: Grafana) -> None:
     def shown(**chosen: str) -> set[tuple[str, str]]:
         found = everything.choosing(**chosen).series(ALERTS)
         return {(labels["alertname"], labels.get("project", "")) for labels, _ in found}
@@ -254,7 +254,7 @@ def test_an_alert_is_shown_unless_a_label_of_it_contradicts_the_choice(everythin
     assert shown(project="nothing", zone="nothing") == {down}
 
 
-def test_the_alerts_of_the_rules_are_those_that_the_dashboard_shows() -> None:
+def test_the_dashboard_shows_all_alerts_of_the_rules() -> None:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     names = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
     found = re.search(r'alertname=~"([^"]+)"', ALERTS.expression)
@@ -264,7 +264,7 @@ def test_the_alerts_of_the_rules_are_those_that_the_dashboard_shows() -> None:
     assert [name for name in names if not re.fullmatch(found[1], name)] == []
 
 
-def test_ages_are_of_the_clusters_that_are_chosen(everything: Grafana) -> None:
+def test_ages_are_those_of_the_chosen_clusters(everything: Grafana) -> None:
     [median] = everything.choosing(project="lab").values(QUERIES["Median age at interruption A"])
     [since] = everything.choosing(zone="us-central1-a").values(QUERIES["Since the last interruption A"])
 
@@ -277,7 +277,7 @@ def test_pending_interruptions_of_two_installations_add_up(everything: Grafana) 
     assert everything.choosing(namespace="lab").values(QUERIES["Pending interruptions A"]) == [2]
 
 
-def test_the_process_panels_show_the_exporters_alone(everything: Grafana) -> None:
+def test_the_process_panels_show_only_exporters(everything: Grafana) -> None:
     restarts = {labels["namespace"]: values for labels, values in everything.series(QUERIES["Restarts A"])}
     assert restarts == {"spot": [3], "lab": [0]}
     for name in ("Memory A", "Processor A"):
@@ -294,7 +294,7 @@ def test_the_exporter_and_each_label_of_the_instances_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("variable", QUERY_VARIABLES, ids=lambda variable: variable["name"])
-def test_a_variable_offers_what_the_ones_before_it_leave(
+def test_a_variable_offers_only_values_that_match_the_variables_before_it(
     variable: Mapping[str, Any], everything: Grafana
 ) -> None:
     lab = everything.choosing(

@@ -1,4 +1,4 @@
-"""What people see of the week without Prometheus, the page and the ledger, is what was true."""
+"""The status page and the ledger show the truth about the simulated week."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _AROUND: Final = 600.0
 
 
 def ledger(week: Week) -> Iterator[dict[str, Any]]:
-    """Every row, page by page."""
+    """Yield all rows of the ledger, page by page."""
     parameters: dict[str, str | int] = {"limit": 1000}
     while True:
         response = week.exporter.client.get(
@@ -39,20 +39,20 @@ def test_the_ledger_has_each_interruption_once(week: Week) -> None:
     )
 
 
-def test_the_page_shows_what_is_true(week: Week) -> None:
+def test_the_page_shows_the_true_counts(week: Week) -> None:
     page = StatusPage(week.exporter.client.get(f"{week.exporter.metrics_url}/").text)
 
     living, of_the_week = (
         int(page.tiles[tile].replace(",", "")) for tile in ("Live Spot instances", "Last 7 days")
     )
     assert living == week.truth.alive(week.ends).total()
-    # The page's week ends now, and goes by the log's times.
+    # The week of the page ends now, and is measured by the times of the log entries.
     begins = week.ends - 7 * DAY
     least, most = (week.truth.interruptions(begins + around, inf).total() for around in (_AROUND, -_AROUND))
     assert least <= of_the_week <= most < 1.01 * least
 
 
-def test_the_rates_on_the_page_are_true(week: Week) -> None:
+def test_the_page_shows_the_true_rates(week: Week) -> None:
     page = StatusPage(week.exporter.client.get(f"{week.exporter.metrics_url}/").text)
     begins = week.ends - 7 * DAY
     interruptions = week.truth.interruptions(begins, inf, "machine_type")

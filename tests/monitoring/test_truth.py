@@ -1,9 +1,9 @@
-"""What Prometheus computes of a week is what was true, and every question of the README has an answer.
+"""Prometheus computes the truth about the simulated week, and each query of the README has an answer.
 
-The week's first and last scrapes are at its very beginning and end. So `increase()` over it, asked for its
-end, has nothing to extrapolate. A Prometheus whose windows are open on the left (3.0 and later) misses the
-first sample and extrapolates over one step: then what the first step brought may be missing, and the rest is
-at most `EXTRAPOLATED` times as much.
+The first and last scrapes are exactly at the beginning and the end of the week. So `increase()` over the
+week, evaluated at its end, does not extrapolate. Windows of Prometheus 3.0 and later are open on the left:
+they miss the first sample and extrapolate over one step. Then the events of the first step may be missing,
+and the rest is at most `EXTRAPOLATED` times the true value.
 """
 
 import re
@@ -40,18 +40,18 @@ _README: Final = Path(__file__).parents[2] / "README.md"
 
 
 def grouped(week: Week, promql: str, by: Key, at: float | None = None) -> dict[Key, float]:
-    """An instant vector by its labels; series that are 0 are left out, as in the truth's counts."""
+    """Return an instant vector by its labels, without series that are 0, as in the true counts."""
     samples = week.prometheus.query(promql, week.ends if at is None else at)
     return {tuple(one.labels[label] for label in by): one.value for one in samples if one.value}
 
 
 def increases(week: Week, counter: str, by: Key) -> dict[Key, float]:
-    """What people ask for: the counter's increase over the week."""
+    """Return the increase of a counter over the week."""
     return grouped(week, f"sum by ({', '.join(by)}) (increase({counter}[7d]))", by)
 
 
 def assert_counted(measured: Mapping[Key, float], least: Mapping[Key, int], most: Mapping[Key, int]) -> None:
-    """The measured values are whole numbers between the two, but for what is extrapolated."""
+    """Assert that the measured values are between the two numbers, except for extrapolation."""
     assert measured.keys() <= most.keys()
     for key, number in most.items():
         value = measured.get(key, 0.0)
@@ -61,7 +61,7 @@ def assert_counted(measured: Mapping[Key, float], least: Mapping[Key, int], most
 def assert_in_true_buckets(
     measured: Mapping[Key, float], true: Mapping[Key, list[float]], quantile: float
 ) -> None:
-    """The measured quantiles are in the histogram's buckets in which those of the true ages are."""
+    """Assert that each measured quantile is in the histogram bucket of the true quantile."""
     assert len(true) >= 4
     bounds = (0.0, *LIFETIME_BOUNDS, float("inf"))
     for key, ages in true.items():
@@ -71,7 +71,7 @@ def assert_in_true_buckets(
 
 
 def rules() -> list[dict[str, str]]:
-    """Every rule of the file."""
+    """Return all rules of the file."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
@@ -85,7 +85,7 @@ def rules() -> list[dict[str, str]]:
         ("spot_instance_creations_failed_total", "failed"),
     ],
 )
-def test_what_is_counted_is_what_happened_however_it_is_grouped(
+def test_the_counters_have_the_true_counts_in_every_grouping(
     week: Week, counter: str, what: str, by: Key
 ) -> None:
     count = getattr(week.truth, what)
@@ -95,7 +95,7 @@ def test_what_is_counted_is_what_happened_however_it_is_grouped(
     assert_counted(increases(week, counter, by), count(week.begins + STEP_SECONDS, week.ends, *by), true)
 
 
-def test_the_total_by_cluster_alone_is_of_all_clusters_of_that_name(week: Week) -> None:
+def test_the_total_of_a_cluster_name_includes_all_clusters_of_that_name(week: Week) -> None:
     by = ("kubernetes_cluster",)
     true = week.truth.interruptions(week.begins, week.ends, *by)
     assert true["unknown",] > 10
@@ -108,12 +108,12 @@ def test_the_total_by_cluster_alone_is_of_all_clusters_of_that_name(week: Week) 
 
 
 @pytest.mark.parametrize("by", GROUPINGS[1:], ids="-".join)
-def test_instance_hours_are_what_was_lived(week: Week, by: Key) -> None:
+def test_instance_hours_are_the_true_hours(week: Week, by: Key) -> None:
     measured = grouped(
         week, f"sum by ({', '.join(by)}) (increase(spot_instance_seconds_total[7d])) / 3600", by
     )
 
-    # One step for each beginning and end is a matter of chance: half of them too much, half too little.
+    # Each beginning and end may be off by one step: half of them too much, half too little.
     assert measured == pytest.approx(week.truth.instance_hours(week.begins, week.ends, *by), rel=0.01)
 
 
@@ -200,10 +200,10 @@ def test_ages_are_observed_once_for_each_interruption_of_a_known_instance(week: 
         assert sum(later.get(key, ())) * 0.999 <= sums[key] <= sum(ages) * EXTRAPOLATED * 1.001
 
 
-def test_what_is_alive_is_the_fleet_but_for_what_is_not_told_yet(week: Week) -> None:
+def test_the_live_instances_are_the_fleet_except_for_undelivered_events(week: Week) -> None:
     by = ("project", "kubernetes_cluster", "cluster_location", "node_pool", "zone")
     alive = grouped(week, f"sum by ({', '.join(by)}) (spot_instances)", by)
-    untold = Counter(
+    undelivered = Counter(
         life.labels[:5]
         for life in week.truth.incarnations
         if (life.created_at <= week.ends < (life.announced_at or 0))
@@ -213,10 +213,10 @@ def test_what_is_alive_is_the_fleet_but_for_what_is_not_told_yet(week: Week) -> 
     true = week.truth.alive(week.ends, *by)
     assert alive.keys() == true.keys()
     for key, number in true.items():
-        assert abs(alive[key] - number) <= untold[key], key
+        assert abs(alive[key] - number) <= undelivered[key], key
 
 
-def test_a_storm_shows_in_its_zone_and_machine_type_alone(week: Week) -> None:
+def test_a_storm_shows_only_in_its_zone_and_machine_type(week: Week) -> None:
     [storm] = week.fleet.storms
     rates = grouped(
         week,
@@ -232,7 +232,7 @@ def test_a_storm_shows_in_its_zone_and_machine_type_alone(week: Week) -> None:
     assert max(times_as_often, key=times_as_often.__getitem__) == (storm.machine_type, storm.zone)
 
 
-def test_every_push_of_the_week_has_its_outcome_though_the_exporter_was_restarted(week: Week) -> None:
+def test_every_push_of_the_week_has_an_outcome_although_the_exporter_was_restarted(week: Week) -> None:
     outcomes = "spot_interruption_exporter_push_messages_total"
     refusals = "spot_interruption_exporter_push_errors_total"
     pushed = Counter(
@@ -250,7 +250,7 @@ def test_every_push_of_the_week_has_its_outcome_though_the_exporter_was_restarte
     assert refused == {
         ("interruption", "not_authenticated"): pytest.approx(pushed["interruption", "refused"], abs=1)
     }
-    # Restarted, its own counters began again; the durable ones did not.
+    # After a restart the counters of pushes began at 0. The durable counters continued.
     assert week.prometheus.value(f"max(resets({outcomes}[7d]))", week.ends) == len(week.fleet.rescalings)
     assert week.prometheus.value("max(resets(spot_interruptions_total[7d]))", week.ends) == 0
     assert week.prometheus.value("max(resets(spot_instance_seconds_total[7d]))", week.ends) == 0
@@ -286,7 +286,7 @@ LEVELS: Final[Mapping[str, Key]] = {
 
 
 def recorded(week: Week, series: str) -> tuple[dict[Key, float], float]:
-    """What rules have recorded last, and for which time."""
+    """Return the last recorded values of a series, and their time."""
     at = max(one.value for one in week.prometheus.query(f"timestamp({series})"))
     return grouped(week, series, LEVELS[series.partition(":")[0]], at), at
 
@@ -310,7 +310,7 @@ def test_the_rules_record_the_true_counts(week: Week, series: str, what: str) ->
     days = int(series[-2])
     count, by = getattr(week.truth, what), LEVELS[series.partition(":")[0]]
 
-    # Such a window begins between two scrapes, and ends after the simulated time, which adds nothing.
+    # The window begins between two scrapes, and ends after the simulated time, which adds no events.
     least, most = (count(at - days * DAY + late * STEP_SECONDS, week.ends, *by) for late in (1, -1))
     assert sum(most.values()) > 20
     for key, number in most.items():
@@ -331,7 +331,7 @@ def test_the_rules_record_the_true_rates_and_shares(week: Week, level: str) -> N
 
     assert rates.keys() == shares.keys() == hours.keys()
     for key in hours:
-        # One event more or less at the window's beginning, and what is extrapolated.
+        # One event more or less at the beginning of the window, and the extrapolation.
         assert rates[key] == pytest.approx(interrupted[key] / hours[key], rel=0.01 + 1 / interrupted[key])
         assert shares[key] == pytest.approx(
             interrupted[key] / launched[key], rel=0.01 + 1 / interrupted[key] + 1 / launched[key]
@@ -347,7 +347,7 @@ def test_the_rules_record_the_true_ages(week: Week, quantile: int) -> None:
 
 
 def test_the_live_exporter_continues_the_series_of_its_past(week: Week) -> None:
-    # Not its process' own, which are not kept.
+    # Process metrics are not kept.
     every = '{job="spot-interruption-exporter", __name__!~"(process|python)_.*|scrape_.*"}'
     gone = f"{every} @ {week.ends} unless {every}"
     new = f"{every} unless {every} @ {week.ends}"
@@ -361,7 +361,7 @@ def test_the_live_exporter_continues_the_series_of_its_past(week: Week) -> None:
 
 
 def questions() -> Iterator[str]:
-    """The queries of the README's section: one begins where a line of a block is not indented."""
+    """Yield the queries of the README's section. A line that is not indented begins a query."""
     text = _README.read_text()
     heading = re.search(r"\n(#+) Questions[^\n]*\n", text)
     assert heading is not None
@@ -374,8 +374,8 @@ def questions() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("query", list(questions()))
-def test_each_question_of_the_readme_has_an_answer(week: Week, query: str) -> None:
-    # Of what rules record, there is only what was recorded since.
+def test_each_query_of_the_readme_has_an_answer(week: Week, query: str) -> None:
+    # The recorded series have values only from after the simulated week.
     answer = week.prometheus.query(query, week.ends) or week.prometheus.query(query)
 
     assert answer
