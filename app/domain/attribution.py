@@ -598,9 +598,9 @@ def _find_interrupted(event: InstanceInterrupted, incarnations: Mapping[str, Ins
 
 
 def _nearest_before(at: float, incarnations: Iterable[Instance]) -> Instance | None:
-    explained = [incarnation for incarnation in incarnations if incarnation.kind is not UNEXPLAINED]
-    before = [incarnation for incarnation in explained if _created_at_or_start_of_time(incarnation) <= at]
-    return max(before or explained, key=_created_at_or_start_of_time, default=None)
+    described = [incarnation for incarnation in incarnations if incarnation.kind is not UNEXPLAINED]
+    before = [incarnation for incarnation in described if _created_at_or_start_of_time(incarnation) <= at]
+    return max(before or described, key=_created_at_or_start_of_time, default=None)
 
 
 def _lived_at(at: float, incarnation: Instance) -> bool:
