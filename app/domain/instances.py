@@ -41,7 +41,7 @@ class Kind(IntEnum):
     """The kind of an incarnation."""
 
     UNEXPLAINED = 0
-    """Not known yet: no creation event and no listing has described the incarnation."""
+    """No description yet, neither by a creation event nor by a listing."""
     NODE = 1
     NOT_A_NODE = 2
 
@@ -67,13 +67,13 @@ class Instance(NamedTuple):
     spot: bool = False
     alive: bool = False
     announced: bool = False
-    """A creation event has described it. A listing does not count."""
+    """Described by a creation event, not only by a listing."""
     failed: bool = False
-    """Its creation has failed."""
+    """Ended because its creation failed."""
     timed: bool = False
-    """The histogram has its lifetime since its last start."""
+    """Observed: the histogram has the lifetime since the last start."""
     overflowed: bool = False
-    """It counts under `other`, because there were too many label sets when it appeared."""
+    """Counted under `other`, because there were too many label sets when it appeared."""
     operation: str = ""
     """The operation id of the insert that announced it; "" if unknown."""
     created_at: float | None = None
@@ -90,7 +90,7 @@ class Instance(NamedTuple):
 
     @property
     def labels(self) -> Labels:
-        """The labels of its series, if it has not overflowed."""
+        """The labels of its series. An overflowed incarnation counts under `other` instead."""
         project, zone, _ = self.name
         cluster, cluster_location, node_pool, machine_type = self.node
         return Labels(project, cluster, cluster_location, node_pool, zone, machine_type)
