@@ -1,12 +1,11 @@
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.simulation.week import Week
+from tests.support.rules import RULES
 
-RULES: Final = Path(__file__).parents[2] / "k8s" / "monitoring" / "rules.yaml"
 _WITHIN_SECONDS: Final = 300
 
 

@@ -20,17 +20,17 @@ from app.metrics import Metrics
 from app.web.problems import leaves, status_of
 from tests.support.readme import rows
 from tests.support.requirement import require
+from tests.support.rules import RULES, rule_groups
 
 CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
 """The labels that identify a cluster: names are unique only within a project and a location."""
 _ROOT: Final = Path(__file__).parent.parent.parent
-_SOURCE: Final = _ROOT / "k8s/monitoring/rules.yaml"
 _PROMTOOL_TESTS: Final = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
-_GROUPS: Final[list[dict[str, Any]]] = yaml.safe_load(_SOURCE.read_text())["groups"]
+_GROUPS: Final = rule_groups()
 _RULES: Final = [rule for group in _GROUPS for rule in group["rules"]]
 _ALERTS: Final = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDS: Final = [rule["record"] for rule in _RULES if "record" in rule]
-_RUNBOOK: Final[str] = runpy.run_path(str(_SOURCE.parent / "render.py"))["RUNBOOK"]
+_RUNBOOK: Final[str] = runpy.run_path(str(RULES.parent / "render.py"))["RUNBOOK"]
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -40,7 +40,7 @@ def promtool(*arguments: str | Path) -> None:
 
 
 def render(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    script = _SOURCE.parent / "render.py"
+    script = RULES.parent / "render.py"
     return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
 
 
@@ -52,7 +52,7 @@ def cases(kind: str) -> Iterator[dict[str, Any]]:
 
 
 def test_the_rules_are_valid() -> None:
-    promtool("check", "rules", _SOURCE)
+    promtool("check", "rules", RULES)
 
 
 @pytest.mark.parametrize("path", _PROMTOOL_TESTS, ids=lambda path: path.stem)
@@ -60,7 +60,7 @@ def test_the_rules_pass_promtool_s_tests(path: Path, tmp_path: Path) -> None:
     # The files expect the links of the original project. A copy may have another address of the runbook.
     text = re.sub(r"(runbook_url: )[^#]+", rf"\1{_RUNBOOK}", path.read_text())
     copy = tmp_path / path.name
-    copy.write_text(text.replace("../../../k8s/monitoring/rules.yaml", str(_SOURCE)))
+    copy.write_text(text.replace("../../../k8s/monitoring/rules.yaml", str(RULES)))
 
     promtool("test", "rules", copy)
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import pytest
-import yaml
 
-from tests.monitoring.conftest import RULES
 from tests.simulation.week import SECONDS, STEP_SECONDS
 from tests.support.exporter import OWN
 from tests.support.grafana import ALL, PANELS, QUERIES, QUERY_VARIABLES, Grafana, Query
 from tests.support.prometheus import Prometheus, backfill
+from tests.support.rules import rule_groups
 
 CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
 SHOP: Final = {"job": "spot-interruption-exporter", "namespace": "spot", "instance": "sie-0"}
@@ -255,8 +254,7 @@ def test_an_alert_is_shown_unless_its_labels_contradict_the_choice(everything: G
 
 
 def test_the_dashboard_shows_all_alerts_of_the_rules() -> None:
-    groups = yaml.safe_load(RULES.read_text())["groups"]
-    names = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
+    names = [rule["alert"] for group in rule_groups() for rule in group["rules"] if "alert" in rule]
     found = re.search(r'alertname=~"([^"]+)"', ALERTS.expression)
     assert found is not None
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import yaml
 
 from app.domain.totals import LIFETIME_BOUNDS
-from tests.monitoring.conftest import RULES
 from tests.simulation.fleet import DAY, LATE, hazard, stock_out
 from tests.simulation.truth import LABELS, Key
 from tests.simulation.week import SECONDS, STEP_SECONDS, Week
+from tests.support.rules import rule_groups
 
 EXTRAPOLATED: Final = 1 + 1.1 * 2 * STEP_SECONDS / SECONDS
 ROUNDING: Final = 1e-6
@@ -68,12 +67,6 @@ def assert_in_true_buckets(
         age = ages[ceil(quantile * len(ages)) - 1]
         [bucket] = [(lower, upper) for lower, upper in pairwise(bounds) if lower < age <= upper]
         assert bucket[0] <= measured[key] <= bucket[1], key
-
-
-def rules() -> list[dict[str, str]]:
-    """Return all rules of the file."""
-    groups = yaml.safe_load(RULES.read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
 
 
 @pytest.mark.parametrize("by", GROUPINGS, ids="-".join)
@@ -291,7 +284,9 @@ def recorded(week: Week, series: str) -> tuple[dict[Key, float], float]:
     return grouped(week, series, LEVELS[series.partition(":")[0]], at), at
 
 
-@pytest.mark.parametrize("series", [rule["record"] for rule in rules() if "record" in rule])
+@pytest.mark.parametrize(
+    "series", [rule["record"] for group in rule_groups() for rule in group["rules"] if "record" in rule]
+)
 def test_every_recording_rule_records(week: Week, series: str) -> None:
     assert week.prometheus.query(f"present_over_time({series}[1h])")
 
