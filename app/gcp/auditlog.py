@@ -7,7 +7,6 @@ https://cloud.google.com/logging/docs/reference/audit/auditlog/rest/Shared.Types
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Final, Protocol, TypeAlias
 
@@ -30,19 +29,13 @@ from app.domain.events import (
 from app.domain.instances import shown_cluster
 from app.errors import MalformedEntryError
 from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
-from app.gcp.logentry import is_log_entry
-from app.gcp.wire import path, reader
+from app.gcp.values import MAX_CHARACTERS, epoch_seconds, is_valid_text
+from app.gcp.wire import is_log_entry, path, reader
 
 _FAILURES: Final = frozenset({"ERROR", "CRITICAL", "ALERT", "EMERGENCY"})
 
-_MAX_TEXT: Final = 512
 _MAX_KEY: Final = 256
-_TIMESTAMP: Final = re.compile(
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?", re.ASCII | re.IGNORECASE
-)
-_SECOND: Final = slice(17, 19)
 _INSTANCE: Final = re.compile(r"(?:\A|/)projects/([^/]+)/zones/([^/]+)/instances/([^/]+)\Z")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Delivery(Protocol):
@@ -194,7 +187,7 @@ def _subject(entry: _LogEntry) -> tuple[InstanceName, str, str]:
     project = entry.get("project_id") or (linked or where).project
     number = "" if project.isdecimal() else _number_in(named) or _number_in(linked)
     instance_id = entry.get("instance_id") or entry.get("target_id") or ""
-    _refuse_unfit(project, where.zone, where.instance, instance_id, number)
+    _check_texts(project, where.zone, where.instance, instance_id, number)
     name = where if where.project == project else where._replace(project=project)
     return name, instance_id, number
 
@@ -226,7 +219,7 @@ def _node(entry: _LogEntry, labels: Mapping[str, str | None]) -> Node | None:
         labels.get(NODE_POOL) or UNKNOWN,
         (entry.get("machine_type") or "").rpartition("/")[2] or UNKNOWN,
     )
-    _refuse_unfit(*node)
+    _check_texts(*node)
     return node
 
 
@@ -238,13 +231,10 @@ def _spot(entry: _LogEntry, labels: Mapping[str, str | None]) -> bool | None:
     return False if entry.get("preemptible") is not None or entry.get("provisioning_model") or label else None
 
 
-def _refuse_unfit(*values: str) -> None:
-    text = "".join(values)
-    if len(text) <= _MAX_TEXT and text.isascii() and text.isprintable():
-        return
-    if _CONTROL.search(text) or max(map(len, values)) > _MAX_TEXT:
+def _check_texts(*texts: str) -> None:
+    if not is_valid_text(*texts):
         raise MalformedEntryError(
-            f"a name or a label is longer than {_MAX_TEXT} characters or holds control characters"
+            f"a name or a label is longer than {MAX_CHARACTERS} characters or holds control characters"
         )
 
 
@@ -254,28 +244,11 @@ def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
     An event is logged before it is received and published. It may be of any age: a dead-letter topic or a
     seek replays it.
     """
-    at, received_at = _seconds(entry.get("timestamp")), _seconds(entry.get("receive_timestamp"))
+    at, received_at = epoch_seconds(entry.get("timestamp")), epoch_seconds(entry.get("receive_timestamp"))
     published_at = delivery.published_at
     known_by = next(known for known in (published_at, received_at, now) if known is not None)
     latest = known_by + BELIEVED_AHEAD_SECONDS
     return next((at for at in (at, received_at, published_at) if at is not None and at <= latest), now)
-
-
-def _seconds(text: str | None) -> float | None:
-    """The time as seconds since the epoch; None for one of no use, which is no reason to refuse an entry."""
-    # Python reads more than RFC 3339 (dates alone, weeks, whatever follows a NUL), but no leap second.
-    if not text or not _TIMESTAMP.fullmatch(text):
-        return None
-    if text[_SECOND] == "60":
-        text = f"{text[: _SECOND.start]}59{text[_SECOND.stop :]}"
-    try:
-        moment = datetime.fromisoformat(text.upper())
-    except ValueError:
-        return None
-    # Neither end of the calendar: there, other offsets and rounding lead out of it.
-    if not MINYEAR < moment.year < MAXYEAR:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _operation(entry: _LogEntry) -> str:

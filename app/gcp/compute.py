@@ -36,7 +36,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +65,7 @@ from google.cloud.compute_v1.types import AggregatedListInstancesRequest, Instan
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 
 from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
+from app.gcp.values import UNPRINTABLE, epoch_seconds, is_valid_text
 
 if TYPE_CHECKING:
     from requests import PreparedRequest
@@ -95,11 +95,9 @@ _PARAMETERS: Final = {"returnPartialSuccess": "true", "fields": _FIELDS}
 
 _MAX_RESULTS: Final = 500
 _PROGRESS_SECONDS: Final = 1.0
-_MAX_TEXT: Final = 512
 _MAX_DETAIL: Final = 300
 _NO_RESULTS: Final = "NO_RESULTS_ON_PAGE"
 
-_NOT_SHOWN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONG_URL: Final = re.compile(r"^[A-Z]+ \S+: |(?<=/instances)\?\S+")
 _ZONE: Final = re.compile(r"(?:.*/)?zones/([^/]+)")
 
@@ -276,7 +274,7 @@ class _Listing:
                 entry = _entry(instance, zone)
                 if entry is None:
                     continue
-                if entry.is_fit():
+                if entry.is_valid():
                     yield _encode(entry)
                 else:
                     self._unfit += 1
@@ -322,14 +320,10 @@ class _Entry(NamedTuple):
     created_at: float | None = None
     started_at: float | None = None
 
-    def is_fit(self) -> bool:
-        if not (self.zone and self.name and self.id):
-            return False
-        texts = [value for value in self if isinstance(value, str)]
-        joined = "".join(texts)
-        if len(joined) <= _MAX_TEXT and joined.isascii() and joined.isprintable():
-            return True
-        return max(map(len, texts)) <= _MAX_TEXT and not _NOT_SHOWN.search(joined)
+    def is_valid(self) -> bool:
+        """Return True if the instance can be stored and shown."""
+        identified = self.zone and self.name and self.id
+        return bool(identified) and is_valid_text(*(value for value in self if isinstance(value, str)))
 
 
 def _entry(instance: _Instance, zone: str) -> _Entry | None:
@@ -357,17 +351,9 @@ def _entry(instance: _Instance, zone: str) -> _Entry | None:
         machine_type=instance.machine_type.rpartition("/")[2] or None,
         spot=spot,
         status=instance.status or None,
-        created_at=_seconds(instance.creation_timestamp),
-        started_at=_seconds(instance.last_start_timestamp),
+        created_at=epoch_seconds(instance.creation_timestamp),
+        started_at=epoch_seconds(instance.last_start_timestamp),
     )
-
-
-def _seconds(timestamp: str) -> float | None:
-    try:
-        moment = datetime.fromisoformat(timestamp)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _pages(options: argparse.Namespace, on_retry: Callable[[Exception], None]) -> Iterator[_Page]:
@@ -491,7 +477,7 @@ def _detail(error: BaseException) -> str:
     for name in _QUOTED:
         if value := os.environ.get(name):
             text = text.replace(value, f"${name}")
-    return _NOT_SHOWN.sub(" ", text)[:_MAX_DETAIL]
+    return UNPRINTABLE.sub(" ", text)[:_MAX_DETAIL]
 
 
 def _peak_rss_mib() -> float:

@@ -6,7 +6,6 @@ https://cloud.google.com/pubsub/docs/push, https://cloud.google.com/pubsub/docs/
 import json
 import re
 from collections.abc import Iterable
-from datetime import MAXYEAR, MINYEAR, datetime
 from hashlib import sha256
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -17,8 +16,8 @@ from typing_extensions import TypedDict
 
 from app.domain.values import value
 from app.errors import MalformedEntryError, MalformedEnvelopeError
-from app.gcp.logentry import is_log_entry
-from app.gcp.wire import path, reader
+from app.gcp.values import epoch_seconds
+from app.gcp.wire import is_log_entry, path, reader
 
 _DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
 _DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
@@ -41,13 +40,8 @@ class PushMessage:
 
     @property
     def published_at(self) -> float | None:
-        """Seconds since the epoch; None where the delivery has no such time, or an odd one."""
-        try:
-            moment = datetime.fromisoformat(self.publish_time.upper())
-        except ValueError:
-            return None
-        # Neither end of the calendar: there, other offsets and rounding lead out of it.
-        return moment.timestamp() if moment.tzinfo and MINYEAR < moment.year < MAXYEAR else None
+        """Seconds since the epoch; None if the delivery has no publish time that can be read."""
+        return epoch_seconds(self.publish_time)
 
     @property
     def key(self) -> str:

@@ -1,10 +1,8 @@
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
-from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 import pytest
@@ -556,37 +554,12 @@ SHOWN: Final = [
 
 
 @pytest.mark.parametrize("entry", SHOWN)
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("a" * 600, id="long"),
-        pytest.param("a\x00b", id="nul"),
-        pytest.param("a\nb", id="newline"),
-        pytest.param("a\x7fb", id="delete"),
-        pytest.param("a\x9bb", id="c1"),
-        pytest.param("a\ud800b", id="lone-surrogate"),
-    ],
-)
-def test_what_could_not_be_stored_or_shown_is_refused(entry: Callable[[str], JsonObject], text: str) -> None:
+@pytest.mark.parametrize("text", [pytest.param("a" * 513, id="long"), pytest.param("a\nb", id="newline")])
+def test_text_that_cannot_be_stored_and_shown_is_refused(
+    entry: Callable[[str], JsonObject], text: str
+) -> None:
     with pytest.raises(MalformedEntryError):
         decode(entry(text))
-
-
-@pytest.mark.parametrize(
-    "text", [pytest.param("a" * 512, id="longest"), pytest.param("läden → 🛒", id="not-ascii")]
-)
-@pytest.mark.parametrize(
-    "label", ["goog-k8s-cluster-name", "goog-k8s-cluster-location", "goog-k8s-node-pool-name"]
-)
-def test_any_other_text_is_taken(label: str, text: str) -> None:
-    assert text in (created(relabelled(label)(text)).node or ())
-
-
-@pytest.mark.parametrize("length", [pytest.param(513, id="just-too-long")])
-@pytest.mark.parametrize("entry", SHOWN)
-def test_the_longest_text_has_512_characters(entry: Callable[[str], JsonObject], length: int) -> None:
-    with pytest.raises(MalformedEntryError):
-        decode(entry("a" * length))
 
 
 def test_a_project_number_that_could_not_be_stored_is_refused() -> None:
@@ -639,87 +612,20 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
         decode_entry(data, DELIVERY, NOW)
 
 
-@pytest.mark.parametrize(
-    ("timestamp", "at"),
-    [
-        pytest.param("2026-03-02T11:40:55Z", 1772451655.0, id="seconds"),
-        pytest.param("2026-03-02T11:40:55.308Z", 1772451655.308, id="milliseconds"),
-        pytest.param("2026-03-02T11:40:55.308114927Z", 1772451655.308114, id="nanoseconds"),
-        pytest.param(f"2026-03-02T11:40:55.308{'0' * 100_000}Z", 1772451655.308, id="any-fraction"),
-        pytest.param("2026-03-02T12:40:55.308+01:00", 1772451655.308, id="offset"),
-        pytest.param("2026-03-02T11:40:55", 1772451655.0, id="naive-is-utc"),
-        pytest.param("2026-03-02t11:40:55z", 1772451655.0, id="lower-case"),
-        pytest.param("1969-12-31T23:59:59Z", -1.0, id="before-the-epoch"),
-        pytest.param("0002-01-01T00:00:00+23:59", -62104147140.0, id="long-ago"),
-        pytest.param("9998-12-31T23:59:59-23:59", 253370851139.0, id="far-off"),
-        pytest.param("2016-12-31T23:59:60Z", 1483228799.0, id="leap-second"),
-        pytest.param("2016-12-31T15:59:60.5-08:00", 1483228799.5, id="leap-second-elsewhere"),
-    ],
-)
-def test_timestamp(timestamp: str, at: float) -> None:
-    entry = changed(PREEMPTED, "timestamp", timestamp)
-
-    assert decode_entry(encoded(entry), Delivered(published_at=inf), NOW) == replace(INTERRUPTED, at=at)
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "Asia/Tokyo")
-        time.tzset()
-        yield
-    time.tzset()
-
-
-def test_a_naive_timestamp_is_utc_wherever_the_exporter_runs(elsewhere: None) -> None:
-    assert decode(changed(PREEMPTED, "timestamp", "2026-03-02T11:40:55.308114")) == INTERRUPTED
-
-
 @pytest.mark.parametrize("entry", [{}, {"message": "hello"}, {"protopayload": {}}])
 def test_an_object_without_a_field_of_log_entries_is_refused(entry: JsonObject) -> None:
     with pytest.raises(MalformedEntryError):
         decode(entry)
 
 
-@pytest.mark.parametrize(
-    "timestamp",
-    [
-        "yesterday",
-        "1772451655",
-        "2026-03-02",
-        "2026-02-30T00:00:00Z",
-        "2026-03-02T11:40:55+99:00",
-        "0000-01-01T00:00:00Z",
-        "0001-01-01T00:00:00Z",
-        "0001-01-01T00:00:00+23:59",
-        "9999-12-31T23:59:59Z",
-        "9999-12-31T23:59:59.999999999Z",
-        "9999-12-31T23:59:59-23:59",
-        "99999-01-01T00:00:00Z",
-        "2026-03-02T11:40:55\x00Z",
-        "2026-03-02T11:40:61Z",
-        "2026-03-02T11:60:00Z",
-        "2026-W10-1T11:40:55Z",
-        "\uff12026-03-02T11:40:55Z",
-        " 2026-03-02T11:40:55Z",
-        "2026-03-02T11:40:55Z\n",
-    ],
-)
-@pytest.mark.parametrize(
-    "entry",
-    [
-        pytest.param(INSERT, id="insert"),
-        pytest.param(FAILED, id="failed"),
-        pytest.param(PREEMPTED, id="preempted"),
-    ],
-)
-def test_an_unusable_time_is_none(entry: JsonObject, timestamp: str) -> None:
-    event = decode(entry)
-    assert not isinstance(event, Ignored)
-    received = entry | {"timestamp": timestamp, "receiveTimestamp": "2026-03-02T11:40:56.5Z"}
+@pytest.mark.parametrize("event", [INSERT, FAILED, PREEMPTED], ids=["insert", "failed", "preempted"])
+def test_a_time_that_cannot_be_read_gives_way_to_the_next(event: JsonObject) -> None:
+    decoded = decode(event)
+    assert not isinstance(decoded, Ignored)
+    entry = event | {"timestamp": "yesterday", "receiveTimestamp": "2026-03-02T11:40:56.5Z"}
 
-    assert decode(received) == replace(event, at=1772451656.5)
-    assert decode(received | {"receiveTimestamp": timestamp}) == replace(event, at=PUBLISHED_AT)
+    assert decode(entry) == replace(decoded, at=1772451656.5)
+    assert decode(entry | {"receiveTimestamp": "yesterday"}) == replace(decoded, at=PUBLISHED_AT)
 
 
 @pytest.mark.parametrize(
@@ -962,13 +868,3 @@ def test_anything_anywhere_is_an_event_or_ignored_or_refused(entry: object) -> N
 def test_any_bytes_are_ignored_or_refused(data: bytes) -> None:
     with suppress(MalformedEntryError):
         assert isinstance(decode_entry(data, DELIVERY, NOW), Ignored)
-
-
-@given(
-    text=st.text()
-    | st.datetimes().map(str)
-    | st.from_regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?[Z+-]\d?")
-)
-def test_any_text_is_a_timestamp_or_refused(text: str) -> None:
-    with suppress(MalformedEntryError):
-        assert isinstance(decode(changed(PREEMPTED, "timestamp", text)), InstanceInterrupted)

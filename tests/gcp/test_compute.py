@@ -339,15 +339,6 @@ def test_unusual_text_is_told_as_it_is(api: ComputeApi) -> None:
     assert listed(api).instances[0][4:7] == ["kassen-größe-😀", "us-east1", "p" * 512]
 
 
-def test_a_time_that_is_none_is_not_told(api: ComputeApi) -> None:
-    times = ["", "yesterday", "2026-03-01T25:00:00Z", "2026-03-01T04:05:06.789-08:00"]
-    api.projects["shop"] = [
-        FakeInstance("node", labels=node_labels("tills"), created=created, started=None) for created in times
-    ]
-
-    assert [line[10:] for line in listed(api).instances] == [*[[None, None]] * 3, [CREATED, None]]
-
-
 @pytest.mark.parametrize(
     ("failure", "page", "reason", "message"),
     [

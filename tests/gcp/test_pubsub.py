@@ -232,17 +232,7 @@ def test_key(pushed: PushMessage, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("publish_time", "at"),
-    [
-        pytest.param(PUBLISH_TIME, 1772451656.204, id="utc"),
-        pytest.param("2026-03-02t13:40:56.204+02:00", 1772451656.204, id="offset"),
-        pytest.param("", None, id="none"),
-        pytest.param("yesterday", None, id="odd"),
-        pytest.param("ÿ", None, id="not-ascii"),
-        pytest.param("2026-03-02T11:40:56.204", None, id="naive"),
-        pytest.param("0001-01-01T00:00:00+23:59", None, id="before-the-calendar"),
-        pytest.param("9999-12-31T23:59:59.999999999Z", None, id="at-the-calendar's-end"),
-    ],
+    ("publish_time", "at"), [(PUBLISH_TIME, 1772451656.204), ("", None), ("yesterday", None)]
 )
 def test_published_at(publish_time: str, at: float | None) -> None:
     assert replace(MESSAGE, publish_time=publish_time).published_at == at
