@@ -1,4 +1,4 @@
-"""Google's certificates for signed tokens: fetched, kept while fresh, and longer while nobody answers.
+"""Google's certificates for signed tokens: fetched, kept while fresh, longer while their endpoint is down.
 
 https://developers.google.com/identity/openid-connect/openid-connect#discovery
 """
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -41,10 +42,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What the certificates' endpoint answered."""
+    """The answer of the certificates endpoint."""
 
-    keys: Mapping[str, RSAPublicKey]
-    """By key id; never empty."""
+    keys: Mapping[str, str]
+    """RSA public keys in PEM, by key id; never empty."""
     fresh_seconds: float
 
 
@@ -67,7 +68,7 @@ async def fetch_certificates(
                     f"the certificates endpoint {host} answered {response.status_code}"
                 )
             body = bytearray()
-            # Raw, for a small answer that unpacks to a huge one never is small enough.
+            # Raw, because a small compressed answer can be huge when it is decompressed.
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > _MAX_CERTIFICATES_BYTES:
@@ -87,25 +88,28 @@ async def fetch_certificates(
 
 
 class Keys:
-    """The keys last fetched; at most one fetch at a time, and five a minute."""
+    """The keys last fetched; at most one fetch at a time, and five per minute."""
 
     def __init__(self, fetch: Callable[[], Awaitable[Certificates]], monotonic: Callable[[], float]) -> None:
         self._fetch = fetch
         self._monotonic = monotonic
-        self._keys: Mapping[str, RSAPublicKey] = {}
+        self._keys: Mapping[str, str] = {}
         self._stale_at = 0.0
         self._begun: deque[float] = deque(maxlen=_MAX_FETCHES)
         self._not_before = float("-inf")
         self._failing = False
         self._refreshing: asyncio.Task[None] | None = None
 
-    async def get(self, kid: str) -> RSAPublicKey:
-        """The key of this id: at once if it is known, else after asking the endpoint."""
+    async def get(self, kid: str) -> str:
+        """Return the PEM key of this id: immediately if it is known, else after a fetch.
+
+        Raises NotAuthenticatedError if no key has this id, CertificatesUnavailableError if there are no keys.
+        """
         key = self._keys.get(kid)
         if key is None:
             refreshing = self._refresh()
             if refreshing is not None:
-                # Not awaited itself: a request that is cancelled must not take the others' fetch along.
+                # asyncio.wait, because a cancelled request must not cancel the fetch that others wait for.
                 await asyncio.wait({refreshing})
             key = self._keys.get(kid)
         elif self._monotonic() >= self._stale_at:
@@ -117,13 +121,13 @@ class Keys:
         raise NotAuthenticatedError("the token's kid is none of Google's certificates")
 
     async def aclose(self) -> None:
-        """Cancel the fetch that is under way; who waits for it goes on without."""
+        """Cancel the fetch that is under way; the requests that wait for it continue without it."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait({self._refreshing})
 
     def _refresh(self) -> asyncio.Task[None] | None:
-        """The fetch under way, else a new one; None where that would be one too many."""
+        """Return the fetch that is under way, else a new one; None if a new one would exceed the limit."""
         if self._refreshing is None or self._refreshing.done():
             now = self._monotonic()
             if len(self._begun) == _MAX_FETCHES and now - self._begun[0] < _FETCHES_PERIOD_SECONDS:
@@ -140,7 +144,8 @@ class Keys:
         except CertificatesUnavailableError as exc:
             _log.warning("the OIDC certificates could not be fetched", extra={"kind": str(exc)})
             self._stale_at = max(self._stale_at, self._monotonic() + _RETRY_SECONDS)
-            # After a second one in a row, spread: else the pushes of one second use up a minute's fetches.
+            # After the second failure in a row, spread the fetches: the pushes of one second could use up a
+            # minute's limit.
             if self._failing:
                 self._not_before = self._monotonic() + _FETCHES_PERIOD_SECONDS / _MAX_FETCHES
             self._failing = True
@@ -170,8 +175,8 @@ _DOCUMENT: Final[TypeAdapter[dict[str, str] | _Jwks]] = TypeAdapter(
 )
 
 
-def _parse_keys(body: bytes, host: str) -> Mapping[str, RSAPublicKey]:
-    """Return the RSA keys by id, of Google's PEM certificates or of a JSON Web Key Set."""
+def _parse_keys(body: bytes, host: str) -> Mapping[str, str]:
+    """Return the RSA keys in PEM by id, from Google's PEM certificates or a JSON Web Key Set."""
     try:
         document = _DOCUMENT.validate_json(body)
         if isinstance(document, _Jwks):
@@ -188,7 +193,11 @@ def _parse_keys(body: bytes, host: str) -> Mapping[str, RSAPublicKey]:
         ) from exc
     if not keys:
         raise CertificatesUnavailableError(f"the certificates endpoint {host} answered without an RSA key")
-    return keys
+    return {kid: _pem(key) for kid, key in keys.items()}
+
+
+def _pem(key: RSAPublicKey) -> str:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def _rsa_key(jwk: _Jwk) -> RSAPublicKey:
@@ -201,7 +210,7 @@ def _number(text: str) -> int:
 
 
 def _cause(exc: BaseException) -> str:
-    """Return the operating system's or OpenSSL's reason from under httpx' exception, else its type."""
+    """Return the operating system's or OpenSSL's reason below httpx' exception, else the exception's type."""
     name = type(exc).__name__
     below: BaseException | None = exc
     while below is not None:
@@ -217,7 +226,10 @@ def _cause(exc: BaseException) -> str:
 
 
 def _fresh_seconds(headers: httpx.Headers) -> float:
-    """How long an answer may be used: https://www.rfc-editor.org/rfc/rfc9111#section-4.2 and our bounds."""
+    """Return the seconds for which an answer may be used, within our bounds.
+
+    https://www.rfc-editor.org/rfc/rfc9111#section-4.2
+    """
     max_age = _MAX_AGE.search(headers.get("cache-control", ""))
     if max_age is None:
         return _DEFAULT_FRESH_SECONDS

@@ -1,4 +1,4 @@
-"""Bearer token to caller: Pub/Sub's OIDC token, checked as Google says.
+"""The caller of a push, by Pub/Sub's OIDC token.
 
 https://cloud.google.com/pubsub/docs/authenticate-push-subscriptions
 """
@@ -8,15 +8,14 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import httpx
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
+from google.auth import jwt
+from google.auth.crypt import verify_signature
+from google.auth.exceptions import GoogleAuthError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import NotAuthenticatedError, NotPermittedError
@@ -26,19 +25,18 @@ _ISSUERS: Final = frozenset({"https://accounts.google.com", "accounts.google.com
 _MAX_HEADER_CHARACTERS: Final = 8192
 _MAX_TOKENS: Final = 1000
 
-
 _BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 _JWT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)")
 
-# The last second of the year 9999: what is beyond is no date.
+# Up to the last second of the year 9999.
 _Seconds = Annotated[int, Field(ge=0, le=253_402_300_799)]
 
 
 class Verifier:
-    """Tells who sends a request, by its Authorization header.
+    """Finds a request's caller by its Authorization header.
 
-    Verified tokens are remembered until they expire, certificates for as long as their endpoint
-    says, and for longer while it is down.
+    Verified tokens are kept until they expire, certificates for as long as their endpoint allows, and for
+    longer while it is down.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Verifier:
         self._verified: dict[str, tuple[str, int]] = {}
 
     def cached(self, authorization: str) -> str | None:
-        """The caller's e-mail address, if this header was verified before and has not expired."""
+        """Return the caller's e-mail address if this header was verified before and has not expired."""
         verified = self._verified.get(authorization)
         if verified is None:
             return None
@@ -70,10 +68,10 @@ class Verifier:
         return email if self._clock() < until else None
 
     async def verify(self, authorization: str | None) -> str:
-        """The caller's e-mail address.
+        """Return the caller's e-mail address.
 
-        Raises NotAuthenticatedError for what is no valid token of Google's for this audience,
-        NotPermittedError for a valid one of somebody else's, CertificatesUnavailableError.
+        Raises NotAuthenticatedError if the header has no valid token of Google's for this audience,
+        NotPermittedError if the token is another account's, CertificatesUnavailableError.
         """
         if authorization is None:
             raise NotAuthenticatedError("the request has no Authorization header")
@@ -81,46 +79,62 @@ class Verifier:
         if email is not None:
             return email
         token = _parse(authorization)
-        claims = _claims(token, await self._keys.get(token.kid))
-        until = claims.exp + self._skew_seconds
-        self._authenticate(claims, until)
-        self._permit(claims)
-        while len(self._verified) >= _MAX_TOKENS:
-            del self._verified[next(iter(self._verified))]
-        self._verified[authorization] = (claims.email, until)
-        return claims.email
-
-    async def aclose(self) -> None:
-        """Stop a fetch that is under way; the client stays its owner's."""
-        await self._keys.aclose()
-
-    def _authenticate(self, claims: "_Claims", until: int) -> None:
-        now = self._clock()
-        if claims.iss not in _ISSUERS:
-            raise NotAuthenticatedError("the token's issuer is not Google")
-        if claims.aud not in self._audiences:
-            raise NotAuthenticatedError("the token's audience is not this service's")
-        if now >= until:
-            raise NotAuthenticatedError("the token has expired")
-        if now < claims.iat - self._skew_seconds:
-            raise NotAuthenticatedError("the token was issued in the future")
-
-    def _permit(self, claims: "_Claims") -> None:
+        claims = self._authenticate(token, await self._keys.get(token.kid))
         if claims.email_verified is not True:
             raise NotPermittedError("the token's email is not verified")
         if claims.email not in self._accounts:
             raise NotPermittedError("the token's email is not an account that may push here")
+        while len(self._verified) >= _MAX_TOKENS:
+            del self._verified[next(iter(self._verified))]
+        self._verified[authorization] = (claims.email, claims.exp + self._skew_seconds)
+        return claims.email
+
+    async def aclose(self) -> None:
+        """Stop the fetch that is under way. The caller closes the client."""
+        await self._keys.aclose()
+
+    def _authenticate(self, token: "_Token", pem: str) -> "_Claims":
+        # Before decode, because google-auth 2.63.0 reads the payload first: deep JSON is a RecursionError.
+        if not verify_signature(token.text.rpartition(".")[0], token.signature, pem):
+            raise NotAuthenticatedError("the token's signature is wrong")
+        # With the dates' types: google-auth 2.63.0 accepts NaN, Infinity, booleans and fractions.
+        claims = _read(_Claims, token.payload, "payload")
+        accepted = None
+        # Suppressed, because an exception raised from it would quote the token in its traceback.
+        with suppress(GoogleAuthError):
+            accepted = jwt.decode(
+                token.text,
+                {token.kid: pem},
+                audience=self._audiences,
+                clock_skew_in_seconds=self._skew_seconds,
+            )
+        # google-auth 2.63.0 accepts a token for one second more.
+        if accepted is None or self._clock() >= claims.exp + self._skew_seconds:
+            raise NotAuthenticatedError(self._objection(claims))
+        if claims.iss not in _ISSUERS:
+            raise NotAuthenticatedError("the token's issuer is not Google")
+        return claims
+
+    def _objection(self, claims: "_Claims") -> str:
+        if claims.aud not in self._audiences:
+            return "the token's audience is not this service's"
+        if claims.iat > self._clock():
+            return "the token was issued in the future"
+        return "the token has expired" if claims.exp < self._clock() else "google-auth refuses the token"
 
 
 class _Wire(BaseModel):
-    # Inputs are hidden because a token must not be seen, in a traceback neither.
+    # Hidden, because a traceback must not show any of a token.
     model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
+
+
+_W = TypeVar("_W", bound=_Wire)
 
 
 class _Header(_Wire):
     alg: str
     kid: str
-    # Extensions that must be understood (RFC 7515, 4.1.11): none is.
+    # Extensions that a receiver must understand (RFC 7515, 4.1.11). This one understands none.
     crit: None = None
 
 
@@ -130,16 +144,15 @@ class _Claims(_Wire):
     exp: _Seconds
     iat: _Seconds
     email: str
-    # Whatever is there: anything but true is an address that nobody has verified, in an authentic token.
+    # Of any type: in an authentic token, anything but true means an address that nobody has verified.
     email_verified: object
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
+    text: str
     kid: str
-    signed: bytes
-    signature: bytes
     payload: bytes
+    signature: bytes
 
 
 def _parse(authorization: str) -> _Token:
@@ -150,43 +163,29 @@ def _parse(authorization: str) -> _Token:
     bearer = _BEARER.fullmatch(authorization)
     if bearer is None:
         raise NotAuthenticatedError("the Authorization header is not a bearer token")
-    jwt = _JWT.fullmatch(bearer[1])
-    if jwt is None:
+    # google-auth 2.63.0 passes over padding and characters that are not base64url.
+    parts = _JWT.fullmatch(bearer[1])
+    if parts is None:
         raise NotAuthenticatedError("the bearer token is not a JWT")
     try:
-        header, payload, signature = (base64.urlsafe_b64decode(part + "==") for part in jwt.groups())
+        header, payload, signature = (base64.urlsafe_b64decode(part + "==") for part in parts.groups())
     except binascii.Error as exc:
         raise NotAuthenticatedError("the bearer token is not a JWT: a part is not base64url") from exc
-    kid = _kid(header)
-    return _Token(kid, f"{jwt[1]}.{jwt[2]}".encode(), signature, payload)
-
-
-def _kid(header: bytes) -> str:
-    try:
-        parsed = _Header.model_validate_json(header)
-    except ValidationError as exc:
-        raise NotAuthenticatedError(_misfit("header", exc)) from exc
-    # Never the token's choice: with `none` it would need no key, with HS256 the public one.
+    # The token must not choose: `none` needs no key, and HS256 would take the public key as its secret.
+    parsed = _read(_Header, header, "header")
     if parsed.alg != "RS256":
         raise NotAuthenticatedError("the token's alg is not RS256")
-    return parsed.kid
+    return _Token(bearer[1], parsed.kid, payload, signature)
 
 
-def _claims(token: _Token, key: RSAPublicKey) -> _Claims:
-    # By hand, because google.auth.jwt.decode judges exp and iat by a clock of its own.
+def _read(wire: type[_W], json: bytes, part: str) -> _W:
     try:
-        key.verify(token.signature, token.signed, PKCS1v15(), SHA256())
-    except InvalidSignature as exc:
-        raise NotAuthenticatedError("the token's signature is wrong") from exc
-    try:
-        return _Claims.model_validate_json(token.payload)
+        return wire.model_validate_json(json)
     except ValidationError as exc:
-        raise NotAuthenticatedError(_misfit("payload", exc)) from exc
-
-
-def _misfit(part: str, exc: ValidationError) -> str:
-    error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-    if not error["loc"]:
-        return f"the token's {part} is not a JSON object"
-    name = error["loc"][0]
-    return f"the token has no {name}" if error["type"] == "missing" else f"the token's {name} is not valid"
+        error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        if not error["loc"]:
+            raise NotAuthenticatedError(f"the token's {part} is not a JSON object") from exc
+        name, missing = error["loc"][0], error["type"] == "missing"
+        raise NotAuthenticatedError(
+            f"the token has no {name}" if missing else f"the token's {name} is not valid"
+        ) from exc

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 
 from app.demo.issuer import Issuer, IssuerServer, base64url
@@ -43,7 +44,8 @@ def test_a_json_web_key_set_gives_the_keys_of_the_certificates(server: IssuerSer
     elliptic = {"kty": "EC", "crv": "P-256", "kid": "two", "x": "AA", "y": "AA"}
     server.body = json.dumps({"keys": [elliptic, jwk()]}).encode()
 
-    assert fetched(server.url).keys == {"one": PUBLIC}
+    pem = PUBLIC.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    assert fetched(server.url).keys == {"one": pem}
 
 
 @pytest.mark.parametrize(
