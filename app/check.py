@@ -77,7 +77,7 @@ async def _fleet(project: str, endpoint: str) -> Finding:
         project,
         endpoint=endpoint,
         deadline_seconds=_FLEET_SECONDS,
-        slice_size=SLICE,
+        max_lines=SLICE,
         page_seconds=_PAGE_SECONDS,
         pages=1,
         memory_mib=_FLEET_MIB,

@@ -12,7 +12,7 @@ from typing import Final, assert_never
 
 from app.domain.batch import Applied, Shared
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Part, Progress, Slice, Summary, list_fleet, listed_of
+from app.gcp.listing import PAGE_SECONDS, Lines, Part, Progress, Summary, list_fleet, parse_lines
 from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store import Store
@@ -235,7 +235,7 @@ class Inventory:
             extra={
                 "project": project.id,
                 "instances": summary.instances,
-                "unfit": summary.unfit,
+                "invalid": summary.invalid,
                 "pages": summary.pages,
                 "seconds": round(seconds, 3),
                 "child_peak_mib": summary.peak_rss_mib,
@@ -256,13 +256,13 @@ class Inventory:
             project,
             endpoint=self._endpoint,
             deadline_seconds=_DEADLINE_SECONDS,
-            slice_size=_SLICE,
+            max_lines=_SLICE,
             page_seconds=self._page_seconds,
         )
         async with aclosing(listing) as parts:
             while part := await self._turns.read(parts, listed):
                 match part:
-                    case Slice():
+                    case Lines():
                         await perform(partial(_record, project=project, began=began, lines=part.lines))
                     case Progress():
                         if part.retrying or time.monotonic() - told_at >= _PROGRESS_SECONDS:
@@ -283,7 +283,7 @@ class Inventory:
 
 
 def _record(store: Store, now: float, *, project: str, began: float, lines: Sequence[bytes]) -> Applied:
-    return store.take_in(project, began, listed_of(project, lines), now)
+    return store.take_in(project, began, parse_lines(project, lines), now)
 
 
 def _sweep(store: Store, now: float, *, project: str, began: float, zones: Collection[str]) -> Applied:

@@ -343,7 +343,7 @@ def test_a_project_that_fails_says_what_to_do_and_the_others_are_listed(
         "fleet of project butcher": "FAIL",
         "fleet of project bakery": "ok",
     }
-    assert "it takes the permission compute.instances.list" in found["fleet of project shop"][1]
+    assert "it needs the permission compute.instances.list" in found["fleet of project shop"][1]
     assert "enable compute.googleapis.com there" in found["fleet of project till"][1]
     assert "there is no project butcher" in found["fleet of project butcher"][1]
 

@@ -1,1 +1,1 @@
-"""Google Cloud's formats; nothing else in the service knows them."""
+"""Google Cloud's formats, which the rest of the exporter does not know."""

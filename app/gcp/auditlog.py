@@ -1,4 +1,4 @@
-"""Cloud Logging's audit log entries as the events that this service records.
+"""Cloud Logging's audit log entries as the events that the exporter records.
 
 https://cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry,
 https://cloud.google.com/logging/docs/reference/audit/auditlog/rest/Shared.Types/AuditLog
@@ -28,7 +28,7 @@ from app.domain.events import (
 )
 from app.domain.instances import shown_cluster
 from app.errors import MalformedEntryError
-from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
+from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL, is_spot
 from app.gcp.values import MAX_CHARACTERS, epoch_seconds, is_valid_text
 from app.gcp.wire import is_log_entry, path, reader
 
@@ -39,44 +39,44 @@ _INSTANCE: Final = re.compile(r"(?:\A|/)projects/([^/]+)/zones/([^/]+)/instances
 
 
 class Delivery(Protocol):
-    """The message or the request that brought an entry."""
+    """The message or the request that delivered an entry."""
 
     @property
     def key(self) -> str:
-        """What tells the delivery from others."""
+        """A text that no other delivery has."""
         ...
 
     @property
     def published_at(self) -> float | None:
-        """Seconds since the epoch, where that is known."""
+        """Seconds since the epoch; None if it is not known."""
         ...
 
 
 def decode_entry(data: bytes, delivery: Delivery, now: float) -> Event | Ignored:
-    """What a log entry means to this service, `now` in seconds since the epoch.
+    """Return the event that a log entry describes, or the reason to ignore it; `now` is in epoch seconds.
 
-    Raises MalformedEntryError for what is no log entry, and for an entry of one of our methods
-    that names no instance, or names one in a way that cannot be stored and shown.
+    Raises MalformedEntryError if the data is not a log entry, or if an entry of one of our methods names no
+    instance, or has a name or a label that cannot be stored and shown.
     """
     try:
         entry = _read_entry(data)
     except ValidationError as exc:
-        return _misfit(data, exc)
+        return _invalid_entry(data, exc)
     method = entry.get("method")
     if not method:
-        return _no_audit_log(data)
+        return _not_an_audit_log(data)
     decode = _decoder(method)
     return decode(entry, delivery, now) if decode else Ignored("other_method")
 
 
-# The Compute API has a map here, its audit log a list of pairs.
+# The Compute API has a map here, and its audit log a list of pairs.
 _Labels: TypeAlias = Annotated[
     list[dict[str, str | None]] | dict[str, str | None], Field(union_mode="left_to_right")
 ]
 
 
 class _LogEntry(TypedDict, total=False):
-    """What is read of a log entry."""
+    """The fields that are read from a log entry."""
 
     log_name: Annotated[str | None, path("logName")]
     insert_id: Annotated[str | None, path("insertId")]
@@ -118,31 +118,31 @@ _Decoder: TypeAlias = Callable[[_LogEntry, Delivery, float], Event | Ignored]
 
 
 def _decoder(method: str) -> _Decoder | None:
-    # Inserts carry an API version (v1., beta., …), system events none.
+    # Inserts have an API version (v1., beta., …), system events have none.
     return _DECODERS.get(method) or _DECODERS.get(method.partition(".")[2])
 
 
-def _misfit(data: bytes, misfit: ValidationError) -> Ignored:
-    # Fields of the same name have other shapes in other methods' entries, and those are not our business.
+def _invalid_entry(data: bytes, error: ValidationError) -> Ignored:
+    # In the entries of other methods, which are ignored, fields of the same names have other types.
     try:
         method = _read_method(data).get("method")
     except ValidationError as exc:
-        raise MalformedEntryError("the message's data is no JSON object") from exc
+        raise MalformedEntryError("the message's data is not a JSON object") from exc
     if not isinstance(method, str):
-        return _no_audit_log(data)
+        return _not_an_audit_log(data)
     if _decoder(method) is None:
         return Ignored("other_method")
-    raise MalformedEntryError(f"{misfit.error_count()} fields do not fit an audit log entry") from misfit
+    raise MalformedEntryError(f"{error.error_count()} fields do not fit an audit log entry") from error
 
 
-def _no_audit_log(data: bytes) -> Ignored:
+def _not_an_audit_log(data: bytes) -> Ignored:
     if not is_log_entry(from_json(data)):
-        raise MalformedEntryError("the message's data is a JSON object, but no log entry")
+        raise MalformedEntryError("the message's data is a JSON object, but not a log entry")
     return Ignored("not_an_audit_log")
 
 
 def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignored:
-    # An insert that is accepted is logged twice: first with the request, last with how it went.
+    # An accepted insert is logged twice: first with the request, last with the result.
     failed = bool(entry.get("status_code")) or entry.get("severity") in _FAILURES
     last = bool(entry.get("last")) and not entry.get("first")
     if last and not failed:
@@ -157,11 +157,16 @@ def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignor
     labels = _labels(entry)
     node = _node(entry, labels)
     if node is None and (GKE_NODE in labels or (entry.get("splits") or 0) > 1):
-        # A node all the same: an old one, without its cluster's name, or one whose labels are in another
-        # piece of the entry. Remembered as no node, its interruption would be ignored.
+        # It may still be a node: an old one without its cluster's name, or one whose labels are in another
+        # piece of the entry. If it were recorded as another VM, its interruption would be ignored.
         return Ignored("no_cluster_label")
     key = _key("created", entry, operation, delivery)
-    return InstanceCreated(key, at, name, instance_id, operation, node, _spot(entry, labels), project_number)
+    spot = is_spot(
+        preemptible=entry.get("preemptible"),
+        provisioning_model=entry.get("provisioning_model"),
+        label=labels.get(PROVISIONING_MODEL),
+    )
+    return InstanceCreated(key, at, name, instance_id, operation, node, spot, project_number)
 
 
 def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
@@ -177,18 +182,18 @@ _DECODERS: Final[Mapping[str, _Decoder]] = {
 
 
 def _subject(entry: _LogEntry) -> tuple[InstanceName, str, str]:
-    """The instance's name and id, and its project's number."""
-    # An instance group's insert names the project by number in `resourceName`, a person's by id. The
-    # monitored resource and the target link have the id in both, but either may be missing.
+    """Return the instance's name, its id, and its project's number."""
+    # In `resourceName`, an instance group's insert has the project's number, and a person's has its id. The
+    # monitored resource and the target link always have the id, but each can be missing.
     named, linked = _instance_name(entry.get("resource_name")), _instance_name(entry.get("target_link"))
-    where = named or linked
-    if where is None:
+    instance = named or linked
+    if instance is None:
         raise MalformedEntryError("the entry names no instance")
-    project = entry.get("project_id") or (linked or where).project
+    project = entry.get("project_id") or (linked or instance).project
     number = "" if project.isdecimal() else _number_in(named) or _number_in(linked)
     instance_id = entry.get("instance_id") or entry.get("target_id") or ""
-    _check_texts(project, where.zone, where.instance, instance_id, number)
-    name = where if where.project == project else where._replace(project=project)
+    _check_texts(project, instance.zone, instance.instance, instance_id, number)
+    name = instance if instance.project == project else instance._replace(project=project)
     return name, instance_id, number
 
 
@@ -197,7 +202,7 @@ def _number_in(name: InstanceName | None) -> str:
 
 
 def _instance_name(link: str | None) -> InstanceName | None:
-    """The name at the end of a path or a URL, whatever API version and host it begins with."""
+    """Return the instance's name at the end of a path or a URL of any API version and host."""
     found = _INSTANCE.search(link) if link else None
     return instance_name_of(found.groups()) if found else None
 
@@ -223,42 +228,34 @@ def _node(entry: _LogEntry, labels: Mapping[str, str | None]) -> Node | None:
     return node
 
 
-def _spot(entry: _LogEntry, labels: Mapping[str, str | None]) -> bool | None:
-    # A legacy preemptible instance has no provisioning model, and counts as Spot.
-    label = labels.get(PROVISIONING_MODEL)
-    if entry.get("preemptible") or entry.get("provisioning_model") == "SPOT" or label == "spot":
-        return True
-    return False if entry.get("preemptible") is not None or entry.get("provisioning_model") or label else None
-
-
 def _check_texts(*texts: str) -> None:
     if not is_valid_text(*texts):
         raise MalformedEntryError(
-            f"a name or a label is longer than {MAX_CHARACTERS} characters or holds control characters"
+            f"a name or a label is longer than {MAX_CHARACTERS} characters or has control characters"
         )
 
 
 def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
-    """Return when the event happened: the first of its times that can be right.
+    """Return the event's time in epoch seconds: the first of the entry's times that can be right.
 
-    An event is logged before it is received and published. It may be of any age: a dead-letter topic or a
-    seek replays it.
+    An event is logged before it is received and published. It can be of any age, because a dead-letter topic
+    or a seek replays old messages.
     """
     at, received_at = epoch_seconds(entry.get("timestamp")), epoch_seconds(entry.get("receive_timestamp"))
     published_at = delivery.published_at
-    known_by = next(known for known in (published_at, received_at, now) if known is not None)
-    latest = known_by + BELIEVED_AHEAD_SECONDS
+    known_at = next(known for known in (published_at, received_at, now) if known is not None)
+    latest = known_at + BELIEVED_AHEAD_SECONDS
     return next((at for at in (at, received_at, published_at) if at is not None and at <= latest), now)
 
 
 def _operation(entry: _LogEntry) -> str:
-    """The operation's id, or what stands for one that is no fit text."""
+    """Return the operation's id, or a digest if the id is long or not plain."""
     operation = entry.get("operation_id") or ""
     return operation if _is_plain(operation) else _digest(operation)
 
 
 def _key(kind: str, entry: _LogEntry, operation: str, delivery: Delivery) -> str:
-    # The same entry can be exported twice, under two message ids: hence the message comes last.
+    # The message id is the last choice, because an entry can be exported twice, under two message ids.
     if operation:
         return _joined(kind, "operation", entry.get("producer") or "", operation)
     log_name, timestamp, insert_id = entry.get("log_name"), entry.get("timestamp"), entry.get("insert_id")
@@ -268,8 +265,8 @@ def _key(kind: str, entry: _LogEntry, operation: str, delivery: Delivery) -> str
 
 
 def _joined(*parts: str) -> str:
-    # Readable where possible, and in the order of time: operation ids begin with it, and an index
-    # stays local that grows at its end.
+    # Readable if possible. Operation ids begin with their time, so the keys are in the order of time, and an
+    # index grows at its end.
     text = " ".join(parts)
     if _is_plain(text) and text.count(" ") == len(parts) - 1:
         return text

@@ -53,7 +53,7 @@ async def fetch_certificates(
     client: httpx.AsyncClient, url: str, *, timeout_seconds: float = FETCH_TIMEOUT_SECONDS
 ) -> Certificates:
     """Fetch Google's signing certificates. Raises CertificatesUnavailableError, which names the host."""
-    # Not the whole URL, which may hold a password.
+    # Not the whole URL, which may have a password.
     host = urlsplit(url).netloc.rpartition("@")[2]
     try:
         # httpx' own timeouts are for each read; this one is for the whole answer.
@@ -118,7 +118,7 @@ class Keys:
             return key
         if not self._keys:
             raise CertificatesUnavailableError("the certificates that sign tokens cannot be fetched now")
-        raise NotAuthenticatedError("the token's kid is none of Google's certificates")
+        raise NotAuthenticatedError("the token's kid is not in Google's certificates")
 
     async def aclose(self) -> None:
         """Cancel the fetch that is under way; the requests that wait for it continue without it."""

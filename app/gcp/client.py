@@ -10,7 +10,7 @@ def make_client(url: str) -> httpx.AsyncClient:
 
     Raises StartError if a variable of the environment has a value that is not usable.
     """
-    # httpx reads the environment by itself, and ends with a trace at a value that it does not know.
+    # httpx would read the environment itself, and raise unexpected errors for values that it does not know.
     proxy = proxy_for(url)
     if proxy is None and not url.startswith("https:"):
         return httpx.AsyncClient(trust_env=False)

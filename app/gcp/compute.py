@@ -1,27 +1,28 @@
-"""One project's instances, streamed as lines: the program of a child process, never imported by the server.
+"""The program of a child process that lists a project's instances; the server never imports it.
 
-On stdout, in ASCII, one JSON value a line, written page by page:
+It writes to stdout page by page, in ASCII, one JSON value per line:
 
 - An array is an instance: `[zone, name, id, is_node, cluster, cluster_location, node_pool, machine_type,
-  spot, status, created_at, started_at]`. Always twelve elements; `id` is text; times are seconds since the
-  epoch; null is what Google does not say. Where `is_node` is false it is a Spot VM outside GKE, of which
-  only zone, name and id are told.
-- `{"progress": {"pages", "instances", "seconds", "retrying"}}` comes after a page, at most once a second,
-  and before each retry, whose reason is in `retrying` (else null).
-- `{"summary": {"began", "complete", "failed_scopes", "pages", "instances", "unfit", "seconds",
-  "peak_rss_mib", "error"}}` is the last line. Without it the listing was cut off. `began` is the moment that
-  the listing speaks for. If it is `complete`, every page was read, and instances that it does not name exist
-  at most in the `failed_scopes` (sorted, each `zones/Z`). `unfit` counts instances left out because a name
-  or a label could not be stored or shown. `error` is null or `{"reason", "message"}`; reasons are forbidden,
-  api_disabled, rate_limited, unavailable, not_found, credentials, malformed (no list of instances came
-  back), partial (something is missing, and cannot be told by its zone), memory, other.
+  spot, status, created_at, started_at]`. It always has twelve elements. `id` is text; times are seconds since
+  the epoch; null means that Google gives no value. If `is_node` is false, it is a Spot VM outside GKE, with
+  its zone, name and id only.
+- `{"progress": {"pages", "instances", "seconds", "retrying"}}` comes after a page, at most once per second,
+  and before each retry, with its reason in `retrying` (else null).
+- `{"summary": {"began", "complete", "failed_scopes", "pages", "instances", "invalid", "seconds",
+  "peak_rss_mib", "error"}}` is the last line. Without it, the listing was cut off. `began` is the listing's
+  time: instances created later may be missing. If it is `complete`, every page was read, and instances that
+  are missing from it can exist only in the `failed_scopes` (sorted, each `zones/Z`). `invalid` counts the
+  instances left out because a name or a label cannot be stored and shown. `error` is null or
+  `{"reason", "message"}`. Reasons are forbidden, api_disabled, rate_limited, unavailable, not_found,
+  credentials, malformed (the answer is not a list of instances), partial (something other than a zone is
+  missing), memory, other.
 
-It ends with 0 if the listing is complete, else with 1; so too where `--pages` left pages unread, with no
-error.
+The exit code is 0 if the listing is complete, else 1. With `--pages`, it is 1 without an error if pages are
+left.
 
 https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
 """
-# ruff: noqa: E402 - what comes before the imports makes them cheaper
+# ruff: noqa: E402 - the code before the imports makes them cheaper
 
 import argparse
 import ctypes
@@ -42,8 +43,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeAlias
 
 
-def _import_less() -> None:
-    # The package's own __init__ imports the clients of all of Compute Engine's hundred services, and only one
+def _skip_package_init() -> None:
+    # The package's own __init__ imports the clients of all hundred services of Compute Engine, and only one
     # is needed. An empty package in its place still finds the submodules.
     spec = importlib.util.find_spec("google.cloud.compute_v1")
     if spec is None or spec.submodule_search_locations is None:
@@ -53,7 +54,7 @@ def _import_less() -> None:
     sys.modules[spec.name] = package
 
 
-_import_less()
+_skip_package_init()
 
 from google.api_core.exceptions import BadRequest, GoogleAPICallError, NotFound, RetryError, Unauthorized
 from google.api_core.retry import Retry
@@ -64,18 +65,18 @@ from google.cloud.compute_v1.services.instances.transports import InstancesRestT
 from google.cloud.compute_v1.types import AggregatedListInstancesRequest, InstanceAggregatedList
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 
-from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL
+from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL, is_spot
 from app.gcp.values import UNPRINTABLE, epoch_seconds, is_valid_text
 
 if TYPE_CHECKING:
     from requests import PreparedRequest
 
 _Page: TypeAlias = Any
-"""An InstanceAggregatedList as protobuf has it: proto-plus wraps each field at each reading, and is slow."""
+"""An InstanceAggregatedList of protobuf, because proto-plus wraps each field at each access and is slow."""
 _Instance: TypeAlias = Any
 
-# Nodes, and Spot instances that are none, in one listing: so none is named twice, and all of it speaks for
-# one moment. The syntax is AIP-160's, as documented for the parameter. Only a saving: see `_entry`.
+# Nodes and other Spot VMs, in one listing: no instance comes twice, and all are of the same time. The syntax
+# is that of AIP-160, as documented for the parameter. The filter only saves traffic: see `_entry`.
 _FILTER: Final = " OR ".join(
     (
         f"(labels.{CLUSTER}:*)",
@@ -90,7 +91,7 @@ _FIELDS: Final = (
     "items/*/instances(name,id,machineType,status,creationTimestamp,lastStartTimestamp,labels,"
     "scheduling(preemptible,provisioningModel))"
 )
-# The request class has neither; the service has both.
+# The request class has neither of them; the service has both.
 _PARAMETERS: Final = {"returnPartialSuccess": "true", "fields": _FIELDS}
 
 _MAX_RESULTS: Final = 500
@@ -106,7 +107,7 @@ _RATE_LIMITS: Final = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "
 _DISABLED: Final = frozenset({"accessNotConfigured", "SERVICE_DISABLED"})
 
 _MESSAGES: Final[Mapping[str, str]] = {
-    "forbidden": "listing the instances of project {project} is forbidden: it takes the permission "
+    "forbidden": "listing the instances of project {project} is forbidden: it needs the permission "
     "compute.instances.list (role roles/compute.viewer, or a custom one): {detail}",
     "api_disabled": "the Compute Engine API is not enabled in project {project}: "
     "enable compute.googleapis.com there: {detail}",
@@ -114,13 +115,13 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "unavailable": "the Compute Engine API does not answer for project {project}: {detail}",
     "not_found": "there is no project {project}, or it cannot be seen: {detail}",
     "credentials": "no usable Google Cloud credentials for project {project}: {detail}",
-    "malformed": "what answers for project {project} is no list of instances: {detail}",
-    "partial": "the listing of project {project} is missing something that is no zone: {detail}",
-    "memory": "listing project {project} takes more memory than it may use",
+    "malformed": "the answer for project {project} is not a list of instances: {detail}",
+    "partial": "the listing of project {project} is incomplete; missing: {detail}",
+    "memory": "listing project {project} needs more memory than its limit",
     "other": "listing project {project} failed: {detail}",
 }
 
-# Variables whose values the libraries quote in their errors; the name serves an operator better.
+# The libraries quote the values of these variables in their errors. Messages show the names instead.
 _QUOTED: Final = (
     "GOOGLE_APPLICATION_CREDENTIALS",
     "REQUESTS_CA_BUNDLE",
@@ -133,19 +134,19 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def main() -> int:
-    """List as the arguments say; gives the exit code."""
+    """List by the arguments and return the exit code."""
     options = parsed(sys.argv[1:])
     if options.parent:
         _end_with(options.parent)
     os.nice(options.nice)
     _limit_memory(options.memory_mib)
     gc.freeze()
-    # Python's own has no buffer under PYTHONUNBUFFERED, and a write without one may be of a part.
-    stream = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - for as long as the process lives
+    # sys.stdout has no buffer under PYTHONUNBUFFERED, and a write without a buffer can be partial.
+    stream = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - open until the process ends
     try:
         return list_instances(options, stream)
     except BrokenPipeError:
-        # Nobody reads any more.
+        # The reader has closed the pipe.
         return 1
 
 
@@ -156,22 +157,24 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--project", required=True)
     parser.add_argument(
-        "--endpoint", default="", help="another Compute API; with http:// without credentials"
+        "--endpoint", default="", help="another Compute API; without credentials if it begins with http://"
     )
-    parser.add_argument("--pages", type=int, default=0, help="stop after so many; 0: all")
-    parser.add_argument("--parent", type=int, default=0, help="a process id: end when it does")
-    parser.add_argument("--memory-mib", type=int, default=256, help="data it may hold; 0: no limit")
-    parser.add_argument("--nice", type=int, default=10, help="how much to yield to other processes")
-    parser.add_argument("--patience", type=float, default=90, help="seconds in which to get a page")
-    parser.add_argument("--answer-seconds", type=float, default=30, help="how long one request may take")
-    parser.add_argument("--backoff", type=float, default=1, help="seconds before the first retry, at most")
+    parser.add_argument("--pages", type=int, default=0, help="the number of pages to read; 0: all")
+    parser.add_argument("--parent", type=int, default=0, help="a process id: end when this process ends")
+    parser.add_argument("--memory-mib", type=int, default=256, help="limit of its data; 0: no limit")
+    parser.add_argument("--nice", type=int, default=10, help="added to the niceness")
+    parser.add_argument("--page-seconds", type=float, default=90, help="timeout of a page with its retries")
+    parser.add_argument("--answer-seconds", type=float, default=30, help="timeout of a request")
+    parser.add_argument(
+        "--backoff", type=float, default=1, help="maximum delay before the first retry, in seconds"
+    )
     return parser.parse_args(arguments)
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however it ends.
+    """Have the kernel kill this process when its parent ends for any reason.
 
-    Strictly, when the thread that started it does: a server starts it from one that lives as long as itself.
+    In fact, when the thread that started it ends. A server's thread must live as long as the server.
     """
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
@@ -180,8 +183,8 @@ def _end_with(parent: int) -> None:
 
 
 def _limit_memory(mib: int) -> None:
-    # Private writable memory, which is what an out-of-memory kill is about. RLIMIT_AS would count mapped
-    # libraries and reserved addresses too, which differ from machine to machine.
+    # Private writable memory, as for an out-of-memory kill. RLIMIT_AS would also count mapped libraries and
+    # reserved addresses, which differ between machines.
     if mib:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = mib * 2**20 if hard == resource.RLIM_INFINITY else min(mib * 2**20, hard)
@@ -193,7 +196,7 @@ def list_instances(
 ) -> int:
     """Write the listing's lines to the stream and return the exit code.
 
-    `clock` gives seconds. Raises BrokenPipeError if nobody reads the stream any more.
+    `clock` returns seconds. Raises BrokenPipeError if the reader has closed the stream.
     """
     listing = _Listing(stream, clock)
     failure: _Failure | None = None
@@ -201,10 +204,10 @@ def list_instances(
         listing.read(_pages(options, listing.retrying), limit=options.pages)
     except BrokenPipeError:
         raise
-    except Exception as exc:  # noqa: BLE001 - the edge of the process: the summary says what it was
+    except Exception as exc:  # noqa: BLE001 - the edge of the process: the summary has the reason
         failure = _failure(exc, options.project)
-    if failure is None and listing.lost:
-        failure = _failed("partial", options.project, ", ".join(sorted(listing.lost)))
+    if failure is None and listing.unlistable:
+        failure = _failed("partial", options.project, ", ".join(sorted(listing.unlistable)))
     return listing.end(failure)
 
 
@@ -214,19 +217,19 @@ class _Failure(NamedTuple):
 
 
 class _NotAListError(Exception):
-    """A successful answer that is something else: a proxy's page, an empty object."""
+    """A successful answer that is not a list: a proxy's page, an empty object."""
 
 
 class _Listing:
-    """What was read of a project so far, written as it was read."""
+    """The instances of a project that were read so far, written as they are read."""
 
     def __init__(self, stream: BinaryIO, clock: Callable[[], float]) -> None:
-        self.lost: set[str] = set()
+        self.unlistable: set[str] = set()
         self._stream = stream
         self._clock = clock
         self._began = time.time()
         self._started = self._reported = clock()
-        self._pages = self._instances = self._unfit = 0
+        self._pages = self._instances = self._invalid = 0
         self._failed: set[str] = set()
         self._complete = False
 
@@ -253,7 +256,7 @@ class _Listing:
             "failed_scopes": sorted(self._failed),
             "pages": self._pages,
             "instances": self._instances,
-            "unfit": self._unfit,
+            "invalid": self._invalid,
             "seconds": self._seconds(),
             "peak_rss_mib": _peak_rss_mib(),
             "error": failure and failure._asdict(),
@@ -277,14 +280,14 @@ class _Listing:
                 if entry.is_valid():
                     yield _encode(entry)
                 else:
-                    self._unfit += 1
+                    self._invalid += 1
 
     def _fail(self, scope: str) -> None:
         zone = _ZONE.fullmatch(scope)
         if zone:
             self._failed.add(f"zones/{zone[1]}")
         else:
-            self.lost.add(scope)
+            self.unlistable.add(scope)
 
     def _report(self, retrying: str | None) -> None:
         self._reported = self._clock()
@@ -305,7 +308,7 @@ class _Listing:
 
 
 class _Entry(NamedTuple):
-    """An instance's line; a tuple, so that it is encoded as an array."""
+    """An instance's line; a tuple, because JSON encodes it as an array."""
 
     zone: str
     name: str
@@ -327,18 +330,20 @@ class _Entry(NamedTuple):
 
 
 def _entry(instance: _Instance, zone: str) -> _Entry | None:
-    """What an instance is, by what it carries: a server may take a filter for a hint. None: not our business.
+    """Return an instance's line; None if it is neither a node nor a Spot VM.
 
-    As the audit log's inserts are read: an old node has `goog-gke-node` and no cluster's name, and a legacy
-    preemptible instance has no provisioning model and counts as Spot.
+    The filter is not enough, because a server may ignore it. As in the audit log, an old node has the label
+    `goog-gke-node` and no cluster's name.
     """
     labels, scheduling = instance.labels, instance.scheduling
     identity = (zone, instance.name, str(instance.id or ""))
     cluster = labels.get(CLUSTER)
-    spot = (
-        scheduling.preemptible
-        or scheduling.provisioning_model == "SPOT"
-        or labels.get(PROVISIONING_MODEL) == "spot"
+    spot = bool(
+        is_spot(
+            preemptible=scheduling.preemptible,
+            provisioning_model=scheduling.provisioning_model,
+            label=labels.get(PROVISIONING_MODEL),
+        )
     )
     if not cluster and GKE_NODE not in labels:
         return _Entry(*identity, is_node=False) if spot else None
@@ -357,31 +362,34 @@ def _entry(instance: _Instance, zone: str) -> _Entry | None:
 
 
 def _pages(options: argparse.Namespace, on_retry: Callable[[Exception], None]) -> Iterator[_Page]:
-    """Every page, each tried until it is there: a retry repeats a page, not the listing."""
+    """Yield every page; a retry repeats a page, not the listing."""
     transport = _transport(options.endpoint)
     client = InstancesClient(transport=transport)
     retry = Retry(
         predicate=_is_transient,
         initial=options.backoff,
         maximum=15 * options.backoff,
-        timeout=options.patience,
+        timeout=options.page_seconds,
         on_error=on_retry,
     )
     fetch = retry(partial(_fetch, client, options.answer_seconds))
     request = AggregatedListInstancesRequest(
         project=options.project, max_results=_MAX_RESULTS, filter=_FILTER
     )
-    # Filter and fields are savings: a server that does not know them so can still be listed in full.
-    savings: list[Callable[[], None]] = [transport.parameters.clear, partial(delattr, request, "filter")]
+    # Filter and fields only save traffic. A server that refuses them can still be listed without them.
+    optional_parameters: list[Callable[[], None]] = [
+        transport.parameters.clear,
+        partial(delattr, request, "filter"),
+    ]
     while True:
         try:
             page = fetch(request)
         except BadRequest as exc:
-            # Not later: page tokens belong to a query.
-            if request.page_token or not savings:
+            # Only before the first page: page tokens belong to a query.
+            if request.page_token or not optional_parameters:
                 raise
-            _log.warning("the query was refused, asking a plainer one: %s", _detail(exc))
-            savings.pop()()
+            _log.warning("the query was refused, trying a simpler one: %s", _detail(exc))
+            optional_parameters.pop()()
             continue
         yield page
         if not page.next_page_token:
@@ -390,21 +398,21 @@ def _pages(options: argparse.Namespace, on_retry: Callable[[Exception], None]) -
 
 
 def _fetch(client: InstancesClient, timeout: float, request: AggregatedListInstancesRequest) -> _Page:
-    """The page that the request asks for: the pager's first, so that a retry includes the check of it."""
+    """Return the page of this request: the pager's first page, so that a retry includes its check."""
     pager = client.aggregated_list(request=request, retry=None, timeout=timeout)
     page = InstanceAggregatedList.pb(next(pager.pages))
-    # An empty object reads as a page without instances, and would be taken for the end of the fleet.
+    # An empty object would be read as a page without instances, and so as the end of the fleet.
     if page.kind != "compute#instanceAggregatedList" and not page.items:
         raise _NotAListError("no kind and no items")
     if page.next_page_token and page.next_page_token == request.page_token:
-        raise _NotAListError("the page after this is this")
+        raise _NotAListError("the next page is this page")
     return page
 
 
 class _Transport(InstancesRestTransport):
-    """The library's, with query parameters that its request class does not have."""
+    """The library's transport, with query parameters that its request class does not have."""
 
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - the base's own
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - the base class's arguments
         super().__init__(**arguments)
         self.parameters = dict(_PARAMETERS)
         self._session.auth = self._add_parameters
@@ -435,7 +443,7 @@ def _reason(error: BaseException) -> str:
     return _refusal(error) if isinstance(error, GoogleAPICallError) else "other"
 
 
-# All of requests' exceptions are OSErrors; google-auth's own OSError is about credentials.
+# Every exception of requests is an OSError; google-auth's own OSError is about credentials.
 _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
     ((GoogleAuthError, Unauthorized), "credentials"),
     ((NotFound,), "not_found"),
@@ -446,7 +454,7 @@ _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
 
 
 def _refusal(error: GoogleAPICallError) -> str:
-    # A 403 can be a lacking permission, a disabled API, or no more than haste.
+    # A 403 can be a missing permission, a disabled API, or a rate limit.
     code = int(error.code or 0)
     slugs = {str(item.get("reason")) for item in error.errors if isinstance(item, dict)} | {str(error.reason)}
     if code == 429 or slugs & _RATE_LIMITS:  # noqa: PLR2004 - an HTTP status
@@ -472,7 +480,7 @@ def _failed(reason: str, project: str, detail: str) -> _Failure:
 def _detail(error: BaseException) -> str:
     cause = error.cause if isinstance(error, RetryError) and error.cause else error
     text = cause.message if isinstance(cause, GoogleAPICallError) else f"{type(cause).__name__}: {cause}"
-    # The libraries' texts have a URL in them that is longer than the rest.
+    # The libraries' messages have a URL in them that is longer than the rest.
     text = _LONG_URL.sub("", str(text))
     for name in _QUOTED:
         if value := os.environ.get(name):
@@ -481,7 +489,7 @@ def _detail(error: BaseException) -> str:
 
 
 def _peak_rss_mib() -> float:
-    # Not getrusage's maximum, which begins with what the parent held when it forked.
+    # Not the maximum of getrusage, which includes the parent's memory at the fork.
     status = Path("/proc/self/status").read_text()
     peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     return round(int(peak[1]) / 1024, 1) if peak else 0.0

@@ -1,7 +1,7 @@
-"""The environment's part in outgoing calls: the proxy, and the certificate authorities.
+"""The proxy and the certificate authorities of outgoing calls, by the environment's variables.
 
-The libraries read the same variables, but each differently, and some end with a trace at a value that they do
-not know. https://curl.se/docs/manpage.html#ENVIRONMENT
+The libraries read the same variables, but each differently, and some raise unexpected errors for values that
+they do not know. https://curl.se/docs/manpage.html#ENVIRONMENT
 """
 
 import ipaddress
@@ -21,9 +21,9 @@ _METADATA: Final = ("metadata.google.internal", "169.254.169.254")
 """Google's metadata server answers only the machine itself."""
 _CA_BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PROXY_SCHEMES: Final = ("http", "https")
-# The first two are of no use here, and Google's libraries stop at a value that they do not know.
+# The first two have no use here, and Google's libraries fail at values that they do not know.
 # The third writes every answer to stderr.
-_PASSED_OVER: Final = frozenset(
+_REMOVED: Final = frozenset(
     {
         "GOOGLE_API_USE_MTLS_ENDPOINT",
         "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
@@ -52,7 +52,7 @@ def proxy_for(url: str) -> str | None:
 def environment_trust() -> ssl.SSLContext | None:
     """Return a context that trusts SSL_CERT_FILE or SSL_CERT_DIR. None: neither is set.
 
-    Raises StartError if the variable names something that is not there.
+    Raises StartError if the variable names a file or a folder that does not exist.
     """
     if file := os.environ.get("SSL_CERT_FILE"):
         return _load("SSL_CERT_FILE", file)
@@ -76,9 +76,13 @@ def child_environment(url: str) -> Mapping[str, str]:
         if value and url.startswith("https:") and not Path(value).is_dir():
             _load(name, value)
     named = getproxies_environment().get("no", "")
-    # requests knows the asterisk only alone.
-    exempt = "*" if _all(named.split(",")) else ",".join(filter(None, [named, *_NEVER_PROXIED, *_METADATA]))
-    environment = {name: value for name, value in os.environ.items() if name not in _PASSED_OVER}
+    # requests knows the asterisk only if nothing else is named.
+    exempt = (
+        "*"
+        if _exempts_all(named.split(","))
+        else ",".join(filter(None, [named, *_NEVER_PROXIED, *_METADATA]))
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in _REMOVED}
     if not environment.get(_UNIVERSE):
         environment.pop(_UNIVERSE, None)
     return environment | {"NO_PROXY": exempt, "no_proxy": exempt}
@@ -90,11 +94,11 @@ def _matches(host: str, exempt: Sequence[str]) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         names = (entry.strip().lower().removeprefix("*").lstrip(".") for entry in exempt)
-        return any(f".{host}".endswith(f".{name}") for name in names if name) or _all(exempt)
-    return _all(exempt) or any(address in network for network in map(_network, exempt) if network)
+        return any(f".{host}".endswith(f".{name}") for name in names if name) or _exempts_all(exempt)
+    return _exempts_all(exempt) or any(address in network for network in map(_network, exempt) if network)
 
 
-def _all(exempt: Sequence[str]) -> bool:
+def _exempts_all(exempt: Sequence[str]) -> bool:
     return any(entry.strip() == "*" for entry in exempt)
 
 
@@ -106,8 +110,8 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
 
 
 def _variable(name: str, value: str) -> str:
-    # urllib takes the name in any case.
-    return next((set_ for set_ in os.environ if set_.lower() == name and os.environ[set_] == value), name)
+    # urllib accepts the name in any case.
+    return next((key for key in os.environ if key.lower() == name and os.environ[key] == value), name)
 
 
 def _usable(value: str, variable: str) -> str:
@@ -118,7 +122,7 @@ def _usable(value: str, variable: str) -> str:
     except ValueError:
         usable = False
     if not usable or not url.isprintable() or " " in url:
-        # Without the value: it may hold a password.
+        # Without the value, which may have a password.
         raise StartError(f"{variable}: should be the URL of a proxy: http://host:port or https://host:port")
     return url
 
@@ -128,6 +132,6 @@ def _load(variable: str, file: str) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cafile=file)
     except (OSError, ValueError) as exc:
-        said = "is not a file of PEM certificates" if isinstance(exc, ssl.SSLError) else "cannot be read"
-        raise StartError(f"{variable}: the file {said}; correct the variable or remove it") from None
+        fault = "is not a file of PEM certificates" if isinstance(exc, ssl.SSLError) else "cannot be read"
+        raise StartError(f"{variable}: the file {fault}; correct the variable or remove it") from None
     return context

@@ -1,6 +1,6 @@
-"""A project's fleet, as a child process lists it (see `app.gcp.compute`): started, read in slices, and ended.
+"""The listing of a project's fleet by a child process, `app.gcp.compute`: its start, its lines, its end.
 
-The client library costs more memory than the rest of the exporter, and its parsing would hold up requests.
+The client library needs more memory than the rest of the exporter, and its parsing would delay requests.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ FAILURES: Final = (
     *("forbidden", "api_disabled", "rate_limited", "unavailable", "not_found", "credentials", "malformed"),
     *("partial", "memory", "other", "deadline", "cut_off", "store"),
 )
-"""Why a fleet can be listed badly or not at all: the child's reasons, and those met on this side."""
+"""The reasons of a failed or partial listing: the child's, and those of the exporter itself."""
 PAGE_SECONDS: Final = 90.0
 MEMORY_MIB: Final = 256
 _CHUNK_BYTES: Final = 1 << 16
-_LAST_BYTES: Final = 1 << 13
+_MAX_STDERR_BYTES: Final = 1 << 13
 _HOME: Final = str(Path(__file__).parents[2])
 _COMPUTE: Final = "https://compute.googleapis.com"
 
@@ -37,41 +37,41 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """Lines of instances, not parsed yet: that is left to the thread that uses them."""
+class Lines:
+    """Lines of instances. The thread that uses them parses them, with `parse_lines`."""
 
     lines: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a listing is."""
+    """The progress of a listing."""
 
     pages: int
     instances: int
     seconds: float
     retrying: str | None
-    """Why the last request is being repeated; None while all goes well."""
+    """The reason to repeat the last request; None if it is not being repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a listing ended."""
+    """The end of a listing."""
 
     complete: bool
     failed_zones: frozenset[str]
-    """Zones of which the listing says nothing, though it is complete otherwise."""
+    """Zones that could not be read. The listing can still be complete."""
     pages: int
     instances: int
-    unfit: int
-    """Instances left out because they could not be stored or shown."""
+    invalid: int
+    """Instances left out because they cannot be stored and shown."""
     peak_rss_mib: float
     reason: str
-    """Why it is not complete; "" where nothing failed."""
+    """One of FAILURES, or "" if nothing failed."""
     message: str
 
 
-Part: TypeAlias = Slice | Progress | Summary
+Part: TypeAlias = Lines | Progress | Summary
 
 
 async def list_fleet(
@@ -79,19 +79,19 @@ async def list_fleet(
     *,
     endpoint: str,
     deadline_seconds: float,
-    slice_size: int,
+    max_lines: int,
     page_seconds: float = PAGE_SECONDS,
     pages: int = 0,
     memory_mib: int = MEMORY_MIB,
 ) -> AsyncGenerator[Part, None]:
-    """The parts of a project's listing, the summary last; `pages`: how many to read at most, 0 for all.
+    """Yield the parts of a project's listing, the summary last.
 
-    `page_seconds`: how long a page is tried to get; `memory_mib`: to which the child keeps itself. Raises
-    InventoryUnavailableError for a listing that was cut off. Close it (`contextlib.aclosing`): the child does
-    not outlive it.
+    `max_lines` is the limit of a part's lines, `page_seconds` the timeout of a page with its retries, `pages`
+    the number of pages to read (0: all), `memory_mib` the child's own limit of memory. Close the generator
+    (`contextlib.aclosing`) to end the child. Raises InventoryUnavailableError if the listing is cut off.
     """
     command = [sys.executable, "-P", "-m", "app.gcp.compute", "--project", project, "--endpoint", endpoint]
-    command += ["--pages", str(pages), "--patience", str(page_seconds), "--parent", str(os.getpid())]
+    command += ["--pages", str(pages), "--page-seconds", str(page_seconds), "--parent", str(os.getpid())]
     command += ["--memory-mib", str(memory_mib)]
     until = asyncio.get_running_loop().time() + deadline_seconds
     try:
@@ -99,17 +99,17 @@ async def list_fleet(
     except StartError as exc:
         raise InventoryUnavailableError("other", str(exc)) from exc
     async with _child(command, environment) as child:
-        waiting: list[bytes] = []
+        unsent: list[bytes] = []
         try:
             async with aclosing(_lines(child.stdout, until)) as lines:
                 async for line in lines:
                     if line.startswith(b"["):
-                        waiting.append(line)
-                        if len(waiting) < slice_size:
+                        unsent.append(line)
+                        if len(unsent) < max_lines:
                             continue
-                    if waiting:
-                        yield Slice(waiting)
-                        waiting = []
+                    if unsent:
+                        yield Lines(unsent)
+                        unsent = []
                     if line.startswith(b"{"):
                         part = _part(line)
                         yield part
@@ -120,33 +120,33 @@ async def list_fleet(
                 "deadline", f"listing project {project} took longer than {deadline_seconds:g} s"
             ) from None
         raise InventoryUnavailableError(
-            "cut_off", f"listing project {project} ended without its summary: {await child.last_words()}"
+            "cut_off", f"listing project {project} ended without its summary: {await child.exit_report()}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """The child at work."""
+    """The running child."""
 
     process: asyncio.subprocess.Process
     stdout: asyncio.StreamReader
     stderr: "asyncio.Task[bytes]"
 
-    async def last_words(self) -> str:
-        """How it ended, once it has, and the last line that it wrote on stderr."""
+    async def exit_report(self) -> str:
+        """Wait for the child's end; return its exit code or signal, and the last line of its stderr."""
         status = await self.process.wait()
-        *_, last = (await self.stderr).decode(errors="replace").splitlines() or ["it said nothing"]
+        *_, last = (await self.stderr).decode(errors="replace").splitlines() or ["nothing on stderr"]
         return f"exit code {status}: {last}" if status >= 0 else f"signal {-status}: {last}"
 
     async def end(self) -> None:
-        """Kill it, whatever it does, and close its pipes."""
+        """Kill the child and close its pipes."""
         with suppress(ProcessLookupError):
             self.process.kill()
-        # To their ends, or they stay open.
+        # A pipe that is not read to its end stays open.
         while await self.stdout.read(_CHUNK_BYTES):
             pass
-        if said := (await self.stderr).decode(errors="replace").strip():
-            _log.warning("the listing's process has said", extra={"said": said})
+        if stderr := (await self.stderr).decode(errors="replace").strip():
+            _log.warning("the listing's process wrote to stderr", extra={"stderr": stderr})
         await self.process.wait()
 
 
@@ -156,12 +156,12 @@ async def _child(command: Sequence[str], environment: Mapping[str, str]) -> Asyn
     try:
         yield await asyncio.shield(starting)
     finally:
-        # One that was to be cancelled while it started would live on, with nobody to reap it.
+        # Shielded, because a child whose start was cancelled would live on, and nothing would reap it.
         await (await starting).end()
 
 
 async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Child:
-    # Found where this package is, and not in whatever folder the exporter was started.
+    # The child imports this package from where it is, not from the folder in which the exporter was started.
     path = os.pathsep.join(filter(None, [_HOME, os.environ.get("PYTHONPATH")]))
     try:
         process = await asyncio.create_subprocess_exec(
@@ -170,7 +170,7 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Chi
             stdout=PIPE,
             stderr=PIPE,
             env={**environment, "PYTHONPATH": path},
-            # A terminal's Ctrl-C is for the exporter, which ends the child.
+            # A terminal's Ctrl-C must reach the exporter only, which then ends the child.
             start_new_session=True,
         )
     except OSError as exc:
@@ -181,21 +181,18 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Chi
 
 
 async def _end_of(stream: asyncio.StreamReader) -> bytes:
-    """The last of all that comes, and no more than is worth a log line."""
-    said = b""
+    """Read the stream to its end and return the last bytes, as many as a log line should have."""
+    end = b""
     while chunk := await stream.read(_CHUNK_BYTES):
-        said = (said + chunk)[-_LAST_BYTES:]
-    return said
+        end = (end + chunk)[-_MAX_STDERR_BYTES:]
+    return end
 
 
 async def _lines(stream: asyncio.StreamReader, until: float) -> AsyncGenerator[bytes, None]:
-    """The complete lines that come until that time of the loop, then TimeoutError.
-
-    A last one that was cut off is none.
-    """
+    """Yield the stream's complete lines; raise TimeoutError at that time of the loop."""
     rest = b""
     while True:
-        # Around each reading: one around all would cancel whoever uses the lines.
+        # For each read: a timeout around the generator would cancel the code that uses the lines.
         async with asyncio.timeout_at(until):
             chunk = await stream.read(_CHUNK_BYTES)
         if not chunk:
@@ -207,38 +204,38 @@ async def _lines(stream: asyncio.StreamReader, until: float) -> AsyncGenerator[b
 
 def _part(line: bytes) -> Progress | Summary:
     try:
-        return _told(json.loads(line))
+        return _parse_report(json.loads(line))
     except (ValueError, KeyError, TypeError) as exc:
         raise InventoryUnavailableError(
-            "malformed", "the listing's process has said what it should not"
+            "malformed", "the listing's process wrote a line that is not valid"
         ) from exc
 
 
-def _told(told: Mapping[str, Any]) -> Progress | Summary:
-    if (progress := told.get("progress")) is not None:
+def _parse_report(raw: Mapping[str, Any]) -> Progress | Summary:
+    if (progress := raw.get("progress")) is not None:
         return Progress(**progress)
-    summary = told["summary"]
+    summary = raw["summary"]
     error = summary["error"] or {"reason": "", "message": ""}
     return Summary(
         complete=summary["complete"],
         failed_zones=frozenset(scope.removeprefix("zones/") for scope in summary["failed_scopes"]),
         pages=summary["pages"],
         instances=summary["instances"],
-        unfit=summary["unfit"],
+        invalid=summary["invalid"],
         peak_rss_mib=summary["peak_rss_mib"],
         reason=error["reason"],
         message=error["message"],
     )
 
 
-def listed_of(project: str, lines: Sequence[bytes]) -> list[Listed]:
-    """The instances that lines of the project's listing tell of."""
-    return [_listed(project, told) for told in json.loads(b"[" + b",".join(lines) + b"]")]
+def parse_lines(project: str, lines: Sequence[bytes]) -> list[Listed]:
+    """Return the instances in lines of the project's listing."""
+    return [_parse_instance(project, raw) for raw in json.loads(b"[" + b",".join(lines) + b"]")]
 
 
-def _listed(project: str, told: Sequence[Any]) -> Listed:
-    zone, name, instance_id, is_node, cluster, location, pool, machine_type = told[:8]
-    spot, status, created_at, started_at = told[8:]
+def _parse_instance(project: str, raw: Sequence[Any]) -> Listed:
+    zone, name, instance_id, is_node, cluster, location, pool, machine_type = raw[:8]
+    spot, status, created_at, started_at = raw[8:]
     cluster = shown_cluster(cluster) if cluster else UNKNOWN
     node = Node(cluster, location or UNKNOWN, pool or UNKNOWN, machine_type or UNKNOWN)
     return Listed(

@@ -163,7 +163,7 @@ def _parse(authorization: str) -> _Token:
     bearer = _BEARER.fullmatch(authorization)
     if bearer is None:
         raise NotAuthenticatedError("the Authorization header is not a bearer token")
-    # google-auth 2.63.0 passes over padding and characters that are not base64url.
+    # google-auth 2.63.0 accepts padding too.
     parts = _JWT.fullmatch(bearer[1])
     if parts is None:
         raise NotAuthenticatedError("the bearer token is not a JWT")

@@ -26,17 +26,17 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9._/-]*/[A-Za-z0-9]+")
 
 @value
 class PushMessage:
-    """A delivered message: its data, and what Pub/Sub says of it."""
+    """A delivered message: its data, and Pub/Sub's own fields."""
 
     data: bytes
     message_id: str = ""
-    """Unique in its topic; "" for an unwrapped message without metadata."""
+    """Unique in its topic; "" if an unwrapped message has no metadata."""
     subscription: str = ""
-    """As sent, usually `projects/P/subscriptions/S`; "" where the delivery does not name it."""
+    """As sent, usually `projects/P/subscriptions/S`; "" if the delivery does not name it."""
     publish_time: str = ""
     """As sent."""
     dead_letter_source: str = ""
-    """The subscription that gave the message up, on a replay from its dead-letter topic."""
+    """The subscription that dead-lettered the message, if this is a replay; else ""."""
 
     @property
     def published_at(self) -> float | None:
@@ -45,7 +45,7 @@ class PushMessage:
 
     @property
     def key(self) -> str:
-        """What tells the message from others when its data does not: printable, and without spaces."""
+        """A key for messages whose data has none: printable, without spaces."""
         if not self.message_id:
             return f"sha256:{sha256(self.data).hexdigest()}"
         key = f"{self.subscription}/{self.message_id}"
@@ -55,10 +55,11 @@ class PushMessage:
 
 
 def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:
-    """The message that a push request delivers; the headers, as ASGI gives them, matter to an unwrapped one.
+    """Return the message that a push request delivers.
 
-    Raises MalformedEnvelopeError for what is neither an envelope nor a log entry, and MalformedEntryError
-    for an envelope whose data cannot be a log entry.
+    `headers` are as ASGI gives them; an unwrapped message has its metadata there.
+    Raises MalformedEnvelopeError if the body is neither an envelope nor a log entry, and MalformedEntryError
+    if the envelope's data cannot be a log entry.
     """
     try:
         envelope = _read_envelope(body)
@@ -77,12 +78,12 @@ def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Pus
 
 
 def same_subscription(named: str, configured: str) -> bool:
-    """Whether two names, each full or short, mean the same subscription: only the last part counts."""
+    """Return True if two names, each full or short, have the same last part."""
     return named.rpartition("/")[2] == configured.rpartition("/")[2]
 
 
 class _Metadata(TypedDict, total=False):
-    """What is read of an envelope besides its data."""
+    """The fields that are read from an envelope, without its data."""
 
     message_id: Annotated[str | None, path("message", "messageId")]
     old_message_id: Annotated[str | None, path("message", "message_id")]
@@ -92,8 +93,8 @@ class _Metadata(TypedDict, total=False):
     subscription: str | None
 
 
-# Decoded by the parser, without a string in between. As protobuf's JSON has it, the
-# alphabet may be either one and the padding may be missing; anything else is refused.
+# The parser decodes the data itself, without a string in between. As in protobuf's JSON, both alphabets of
+# base64 are accepted, and the padding may be missing.
 @with_config(ConfigDict(val_json_bytes="base64"))
 class _Envelope(_Metadata, total=False):
     data: Annotated[bytes, path("message", "data")]
@@ -115,16 +116,16 @@ def _refusal(body: bytes) -> MalformedEnvelopeError | MalformedEntryError:
     try:
         envelope = _read_metadata(body)
     except ValidationError:
-        if _is_unfit_entry(body):
-            return MalformedEntryError("the log entry holds text or a number that cannot be stored")
-        return MalformedEnvelopeError("the body is no JSON object that fits a Pub/Sub envelope")
+        if _is_unstorable_entry(body):
+            return MalformedEntryError("the log entry has a text or a number that cannot be stored")
+        return MalformedEnvelopeError("the body is not a JSON object with the fields of a Pub/Sub envelope")
     if not _message_id(envelope):
         return MalformedEnvelopeError("the envelope's message has no message id")
     return MalformedEntryError("the message's data is not base64")
 
 
-def _is_unfit_entry(body: bytes) -> bool:
-    # Python's own parser takes lone surrogates, which pydantic's, like SQLite, does not.
+def _is_unstorable_entry(body: bytes) -> bool:
+    # Python's parser accepts lone surrogates. Pydantic's parser and SQLite do not.
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
@@ -133,8 +134,7 @@ def _is_unfit_entry(body: bytes) -> bool:
 
 
 def _unwrapped(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> PushMessage:
-    # Read a second time, without a model: only so can a field that is there be told from one that is not,
-    # and wrapped deliveries are the usual ones.
+    # Read a second time, without a model, which does not show absent fields. Most deliveries are wrapped.
     fields = from_json(body)
     if "message" in fields:
         raise MalformedEnvelopeError("the envelope's message has no message id")

@@ -16,17 +16,17 @@ _LOG_ENTRY_FIELDS: Final = frozenset({"protoPayload", "jsonPayload", "textPayloa
 
 
 def path(*names: str) -> Any:  # noqa: ANN401  # as `Field` itself: for `Annotated`
-    """Where a field stands. A path that leads through something other than an object finds nothing."""
+    """Return the annotation of a field at this path. A path through anything but objects finds nothing."""
     return Field(validation_alias=AliasPath(*names))
 
 
 def reader(wire: type[_Wire]) -> Callable[[bytes], _Wire]:
-    """Reads a JSON object; raises pydantic's ValidationError, which shows nothing of what was read.
+    """Return a function that reads a JSON object, or raises a ValidationError that does not show its input.
 
-    A dictionary, because it is made faster than a model. Paths, not nested ones: the list of what matters
-    in one place.
+    A typed dictionary is faster to make than a model. With paths instead of nested types, one list has all
+    the fields that matter.
     """
-    # Only the outermost configuration hides what was read, and an adapter gives a typed dictionary none.
+    # Only the outermost configuration hides the input, and an adapter gives a typed dictionary none.
     config = CoreConfig(hide_input_in_errors=True)
     return SchemaValidator(TypeAdapter(wire).core_schema, config).validate_json
 

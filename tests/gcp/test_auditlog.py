@@ -134,7 +134,7 @@ def test_decodes(entry: JsonObject, decoded: Decoded) -> None:
         "compute.instances.insert",
     ],
 )
-def test_an_insert_is_told_without_its_version(method: str) -> None:
+def test_an_insert_of_any_api_version_is_a_creation(method: str) -> None:
     assert decode(changed(INSERT, METHOD, method)) == CREATED
 
 
@@ -176,7 +176,7 @@ def test_other_methods_are_ignored(method: str) -> None:
         pytest.param(changed(system_event(), "resource.labels.instance_id", 5), id="id-a-number"),
     ],
 )
-def test_other_methods_are_ignored_whatever_else_they_hold(entry: JsonObject) -> None:
+def test_other_methods_are_ignored_with_fields_of_any_type(entry: JsonObject) -> None:
     assert decode(entry) == Ignored("other_method")
 
 
@@ -324,7 +324,7 @@ def test_labels(labels: object, node: tuple[str, str, str]) -> None:
         pytest.param(changed(insert(cluster=None), "split", {"totalSplits": 1}), id="one-piece"),
     ],
 )
-def test_without_a_cluster_label_it_is_no_node(entry: JsonObject) -> None:
+def test_an_instance_without_a_cluster_label_is_not_a_node(entry: JsonObject) -> None:
     assert created(entry).node is None
 
 
@@ -351,7 +351,7 @@ def test_without_a_cluster_label_it_is_no_node(entry: JsonObject) -> None:
         ),
     ],
 )
-def test_what_may_be_a_node_is_never_remembered_as_none(entry: JsonObject, decoded: Decoded) -> None:
+def test_an_instance_that_may_be_a_node_is_ignored(entry: JsonObject, decoded: Decoded) -> None:
     assert decode(entry) == decoded
 
 
@@ -567,7 +567,7 @@ def test_a_project_number_that_could_not_be_stored_is_refused() -> None:
         decode(changed(INSERT, RESOURCE_NAME, PATH.replace("shop-prod", "4" * 513)))
 
 
-def test_labels_that_are_not_looked_at_may_hold_anything() -> None:
+def test_labels_that_are_not_read_may_have_any_value() -> None:
     assert (
         decode(insert(INSTANCE, instance_id=ID, operation="operation-1", labels={"x": "\x00" * 600}))
         == CREATED
@@ -607,7 +607,7 @@ def test_one_of_our_methods_in_another_shape_is_refused(entry: JsonObject) -> No
         pytest.param(b'{"insertId": ' + b"9" * 5_000 + b"}", id="huge-integer"),
     ],
 )
-def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+def test_data_that_is_not_a_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedEntryError):
         decode_entry(data, DELIVERY, NOW)
 
@@ -675,17 +675,17 @@ def test_event_time_of_an_entry_without_times(published_at: float | None, at: fl
             1772451655.0,
             id="received-long-ago",
         ),
-        # Unwrapped, without metadata: nothing says when it was published.
+        # Unwrapped, without metadata: the publish time is not known.
         pytest.param(("2199-01-01T00:00:00Z", "2026-03-02T11:40:56.5Z"), None, 1772451656.5, id="unwrapped"),
         pytest.param(
-            ("2026-03-02T11:40:55Z", "2026-03-02T11:40:56.5Z"), None, 1772451655.0, id="unwrapped-fit"
+            ("2026-03-02T11:40:55Z", "2026-03-02T11:40:56.5Z"), None, 1772451655.0, id="unwrapped-valid"
         ),
         pytest.param(("2199-01-01T00:00:00Z", None), None, NOW, id="compared-with-now"),
         pytest.param(("1970-01-02T00:00:02.5Z", None), None, NOW + DAY, id="a-day-after-now"),
     ],
 )
 @pytest.mark.parametrize("event", [PREEMPTED, INSERT, FAILED], ids=["preempted", "insert", "failed"])
-def test_a_time_long_after_the_publication_is_not_believed(
+def test_a_time_long_after_the_publication_is_not_used(
     event: JsonObject, times: tuple[str | None, str | None], published_at: float | None, at: float
 ) -> None:
     entry = event | {"timestamp": times[0], "receiveTimestamp": times[1]}
@@ -700,7 +700,7 @@ def test_a_time_long_after_the_publication_is_not_believed(
     ("named", "shown"),
     [("unknown", "cluster:unknown"), ("other", "cluster:other"), ("others", "others"), ("", None)],
 )
-def test_a_cluster_with_a_reserved_name_is_told_apart(named: str, shown: str | None) -> None:
+def test_a_cluster_with_a_reserved_name_is_prefixed(named: str, shown: str | None) -> None:
     labels = [{"key": "goog-k8s-cluster-name", "value": named}]
 
     event = decode(changed(INSERT, LABELS, labels))
@@ -789,13 +789,13 @@ def test_different_events_have_different_keys(one: JsonObject, other: JsonObject
     ],
 )
 @pytest.mark.parametrize("path", ["operation.id", "operation.producer"])
-def test_a_key_is_short_and_printable_whatever_the_operation(path: str, text: str) -> None:
+def test_a_key_is_short_and_printable_for_any_operation(path: str, text: str) -> None:
     key = keyed(changed(INSERT, path, text))
 
     assert (key.isascii(), key.isprintable(), len(key) <= 256) == (True, True, True)
 
 
-def test_an_odd_fallback_key_is_digested() -> None:
+def test_an_unprintable_fallback_key_is_digested() -> None:
     assert keyed(cut_down(PREEMPTED), Delivered("\n" * 1000)).startswith("interrupted sha256 ")
 
 
@@ -815,7 +815,7 @@ def test_operation(operation: JsonObject, kept: str) -> None:
     assert created(operation).operation == kept
 
 
-def test_a_failure_names_its_first_entrys_operation_however_odd() -> None:
+def test_a_failure_has_the_operation_of_its_first_entry() -> None:
     odd = "x\x00" * 500
 
     assert created(changed(INSERT, "operation.id", odd)).operation == getattr(
@@ -856,7 +856,7 @@ def grafts(entry: JsonObject) -> st.SearchStrategy[JsonObject]:
     | st.builds(lambda payload: {"protoPayload": payload}, JSON)
     | JSON
 )
-def test_anything_anywhere_is_an_event_or_ignored_or_refused(entry: object) -> None:
+def test_any_value_in_any_field_gives_an_event_or_ignored_or_a_refusal(entry: object) -> None:
     with suppress(MalformedEntryError):
         assert isinstance(
             decode_entry(json.dumps(entry).encode(), DELIVERY, NOW),

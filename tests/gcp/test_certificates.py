@@ -1,4 +1,4 @@
-"""The certificates endpoint's two forms, and the errors that name its host."""
+"""The two forms of the certificates endpoint's answer, and the errors that name its host."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def jwk(**changed: object) -> dict[str, object]:
     return {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "one", "n": n, "e": e} | changed
 
 
-def test_a_json_web_key_set_gives_the_keys_of_the_certificates(server: IssuerServer) -> None:
+def test_a_json_web_key_set_gives_the_same_keys_as_certificates(server: IssuerServer) -> None:
     elliptic = {"kty": "EC", "crv": "P-256", "kid": "two", "x": "AA", "y": "AA"}
     server.body = json.dumps({"keys": [elliptic, jwk()]}).encode()
 

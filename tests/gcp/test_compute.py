@@ -1,6 +1,6 @@
 """The listing of a project with the real client library against a local Compute API.
 
-A child process runs it only where the test is about the process: its memory, its streams, its end.
+Only the tests of the process itself (its memory, its streams, its end) start a child process.
 """
 
 import io
@@ -45,7 +45,7 @@ from tests.support.process import LOOPBACK, eventually
 COMMAND: Final = (sys.executable, "-m", "app.gcp.compute")
 NO_CREDENTIALS: Final = {"NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK, "NO_GCE_CHECK": "true"}
 WITHIN: Final = 120.0
-"""Seconds after which a child process or a page counts as hanging."""
+"""Timeout of a child process and of a page, long enough for a busy machine."""
 ON_DEMAND: Final = {"preemptible": False, "provisioningModel": "STANDARD"}
 CREATED: Final = 1772366706.789
 STARTED: Final = 1772366716.123
@@ -63,7 +63,7 @@ class Listing(NamedTuple):
 
     @property
     def retries(self) -> list[tuple[int, str]]:
-        """The pages read before each retry, and its reason. A slow machine reports progress in between."""
+        """The pages read before each retry, and its reason; other progress depends on the machine's speed."""
         return [(line["pages"], line["retrying"]) for line in self.progress if line["retrying"] is not None]
 
     @property
@@ -73,7 +73,7 @@ class Listing(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the proxy and the credentials of the person who runs the tests."""
+    """Hide the proxy and the credentials of the developer."""
     for name in list(os.environ):
         if name.startswith(("GOOGLE_", "CLOUDSDK_")):
             monkeypatch.delenv(name)
@@ -87,27 +87,27 @@ def api() -> Iterator[ComputeApi]:
         yield api
 
 
-def arguments(endpoint: str, *more: str, project: str = "shop", patience: float = WITHIN) -> list[str]:
-    words = ["--project", project, "--endpoint", endpoint, "--patience", str(patience)]
+def arguments(endpoint: str, *more: str, project: str = "shop", page_seconds: float = WITHIN) -> list[str]:
+    words = ["--project", project, "--endpoint", endpoint, "--page-seconds", str(page_seconds)]
     return [*words, "--backoff", "0.001", *more]
 
 
-def command(endpoint: str, *more: str, patience: float = WITHIN) -> list[str]:
-    """The command of a child that gets its share of a busy machine."""
-    return [*COMMAND, *arguments(endpoint, "--nice", "0", *more, patience=patience)]
+def command(endpoint: str, *more: str, page_seconds: float = WITHIN) -> list[str]:
+    """Return the command of a child that is not niced, because the machine may be busy."""
+    return [*COMMAND, *arguments(endpoint, "--nice", "0", *more, page_seconds=page_seconds)]
 
 
 def run(endpoint: str, *more: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command(endpoint, *more), capture_output=True, timeout=WITHIN, check=False)
 
 
-def listed(api: ComputeApi, *more: str, project: str = "shop", patience: float = WITHIN) -> Listing:
-    """The listing that the test's own process reads."""
-    return listed_from(api.url, *more, project=project, patience=patience)
+def listed(api: ComputeApi, *more: str, project: str = "shop", page_seconds: float = WITHIN) -> Listing:
+    """List in the test's own process."""
+    return listed_from(api.url, *more, project=project, page_seconds=page_seconds)
 
 
-def listed_from(endpoint: str, *more: str, project: str = "shop", patience: float = WITHIN) -> Listing:
-    return read_here(arguments(endpoint, *more, project=project, patience=patience))
+def listed_from(endpoint: str, *more: str, project: str = "shop", page_seconds: float = WITHIN) -> Listing:
+    return read_here(arguments(endpoint, *more, project=project, page_seconds=page_seconds))
 
 
 def read_here(words: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Listing:
@@ -132,11 +132,11 @@ def listing_of(output: bytes, exit_code: int) -> Listing:
 
 
 def shop(count: int) -> list[FakeInstance]:
-    """Instances `vm-0`, `vm-1`, …."""
+    """Return instances `vm-0`, `vm-1`, …."""
     return [FakeInstance(f"vm-{index}", id=str(index + 1)) for index in range(count)]
 
 
-def test_a_fleet_is_told_instance_by_instance(api: ComputeApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_node_and_each_spot_vm_has_a_line(api: ComputeApi, caplog: pytest.LogCaptureFixture) -> None:
     old = {"goog-gke-node": ""}
     api.projects["shop"] = [
         FakeInstance("node", id="18446744073709551615", labels=node_labels("tills")),
@@ -183,13 +183,13 @@ def test_a_fleet_is_told_instance_by_instance(api: ComputeApi, caplog: pytest.Lo
         [zone, "plain-legacy", number, *no_node],
         [zone, "nameless-cluster", number, *no_node],
     ]
-    # Zones come in any order.
+    # Zones are in any order.
     assert sorted(listing.instances, key=str) == sorted(expected, key=str)
     assert listing.exit_code == 0
     assert caplog.records == []
 
 
-def test_a_server_that_ignores_the_filter_changes_nothing(api: ComputeApi) -> None:
+def test_a_listing_is_filtered_even_if_the_server_ignores_the_filter(api: ComputeApi) -> None:
     api.ignores_filters = True
     api.projects["shop"] = [
         FakeInstance("node", labels=node_labels("tills")),
@@ -201,9 +201,7 @@ def test_a_server_that_ignores_the_filter_changes_nothing(api: ComputeApi) -> No
     assert listed(api).names == ["node", "old-node", "plain-spot"]
 
 
-def test_a_server_that_refuses_the_filter_is_asked_without(
-    api: ComputeApi, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_filter_is_left_out(api: ComputeApi, caplog: pytest.LogCaptureFixture) -> None:
     api.refuses_filters = True
     api.projects["shop"] = [*shop(1), FakeInstance("plain", scheduling=ON_DEMAND)]
     listing = listed(api)
@@ -215,7 +213,7 @@ def test_a_server_that_refuses_the_filter_is_asked_without(
     assert "Invalid value for field 'filter'" in caplog.text
 
 
-def test_a_server_that_refuses_the_fields_is_asked_without(api: ComputeApi) -> None:
+def test_refused_fields_are_left_out(api: ComputeApi) -> None:
     api.projects["shop"] = shop(1)
     api.fail(error(400, "invalidParameter", "Invalid field selection"), times=2)
     listing = listed(api)
@@ -224,7 +222,7 @@ def test_a_server_that_refuses_the_fields_is_asked_without(api: ComputeApi) -> N
     assert set(api.requests[-1].query) == {"maxResults"}
 
 
-def test_a_page_refused_later_is_not_asked_for_in_another_query(api: ComputeApi) -> None:
+def test_the_query_does_not_change_after_the_first_page(api: ComputeApi) -> None:
     api.page_size = 1
     api.projects["shop"] = shop(3)
     api.fail(error(400, "invalid", "Invalid value for field 'pageToken'"), page=2)
@@ -235,7 +233,7 @@ def test_a_page_refused_later_is_not_asked_for_in_another_query(api: ComputeApi)
     assert "Invalid value for field 'pageToken'" in listing.summary["error"]["message"]
 
 
-def test_what_is_asked_for(api: ComputeApi) -> None:
+def test_the_query_asks_for_needed_fields_of_large_pages(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(501)
     listed(api)
 
@@ -255,7 +253,7 @@ def test_no_credentials_are_sent_over_http(api: ComputeApi) -> None:
 
 
 def test_every_page_is_read_even_after_empty_ones(api: ComputeApi) -> None:
-    # A filter is applied to pages of all there is: some are left with nothing.
+    # The server filters each page of all instances, so a page can be empty.
     api.page_size = 2
     api.projects["shop"] = [
         *shop(1),
@@ -268,7 +266,7 @@ def test_every_page_is_read_even_after_empty_ones(api: ComputeApi) -> None:
     assert (listing.summary["pages"], listing.summary["instances"]) == (4, 2)
 
 
-def test_the_summary_tells_of_the_listing(api: ComputeApi) -> None:
+def test_the_summary_describes_the_listing(api: ComputeApi) -> None:
     api.projects["shop"] = shop(3)
     before = time.time()
     done = run(api.url)
@@ -284,7 +282,7 @@ def test_the_summary_tells_of_the_listing(api: ComputeApi) -> None:
         "failed_scopes": [],
         "pages": 1,
         "instances": 3,
-        "unfit": 0,
+        "invalid": 0,
         "error": None,
     }
 
@@ -297,7 +295,7 @@ def test_an_empty_project_is_complete(api: ComputeApi) -> None:
     assert listing.summary["complete"]
 
 
-def test_some_pages_are_not_a_complete_listing_and_no_failure(api: ComputeApi) -> None:
+def test_a_listing_of_some_pages_is_not_complete_and_not_failed(api: ComputeApi) -> None:
     api.page_size = 2
     api.projects["shop"] = shop(5)
     listing = listed(api, "--pages", "2")
@@ -308,13 +306,13 @@ def test_some_pages_are_not_a_complete_listing_and_no_failure(api: ComputeApi) -
     assert listing.exit_code == 1
 
 
-def test_as_many_pages_as_there_are_is_a_complete_listing(api: ComputeApi) -> None:
+def test_a_listing_of_all_pages_is_complete_under_a_limit(api: ComputeApi) -> None:
     api.projects["shop"] = shop(5)
 
     assert listed(api, "--pages", "1").summary["complete"]
 
 
-def test_what_could_not_be_stored_or_shown_is_left_out_and_counted(api: ComputeApi) -> None:
+def test_an_instance_that_cannot_be_stored_and_shown_is_left_out_and_counted(api: ComputeApi) -> None:
     api.projects["shop"] = [
         FakeInstance("nul\x00"),
         FakeInstance("line-in-cluster", labels=node_labels("til\nls")),
@@ -329,11 +327,11 @@ def test_what_could_not_be_stored_or_shown_is_left_out_and_counted(api: ComputeA
     listing = listed(api)
 
     assert listing.names == ["vm-0"]
-    assert (listing.summary["instances"], listing.summary["unfit"]) == (1, 8)
+    assert (listing.summary["instances"], listing.summary["invalid"]) == (1, 8)
     assert listing.summary["complete"]
 
 
-def test_unusual_text_is_told_as_it_is(api: ComputeApi) -> None:
+def test_unusual_text_is_unchanged(api: ComputeApi) -> None:
     api.projects["shop"] = [FakeInstance("node", labels=node_labels("kassen-größe-😀", pool="p" * 512))]
 
     assert listed(api).instances[0][4:7] == ["kassen-größe-😀", "us-east1", "p" * 512]
@@ -356,7 +354,7 @@ def test_unusual_text_is_told_as_it_is(api: ComputeApi) -> None:
         pytest.param(Answer(403, b"<html>"), 3, "forbidden", "<html>", id="forbidden-by-a-proxy"),
     ],
 )
-def test_what_will_not_change_is_told_at_once(
+def test_a_permanent_failure_is_not_retried(
     api: ComputeApi, failure: Failure, page: int, reason: str, message: str
 ) -> None:
     api.page_size = 2
@@ -386,21 +384,21 @@ def test_what_will_not_change_is_told_at_once(
         pytest.param(Drop(), 1, "unavailable", "ConnectionError", id="dropped-at-once"),
         pytest.param(Drop(after_bytes=900), 3, "unavailable", "IncompleteRead", id="cut-off"),
         pytest.param(Hold(), 1, "unavailable", "timed out", id="never-answered"),
-        pytest.param(GARBAGE, 1, "malformed", "no list of instances", id="garbage-at-once"),
-        pytest.param(GARBAGE, 3, "malformed", "no list of instances", id="garbage"),
-        pytest.param(EMPTY_OBJECT, 1, "malformed", "no list of instances", id="empty-object-at-once"),
-        pytest.param(EMPTY_OBJECT, 3, "malformed", "no list of instances", id="empty-object"),
+        pytest.param(GARBAGE, 1, "malformed", "not a list of instances", id="garbage-at-once"),
+        pytest.param(GARBAGE, 3, "malformed", "not a list of instances", id="garbage"),
+        pytest.param(EMPTY_OBJECT, 1, "malformed", "not a list of instances", id="empty-object-at-once"),
+        pytest.param(EMPTY_OBJECT, 3, "malformed", "not a list of instances", id="empty-object"),
     ],
 )
-def test_what_may_pass_is_told_when_it_does_not(
+def test_a_transient_failure_ends_the_listing_if_it_lasts(
     api: ComputeApi, failure: Failure, page: int, reason: str, message: str
 ) -> None:
     api.page_size = 2
     api.projects["shop"] = shop(8)
     api.fail(failure, page=page, times=10_000)
-    # A held answer is the first: no page that is answered must come within this time.
+    # Only the first answer is held. Pages that are answered may take longer than this.
     answer_seconds = 0.1 if isinstance(failure, Hold) else WITHIN
-    listing = listed(api, "--answer-seconds", str(answer_seconds), patience=0.05)
+    listing = listed(api, "--answer-seconds", str(answer_seconds), page_seconds=0.05)
 
     assert listing.names == [f"vm-{index}" for index in range(2 * (page - 1))]
     assert listing.reason == reason
@@ -408,11 +406,11 @@ def test_what_may_pass_is_told_when_it_does_not(
     assert message in listing.summary["error"]["message"]
     assert not listing.summary["complete"]
     assert listing.exit_code == 1
-    # A single attempt can use up the patience.
+    # A single attempt can take the whole time of a page.
     assert set(listing.retries) <= {(page - 1, reason)}
 
 
-def test_what_passes_costs_no_page_and_no_beginning(api: ComputeApi) -> None:
+def test_a_retry_repeats_one_page(api: ComputeApi) -> None:
     api.page_size = 2
     api.projects["shop"] = shop(7)
     passing: dict[Failure, str] = {
@@ -443,14 +441,14 @@ def test_what_passes_costs_no_page_and_no_beginning(api: ComputeApi) -> None:
     ]
 
 
-def test_nobody_there_is_unavailable() -> None:
-    listing = listed_from(f"http://{LOOPBACK}:1", patience=0.05)
+def test_a_closed_port_is_unavailable() -> None:
+    listing = listed_from(f"http://{LOOPBACK}:1", page_seconds=0.05)
 
     assert listing.reason == "unavailable"
     assert "Connection refused" in listing.summary["error"]["message"]
 
 
-def test_without_credentials_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/nowhere")
     listing = listed_from(f"https://{LOOPBACK}:1")
 
@@ -460,7 +458,7 @@ def test_without_credentials_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert listing.exit_code == 1
 
 
-def test_an_error_is_told_in_one_plain_line(api: ComputeApi) -> None:
+def test_an_errors_message_is_one_short_printable_line(api: ComputeApi) -> None:
     api.fail(error(403, "forbidden", "no\nnot \x1b[31m" + "x" * 10_000))
     message = listed(api).summary["error"]["message"]
 
@@ -473,7 +471,7 @@ def test_a_page_that_leads_to_itself_ends_the_listing(api: ComputeApi) -> None:
     api.projects["shop"] = shop(3)
     loop = {"kind": "compute#instanceAggregatedList", "items": {}, "nextPageToken": "1"}
     api.fail(Answer(200, json.dumps(loop).encode()), page=2, times=10_000)
-    listing = listed(api, patience=0.05)
+    listing = listed(api, page_seconds=0.05)
 
     assert listing.reason == "malformed"
     assert listing.names == ["vm-0"]
@@ -497,7 +495,7 @@ def test_an_unreachable_zone_is_a_failed_scope(api: ComputeApi) -> None:
     assert listing.names == ["vm-0", "vm-1"]
 
 
-def test_a_warning_other_than_of_emptiness_is_a_failed_scope(api: ComputeApi) -> None:
+def test_a_scope_with_any_warning_but_of_emptiness_has_failed(api: ComputeApi) -> None:
     api.projects["shop"] = shop(2)
     api.scope_warnings = {
         "zones/us-east1-b": "UNREACHABLE",
@@ -510,7 +508,7 @@ def test_a_warning_other_than_of_emptiness_is_a_failed_scope(api: ComputeApi) ->
     assert listing.names == ["vm-0", "vm-1"]
 
 
-def test_what_is_missing_and_no_zone_makes_the_listing_incomplete(api: ComputeApi) -> None:
+def test_a_missing_scope_that_is_not_a_zone_makes_the_listing_incomplete(api: ComputeApi) -> None:
     api.projects["shop"] = shop(2)
     api.unreachables["shop"] = ["zones/us-east1-c", "regions/us-east1"]
     listing = listed(api)
@@ -522,7 +520,7 @@ def test_what_is_missing_and_no_zone_makes_the_listing_incomplete(api: ComputeAp
     assert listing.names == ["vm-0", "vm-1"]
 
 
-def test_a_warning_about_the_whole_makes_the_listing_incomplete(api: ComputeApi) -> None:
+def test_a_warning_of_the_whole_page_makes_the_listing_incomplete(api: ComputeApi) -> None:
     api.projects["shop"] = shop(2)
     api.warning = "PARTIAL_SUCCESS"
     listing = listed(api)
@@ -530,7 +528,7 @@ def test_a_warning_about_the_whole_makes_the_listing_incomplete(api: ComputeApi)
     assert (listing.reason, listing.exit_code) == ("partial", 1)
 
 
-def test_projects_are_told_apart(api: ComputeApi) -> None:
+def test_a_failure_of_a_project_does_not_affect_another(api: ComputeApi) -> None:
     api.projects |= {"shop": shop(2), "example.com:depot": [FakeInstance("van")]}
     api.fail(FORBIDDEN, project="shop")
 
@@ -559,7 +557,7 @@ def test_progress_is_written_at_most_once_a_second(api: ComputeApi) -> None:
     assert all(after["seconds"] - before["seconds"] >= 1 for before, after in itertools.pairwise(progress))
 
 
-def test_a_listing_that_needs_too_much_memory_says_so(api: ComputeApi) -> None:
+def test_a_listing_that_needs_too_much_memory_fails_for_that_reason(api: ComputeApi) -> None:
     page = {"kind": "compute#instanceAggregatedList", "id": "x" * 60_000_000, "items": {}}
     api.fail(Answer(200, json.dumps(page).encode()))
     done = run(api.url, "--memory-mib", "128")
@@ -569,7 +567,7 @@ def test_a_listing_that_needs_too_much_memory_says_so(api: ComputeApi) -> None:
     assert listing.summary["peak_rss_mib"] < 200
 
 
-def test_instances_are_told_page_by_page(api: ComputeApi) -> None:
+def test_instances_are_written_page_by_page(api: ComputeApi) -> None:
     api.page_size = 1
     api.projects["shop"] = shop(2)
     hold = Hold()
@@ -581,7 +579,7 @@ def test_instances_are_told_page_by_page(api: ComputeApi) -> None:
         assert json.loads(process.stdout.readline())[1] == "vm-1"
 
 
-def test_it_ends_quietly_when_nobody_reads_any_more(api: ComputeApi) -> None:
+def test_the_child_ends_quietly_when_its_reader_is_gone(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(5_000)
     with child(command(api.url)) as process:
         assert process.stdout is not None
@@ -592,7 +590,7 @@ def test_it_ends_quietly_when_nobody_reads_any_more(api: ComputeApi) -> None:
         assert process.stderr.read() == b""
 
 
-def test_it_dies_with_its_parent(api: ComputeApi) -> None:
+def test_the_child_is_killed_with_its_parent(api: ComputeApi) -> None:
     api.projects["shop"] = shop(1)
     api.fail(Hold(), times=100)
     parent = (
@@ -610,7 +608,7 @@ def test_it_dies_with_its_parent(api: ComputeApi) -> None:
         eventually(lambda: not is_running(pid), within=WITHIN, what="the child's end")
 
 
-def test_it_does_not_begin_when_its_parent_is_gone(api: ComputeApi) -> None:
+def test_the_child_does_not_begin_without_its_parent(api: ComputeApi) -> None:
     done = run(api.url, "--parent", "1")
 
     assert (done.returncode, done.stdout) == (1, b"")

@@ -1,4 +1,4 @@
-"""The environment's variables about outgoing calls: each is honoured, passed over, or named in one line."""
+"""The environment's variables for outgoing calls: each is used, removed, or named in one line."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from app.gcp.egress import child_environment, proxy_for
 
 GOOGLE = "https://www.googleapis.com/oauth2/v1/certs"
 PROXY = "http://proxy.example:3128"
-SECRET = "hunter2"  # noqa: S105 - what must not be shown
+SECRET = "hunter2"  # noqa: S105 - must not be shown
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_the_listing_reaches_loopback_and_the_metadata_server_directly(
         ("GOOGLE_CLOUD_UNIVERSE_DOMAIN", ""),
     ],
 )
-def test_what_would_end_the_listing_is_passed_over(
+def test_a_variable_at_which_the_listing_would_fail_is_removed(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)

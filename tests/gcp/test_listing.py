@@ -1,4 +1,4 @@
-"""The parent's side of a listing: the real child against a local Compute API, in uvloop as in production."""
+"""The listing of a fleet by the real child process from a local Compute API, in uvloop as in production."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ import uvloop
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.errors import InventoryUnavailableError
-from app.gcp.listing import FAILURES, Part, Progress, Slice, Summary, list_fleet, listed_of
+from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, list_fleet, parse_lines
 from tests.support.compute_api import (
     BACKEND_ERROR,
     FORBIDDEN,
@@ -38,14 +38,14 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def first_loop() -> None:
-    """The first one of a process opens what stays open."""
+    """Run one loop first: the first loop of a process opens files that stay open."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asyncio.sleep(0))
 
 
 @pytest.fixture
 def api() -> Iterator[ComputeApi]:
-    """The local API; when it has ended too, no pipe of a child's may be open."""
+    """The local API. After its end, no pipe of a child may be open."""
     before = descriptors()
     with ComputeApi() as api:
         yield api
@@ -54,34 +54,34 @@ def api() -> Iterator[ComputeApi]:
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run it to its end; nothing may be left behind: no child, no task."""
-    troubles: list[dict[str, Any]] = []
+    """Run a coroutine to its end; no child and no task may be left."""
+    errors: list[dict[str, Any]] = []
 
     async def watched() -> T:
-        asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+        asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
         try:
             return await coroutine
         finally:
-            # Reaped too: a zombie is still a child.
+            # Reaped too, because a zombie is still a child.
             assert not children()
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(watched())
-    assert not troubles
+    assert not errors
     return result
 
 
 def descriptors() -> int:
-    """How many files, pipes and sockets this process has open."""
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - some are gone before they could be looked at
+    """Return the number of files, pipes and sockets that this process has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - some are gone before they could be inspected
 
 
 def children() -> list[int]:
-    """The process ids of listings that this process has started, zombies included."""
+    """Return the ids of the child processes of this process, zombies included."""
     found: list[int] = []
     for thread in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended has none
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             found += map(int, (thread / "children").read_text().split())
     return found
 
@@ -91,7 +91,7 @@ def listing(
     project: str = "shop",
     *,
     deadline_seconds: float = 300,
-    slice_size: int = 500,
+    max_lines: int = 500,
     page_seconds: float = 60,
     pages: int = 0,
 ) -> AsyncGenerator[Part, None]:
@@ -99,7 +99,7 @@ def listing(
         project,
         endpoint=api.url,
         deadline_seconds=deadline_seconds,
-        slice_size=slice_size,
+        max_lines=max_lines,
         page_seconds=page_seconds,
         pages=pages,
     )
@@ -111,33 +111,33 @@ async def all_of(parts: AsyncGenerator[Part, None]) -> list[Part]:
 
 
 def lines_of(parts: Sequence[Part]) -> list[bytes]:
-    return [line for part in parts if isinstance(part, Slice) for line in part.lines]
+    return [line for part in parts if isinstance(part, Lines) for line in part.lines]
 
 
-def test_a_fleet_comes_in_slices_and_then_its_summary(api: ComputeApi) -> None:
+def test_a_listing_is_parts_of_lines_and_then_a_summary(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(1250)
 
-    *slices, summary = run(all_of(listing(api, slice_size=500)))
+    *parts, summary = run(all_of(listing(api, max_lines=500)))
 
-    assert [len(part.lines) for part in slices if isinstance(part, Slice)] == [500, 500, 250]
+    assert [len(part.lines) for part in parts if isinstance(part, Lines)] == [500, 500, 250]
     assert isinstance(summary, Summary)
     assert summary.complete
-    assert (summary.pages, summary.instances, summary.unfit) == (3, 1250, 0)
+    assert (summary.pages, summary.instances, summary.invalid) == (3, 1250, 0)
     assert (summary.reason, summary.message, summary.failed_zones) == ("", "", frozenset())
     assert 20 < summary.peak_rss_mib < 200
-    listed = listed_of("shop", lines_of(slices))
+    listed = parse_lines("shop", lines_of(parts))
     assert sorted(instance.name.instance for instance in listed) == sorted(f"node-{n}" for n in range(1250))
 
 
-def test_slices_are_no_larger_than_asked_for(api: ComputeApi) -> None:
+def test_a_part_has_no_more_lines_than_its_limit(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(25)
 
-    *slices, _ = run(all_of(listing(api, slice_size=10)))
+    *parts, _ = run(all_of(listing(api, max_lines=10)))
 
-    assert [len(part.lines) for part in slices if isinstance(part, Slice)] == [10, 10, 5]
+    assert [len(part.lines) for part in parts if isinstance(part, Lines)] == [10, 10, 5]
 
 
-def test_what_is_told_of_each_instance() -> None:
+def test_a_line_is_an_instance() -> None:
     lines = [
         b'["z-a","node","7",true,"tills","us","pool","e2",true,"RUNNING",100.5,200.5]',
         b'["z-b","bare","8",true,null,null,null,null,false,"TERMINATED",null,null]',
@@ -146,7 +146,7 @@ def test_what_is_told_of_each_instance() -> None:
     tills = Node("tills", "us", "pool", "e2")
     bare = Node(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 
-    assert listed_of("shop", lines) == [
+    assert parse_lines("shop", lines) == [
         Listed(
             InstanceName("shop", "z-a", "node"),
             "7",
@@ -187,21 +187,21 @@ def test_what_is_told_of_each_instance() -> None:
         ),
     ],
 )
-def test_which_states_live(status: str, alive: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_an_instance_is_alive_in_these_states_only(status: str, alive: bool) -> None:  # noqa: FBT001 - a column of the table
     line = f'["z","node","7",true,"tills","us","pool","e2",true,"{status}",1,2]'.encode()
 
-    assert listed_of("shop", [line])[0].alive is alive
+    assert parse_lines("shop", [line])[0].alive is alive
 
 
-def test_a_retry_is_told_with_its_reason(api: ComputeApi) -> None:
+def test_a_retry_is_reported_with_its_reason(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(600)
     api.fail(BACKEND_ERROR, page=2)
 
     parts = run(all_of(listing(api)))
 
-    # What was read before is handed on first: a retry takes its time. A slow machine reports progress too.
+    # Earlier lines are yielded before the retry, which takes time. Slow machines report other progress too.
     parts = [part for part in parts if not isinstance(part, Progress) or part.retrying]
-    assert [type(part) for part in parts] == [Slice, Progress, Slice, Summary]
+    assert [type(part) for part in parts] == [Lines, Progress, Lines, Summary]
     retry = parts[1]
     assert isinstance(retry, Progress)
     assert (retry.retrying, retry.pages, retry.instances) == ("unavailable", 1, 500)
@@ -222,7 +222,7 @@ def test_a_failure_is_in_the_summary(api: ComputeApi) -> None:
     assert len(lines_of(parts)) == 500
 
 
-def test_zones_that_were_not_reached_are_named(api: ComputeApi) -> None:
+def test_unreachable_zones_are_in_the_summary(api: ComputeApi) -> None:
     api.projects["shop"] = [FakeInstance("node", labels=node_labels("tills"))]
     api.unreachables["shop"] = ["projects/shop/zones/us-east1-c"]
 
@@ -233,7 +233,7 @@ def test_zones_that_were_not_reached_are_named(api: ComputeApi) -> None:
     assert summary.failed_zones == {"us-east1-c"}
 
 
-def test_pages_left_unread_are_no_failure_and_not_complete(api: ComputeApi) -> None:
+def test_a_listing_of_some_pages_is_not_complete_and_not_failed(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(1250)
 
     *_, summary = run(all_of(listing(api, pages=1)))
@@ -247,12 +247,12 @@ def test_pages_left_unread_are_no_failure_and_not_complete(api: ComputeApi) -> N
 
 
 async def begun(api: ComputeApi) -> tuple[AsyncGenerator[Part, None], list[bytes]]:
-    """A listing whose first page has come, and whose second does not."""
+    """Return a listing after its first page, and the lines of that page. The second page is held."""
     api.projects["shop"] = ManyInstances(1250)
     api.fail(Hold(), page=2)
-    parts = listing(api, slice_size=10)
+    parts = listing(api, max_lines=10)
     first = await anext(parts)
-    assert isinstance(first, Slice)
+    assert isinstance(first, Lines)
     return parts, list(first.lines)
 
 
@@ -261,7 +261,7 @@ async def read_into(lines: list[bytes], parts: AsyncGenerator[Part, None]) -> No
         lines += lines_of([part])
 
 
-def test_a_child_that_is_killed_is_cut_off_and_what_came_before_is_not_lost(api: ComputeApi) -> None:
+def test_the_lines_before_a_childs_kill_are_yielded_and_the_listing_is_cut_off(api: ComputeApi) -> None:
     async def killed() -> list[bytes]:
         parts, lines = await begun(api)
         async with aclosing(parts):
@@ -273,11 +273,11 @@ def test_a_child_that_is_killed_is_cut_off_and_what_came_before_is_not_lost(api:
         assert caught.value.cause in FAILURES
         return lines
 
-    # It was killed while it wrote, or after: lines that were cut off are none.
-    assert 10 <= len(listed_of("shop", run(killed()))) <= 500
+    # The child was killed during a write or after it. A line that was cut off is left out.
+    assert 10 <= len(parse_lines("shop", run(killed()))) <= 500
 
 
-def test_a_child_that_cannot_work_says_why(
+def test_the_last_line_of_a_failed_childs_stderr_is_in_the_error(
     api: ComputeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "google.py").write_text("raise ImportError('no such library here')")
@@ -289,12 +289,12 @@ def test_a_child_that_cannot_work_says_why(
         run(all_of(listing(api)))
 
     assert caught.value.cause == "cut_off"
-    # The whole trace in one line of the log, and nothing of it on our own stderr.
+    # The whole trace is in one line of the log.
     (record,) = caplog.records
-    assert "Traceback" in vars(record)["said"]
+    assert "Traceback" in vars(record)["stderr"]
 
 
-def test_where_no_process_can_be_started_it_fails_plainly(
+def test_a_listing_whose_process_cannot_be_started_fails_with_the_reason(
     api: ComputeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", "/nowhere/python")
@@ -316,7 +316,7 @@ def test_at_the_deadline_the_child_is_killed(api: ComputeApi) -> None:
     assert caught.value.cause in FAILURES
 
 
-def test_a_deadline_during_the_consumers_work_does_not_cancel_that(api: ComputeApi) -> None:
+def test_a_deadline_during_the_consumers_work_does_not_cancel_the_consumer(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(600)
     api.fail(Hold(), page=2)
 
@@ -327,7 +327,7 @@ def test_a_deadline_during_the_consumers_work_does_not_cancel_that(api: ComputeA
             except InventoryUnavailableError as early:
                 if early.cause != "deadline":
                     raise
-                # A slow machine's child has not come so far by then.
+                # On a slow machine, the first page can come after the deadline.
                 return await slow(deadline_seconds * 4)
             await asyncio.sleep(deadline_seconds)
             with pytest.raises(InventoryUnavailableError) as caught:
@@ -340,7 +340,7 @@ def test_a_deadline_during_the_consumers_work_does_not_cancel_that(api: ComputeA
 # The child does not outlive the iteration
 
 
-def test_ended_early_it_leaves_nothing(api: ComputeApi) -> None:
+def test_a_listing_that_is_closed_early_leaves_nothing(api: ComputeApi) -> None:
     async def one_part() -> None:
         parts, _ = await begun(api)
         async with aclosing(parts):
@@ -349,8 +349,8 @@ def test_ended_early_it_leaves_nothing(api: ComputeApi) -> None:
     run(one_part())
 
 
-def test_ended_while_much_is_unread_it_leaves_nothing(api: ComputeApi) -> None:
-    # Both ends of the pipe are full then: nobody reads, and the child waits in its write.
+def test_a_listing_that_is_closed_with_a_full_pipe_leaves_nothing(api: ComputeApi) -> None:
+    # The pipe is full because the test does not read, and the child waits in its write.
     api.projects["shop"] = ManyInstances(50_000)
 
     async def one_part() -> None:
@@ -366,7 +366,7 @@ def test_ended_while_much_is_unread_it_leaves_nothing(api: ComputeApi) -> None:
 
 
 @pytest.mark.parametrize("when", ["starting", "reading", "consuming"])
-def test_cancelled_it_leaves_nothing(api: ComputeApi, when: str) -> None:
+def test_a_listing_that_is_cancelled_leaves_nothing(api: ComputeApi, when: str) -> None:
     api.projects["shop"] = ManyInstances(600)
     api.fail(Hold(), page=2)
     consuming = asyncio.Event()
@@ -393,13 +393,13 @@ def test_cancelled_it_leaves_nothing(api: ComputeApi, when: str) -> None:
     run(cancelled())
 
 
-def test_it_is_gone_when_its_parent_is_killed(api: ComputeApi) -> None:
+def test_the_child_ends_when_its_parent_is_killed(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(600)
     hold = Hold()
     api.fail(hold, page=2)
     parent = os.fork()
     if parent == 0:
-        # Not back into pytest, whatever happens.
+        # The fork must never return into pytest.
         try:
             asyncio.run(all_of(listing(api)))
         finally:
@@ -427,9 +427,9 @@ def first_child(parent: int) -> int:
         (None, UNKNOWN),
     ],
 )
-def test_a_listed_cluster_with_a_reserved_name_is_told_apart(named: str | None, shown: str) -> None:
-    told = ["us-east1-b", "node", "1", True, named, None, None, None, True, "RUNNING", 1.0, 1.0]
+def test_a_listed_cluster_with_a_reserved_name_is_prefixed(named: str | None, shown: str) -> None:
+    raw = ["us-east1-b", "node", "1", True, named, None, None, None, True, "RUNNING", 1.0, 1.0]
 
-    (listed,) = listed_of("shop-prod", [json.dumps(told).encode()])
+    (listed,) = parse_lines("shop-prod", [json.dumps(raw).encode()])
 
     assert listed.node == Node(shown, UNKNOWN, UNKNOWN, UNKNOWN)

@@ -111,7 +111,7 @@ def test_wrapped(body: dict[str, Any], decoded: PushMessage) -> None:
     assert decode_push(encoded(body), METADATA[:1]) == decoded
 
 
-def test_a_wrapped_message_owes_nothing_to_headers() -> None:
+def test_a_wrapped_message_does_not_depend_on_headers() -> None:
     headers = [(b"x-goog-pubsub-message-id", b"1"), (SOURCE.lower().encode(), b"projects/p/subscriptions/s")]
 
     assert decode_push(encoded(ENVELOPE), headers) == MESSAGE
@@ -151,7 +151,7 @@ def test_unwrapped(headers: list[tuple[bytes, bytes]], decoded: PushMessage) -> 
         pytest.param({"protoPayload": None}, id="null-payload"),
     ],
 )
-def test_what_looks_like_a_log_entry_is_unwrapped(entry: dict[str, Any]) -> None:
+def test_a_body_with_a_field_of_log_entries_is_unwrapped(entry: dict[str, Any]) -> None:
     assert decode_push(encoded(entry)).data == encoded(entry)
 
 
@@ -187,7 +187,7 @@ def test_what_looks_like_a_log_entry_is_unwrapped(entry: dict[str, Any]) -> None
         pytest.param(b'{"insertId": ' + b"9" * 5_000 + b"}", id="huge-integer"),
     ],
 )
-def test_what_is_neither_an_envelope_nor_an_entry_is_refused(body: bytes) -> None:
+def test_a_body_that_is_neither_an_envelope_nor_an_entry_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedEnvelopeError):
         decode_push(body, METADATA)
 
@@ -290,7 +290,7 @@ def test_any_bytes_are_a_message_or_refused(body: bytes) -> None:
     ),
     value=JSON,
 )
-def test_any_field_may_hold_anything(path: str, value: object) -> None:
+def test_any_field_may_have_any_value(path: str, value: object) -> None:
     with suppress(MalformedEnvelopeError, MalformedEntryError):
         message = decode_push(encoded(changed(envelope(preempted()), path, value)))
         assert message.key.isprintable()
@@ -298,7 +298,7 @@ def test_any_field_may_hold_anything(path: str, value: object) -> None:
 
 
 @given(headers=st.lists(st.tuples(st.sampled_from([name for name, _ in METADATA]), st.binary())))
-def test_any_header_may_hold_anything(headers: list[tuple[bytes, bytes]]) -> None:
+def test_any_header_may_have_any_value(headers: list[tuple[bytes, bytes]]) -> None:
     message = decode_push(ENTRY, headers)
 
     assert message.data == ENTRY
