@@ -13,6 +13,7 @@ from tests.support.exporter import Exporter
 _MONITORING: Final = Path("tests/monitoring")
 """Its simulated week takes half a minute to make."""
 LONGEST: Final = (
+    "tests/e2e/test_bounds.py",
     "tests/e2e/test_chaos.py",
     str(_MONITORING),
     "tests/e2e/test_replicas.py",
