@@ -166,9 +166,9 @@ def open_store(
     leads without a `refresh`. Raises StartError.
     """
     if url.startswith("sqlite:///"):
-        from app.store.sqlite import SQLiteStore  # noqa: PLC0415 - an adapter's driver is loaded when it is used
-        from app.store.sqlite_file import SQLiteFile  # noqa: PLC0415
-        from app.store.sqlite_history import SQLiteHistory  # noqa: PLC0415
+        from app.store.sqlite.backend import SQLiteStore  # noqa: PLC0415 - an adapter's driver is loaded when it is used
+        from app.store.sqlite.file import SQLiteFile  # noqa: PLC0415
+        from app.store.sqlite.ledger import SQLiteHistory  # noqa: PLC0415
 
         file = SQLiteFile.open(url.removeprefix("sqlite:///"))
         store = SQLiteStore(file, rules, hold=hold)
@@ -193,7 +193,7 @@ def url_without_secrets(url: str) -> str:
 def inspect_store(url: str) -> str:
     """What is at the URL, or that a store could be made there; changes nothing. Raises StartError."""
     if url.startswith("sqlite:///"):
-        from app.store.sqlite_file import inspect_file  # noqa: PLC0415 - as above
+        from app.store.sqlite.file import inspect_file  # noqa: PLC0415 - as above
 
         return inspect_file(url.removeprefix("sqlite:///"))
     return _inspect_redis(url)
@@ -204,7 +204,7 @@ def store_warnings(url: str, replica: str) -> Sequence[str]:
     if url.startswith("sqlite:///"):
         return ()
     with _client_at_hand():
-        from app.store.redis_inspect import warnings_at, warnings_of_name  # noqa: PLC0415
+        from app.store.redis.inspect import warnings_at, warnings_of_name  # noqa: PLC0415
 
     return (*warnings_of_name(replica or socket.gethostname()), *warnings_at(url))
 
@@ -213,9 +213,9 @@ def _open_redis(
     url: str, rules: Rules, *, replica: str, hold: bool, reset_totals: bool, lease_seconds: float
 ) -> OpenedStore:
     with _client_at_hand():
-        from app.store.redis import REFRESH_SECONDS, RedisStore  # noqa: PLC0415
-        from app.store.redis_history import RedisHistory  # noqa: PLC0415
-        from app.store.redis_link import Link  # noqa: PLC0415
+        from app.store.redis.backend import REFRESH_SECONDS, RedisStore  # noqa: PLC0415
+        from app.store.redis.connection import Link  # noqa: PLC0415
+        from app.store.redis.ledger import RedisHistory  # noqa: PLC0415
 
     replica = replica or socket.gethostname()
     store = RedisStore.open(
@@ -228,7 +228,7 @@ def _open_redis(
 
 def _inspect_redis(url: str) -> str:
     with _client_at_hand():
-        from app.store.redis_inspect import inspect_redis  # noqa: PLC0415
+        from app.store.redis.inspect import inspect_redis  # noqa: PLC0415
     return inspect_redis(url)
 
 

@@ -19,7 +19,7 @@ from app.domain.outcomes import Duplicate
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
 from app.store import OpenedStore, open_store
-from app.store.sqlite_places import name_of, place_of
+from app.store.sqlite.slots import name_of, place_of
 from tests.bench.deliveries import POOLS, Delivery, entry_of
 from tests.bench.report import progress
 from tests.bench.wrk import PROJECT, ZONE, instance_name

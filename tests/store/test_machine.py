@@ -31,8 +31,8 @@ from app.domain.instances import Labels
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
 from app.store import Remembered, Store, open_store
-from app.store.redis_rows import entry_of, flat, under
-from app.store.redis_rows import key as key_of
+from app.store.redis.rows import entry_of, flat, under
+from app.store.redis.rows import key as key_of
 from tests.domain.examples import (
     DAY,
     GRACE,

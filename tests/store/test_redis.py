@@ -18,8 +18,8 @@ from app.domain.outcomes import Counted, Duplicate, Pending
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.metrics import Metrics
 from app.store import OpenedStore, Store, inspect_store, open_store, store_warnings
-from app.store.redis_link import Link
-from app.store.redis_rows import key
+from app.store.redis.connection import Link
+from app.store.redis.rows import key
 from tests.domain.examples import (
     DAY,
     GRACE,

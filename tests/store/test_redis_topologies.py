@@ -18,7 +18,7 @@ from redis import Redis
 from app.domain.outcomes import Duplicate
 from app.errors import StartError
 from app.store import open_store
-from app.store.redis_rows import key
+from app.store.redis.rows import key
 from tests.domain.examples import NOW, OTHER_NAME, created, interrupted, listed
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.test_contract import interruptions, list_fleet, living

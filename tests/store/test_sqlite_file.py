@@ -19,7 +19,7 @@ from app.domain.events import UNKNOWN_NODE, InstanceCreated
 from app.domain.outcomes import Duplicate
 from app.errors import StartError, StoreCorruptError
 from app.store import SLICE, inspect_store, open_store
-from app.store.sqlite_file import MIGRATIONS, SQLiteFile, inspect_file
+from app.store.sqlite.file import MIGRATIONS, SQLiteFile, inspect_file
 from tests.domain.examples import DAY, LAB, NAME, NOW, OTHER_NAME, created, interrupted
 from tests.support.requirement import require
 from tests.support.sqlite_files import contents, holder, killed, opened, used
@@ -30,7 +30,8 @@ BACKUP: Final = re.compile(r"python -c \\\n  \"(.*C\('([^']+)'\)\.backup\('main'
 FIRST_START: Final = """
 import signal, sys
 from app.domain.attribution import Rules
-from app.store import open_store, sqlite
+from app.store import open_store
+from app.store.sqlite import backend
 signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
 open_store(f"sqlite:///{sys.argv[1]}", Rules())
 signal.pause()

@@ -14,7 +14,7 @@ from app.domain.history import Query
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import StartError, StoreGoneError, StoreUnavailableError
 from app.store import OpenedStore, open_store
-from app.store.sqlite_file import inspect_file
+from app.store.sqlite.file import inspect_file
 from tests.domain.examples import NOW, OTHER_NAME, created, interrupted
 from tests.support.sqlite_files import holder, opened, used
 

@@ -14,7 +14,7 @@ from app.domain.attribution import Rules
 from app.domain.outcomes import Duplicate
 from app.errors import StartError
 from app.store import open_store
-from app.store.sqlite_file import SQLiteFile, inspect_file
+from app.store.sqlite.file import SQLiteFile, inspect_file
 from tests.domain.examples import NOW, interrupted
 from tests.support.requirement import require
 from tests.support.sqlite_files import opened, used

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from app.errors import StartError, StoreUnavailableError
-from app.store.sqlite_file import SQLiteFile
+from app.store.sqlite.file import SQLiteFile
 from tests.domain.examples import NAME, NOW, created, interrupted
 from tests.support.process import eventually
 from tests.support.requirement import require
@@ -24,7 +24,7 @@ IN_USE: Final = "is in use by another process, which holds the file itself"
 BY_ANOTHER_NAME: Final = """
 import sys
 from app.errors import StartError
-from app.store.sqlite_file import SQLiteFile
+from app.store.sqlite.file import SQLiteFile
 try:
     SQLiteFile.open(sys.argv[1], lock_seconds=0)
 except StartError as exc:

@@ -38,7 +38,7 @@ from app.domain.instances import Instance, Kind, Labels, Parked, id_of
 from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StartError
-from app.store.redis_link import PREFIX
+from app.store.redis.connection import PREFIX
 
 SCHEMA: Final = 1
 

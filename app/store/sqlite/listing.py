@@ -12,7 +12,7 @@ import apsw
 from app.domain.events import InstanceName
 from app.errors import StoreUnavailableError
 from app.store import SLICE
-from app.store.sqlite_places import name_of, slots_of
+from app.store.sqlite.slots import name_of, slots_of
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from uuid import uuid4
 import apsw
 
 from app.errors import StartError, StoreCorruptError, StoreGoneError, StoreUnavailableError
-from app.store.sqlite_location import (
+from app.store.sqlite.location import (
     INDEX,
     LOCK,
     WAL,
@@ -26,8 +26,8 @@ from app.store.sqlite_location import (
     identity_of,
     refuse_other_nodes,
 )
-from app.store.sqlite_locks import Locks, is_held, is_marked
-from app.store.sqlite_places import name_of, place_of
+from app.store.sqlite.locks import Locks, is_held, is_marked
+from app.store.sqlite.slots import name_of, place_of
 
 APPLICATION_ID: Final = 0x53494531  # "SIE1", in the file's header: a database with another one is not ours
 _OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")

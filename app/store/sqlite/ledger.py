@@ -25,9 +25,9 @@ from app.domain.instances import NODE, OTHER, OTHER_LABELS, Labels, id_of
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.store import READ_SECONDS
-from app.store.sqlite_file import SQLiteFile, translated
-from app.store.sqlite_places import name_of
-from app.store.sqlite_rows import label_sets
+from app.store.sqlite.file import SQLiteFile, translated
+from app.store.sqlite.rows import label_sets
+from app.store.sqlite.slots import name_of
 
 _STEPS: Final = 10_000
 """Instructions of SQLite's machine between two looks at the clock."""

@@ -16,10 +16,10 @@ from app.domain.instances import UNKNOWN_LABELS
 from app.domain.totals import LifetimeTotals, Tally, Totals
 from app.errors import StoreGoneError
 from app.store import SLICE, Prepared, Remembered
-from app.store.sqlite_file import SQLiteFile, translated
-from app.store.sqlite_listing import Listings
-from app.store.sqlite_pruning import Pruning, forget_ledger_rows, is_due
-from app.store.sqlite_rows import (
+from app.store.sqlite.file import SQLiteFile, translated
+from app.store.sqlite.listing import Listings
+from app.store.sqlite.pruning import Pruning, forget_ledger_rows, is_due
+from app.store.sqlite.rows import (
     SELECT_PARKED,
     Memory,
     Rows,

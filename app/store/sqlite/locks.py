@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from app.errors import StartError
-from app.store.sqlite_location import LOCK, Identity, Location, identity_of, refuse_other_node
+from app.store.sqlite.location import LOCK, Identity, Location, identity_of, refuse_other_node
 
 _MARK: Final = b"spot-interruption-exporter\n"
 _PAUSE_SECONDS: Final = 0.05

@@ -22,8 +22,8 @@ from app.domain.outcomes import Pending
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.store import LEASE_SECONDS, SLICE, Prepared, Remembered
-from app.store.redis_link import Command, Link, LostReplyError
-from app.store.redis_rows import (
+from app.store.redis.connection import Command, Link, LostReplyError
+from app.store.redis.rows import (
     SCHEMA,
     Pairs,
     Series,
@@ -46,7 +46,7 @@ from app.store.redis_rows import (
     text_of_series,
     under,
 )
-from app.store.redis_writes import Writes, own_commands, totals_commands
+from app.store.redis.writes import Writes, own_commands, totals_commands
 
 REFRESH_SECONDS: Final = 5.0
 _LEASE_MARGIN_SECONDS: Final = 1.0

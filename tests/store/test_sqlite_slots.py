@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.domain.events import InstanceName
 from app.domain.outcomes import Counted, Duplicate, Outcome
-from app.store.sqlite_places import SLOTS_OF_PLACE, name_of, place_of, slots_of
+from app.store.sqlite.slots import SLOTS_OF_PLACE, name_of, place_of, slots_of
 from tests.domain.examples import DAY, LAB, NAME, NOW, TILLS, created, interrupted, listed
 from tests.store.conftest import Opener
 from tests.store.test_contract import list_fleet, living, until_done

@@ -26,8 +26,8 @@ from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.store import READ_SECONDS
-from app.store.redis_link import Command, Link
-from app.store.redis_rows import entry_of, instance_of, key, own_rows, pairs, scores, split, text_of
+from app.store.redis.connection import Command, Link
+from app.store.redis.rows import entry_of, instance_of, key, own_rows, pairs, scores, split, text_of
 
 _AT_ONCE: Final = 500
 

@@ -5,12 +5,12 @@ import apsw
 import pytest
 
 from app.errors import StoreUnavailableError
-from app.store.sqlite import SQLiteStore
-from app.store.sqlite_file import SQLiteFile
-from app.store.sqlite_history import SQLiteHistory
+from app.store.sqlite.backend import SQLiteStore
+from app.store.sqlite.file import SQLiteFile
+from app.store.sqlite.ledger import SQLiteHistory
 from tests.domain.examples import NOW
 from tests.store.conftest import RULES
-from tests.store.test_history import life, lives
+from tests.store.test_ledger import life, lives
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any, Final
 import apsw
 
 from app.store import SLICE
-from app.store.sqlite_places import name_of
-from app.store.sqlite_rows import Rows
+from app.store.sqlite.rows import Rows
+from app.store.sqlite.slots import name_of
 
 _PASS_SECONDS: Final = 3600.0
 # What comes before every key, and before every slot.

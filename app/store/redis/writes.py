@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from app.domain.batch import Batch
 from app.domain.events import InstanceName
 from app.domain.totals import Totals
-from app.store.redis_link import Command
-from app.store.redis_rows import (
+from app.store.redis.connection import Command
+from app.store.redis.rows import (
     Under,
     dumps,
     flat,

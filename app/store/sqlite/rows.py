@@ -15,7 +15,7 @@ from app.domain.events import InstanceInterrupted, InstanceName, node_of
 from app.domain.instances import Instance, Kind, Labels, Parked, instance_of
 from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
-from app.store.sqlite_places import SLOTS_OF_PLACE, name_of, place_of, slots_of
+from app.store.sqlite.slots import SLOTS_OF_PLACE, name_of, place_of, slots_of
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from app.errors import StartError, StoreUnavailableError
-from app.store.redis_link import Link
-from app.store.redis_rows import check_schema, key
+from app.store.redis.connection import Link
+from app.store.redis.rows import check_schema, key
 
 # https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go has the letters.
 _LETTER: Final = "[bcdfghjklmnpqrstvwxz2456789]"
