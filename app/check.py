@@ -12,7 +12,8 @@ from app.gcp.certificates import fetch_certificates
 from app.gcp.client import make_client
 from app.gcp.listing import Summary, list_fleet
 from app.settings import PubSubSettings, Settings, StoreSettings
-from app.store import SLICE, inspect_store, store_warnings
+from app.store.opening import inspect_store, store_warnings
+from app.store.port import SLICE
 
 _PAGE_SECONDS: Final = 10.0
 _FLEET_SECONDS: Final = 60.0

@@ -9,6 +9,7 @@ from app.domain.batch import Shared
 from app.errors import ExporterError
 from app.metrics import Metrics
 from app.recorder import Recorder, Work
+from app.store.port import Sync
 
 _BEAT_SECONDS: Final = 1.0
 _MINUTE: Final = 60.0
@@ -27,17 +28,17 @@ class Chores:
         recorder: Recorder,
         metrics: Metrics,
         *,
-        refresh_seconds: float | None = None,
+        sync: Sync | None = None,
         tell: Callable[[Shared], None] = lambda _: None,
     ) -> None:
-        """`refresh_seconds`: how often what replicas share is read again, and told; None: there are none."""
+        """`sync`: None if there are no other replicas. `tell` receives what it has read."""
         self._recorder = recorder
         self._metrics = metrics
-        self._refresh_seconds = refresh_seconds
+        self._sync = sync
         self._tell = tell
-        self._put_off_seconds = _PUT_OFF_SECONDS if refresh_seconds is None else _PUT_OFF_SHARED_SECONDS
+        self._put_off_seconds = _PUT_OFF_SECONDS if sync is None else _PUT_OFF_SHARED_SECONDS
         self._next_minute_at = float("-inf")
-        self._next_refresh_at = float("-inf")
+        self._next_sync_at = float("-inf")
 
     async def run(self) -> None:
         """Do what is due, again and again."""
@@ -48,16 +49,16 @@ class Chores:
 
     def _due(self, now: float) -> list[tuple[str, Work]]:
         due: list[tuple[str, Work]] = []
-        if self._refresh_seconds is not None and now >= self._next_refresh_at:
-            self._next_refresh_at = now + self._refresh_seconds
-            due.append(("reading what replicas share", lambda store, at: store.refresh(at)))
+        if (sync := self._sync) is not None and now >= self._next_sync_at:
+            self._next_sync_at = now + sync.interval_seconds
+            due.append(("sync with other replicas", lambda _, at: sync.run(at)))
         if self._metrics.pending:
             due.append(("expiry", lambda store, at: store.expire(at)))
         if rows := self._metrics.due():
-            due.append(("reveal", lambda store, at: store.reveal(rows, at)))
+            due.append(("release of held series", lambda store, at: store.release_held(rows, at)))
         if now >= self._next_minute_at:
             self._next_minute_at = now + _MINUTE
-            due.append(("instance seconds", lambda store, at: store.account(at)))
+            due.append(("instance seconds", lambda store, at: store.accrue_instance_seconds(at)))
             due.append(("pruning", lambda store, at: store.prune(at)))
         return due
 

@@ -15,7 +15,7 @@ from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.listing import PAGE_SECONDS, Lines, Part, Progress, Summary, list_fleet, parse_lines
 from app.metrics import Metrics
 from app.recorder import Recorder
-from app.store import Store
+from app.store.port import Store
 
 _SLICE: Final = 25
 """Instances recorded at a time: pushes wait as long as that takes."""
@@ -283,7 +283,7 @@ class Inventory:
 
 
 def _record(store: Store, now: float, *, project: str, began: float, lines: Sequence[bytes]) -> Applied:
-    return store.take_in(project, began, parse_lines(project, lines), now)
+    return store.record_listed(project, began, parse_lines(project, lines), now)
 
 
 def _sweep(store: Store, now: float, *, project: str, began: float, zones: Collection[str]) -> Applied:

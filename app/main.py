@@ -27,7 +27,8 @@ from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.protocol import Headers, Reply
 from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import Settings
-from app.store import OpenedStore, open_store
+from app.store.opening import open_store
+from app.store.port import OpenedStore
 from app.web.body import BodyReader
 from app.web.interruptions import add_interruptions
 from app.web.openapi import describe
@@ -92,17 +93,17 @@ class Exporter:
                 "--reset-totals: this exporter's counters start at 0, everything else is kept;"
                 " remove the option, because every start with it resets them"
             )
-        if opened.damaged is not None:
+        if opened.moved_aside_to is not None:
             _log.error(
                 "the store was damaged; it was moved aside, and a new one begun",
-                extra={"moved_to": str(opened.damaged)},
+                extra={"moved_to": str(opened.moved_aside_to)},
             )
             self.metrics.reset()
         for warning in opened.warnings:
             _log.warning("what is counted may not last", extra={"why": warning})
         self.store = opened.store
-        self.history = opened.history
-        self._refresh_seconds = opened.refresh_seconds
+        self.ledger = opened.ledger
+        self._sync = opened.sync
         self.recorder = Recorder(
             self.store,
             self.metrics,
@@ -112,13 +113,13 @@ class Exporter:
         self.verifier = self._make_verifier()
         self.gate = Gate()
         self.stopping = False
-        remembered = self.store.remembered()
-        self.metrics.restore(remembered)
+        state = self.store.state()
+        self.metrics.restore(state)
         self.inventory = Inventory(
             _projects(settings),
             self.recorder,
             self.metrics,
-            remembered=remembered.listed,
+            remembered=state.listed,
             interval_seconds=settings.inventory.interval_seconds,
             endpoint=settings.inventory.endpoint,
             shortest_pause_seconds=surroundings.shortest_pause_seconds,
@@ -156,9 +157,7 @@ class Exporter:
     async def running(self) -> AsyncIterator[None]:
         """Write and do the periodic work; at the end, commit everything accepted and close the store."""
         writer = asyncio.create_task(self.recorder.run(), name="writer")
-        chores = Chores(
-            self.recorder, self.metrics, refresh_seconds=self._refresh_seconds, tell=self.inventory.hear
-        )
+        chores = Chores(self.recorder, self.metrics, sync=self._sync, tell=self.inventory.hear)
         periodic = [
             asyncio.create_task(chores.run(), name="periodic work"),
             asyncio.create_task(self.inventory.run(), name="inventory"),
@@ -226,13 +225,13 @@ def create_ops_app(exporter: Exporter) -> "Application":
 
 def _add_ops(app: FastAPI, exporter: Exporter) -> None:
     add_metrics(app, exporter.metrics, exporter.settings.prometheus.path)
-    add_interruptions(app, exporter.history)
+    add_interruptions(app, exporter.ledger)
     add_page(
         app,
         StatusPage(
             condition=exporter,
             metrics=exporter.metrics,
-            ledger=exporter.history,
+            ledger=exporter.ledger,
             clock=exporter.clock,
             metrics_path=exporter.settings.prometheus.path,
             listing_interval_seconds=exporter.settings.inventory.interval_seconds,

@@ -33,7 +33,7 @@ from app.domain.batch import Applied
 from app.domain.events import BELIEVED_AHEAD_SECONDS
 from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.negotiation import MediaType, preferred
-from app.store import Remembered
+from app.store.port import StoredState
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
 ENDPOINTS: Final[Sequence[Endpoint]] = ("creation", "interruption")
@@ -180,11 +180,11 @@ class Metrics:
         """How many interruptions wait."""
         return self._totals.pending
 
-    def restore(self, remembered: Remembered) -> None:
+    def restore(self, state: StoredState) -> None:
         """Show what the store holds, after it was opened or was away."""
-        self._leads_until = remembered.leads_until
-        self._totals.restore(remembered.totals)
-        self._show_pending(remembered.pending)
+        self._leads_until = state.leads_until
+        self._totals.restore(state.totals)
+        self._show_pending(state.pending)
 
     def show(self, applied: Applied) -> None:
         """Show what a commit has done."""

@@ -29,7 +29,7 @@ from app.errors import (
     UnavailableError,
 )
 from app.metrics import Metrics
-from app.store import Prepared, Store
+from app.store.port import Prepared, Store
 
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 128
@@ -271,11 +271,11 @@ class Recorder:
         """Prepare it here, commit it in the store's thread, and show it before anybody is told."""
         try:
             if self._stale:
-                self._metrics.restore(await self._thread.run(self._store.remembered))
+                self._metrics.restore(await self._thread.run(self._store.state))
                 self._stale = False
-            commit, outcomes, *remains = prepare(self._clock())  # nothing else holds what remains
+            commit, outcomes, *garbage = prepare(self._clock())  # no other reference to the garbage
             many = len(outcomes) >= _WORTH_MAKING_READY
-            meanwhile = partial(self._make_ready, batch, outcomes, remains) if many else None
+            meanwhile = partial(self._make_ready, batch, outcomes, garbage) if many else None
             applied = await self._thread.run(commit, meanwhile)
         except StoreUnavailableError as exc:
             self._stale = True
@@ -296,10 +296,10 @@ class Recorder:
         return applied
 
     def _make_ready(
-        self, batch: Sequence[Caller], outcomes: Sequence[Outcome], remains: list[object]
+        self, batch: Sequence[Caller], outcomes: Sequence[Outcome], garbage: list[object]
     ) -> None:
         """Do what can be done while a commit waits for the disk."""
-        remains.clear()
+        garbage.clear()
         self._committed = ()
         self._write_lines()
         for caller, outcome in zip(batch, outcomes, strict=True):

@@ -21,7 +21,7 @@ from app.errors import StartError
 from app.main import Application, Exporter, create_app, create_ops_app
 from app.protocol import protocol_for
 from app.settings import Settings
-from app.store import url_without_secrets
+from app.store.opening import url_without_secrets
 
 _SHUTDOWN_SECONDS: Final = 8
 """For requests that are still under way when everything else has stopped."""

@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from app.domain.attribution import Rules
-from app.store import open_store
+from app.store.opening import open_store
 from tests.support.compute_api import ComputeApi, Hold, ManyInstances
 from tests.support.entries import JsonObject, insert, preempted
 from tests.support.process import LOOPBACK, Process, answers, eventually, free_port

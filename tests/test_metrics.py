@@ -17,7 +17,7 @@ from app.domain.batch import Applied
 from app.domain.instances import Labels
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.metrics import Metrics
-from app.store import Remembered
+from app.store.port import StoredState
 from app.web.problems import leaves
 from tests.support.entries import insert
 from tests.support.exporter import OWN, Exporter, Samples
@@ -515,7 +515,7 @@ def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
 def test_every_row_is_held_by_itself() -> None:
     clock = Clock()
     metrics = held(clock)
-    metrics.restore(Remembered(cluster_row(3, revealed=True)))
+    metrics.restore(StoredState(cluster_row(3, revealed=True)))
     lifetime = LifetimeTotals("tills", "e2-standard-8")
     lifetime.observe(90)
     metrics.show(
@@ -552,7 +552,7 @@ def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
 
 def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> None:
     metrics = held(Clock(), hold_seconds=0)
-    metrics.restore(Remembered(cluster_row(3)))
+    metrics.restore(StoredState(cluster_row(3)))
 
     assert interruptions(metrics) == 3
     assert metrics.due() == cluster_row(3)
@@ -616,7 +616,7 @@ def test_the_lifetimes_bounds_are_the_contracts() -> None:
 def test_a_scrape_in_either_format_begins_a_hold_and_nothing_else_does(accept: str) -> None:
     clock = Clock()
     metrics = held(clock)
-    metrics.restore(Remembered(cluster_row(3)))
+    metrics.restore(StoredState(cluster_row(3)))
     clock.now += 1000
 
     assert not metrics.due()

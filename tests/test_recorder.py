@@ -22,7 +22,8 @@ from app.errors import (
 )
 from app.metrics import Metrics
 from app.recorder import Caller, Recorder, Result
-from app.store import Prepared, Store, open_store
+from app.store.opening import open_store
+from app.store.port import Prepared, Store
 from tests.support.process import eventually
 from tests.support.stores import Disk
 
@@ -175,7 +176,7 @@ class Forgetful:
     def __init__(self, times: int) -> None:
         self.store = open_store("sqlite:///:memory:", Rules()).store
         self.times = times
-        self.remembered = self.store.remembered
+        self.state = self.store.state
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
         commit, outcomes, _ = self.store.prepare(events, now)
@@ -196,7 +197,7 @@ def told_twenty(store: Forgetful) -> list[Noting]:
 
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
-        store.store.remembered()
+        store.store.state()
         for caller in callers:
             recorder.submit(caller)
         recorder.close()
@@ -212,7 +213,7 @@ def test_what_is_expected_of_a_commit_is_told_after_it() -> None:
         assert caller.taken == caller.expected == [Tracked(instance(str(number)), NODE)]
 
 
-class Remains:
+class Garbage:
     """What a preparation needs no more."""
 
 
@@ -226,15 +227,15 @@ class Leaving(Forgetful):
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
         commit, outcomes, _ = super().prepare(events, now)
-        remains = Remains()
-        self.left.insert(0, freed(remains))
+        garbage = Garbage()
+        self.left.insert(0, freed(garbage))
         due = self.left if self.waited else self.left[:1]
 
         def wait() -> Applied:
             self.waited.append(all(one.wait(60) for one in due))
             return commit()
 
-        return Prepared(wait, outcomes, remains)
+        return Prepared(wait, outcomes, garbage)
 
 
 def freed(thing: object) -> threading.Event:
@@ -250,7 +251,7 @@ def test_what_a_batch_leaves_is_freed_while_the_next_commit_waits() -> None:
 
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
-        store.store.remembered()
+        store.store.state()
         while callers:
             recorder.submit(callers.pop(0))
         recorder.close()

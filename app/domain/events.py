@@ -3,7 +3,7 @@
 Times are seconds since the epoch, UTC, as floats.
 """
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from app.domain.values import maker, value
 
@@ -25,6 +25,16 @@ class InstanceName(NamedTuple):
 
     def __str__(self) -> str:
         return f"projects/{self.project}/zones/{self.zone}/instances/{self.instance}"
+
+    @property
+    def path(self) -> str:
+        """The name as the stores keep it: project, zone and instance with slashes between them."""
+        return "/".join(self)
+
+    @classmethod
+    def from_path(cls, path: str) -> Self:
+        """Return the name that a path stands for. A project's id may have a slash in it."""
+        return cls(*path.rsplit("/", 2))
 
 
 instance_name_of: Final = maker(InstanceName)

@@ -18,7 +18,7 @@ from app.domain import history
 from app.domain.history import Entry, Place
 from app.domain.moments import rfc3339
 from app.errors import StoreUnavailableError
-from app.store import History
+from app.store.port import LedgerReader
 from app.web.problems import INERT, as_response, problem, problem_of
 
 MOST_ROWS: Final = 1000
@@ -85,7 +85,7 @@ class _Parameters(BaseModel):
         )
 
 
-def add_interruptions(app: FastAPI, ledger: History) -> None:
+def add_interruptions(app: FastAPI, ledger: LedgerReader) -> None:
     """The ledger's endpoint. One answer at a time is read, in a thread of its own: the writer goes first."""
     reader = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     app.add_exception_handler(RequestValidationError, _bad_parameters)

@@ -20,7 +20,7 @@ from app.domain.instances import OTHER
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.metrics import Metrics
-from app.store import History
+from app.store.port import LedgerReader
 from app.web import charts, words
 from app.web.facts import Facts, Ledger, Seen
 from app.web.ops import Condition
@@ -95,7 +95,7 @@ class StatusPage:
 
     condition: Condition
     metrics: Metrics
-    ledger: History
+    ledger: LedgerReader
     clock: Callable[[], float]
     metrics_path: str
     listing_interval_seconds: float

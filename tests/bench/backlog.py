@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from app.domain.attribution import Rules
-from app.store import open_store
+from app.store.opening import open_store
 from tests.bench.deliveries import Delivery, PushResults, push_all
 from tests.bench.report import machine, progress
 from tests.support.measure import cpu_seconds, percentile, rss_mib

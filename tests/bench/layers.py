@@ -28,7 +28,8 @@ from app.gcp.pubsub import decode_push
 from app.metrics import Metrics
 from app.protocol import Answer
 from app.recorder import Caller, Recorder, Result
-from app.store import Prepared, Store, open_store
+from app.store.opening import open_store
+from app.store.port import Prepared, Store
 from app.web.body import BodyReader
 from app.web.push import Gate, PushEndpoint
 from tests.bench.prefilled_store import create_instances

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from app.domain.attribution import Rules
-from app.store import open_store
+from app.store.opening import open_store
 from tests.bench.deliveries import Delivery, PushResults, push_all
 from tests.bench.prefilled_store import fill
 from tests.bench.report import at_most, machine, progress

@@ -18,8 +18,9 @@ from app.domain.history import Query
 from app.domain.outcomes import Duplicate
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
-from app.store import OpenedStore, open_store
-from app.store.sqlite.slots import name_of, place_of
+from app.store.opening import open_store
+from app.store.port import OpenedStore
+from app.store.sqlite.slots import bucket_of
 from tests.bench.deliveries import POOLS, Delivery, entry_of
 from tests.bench.report import progress
 from tests.bench.wrk import PROJECT, ZONE, instance_name
@@ -69,7 +70,7 @@ def fill(path: Path, instances: int) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
-        connection.create_function("place_of", 1, lambda text: place_of(name_of(text)))
+        connection.create_function("place_of", 1, lambda text: bucket_of(InstanceName.from_path(text)))
         with progress(f"preparing {instances:,} instances", instances) as update:
             for copied in _copy(connection, instances):
                 update(copied)
@@ -98,7 +99,7 @@ def _apply_templates(path: Path, now: float) -> None:
         store = opened.store
         store.apply([*created, *interrupted], interrupted_at)
         store.begin_listing(project, now)
-        store.take_in(project, now, [_running(event, now) for event in created], now)
+        store.record_listed(project, now, [_running(event, now) for event in created], now)
         store.end_listing(project, now, (), now)
 
 
@@ -189,12 +190,12 @@ def _multiply_totals(connection: sqlite3.Connection, times: int) -> None:
 def _verify(path: Path, instances: int, now: float) -> None:
     """Raise AssertionError unless the store accepts the copies as rows of its own."""
     with _opened(path) as opened:
-        totals = opened.store.remembered().totals
+        totals = opened.store.state().totals
         assert sum(row.instances for row in totals.label_sets.values()) == instances
         assert sum(row.interruptions for row in totals.clusters.values()) == instances
         if 10 * POOLS <= instances <= _MAX_SUMMED_ROWS:
-            assert len(opened.history.pools(now, POOLS)) == POOLS
-        newest, *_ = opened.history.interruptions(Query(limit=1))
+            assert len(opened.ledger.pools(now, POOLS)) == POOLS
+        newest, *_ = opened.ledger.interruptions(Query(limit=1))
         redelivered = [
             _event(Delivery(kind, number, number, now))
             for number in (0, instances // 2, instances - 1)

@@ -28,7 +28,9 @@ def clock_back(directory: Path, size: Size, seed: int) -> str:
         def account() -> None:
             """Add the instances' lifetime to the totals, as the exporter does every minute."""
             recorder = exporter.parts.recorder
-            exporter.perform(recorder.perform(lambda store, at: store.account(at))).result(120)
+            exporter.perform(recorder.perform(lambda store, at: store.accrue_instance_seconds(at))).result(
+                120
+            )
 
         for share, skew in ((0.3, -_HOUR), (0.6, 0.0), (0.8, -_HOUR)):  # noqa: B007
             load.wait(share)

@@ -210,7 +210,7 @@ class _Driver:
         async def work() -> None:
             if metrics.pending:
                 await recorder.perform(lambda store, now: store.expire(now))
-            await recorder.perform(lambda store, now: store.account(now))
+            await recorder.perform(lambda store, now: store.accrue_instance_seconds(now))
 
         self._exporter.perform(work()).result()
 

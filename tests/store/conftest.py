@@ -5,8 +5,10 @@ from typing import TypeAlias
 import pytest
 
 from app.domain.attribution import Rules
-from app.store import OpenedStore, Store, open_store
-from tests.domain.examples import DAY, GRACE, NOW
+from app.store.opening import open_store
+from app.store.port import OpenedStore, Store
+from tests.domain.examples import DAY, GRACE
+from tests.store.stories import synced
 from tests.support.redis import RedisServer
 
 LEASE_SECONDS = 3600.0
@@ -28,9 +30,8 @@ def opener(url: str) -> tuple[Opener, Callable[[], None]]:
     def open_again(*, rules: Rules = RULES, hold: bool = False, reset_totals: bool = False) -> Store:
         close()
         opened.append(
-            open_store(url, rules, hold=hold, reset_totals=reset_totals, lease_seconds=LEASE_SECONDS).store
+            synced(open_store(url, rules, hold=hold, reset_totals=reset_totals, lease_seconds=LEASE_SECONDS))
         )
-        opened[0].refresh(NOW)
         return opened[0]
 
     return open_again, close
@@ -78,7 +79,7 @@ def open_again(url: str) -> Iterator[Opener]:
 def opened(url: str) -> Iterator[OpenedStore]:
     """A store of every implementation, and its ledger."""
     opened = open_store(url, RULES, lease_seconds=LEASE_SECONDS)
-    opened.store.refresh(NOW)
+    synced(opened)
     yield opened
     opened.store.close()
 

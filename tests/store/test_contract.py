@@ -1,6 +1,5 @@
 """What every store promises: one run over all of them."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Final
@@ -8,13 +7,12 @@ from typing import Final
 import pytest
 
 from app.domain.attribution import Rules
-from app.domain.batch import Applied
-from app.domain.events import UNKNOWN, Event, InstanceName, Listed
-from app.domain.instances import OTHER, UNKNOWN_LABELS, Labels
+from app.domain.events import UNKNOWN, Event, InstanceName
+from app.domain.instances import OTHER, UNKNOWN_LABELS
 from app.domain.outcomes import Counted, Duplicate, Pending, Tracked
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StoreUnavailableError
-from app.store import SLICE, Store
+from app.store.port import SLICE, Store
 from tests.domain.examples import (
     DAY,
     GRACE,
@@ -30,66 +28,26 @@ from tests.domain.examples import (
     listed,
 )
 from tests.store.conftest import RULES, Opener
+from tests.store.stories import (
+    NUMBERED,
+    TEACHES,
+    interruptions,
+    list_fleet,
+    living,
+    name,
+    name_all,
+    row_of,
+    until_done,
+)
 
-NUMBERED: Final = NAME._replace(project="123456789")
-TEACHES: Final = created("99", name=NAME._replace(instance="teacher"), number="123456789")
 UNSTORABLE: Final = replace(created("66", name=OTHER_NAME), operation="\ud800")
-
-
-def name(number: int) -> InstanceName:
-    return NAME._replace(instance=f"node-{number:05}")
-
-
-def until_done(work: Callable[[float], Applied], now: float) -> list[Applied]:
-    done = [work(now)]
-    while done[-1].more:
-        done.append(work(now))
-    return done
-
-
-def interruptions(store: Store) -> dict[str, int]:
-    clusters = store.remembered().totals.clusters.values()
-    return {row.cluster: row.interruptions for row in clusters if row.interruptions}
-
-
-def in_slices(fleet: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
-    return (fleet[start : start + SLICE] for start in range(0, len(fleet), SLICE))
-
-
-def name_all(store: Store, fleet: Sequence[Listed], began: float, *, project: str = NAME.project) -> None:
-    """Begin a listing, and name what it has to name."""
-    store.begin_listing(project, began)
-    for part in in_slices(fleet):
-        store.take_in(project, began, part, began)
-
-
-def list_fleet(
-    store: Store,
-    fleet: Sequence[Listed],
-    began: float,
-    *,
-    project: str = NAME.project,
-    unread_zones: Collection[str] = (),
-) -> list[Applied]:
-    """A complete listing; what its end, slice by slice, has done."""
-    name_all(store, fleet, began, project=project)
-    return until_done(lambda now: store.end_listing(project, began, unread_zones, now), began)
-
-
-def living(store: Store) -> int:
-    """What the gauges of Spot instances sum up to."""
-    return sum(row.instances for row in store.remembered().totals.label_sets.values())
-
-
-def row_of(store: Store, labels: Labels = LABELS) -> LabelSetTotals:
-    return store.remembered().totals.label_sets[labels]
 
 
 # committing
 
 
 def test_a_new_store_has_the_unknown_series_at_zero(store: Store) -> None:
-    remembered = store.remembered()
+    remembered = store.state()
 
     assert remembered.totals == Totals(
         {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS, revealed=True)},
@@ -105,8 +63,8 @@ def test_a_newest_interruption_that_has_still_to_come_is_replaced_by_the_next(re
 
     store.apply([interrupted(at=NOW - 5)], NOW)
 
-    assert store.remembered().totals.clusters["tills"].last_interruption_at == NOW - 5
-    assert reopen().remembered().totals.clusters["tills"].last_interruption_at == NOW - 5
+    assert store.state().totals.clusters["tills"].last_interruption_at == NOW - 5
+    assert reopen().state().totals.clusters["tills"].last_interruption_at == NOW - 5
 
 
 def test_outcomes_come_in_the_order_of_the_events(store: Store) -> None:
@@ -118,28 +76,28 @@ def test_outcomes_come_in_the_order_of_the_events(store: Store) -> None:
 
 
 def test_what_was_applied_is_what_is_remembered(store: Store) -> None:
-    shown = store.remembered().totals
+    shown = store.state().totals
     for work in (
         store.apply([created(), interrupted("9")], NOW),
         store.apply([interrupted(), created("2", 2000), failed("2")], NOW),
-        store.account(NOW),
-        store.account(NOW + 60),
+        store.accrue_instance_seconds(NOW),
+        store.accrue_instance_seconds(NOW + 60),
         store.expire(NOW + GRACE),
     ):
         shown.update(work.changed)
 
-    assert store.remembered().totals == shown
-    assert store.remembered().pending == work.pending
+    assert store.state().totals == shown
+    assert store.state().pending == work.pending
 
 
 def test_an_event_that_cannot_be_committed_leaves_nothing_of_its_batch(store: Store) -> None:
     store.apply([created("1")], NOW)
-    before = store.remembered()
+    before = store.state()
 
     with pytest.raises(UnicodeEncodeError):
         store.apply([interrupted("1"), UNSTORABLE, interrupted("2")], NOW)
 
-    assert store.remembered() == before
+    assert store.state() == before
     outcomes = store.apply([interrupted("1"), interrupted("2")], NOW).outcomes
     assert [type(outcome) for outcome in outcomes] == [Counted, Pending]
 
@@ -156,13 +114,13 @@ def test_everything_is_remembered_across_a_restart(reopen: Opener) -> None:
     store.apply(
         [created(), created("2", 200, name=OTHER_NAME), interrupted(), interrupted("9"), TEACHES], NOW
     )
-    store.account(NOW)
-    store.account(NOW + 60)
-    before = store.remembered()
+    store.accrue_instance_seconds(NOW)
+    store.accrue_instance_seconds(NOW + 60)
+    before = store.state()
 
     store = reopen()
 
-    assert store.remembered() == before
+    assert store.state() == before
     assert [type(outcome) for outcome in store.apply([created(), interrupted()], NOW).outcomes] == [
         Duplicate
     ] * 2
@@ -174,7 +132,7 @@ def test_everything_is_remembered_across_a_restart(reopen: Opener) -> None:
 
 
 def test_the_totals_that_were_given_out_do_not_change(store: Store) -> None:
-    given = store.remembered()
+    given = store.state()
     changed = store.apply([created()], NOW).changed
     store.apply([interrupted()], NOW)
 
@@ -236,13 +194,13 @@ def test_time_is_added_for_each_that_lives(store: Store) -> None:
         [created("1"), created("2", name=OTHER_NAME), created("3", name=name(3), node=LAB, spot=None)], NOW
     )
 
-    assert not store.account(NOW).changed
-    store.account(NOW + 60)
+    assert not store.accrue_instance_seconds(NOW).changed
+    store.accrue_instance_seconds(NOW + 60)
     store.apply([interrupted("1")], NOW + 60)
-    store.account(NOW + 90)
+    store.accrue_instance_seconds(NOW + 90)
 
     assert row_of(store).instance_seconds == 150.0
-    assert sum(row.instance_seconds for row in store.remembered().totals.label_sets.values()) == 150.0
+    assert sum(row.instance_seconds for row in store.state().totals.label_sets.values()) == 150.0
 
 
 @pytest.mark.parametrize(
@@ -258,7 +216,7 @@ def test_time_is_added(open_again: Opener, moments: list[float], seconds: float)
     store = open_again()
     store.apply([created()], NOW)
     for moment in moments:
-        store.account(NOW + moment)
+        store.accrue_instance_seconds(NOW + moment)
 
     assert row_of(store).instance_seconds == seconds
 
@@ -266,9 +224,9 @@ def test_time_is_added(open_again: Opener, moments: list[float], seconds: float)
 def test_time_goes_on_after_a_restart(reopen: Opener) -> None:
     store = reopen()
     store.apply([created()], NOW)
-    store.account(NOW)
+    store.accrue_instance_seconds(NOW)
 
-    assert reopen().account(NOW + 600).changed.label_sets[LABELS].instance_seconds == 600.0
+    assert reopen().accrue_instance_seconds(NOW + 600).changed.label_sets[LABELS].instance_seconds == 600.0
 
 
 # forgetting
@@ -360,7 +318,7 @@ def test_an_idle_label_set_goes_with_its_cluster_and_histogram(reopen: Opener) -
     assert set(dropped.label_sets) == {LABELS}
     assert set(dropped.clusters) == {"tills"}
     assert set(dropped.lifetimes) == {("tills", "e2-standard-8")}
-    for again in (store.remembered, lambda: reopen().remembered()):
+    for again in (store.state, lambda: reopen().state()):
         assert set(again().totals.clusters) == {"lab", UNKNOWN}
 
 
@@ -380,14 +338,14 @@ def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
     store.apply([created(), interrupted(), created("2", name=OTHER_NAME, node=LAB)], NOW)
     rows = Totals(
         {LABELS: row_of(store), LABELS._replace(zone="gone"): row_of(store)},
-        {"tills": store.remembered().totals.clusters["tills"]},
+        {"tills": store.state().totals.clusters["tills"]},
         {("tills", "e2-standard-8"): LifetimeTotals("tills", "e2-standard-8")},
     )
 
-    changed = store.reveal(rows, NOW).changed
+    changed = store.release_held(rows, NOW).changed
 
     assert all(row.revealed for row in changed.label_sets.values())
-    for again in (store.remembered, lambda: reopen(hold=True).remembered()):
+    for again in (store.state, lambda: reopen(hold=True).state()):
         totals = again().totals
         assert {key for key, row in totals.label_sets.items() if row.revealed} == {LABELS}
         assert {key for key, row in totals.clusters.items() if row.revealed} == {"tills"}
@@ -397,7 +355,7 @@ def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
 
 def test_nothing_is_held_where_nothing_asks_for_it(store: Store) -> None:
     store.apply([created(), interrupted()], NOW)
-    totals = store.remembered().totals
+    totals = store.state().totals
 
     assert all(row.revealed for row in totals.label_sets.values())
     assert all(row.revealed for row in totals.clusters.values())
@@ -410,12 +368,12 @@ def test_nothing_is_held_where_nothing_asks_for_it(store: Store) -> None:
 def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
     store = reopen()
     store.apply([created("1"), interrupted("1"), created("2", 2000), interrupted("9")], NOW)
-    store.account(NOW)
-    store.account(NOW + 60)
+    store.accrue_instance_seconds(NOW)
+    store.accrue_instance_seconds(NOW + 60)
 
     store = reopen(reset_totals=True)
 
-    for again in (store.remembered, lambda: reopen().remembered()):
+    for again in (store.state, lambda: reopen().state()):
         remembered = again()
         totals = remembered.totals
         assert totals.label_sets[LABELS] == LabelSetTotals(
@@ -432,7 +390,7 @@ def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
 def test_a_new_store_can_begin_at_zero_too(open_again: Opener) -> None:
     store = open_again(reset_totals=True)
 
-    assert set(store.remembered().totals.clusters) == {UNKNOWN}
+    assert set(store.state().totals.clusters) == {UNKNOWN}
 
 
 # limits
@@ -462,7 +420,7 @@ def test_what_overflowed_stays_under_other_when_there_is_room(reopen: Opener) ->
 
 def test_what_was_told_under_a_number_is_found_under_the_id(store: Store) -> None:
     store.apply([created(name=NUMBERED), interrupted()], NOW)
-    assert store.remembered().pending == 1
+    assert store.state().pending == 1
 
     applied = store.apply([TEACHES], NOW + 1)
 
@@ -488,7 +446,7 @@ def test_a_number_is_translated_after_a_restart(reopen: Opener) -> None:
 def test_a_number_is_translated_for_all_of_the_batch_that_teaches_it(store: Store) -> None:
     store.apply([created(name=NUMBERED), TEACHES, interrupted()], NOW)
 
-    assert set(store.remembered().totals.label_sets) == {LABELS, UNKNOWN_LABELS}
+    assert set(store.state().totals.label_sets) == {LABELS, UNKNOWN_LABELS}
 
 
 def test_a_number_that_begins_another_moves_only_its_own(store: Store) -> None:
@@ -516,12 +474,14 @@ def test_a_listing_is_taken_in(store: Store) -> None:
     store.apply([interrupted("2", name=name(2))], NOW)
     store.begin_listing(NAME.project, NOW)
 
-    applied = store.take_in(NAME.project, NOW, [listed("1", name=name(1)), listed("2", name=name(2))], NOW)
+    applied = store.record_listed(
+        NAME.project, NOW, [listed("1", name=name(1)), listed("2", name=name(2))], NOW
+    )
 
     assert (applied.pending, applied.released) == (0, {"inventory": 1})
     assert [(counted.id, counted.age) for counted in applied.counted] == [("2", 900.0)]
     assert applied.changed.label_sets[LABELS].instances == 1
-    assert store.remembered().totals.label_sets[LABELS] == applied.changed.label_sets[LABELS]
+    assert store.state().totals.label_sets[LABELS] == applied.changed.label_sets[LABELS]
 
 
 def test_what_a_complete_listing_does_not_name_has_ended(store: Store) -> None:
@@ -556,7 +516,7 @@ def test_an_empty_fleet_is_a_fleet(store: Store) -> None:
     list_fleet(store, [], NOW + 600)
 
     assert living(store) == 0
-    assert store.remembered().listed == {NAME.project: NOW + 600}
+    assert store.state().listed == {NAME.project: NOW + 600}
 
 
 def test_unread_zones_keep_what_was_known(store: Store) -> None:
@@ -581,7 +541,7 @@ def test_what_is_created_while_the_fleet_is_listed_has_not_ended(store: Store) -
 def test_what_is_interrupted_while_the_fleet_is_listed_stays_ended(store: Store) -> None:
     store.begin_listing(NAME.project, NOW)
     store.apply([created("1"), interrupted("1", NOW + 1)], NOW + 1)
-    store.take_in(NAME.project, NOW, [listed("1")], NOW + 2)
+    store.record_listed(NAME.project, NOW, [listed("1")], NOW + 2)
     store.end_listing(NAME.project, NOW, (), NOW + 3)
 
     assert living(store) == 0
@@ -605,7 +565,7 @@ def test_projects_are_listed_side_by_side(open_again: Opener, one: str, other: s
     assert gauges() == (1, 1)
     store.end_listing(other, NOW + 601, (), NOW + 603)
     assert gauges() == (1, 1)
-    assert store.remembered().listed == {one: NOW + 600, other: NOW + 601}
+    assert store.state().listed == {one: NOW + 600, other: NOW + 601}
 
     list_fleet(store, [], NOW + 1200, project=one)
     assert gauges() == (0, 1)
@@ -635,9 +595,9 @@ def test_a_listing_counts_as_complete_once_its_last_slice_is_ended(store: Store)
     name_all(store, [], NOW + 600)
 
     assert store.end_listing(NAME.project, NOW + 600, (), NOW).more
-    assert store.remembered().listed == {NAME.project: NOW}
+    assert store.state().listed == {NAME.project: NOW}
     assert not store.end_listing(NAME.project, NOW + 600, (), NOW).more
-    assert store.remembered().listed == {NAME.project: NOW + 600}
+    assert store.state().listed == {NAME.project: NOW + 600}
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "never-begun"])
@@ -648,7 +608,7 @@ def test_a_listing_that_is_not_under_way_is_refused(open_again: Opener, ended: b
         list_fleet(store, [listed()], NOW)
 
     with pytest.raises(StoreUnavailableError):
-        store.take_in(NAME.project, NOW, [listed("2", name=OTHER_NAME)], NOW)
+        store.record_listed(NAME.project, NOW, [listed("2", name=OTHER_NAME)], NOW)
     with pytest.raises(StoreUnavailableError):
         store.end_listing(NAME.project, NOW + 600, (), NOW)
 
@@ -657,7 +617,7 @@ def test_a_listing_that_is_not_under_way_is_refused(open_again: Opener, ended: b
 
 def test_the_last_complete_listing_is_remembered_across_a_restart(reopen: Opener) -> None:
     list_fleet(reopen(), [listed()], NOW)
-    before = reopen().remembered()
+    before = reopen().state()
 
     assert before.listed == {NAME.project: NOW}
     assert living(reopen()) == 1
@@ -673,18 +633,18 @@ def test_a_listing_does_not_outlive_a_restart(reopen: Opener) -> None:
     with pytest.raises(StoreUnavailableError):
         store.end_listing(NAME.project, NOW + 600, (), NOW + 601)
     assert living(store) == 2
-    assert not store.remembered().listed
+    assert not store.state().listed
 
 
 def test_a_slice_that_cannot_be_committed_leaves_nothing_behind(store: Store) -> None:
     store.begin_listing(NAME.project, NOW)
-    before = store.remembered()
+    before = store.state()
     unstorable = listed("2", name=OTHER_NAME, node=TILLS._replace(node_pool="\ud800"))
 
     with pytest.raises(UnicodeEncodeError):
-        store.take_in(NAME.project, NOW, [listed("1"), unstorable], NOW)
+        store.record_listed(NAME.project, NOW, [listed("1"), unstorable], NOW)
 
-    assert store.remembered() == before
+    assert store.state() == before
 
 
 def test_those_of_a_great_scale_down_are_found_by_their_late_interruptions(store: Store) -> None:
@@ -698,7 +658,7 @@ def test_those_of_a_great_scale_down_are_found_by_their_late_interruptions(store
 
     assert {row.age for row in counted} == {NOW - 100}
     assert interruptions(store) == {"tills": 950}
-    assert sum(store.remembered().totals.lifetimes["tills", TILLS.machine_type].buckets) == 950
+    assert sum(store.state().totals.lifetimes["tills", TILLS.machine_type].buckets) == 950
     assert living(store) == 50
 
 
@@ -710,7 +670,7 @@ def test_the_gauge_is_how_many_live_after_many_listings(store: Store) -> None:
     list_fleet(store, fleet[:300], NOW + 600)
     list_fleet(store, [replace(one, started_at=NOW + 900) for one in fleet[50:150]], NOW + 1200)
 
-    gauge = {row.labels.cluster: row.instances for row in store.remembered().totals.label_sets.values()}
+    gauge = {row.labels.cluster: row.instances for row in store.state().totals.label_sets.values()}
     assert gauge == {"tills": 50, "lab": 50, UNKNOWN: 0}
 
 

@@ -8,57 +8,44 @@ from typing import Final
 import pytest
 
 from app.domain.attribution import Rules
-from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName, Node
+from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, Entry, Pool, Query
 from app.domain.instances import OTHER_LABELS, Labels
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
-from app.store import History, OpenedStore, open_store
+from app.store.opening import open_store
+from app.store.port import LedgerReader, OpenedStore
 from tests.domain.examples import DAY, GRACE, LAB, LABELS, NAME, NOW, TILLS, created, failed, interrupted
+from tests.store.stories import NUMBERED, TEACHES, life, lives, synced
 
 WEEK: Final = PERIODS * PERIOD_SECONDS
 TILLS_POOL: Final = Pool(NAME.project, "tills", "europe-west1", "spot-pool")
 END_OF_GRACE: Final = None
-NUMBERED: Final = NAME._replace(project="123456789")
-TEACHES: Final = created("99", name=NAME._replace(instance="teacher"), number="123456789")
 LAB_POOL: Final = Pool(NAME.project, "lab", "europe-west1", "lab-pool")
-
-
-def life(number: int, *, node: Node = TILLS, at: float = NOW, age: float = 60.0) -> list[Event]:
-    """An instance that was created and, at that age, interrupted."""
-    name = NAME._replace(instance=f"node-{number:05}")
-    return [
-        replace(created(str(number), at - age, name=name), node=node),
-        interrupted(str(number), at, name=name),
-    ]
-
-
-def lives(*several: list[Event]) -> list[Event]:
-    return [event for one in several for event in one]
 
 
 def ids(entries: Sequence[Entry]) -> list[str]:
     return [entry.counted.id for entry in entries]
 
 
-def pages(history: History, query: Query) -> list[list[str]]:
+def pages(ledger: LedgerReader, query: Query) -> list[list[str]]:
     """The ids on every page, read one after the other."""
     read: list[list[str]] = []
-    while page := history.interruptions(query):
+    while page := ledger.interruptions(query):
         read.append(ids(page))
         query = replace(query, before=page[-1].place)
     return read
 
 
 def test_an_empty_ledger_has_no_interruption_and_no_pool(opened: OpenedStore) -> None:
-    assert list(opened.history.interruptions(Query())) == []
-    assert list(opened.history.pools(NOW, 10)) == []
+    assert list(opened.ledger.interruptions(Query())) == []
+    assert list(opened.ledger.pools(NOW, 10)) == []
 
 
 def test_a_row_has_all_that_is_known_of_the_interruption(opened: OpenedStore) -> None:
     opened.store.apply([created("1", 100.0), interrupted("1", 1000.0)], NOW)
 
-    assert list(opened.history.interruptions(Query())) == [
+    assert list(opened.ledger.interruptions(Query())) == [
         Entry(Counted(interrupted().key, 1000.0, NAME, "1", TILLS, "tills", 900.0, explained=True), NOW)
     ]
 
@@ -66,13 +53,13 @@ def test_a_row_has_all_that_is_known_of_the_interruption(opened: OpenedStore) ->
 def test_what_was_counted_as_unknown_shows_what_has_explained_it_since(opened: OpenedStore) -> None:
     opened.store.apply([interrupted("1", 1000.0)], NOW)
     opened.store.expire(NOW + GRACE)
-    (before,) = opened.history.interruptions(Query(cluster="unknown"))
+    (before,) = opened.ledger.interruptions(Query(cluster="unknown"))
     opened.store.apply([created("1", 100.0)], NOW + GRACE + 1)
 
     assert before.counted.node == UNKNOWN_NODE
     assert before.counted.released_by == "expiry"
-    assert list(opened.history.interruptions(Query(cluster="unknown"))) == []
-    (after,) = opened.history.interruptions(Query(cluster="tills"))
+    assert list(opened.ledger.interruptions(Query(cluster="unknown"))) == []
+    (after,) = opened.ledger.interruptions(Query(cluster="tills"))
     assert after.counted.node == TILLS
     assert after.counted.counted_as == "unknown"
 
@@ -80,14 +67,14 @@ def test_what_was_counted_as_unknown_shows_what_has_explained_it_since(opened: O
 def test_an_interruption_without_an_id_is_read_without_one(opened: OpenedStore) -> None:
     opened.store.apply([created("", 100.0), interrupted("", 1000.0)], NOW)
 
-    assert ids(opened.history.interruptions(Query())) == [""]
+    assert ids(opened.ledger.interruptions(Query())) == [""]
 
 
 def test_the_newest_come_first_and_pages_have_each_once(opened: OpenedStore) -> None:
     at = [NOW + number // 3 for number in range(10)]  # three have the same time
     opened.store.apply(lives(*(life(number, at=at[number]) for number in range(10))), NOW)
 
-    read = pages(opened.history, Query(limit=4))
+    read = pages(opened.ledger, Query(limit=4))
 
     assert [len(page) for page in read] == [4, 4, 2]
     everything = [one for page in read for one in page]
@@ -97,10 +84,10 @@ def test_the_newest_come_first_and_pages_have_each_once(opened: OpenedStore) -> 
 
 def test_a_page_is_not_moved_by_what_comes_in_meanwhile(opened: OpenedStore) -> None:
     opened.store.apply(lives(life(1, at=NOW), life(2, at=NOW + 2)), NOW)
-    (first,) = opened.history.interruptions(Query(limit=1))
+    (first,) = opened.ledger.interruptions(Query(limit=1))
     opened.store.apply(life(3, at=NOW + 3), NOW)
 
-    assert ids(opened.history.interruptions(Query(before=first.place))) == ["1"]
+    assert ids(opened.ledger.interruptions(Query(before=first.place))) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +105,7 @@ def test_a_page_is_not_moved_by_what_comes_in_meanwhile(opened: OpenedStore) -> 
 def test_a_query_narrows(opened: OpenedStore, query: Query, expected: list[str]) -> None:
     opened.store.apply(lives(life(0), life(1, node=LAB, at=NOW + 1), life(2, at=NOW + 2)), NOW)
 
-    assert ids(opened.history.interruptions(query)) == expected
+    assert ids(opened.ledger.interruptions(query)) == expected
 
 
 ELSEWHERE: Final = TILLS._replace(cluster_location="us-east1")
@@ -156,7 +143,7 @@ def test_a_cluster_is_read_alone_by_project_name_and_location(
 ) -> None:
     opened.store.apply(THREE_CLUSTERS_OF_ONE_NAME, NOW)
 
-    assert set(ids(opened.history.interruptions(query))) == expected
+    assert set(ids(opened.ledger.interruptions(query))) == expected
 
 
 def test_pages_of_a_narrow_query_have_each_of_its_rows_once(opened: OpenedStore) -> None:
@@ -164,7 +151,7 @@ def test_pages_of_a_narrow_query_have_each_of_its_rows_once(opened: OpenedStore)
     opened.store.apply(lives(*(life(number, node=nodes[number % 3]) for number in range(15))), NOW)
     query = Query(project=NAME.project, cluster_location="us-east1", counted=True, limit=2)
 
-    read = pages(opened.history, query)
+    read = pages(opened.ledger, query)
 
     assert [len(page) for page in read] == [2, 2, 1]
     assert {one for page in read for one in page} == {"1", "4", "7", "10", "13"}
@@ -181,21 +168,21 @@ def test_counted_rows_are_those_that_the_totals_include(
     opened.store.apply([*life(1), *uncounted, interrupted("3", NOW)], NOW)
     opened.store.expire(NOW + GRACE)
 
-    assert set(ids(opened.history.interruptions(Query(counted=counted)))) == expected
+    assert set(ids(opened.ledger.interruptions(Query(counted=counted)))) == expected
 
 
 def test_a_pending_interruption_is_not_in_the_ledger(opened: OpenedStore) -> None:
     opened.store.apply([interrupted("1", NOW)], NOW)
 
     for counted in (None, True, False):
-        assert list(opened.history.interruptions(Query(counted=counted))) == []
+        assert list(opened.ledger.interruptions(Query(counted=counted))) == []
 
 
 def test_a_pool_has_its_numbers_of_the_last_hour_day_and_week(opened: OpenedStore) -> None:
     ago = [1.0, HOUR_SECONDS, HOUR_SECONDS + 1, DAY_SECONDS, DAY_SECONDS + 1, WEEK, WEEK + 1]
     opened.store.apply(lives(*(life(n, at=NOW - seconds, age=n) for n, seconds in enumerate(ago))), NOW)
 
-    (pool,) = opened.history.pools(NOW, 10)
+    (pool,) = opened.ledger.pools(NOW, 10)
 
     assert pool.pool == TILLS_POOL
     assert (pool.last_hour, pool.last_day, pool.last_week) == (2, 4, 6)
@@ -207,7 +194,7 @@ def test_a_pool_has_its_numbers_of_the_last_hour_day_and_week(opened: OpenedStor
 def test_what_is_said_to_happen_later_is_not_in_the_week(opened: OpenedStore) -> None:
     opened.store.apply(life(1, at=NOW + 1), NOW)
 
-    assert list(opened.history.pools(NOW, 10)) == []
+    assert list(opened.ledger.pools(NOW, 10)) == []
 
 
 @pytest.mark.parametrize(
@@ -216,7 +203,7 @@ def test_what_is_said_to_happen_later_is_not_in_the_week(opened: OpenedStore) ->
 def test_the_median_age_is_that_of_the_middle(opened: OpenedStore, ages: list[float], median: float) -> None:
     opened.store.apply(lives(*(life(n, age=age) for n, age in enumerate(ages))), NOW + 10)
 
-    (pool,) = opened.history.pools(NOW + 1, 10)
+    (pool,) = opened.ledger.pools(NOW + 1, 10)
 
     assert pool.median_age == median
 
@@ -225,7 +212,7 @@ def test_a_pool_of_unknown_ages_has_no_median(opened: OpenedStore) -> None:
     opened.store.apply([interrupted("1", NOW)], NOW)
     opened.store.expire(NOW + GRACE)
 
-    (pool,) = opened.history.pools(NOW + GRACE, 10)
+    (pool,) = opened.ledger.pools(NOW + GRACE, 10)
 
     assert pool.pool == Pool(NAME.project, *UNKNOWN_NODE[:3])
     assert pool.median_age is None
@@ -234,14 +221,14 @@ def test_a_pool_of_unknown_ages_has_no_median(opened: OpenedStore) -> None:
 def test_the_pools_with_most_interruptions_come_first_and_alone(opened: OpenedStore) -> None:
     opened.store.apply(lives(life(1), life(2, node=LAB), life(3, node=LAB)), NOW + 1)
 
-    assert [pool.pool for pool in opened.history.pools(NOW + 1, 10)] == [LAB_POOL, TILLS_POOL]
-    assert [pool.pool for pool in opened.history.pools(NOW + 1, 1)] == [LAB_POOL]
+    assert [pool.pool for pool in opened.ledger.pools(NOW + 1, 10)] == [LAB_POOL, TILLS_POOL]
+    assert [pool.pool for pool in opened.ledger.pools(NOW + 1, 1)] == [LAB_POOL]
 
 
 def test_clusters_of_one_name_are_apart_by_project_and_location(opened: OpenedStore) -> None:
     opened.store.apply(THREE_CLUSTERS_OF_ONE_NAME, NOW)
 
-    assert {pool.pool for pool in opened.history.pools(NOW + 1, 10)} == {
+    assert {pool.pool for pool in opened.ledger.pools(NOW + 1, 10)} == {
         TILLS_POOL,
         TILLS_POOL._replace(cluster_location="us-east1"),
         TILLS_POOL._replace(project="example.com:shop", cluster_location="us-east1"),
@@ -253,7 +240,7 @@ def test_the_ledger_is_read_while_a_listing_is_under_way(opened: OpenedStore) ->
     opened.store.begin_listing(NAME.project, NOW)
     opened.store.apply(life(1), NOW)
 
-    assert ids(opened.history.interruptions(Query())) == ["1"]
+    assert ids(opened.ledger.interruptions(Query())) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +280,7 @@ def test_an_interruption_stands_in_the_ledger_so(
         else:
             opened.store.apply([event], NOW)
 
-    (entry,) = opened.history.interruptions(Query())
+    (entry,) = opened.ledger.interruptions(Query())
     counted = entry.counted
     assert (counted.name, counted.id) == (NAME, "1")
     assert row == (
@@ -307,12 +294,12 @@ def test_an_interruption_stands_in_the_ledger_so(
 
 def test_the_totals_by_label_set_are_the_stores(opened: OpenedStore) -> None:
     opened.store.apply(lives(life(1), life(2), [created("3", NOW)]), NOW)
-    opened.store.account(NOW)
-    opened.store.account(NOW + 60)
+    opened.store.accrue_instance_seconds(NOW)
+    opened.store.accrue_instance_seconds(NOW + 60)
 
-    read = {row.labels: row for row in opened.history.label_sets()}
+    read = {row.labels: row for row in opened.ledger.label_sets()}
 
-    remembered = opened.store.remembered().totals.label_sets
+    remembered = opened.store.state().totals.label_sets
     for labels in read.keys() | remembered.keys():
         mine, theirs = (rows.get(labels, LabelSetTotals(labels)) for rows in (read, remembered))
         assert mine.interruptions == theirs.interruptions
@@ -325,10 +312,10 @@ def test_the_totals_by_label_set_are_the_stores(opened: OpenedStore) -> None:
     assert read[LABELS].interruptions == 2
 
 
-def week(history: History, now: float) -> dict[Labels, tuple[int, int, float]]:
+def week(ledger: LedgerReader, now: float) -> dict[Labels, tuple[int, int, float]]:
     """Interruptions, those counted as unknown, and instance-hours of each label set."""
     found: dict[Labels, tuple[int, int, float]] = {}
-    for row in history.week(now):
+    for row in ledger.week(now):
         interruptions, unknown, hours = found.get(row.labels, (0, 0, 0.0))
         found[row.labels] = (
             interruptions + row.interruptions,
@@ -339,7 +326,7 @@ def week(history: History, now: float) -> dict[Labels, tuple[int, int, float]]:
 
 
 def test_an_empty_store_has_no_week(opened: OpenedStore) -> None:
-    assert week(opened.history, NOW) == {}
+    assert week(opened.ledger, NOW) == {}
 
 
 def test_the_week_has_the_interruptions_and_the_instance_hours_of_seven_days(opened: OpenedStore) -> None:
@@ -361,7 +348,7 @@ def test_the_week_has_the_interruptions_and_the_instance_hours_of_seven_days(ope
 
     lab = Labels(NAME.project, *LAB[:3], NAME.zone, LAB.machine_type)
     # The interruption at this very moment is not before it.
-    assert week(opened.history, NOW) == {LABELS: (2, 0, 1 + 2 + 24 + 4), lab: (1, 0, 6 * 24)}
+    assert week(opened.ledger, NOW) == {LABELS: (2, 0, 1 + 2 + 24 + 4), lab: (1, 0, 6 * 24)}
 
 
 def test_the_week_has_what_was_counted_as_unknown_under_the_labels_that_are_known_by_now(
@@ -372,14 +359,14 @@ def test_the_week_has_what_was_counted_as_unknown_under_the_labels_that_are_know
     opened.store.apply([created("1", NOW - HOUR_SECONDS)], NOW + GRACE)
 
     of_nothing = Labels(NAME.project, *UNKNOWN_NODE[:3], NAME.zone, UNKNOWN)
-    assert week(opened.history, NOW + GRACE) == {LABELS: (1, 1, 1.0), of_nothing: (1, 1, 0.0)}
+    assert week(opened.ledger, NOW + GRACE) == {LABELS: (1, 1, 1.0), of_nothing: (1, 1, 0.0)}
 
 
 def test_the_week_has_what_overflowed_under_other(url: str) -> None:
     opened = open_store(url, Rules(grace_seconds=GRACE, max_label_sets=1))
     with closing(opened.store):
-        opened.store.refresh(NOW)
+        synced(opened)
         opened.store.apply([created("1", NOW - HOUR_SECONDS)], NOW)
         opened.store.apply(life(2, node=LAB, at=NOW - HOUR_SECONDS, age=2 * HOUR_SECONDS), NOW)
 
-        assert week(opened.history, NOW) == {LABELS: (0, 0, 1.0), OTHER_LABELS: (1, 0, 2.0)}
+        assert week(opened.ledger, NOW) == {LABELS: (0, 0, 1.0), OTHER_LABELS: (1, 0, 2.0)}

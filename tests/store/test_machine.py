@@ -30,8 +30,9 @@ from app.domain.events import (
 from app.domain.instances import Labels
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store import Remembered, Store, open_store
-from app.store.redis.rows import entry_of, flat, under
+from app.store.opening import open_store
+from app.store.port import SharedStore, Store, StoredState
+from app.store.redis.rows import decode_entry, decode_name_record, flatten
 from app.store.redis.rows import key as key_of
 from tests.domain.examples import (
     DAY,
@@ -47,6 +48,7 @@ from tests.domain.examples import (
     listed,
 )
 from tests.store.conftest import LEASE_SECONDS
+from tests.store.stories import shared_store, synced
 from tests.support.redis import RedisServer
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
@@ -184,8 +186,8 @@ class Exporter(RuleBasedStateMachine):
         self.close()
         self.folder.cleanup()
 
-    def remembered(self) -> Remembered:
-        return self.store.remembered()
+    def remembered(self) -> StoredState:
+        return self.store.state()
 
     @property
     def leader(self) -> Store:
@@ -304,7 +306,7 @@ class Exporter(RuleBasedStateMachine):
         self.hear(named, self.listing.began)
 
     def hear(self, fleet: Sequence[Listed], began: float) -> None:
-        self.leader.take_in(NAME.project, began, fleet, self.now)
+        self.leader.record_listed(NAME.project, began, fleet, self.now)
         self.model.hear(fleet)
         self.unheard -= {
             instance.id
@@ -357,7 +359,7 @@ class Exporter(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, GRACE / 2, GRACE]))
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
-        for work in (self.leader.expire, self.leader.account, self.leader.prune):
+        for work in (self.leader.expire, self.leader.accrue_instance_seconds, self.leader.prune):
             while work(self.now).more:
                 pass
         self.model.settle(graces_end_at=self.now)
@@ -477,24 +479,24 @@ class Replicas(Exporter):
 
     def open(self) -> None:
         self.stores = [
-            open_store(self.server.url, RULES, replica=replica, lease_seconds=LEASE_SECONDS).store
+            shared_store(open_store(self.server.url, RULES, replica=replica, lease_seconds=LEASE_SECONDS))
             for replica in ("one", "other")
         ]
         self.turns = cycle(self.stores)
         self.store = next(self.turns)
-        self.refresh()
+        self.sync()
 
     def close(self) -> None:
         for store in self.stores:
             store.close()
 
-    def refresh(self) -> None:
+    def sync(self) -> None:
         for store in self.stores:
-            store.refresh(self.now if hasattr(self, "now") else NOW)
+            store.sync(self.now if hasattr(self, "now") else NOW)
 
     @property
-    def leader(self) -> Store:
-        (leader,) = (store for store in self.stores if store.remembered().leads_until > 0)
+    def leader(self) -> SharedStore:
+        (leader,) = (store for store in self.stores if store.state().leads_until > 0)
         return leader
 
     def take(self, events: list[Event]) -> None:
@@ -502,9 +504,9 @@ class Replicas(Exporter):
         super().take(events)
 
     @rule()
-    def refresh_all(self) -> None:
-        self.refresh()
-        one, other = (store.remembered() for store in self.stores)
+    def sync_all(self) -> None:
+        self.sync()
+        one, other = (store.state() for store in self.stores)
         assert one.pending == other.pending
         for labels, row in one.totals.label_sets.items():
             assert other.totals.label_sets[labels].instances == row.instances
@@ -514,24 +516,24 @@ class Replicas(Exporter):
         old, before = self.leader, self.remembered()
         self.server.client.delete(key_of("lease"))
         (new,) = (store for store in self.stores if store is not old)
-        new.refresh(self.now)
-        for work in (old.expire, old.account, old.prune):
+        new.sync(self.now)
+        for work in (old.expire, old.accrue_instance_seconds, old.prune):
             assert not work(self.now + 2 * GRACE).changed
         assert self.sum() == before
         assert self.leader is new
         self.abandon_listing()
 
-    def remembered(self) -> Remembered:
+    def remembered(self) -> StoredState:
         """What Prometheus sees: the sum of all counters, and what the leader shows of what they share."""
-        self.leader.refresh(self.now)
+        self.leader.sync(self.now)
         return self.sum()
 
-    def sum(self) -> Remembered:
-        result = self.leader.remembered()
+    def sum(self) -> StoredState:
+        result = self.leader.state()
         totals = result.totals
         for store in self.stores:
             if store is not self.leader:
-                add(totals, store.remembered().totals)
+                add(totals, store.state().totals)
         return result
 
     def read(self, query: str) -> list[Any]:
@@ -545,7 +547,7 @@ class Replicas(Exporter):
             )
             projects, explained = client.hgetall(key_of("projects")), client.hgetall(key_of("explained"))
             for event_key, value in client.hgetall(key_of("ledger")).items():
-                entry = entry_of(event_key, value, explained.get(event_key), projects).counted
+                entry = decode_entry(event_key, value, explained.get(event_key), projects).counted
                 name = "/".join(entry.name)
                 row = (event_key, entry.at, name, entry.id, entry.counted_as, entry.explained)
                 tables.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -553,7 +555,9 @@ class Replicas(Exporter):
             assert {key_of("name", text) for text in texts} == set(client.keys(key_of("name", "*")))
             for text in texts:
                 hash_of_name = client.hgetall(key_of("name", text))
-                for one in under(name_of(text), flat(hash_of_name.items())).incarnations:
+                for one in decode_name_record(
+                    InstanceName.from_path(text), flatten(hash_of_name.items())
+                ).incarnations:
                     tables.execute(
                         "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (text, one.identity, one.alive, one.spot, one.kind, *one.node),
@@ -632,12 +636,11 @@ def histories(draw: st.DrawFn) -> list[Event]:
 
 def settled(batches: list[list[Event]], url: str = "sqlite:///:memory:") -> list[object]:
     """What stands in the totals once every grace has ended."""
-    store = open_store(url, RULES, lease_seconds=LEASE_SECONDS).store
-    store.refresh(NOW)
+    store = synced(open_store(url, RULES, lease_seconds=LEASE_SECONDS))
     for events in batches:
         store.apply(events, NOW)
     store.expire(NOW + GRACE)
-    totals = store.remembered().totals
+    totals = store.state().totals
     store.close()
     return [
         {

@@ -17,7 +17,8 @@ from app.domain.history import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.metrics import Metrics
-from app.store import OpenedStore, Store, inspect_store, open_store, store_warnings
+from app.store.opening import inspect_store, open_store, store_warnings
+from app.store.port import SharedStore, Store
 from app.store.redis.connection import Link
 from app.store.redis.rows import key
 from tests.domain.examples import (
@@ -35,7 +36,7 @@ from tests.domain.examples import (
     listed,
 )
 from tests.store.conftest import LEASE_SECONDS, RULES
-from tests.store.test_contract import (
+from tests.store.stories import (
     NUMBERED,
     TEACHES,
     interruptions,
@@ -44,7 +45,9 @@ from tests.store.test_contract import (
     name,
     name_all,
     row_of,
+    shared_store,
     until_done,
+    until_up,
 )
 from tests.support.process import LOOPBACK, eventually, free_port
 from tests.support.proxy import Proxy
@@ -59,7 +62,9 @@ LEASE: Final = key("lease")
 
 
 class Opener(Protocol):
-    def __call__(self, replica: str = ..., *, url: str = ..., rules: Rules = ..., hold: bool = ...) -> Store:
+    def __call__(
+        self, replica: str = ..., *, url: str = ..., rules: Rules = ..., hold: bool = ...
+    ) -> SharedStore:
         """Begin a process of that replica."""
 
 
@@ -82,36 +87,25 @@ def proxy(server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def start(server: RedisServer) -> Iterator[Opener]:
-    opened: list[OpenedStore] = []
+    opened: list[SharedStore] = []
 
     def start(
         replica: str = "one", *, url: str = server.url, rules: Rules = RULES, hold: bool = False
-    ) -> Store:
-        opened.append(open_store(url, rules, replica=replica, hold=hold, lease_seconds=LEASE_SECONDS))
-        opened[-1].store.refresh(NOW)
-        return opened[-1].store
+    ) -> SharedStore:
+        store = shared_store(open_store(url, rules, replica=replica, hold=hold, lease_seconds=LEASE_SECONDS))
+        opened.append(store)
+        store.sync(NOW)
+        return store
 
     yield start
     for one in opened:
-        one.store.close()
-
-
-def until_up(work: Callable[[], T], *, within: float = 20) -> T:
-    """The work's result once the server is there again."""
-
-    def done() -> tuple[T] | None:
-        try:
-            return (work(),)
-        except StoreUnavailableError:
-            return None
-
-    return eventually(done, within=within, what="the store is there again")[0]
+        one.close()
 
 
 def ledger(url: str) -> list[str]:
     """The keys of everything counted."""
-    history = open_store(url, RULES, replica="reader").history
-    return [entry.counted.key for entry in history.interruptions(Query(limit=2000))]
+    reader = open_store(url, RULES, replica="reader").ledger
+    return [entry.counted.key for entry in reader.interruptions(Query(limit=2000))]
 
 
 def everything(client: Client) -> dict[str, bytes]:
@@ -146,7 +140,7 @@ def test_a_transaction_that_arrives_after_its_process_has_reconnected_is_refused
     store = start(url=proxy.url, hold=True)
     store.apply([created(), interrupted()], NOW)
     proxy.delay()
-    store.reveal(store.remembered().totals, NOW)
+    store.release_held(store.state().totals, NOW)
     before = everything(client)
 
     assert proxy.deliver().endswith(b"*-1\r\n")
@@ -172,16 +166,16 @@ def test_periodic_work_whose_reply_is_lost_is_done_once(
 ) -> None:
     store = start(url=proxy.url)
     store.apply([created(), interrupted(name=OTHER_NAME)], NOW)
-    store.account(NOW)
+    store.accrue_instance_seconds(NOW)
 
     trouble(proxy)
-    store.account(NOW + 60)
+    store.accrue_instance_seconds(NOW + 60)
     trouble(proxy)
     store.expire(NOW + GRACE)
 
     assert row_of(store).instance_seconds == 60.0
     assert interruptions(store) == {UNKNOWN: 1}
-    assert store.remembered().pending == 0
+    assert store.state().pending == 0
 
 
 def test_what_is_away_after_a_lost_reply_is_a_duplicate_when_it_comes_again(
@@ -230,7 +224,7 @@ def test_what_comes_to_all_replicas_at_once_counts_once(start: Opener, server: R
     assert all(counted)
     assert sorted(ledger(server.url)) == sorted(event.key for event in events)
     for store in stores:
-        store.refresh(NOW)
+        store.sync(NOW)
         assert living(store) == 0
 
 
@@ -263,7 +257,7 @@ def test_what_another_replica_makes_of_an_instance_between_read_and_commit_is_re
 
 def observed(store: Store) -> int:
     """How many lifetimes."""
-    return sum(sum(row.buckets) for row in store.remembered().totals.lifetimes.values())
+    return sum(sum(row.buckets) for row in store.state().totals.lifetimes.values())
 
 
 def test_a_number_that_another_replica_learns_between_read_and_commit_is_translated(
@@ -276,7 +270,7 @@ def test_a_number_that_another_replica_learns_between_read_and_commit_is_transla
 
     assert not client.keys(key("name", NUMBERED.project, "*"))
     assert not client.exists(key("names", NUMBERED.project))
-    store.refresh(NOW)
+    store.sync(NOW)
     assert row_of(store).instances == 2
 
 
@@ -284,24 +278,24 @@ def test_series_that_one_replica_knows_the_others_show_at_zero(start: Opener) ->
     one, other = start("one"), start("other")
     one.apply([created(), interrupted()], NOW)
 
-    changed = other.refresh(NOW).changed
+    changed = other.sync(NOW).changed
 
     assert changed.label_sets[LABELS].interruptions == 0
     assert changed.clusters["tills"].interruptions == 0
     assert not any(changed.lifetimes["tills", TILLS.machine_type].buckets)
-    assert not other.refresh(NOW).changed
+    assert not other.sync(NOW).changed
 
 
 def test_each_replica_holds_and_reveals_its_own(start: Opener) -> None:
     one, other = start("one", hold=True), start("other", hold=True)
     one.apply([created(), interrupted()], NOW)
-    one.reveal(one.remembered().totals, NOW)
-    other.refresh(NOW)
+    one.release_held(one.state().totals, NOW)
+    other.sync(NOW)
 
     assert row_of(one).revealed
     assert not row_of(other).revealed
     other.apply([interrupted(at=2000)], NOW)
-    other.reveal(other.remembered().totals, NOW)
+    other.release_held(other.state().totals, NOW)
     assert row_of(start("other", hold=True)).revealed
 
 
@@ -324,9 +318,9 @@ def test_a_name_has_one_living_holder_the_newest(start: Opener, client: Client) 
 
     works: list[Callable[[], object]] = [
         lambda: old.apply([interrupted()], NOW),
-        lambda: old.refresh(NOW),
+        lambda: old.sync(NOW),
         lambda: old.prune(NOW),
-        old.remembered,
+        old.state,
     ]
     for work in works:
         with pytest.raises(NameTakenError):
@@ -355,7 +349,7 @@ def test_a_name_that_is_taken_between_read_and_commit_is_not_written_under(
 
 
 def leads(store: Store) -> bool:
-    return store.remembered().leads_until > time.monotonic()
+    return store.state().leads_until > time.monotonic()
 
 
 def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) -> None:
@@ -363,27 +357,27 @@ def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) ->
     assert (leads(one), leads(other)) == (True, False)
 
     one.close()
-    other.refresh(NOW)
+    other.sync(NOW)
     assert leads(other)
 
 
 def test_a_replica_whose_lease_ran_out_does_nothing_that_another_does(start: Opener, client: Client) -> None:
     old, new = start("old"), start("new")
     old.apply([created(), interrupted(name=OTHER_NAME)], NOW)
-    old.account(NOW)
+    old.accrue_instance_seconds(NOW)
     old.begin_listing(NAME.project, NOW)
     client.delete(LEASE)
-    new.refresh(NOW)
+    new.sync(NOW)
     before = everything(client)
 
     assert leads(old)  # as far as it knows
     assert not old.expire(NOW + GRACE).outcomes
     assert not leads(old)
-    assert not old.account(NOW + GRACE).changed
+    assert not old.accrue_instance_seconds(NOW + GRACE).changed
     assert not old.prune(NOW + 40 * DAY).changed
     works: list[Callable[[], object]] = [
         lambda: old.begin_listing(NAME.project, NOW),
-        lambda: old.take_in(NAME.project, NOW, [listed()], NOW),
+        lambda: old.record_listed(NAME.project, NOW, [listed()], NOW),
         lambda: old.end_listing(NAME.project, NOW, (), NOW),
     ]
     for work in works:
@@ -391,7 +385,7 @@ def test_a_replica_whose_lease_ran_out_does_nothing_that_another_does(start: Ope
             work()
     assert everything(client) == before
 
-    new.account(NOW + 60)
+    new.accrue_instance_seconds(NOW + 60)
     assert row_of(new).instance_seconds == 60.0
     assert interruptions(new) == {}
     new.expire(NOW + GRACE)
@@ -418,16 +412,16 @@ def test_a_listing_that_another_leader_began_meanwhile_is_lost(start: Opener, cl
     one.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
     name_all(one, [listed("1")], NOW + 600)
     client.delete(LEASE)
-    other.refresh(NOW)
+    other.sync(NOW)
     name_all(other, [], NOW + 660)
     client.delete(LEASE)
-    one.refresh(NOW)
+    one.sync(NOW)
 
     with pytest.raises(StoreUnavailableError):
-        one.take_in(NAME.project, NOW + 600, [listed("2", name=OTHER_NAME)], NOW + 700)
+        one.record_listed(NAME.project, NOW + 600, [listed("2", name=OTHER_NAME)], NOW + 700)
     with pytest.raises(StoreUnavailableError):
         one.end_listing(NAME.project, NOW + 600, (), NOW + 700)
-    one.refresh(NOW)
+    one.sync(NOW)
     assert living(one) == 2
 
 
@@ -436,7 +430,7 @@ def test_what_the_last_leader_has_just_listed_is_not_ended(start: Opener, client
     one.apply([created()], NOW)
     list_fleet(one, [listed()], NOW + 600)
     client.delete(LEASE)
-    other.refresh(NOW)
+    other.sync(NOW)
 
     list_fleet(other, [], NOW + 630)
     assert living(other) == 1
@@ -458,11 +452,11 @@ def test_only_the_replica_that_leads_shows_what_is_shared(start: Opener) -> None
     assert not any(name in shown_later for name in shared)
 
 
-def metrics_of(store: Store, *, later: float = 0.0) -> str:
-    """What a replica shows some seconds after a refresh."""
+def metrics_of(store: SharedStore, *, later: float = 0.0) -> str:
+    """What a replica shows some seconds after it has synced."""
     metrics = Metrics(monotonic=lambda: time.monotonic() + later)
-    metrics.restore(store.remembered())
-    metrics.show(store.refresh(NOW))
+    metrics.restore(store.state())
+    metrics.show(store.sync(NOW))
     return metrics.render("")[0].decode()
 
 
@@ -471,7 +465,7 @@ def test_a_replica_that_does_not_lead_asks_the_leading_one_for_a_listing(start: 
     (outcome,) = other.apply([interrupted()], NOW).outcomes
     assert isinstance(outcome, Pending)
 
-    told = other.refresh(NOW).shared, leader.refresh(NOW).shared, leader.refresh(NOW).shared
+    told = other.sync(NOW).shared, leader.sync(NOW).shared, leader.sync(NOW).shared
     assert [shared is not None and list(shared.asked) for shared in told] == [[], [NAME.project], []]
 
 
@@ -559,7 +553,7 @@ def test_a_server_without_room_takes_nothing_half(start: Opener, client: Client)
         with pytest.raises(StoreUnavailableError, match="maxmemory"):
             store.apply([interrupted()], NOW)
         with pytest.raises(StoreUnavailableError):
-            store.refresh(NOW)
+            store.sync(NOW)
     finally:
         client.config_set("maxmemory", 0)
 
@@ -613,17 +607,17 @@ def test_what_a_process_has_shown_is_written_again_when_the_server_has_lost_it(
 ) -> None:
     store, other = start("one"), start("other")
     store.apply([created(), interrupted()], NOW)
-    other.refresh(NOW)
+    other.sync(NOW)
     client.flushall()
 
-    applied = store.refresh(NOW)
-    other.refresh(NOW)
+    applied = store.sync(NOW)
+    other.sync(NOW)
 
     assert interruptions(store) == {"tills": 1}
     assert applied.changed.label_sets[LABELS].instances == 0
     assert sum(applied.changed.lifetimes["tills", TILLS.machine_type].buckets) == 1
     assert interruptions(start("one")) == {"tills": 1}
-    assert "tills" in other.remembered().totals.clusters
+    assert "tills" in other.state().totals.clusters
 
 
 def test_an_older_state_behind_an_unbroken_connection_is_noticed(start: Opener, client: Client) -> None:
@@ -632,12 +626,12 @@ def test_an_older_state_behind_an_unbroken_connection_is_noticed(start: Opener, 
     store.apply([created(), interrupted(), created(name=OTHER_NAME, node=LAB)], NOW)
     older = everything(client)
     store.apply([interrupted(name=OTHER_NAME)], NOW)
-    store.reveal(store.remembered().totals, NOW)
+    store.release_held(store.state().totals, NOW)
     client.flushall()
     for one, value in older.items():
         client.restore(one, 0, value)
 
-    store.refresh(NOW)
+    store.sync(NOW)
 
     for again in (store, start(hold=True)):
         assert interruptions(again) == {"tills": 1, "lab": 1}
@@ -651,10 +645,10 @@ def test_series_that_are_no_more_after_a_loss_are_told(start: Opener, client: Cl
     store.apply([created()], NOW)
     store.apply([created(name=OTHER_NAME, node=None)], NOW)
     metrics = Metrics()
-    metrics.restore(store.remembered())
+    metrics.restore(store.state())
     client.flushall()
 
-    metrics.show(store.refresh(NOW))
+    metrics.show(store.sync(NOW))
     assert row_of(store).created == 1  # it was shown
     assert 'spot_instances{cluster_location="europe-west1"' in metrics.render("")[0].decode()
     assert row_of(store).instances == 0
@@ -663,12 +657,12 @@ def test_series_that_are_no_more_after_a_loss_are_told(start: Opener, client: Cl
 def test_counters_of_what_was_dropped_do_not_come_back(start: Opener, client: Client) -> None:
     leader = start("leader")
     start("other").apply([created(), interrupted()], NOW)
-    leader.refresh(NOW)
+    leader.sync(NOW)
     until_done(leader.prune, NOW + 32 * DAY)
 
     other = start("other")
     leader.apply([created("2", name=OTHER_NAME)], NOW + 33 * DAY)
-    other.refresh(NOW)
+    other.sync(NOW)
     assert interruptions(other) == interruptions(start("other")) == {}
 
 
@@ -679,7 +673,7 @@ def test_keys_go_by_themselves(start: Opener, client: Client) -> None:
     store = start()
     store.apply([created(), interrupted(), interrupted(name=OTHER_NAME)], NOW)
     name_all(store, [listed()], NOW)
-    store.refresh(NOW)
+    store.sync(NOW)
 
     lives = {one.removeprefix(key()): client.ttl(one) for one in client.keys("*")}
     of_events = [seconds for one, seconds in lives.items() if one.startswith(("seen:", "of:"))]
@@ -690,11 +684,11 @@ def test_keys_go_by_themselves(start: Opener, client: Client) -> None:
 
 
 def test_a_lease_that_is_not_renewed_ends_within_15_seconds(server: RedisServer, client: Client) -> None:
-    store = open_store(server.url, RULES).store
-    store.refresh(NOW)
+    store = shared_store(open_store(server.url, RULES))
+    store.sync(NOW)
 
     assert 0 < client.ttl(LEASE) <= 15
-    assert time.monotonic() < store.remembered().leads_until < time.monotonic() + 15
+    assert time.monotonic() < store.state().leads_until < time.monotonic() + 15
     store.close()
 
 
@@ -707,15 +701,15 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
     other.apply([interrupted("", 2000), created("1", name=NUMBERED)], NOW)
     list_fleet(store, [listed("3", name=name(3))], NOW)
     list_fleet(store, [], NOW + 600)
-    store.account(NOW)
+    store.accrue_instance_seconds(NOW)
     for one in (store, other):
-        one.refresh(NOW)
+        one.sync(NOW)
     later = NOW + 3 * DAY
     until_done(store.expire, later)
     until_done(store.prune, later)
     until_done(store.prune, later + 2 * DAY)
     for one in (store, other):
-        one.refresh(NOW)
+        one.sync(NOW)
 
     left = {one.removeprefix(key()) for one in client.keys("*") if not one.startswith(key("seen:"))}
     of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
@@ -747,7 +741,7 @@ def test_what_was_counted_under_a_number_is_completed_with_what_teaches_it(
     store.expire(NOW + GRACE)
     store.apply([TEACHES, created()], NOW + GRACE)
 
-    (row,) = open_store(server.url, RULES, replica="reader").history.interruptions(Query())
+    (row,) = open_store(server.url, RULES, replica="reader").ledger.interruptions(Query())
     assert (row.counted.explained, row.counted.node, row.counted.name) == (True, TILLS, NAME)
 
 

@@ -17,12 +17,11 @@ from redis import Redis
 
 from app.domain.outcomes import Duplicate
 from app.errors import StartError
-from app.store import open_store
+from app.store.opening import open_store
 from app.store.redis.rows import key
 from tests.domain.examples import NOW, OTHER_NAME, created, interrupted, listed
 from tests.store.conftest import LEASE_SECONDS, RULES
-from tests.store.test_contract import interruptions, list_fleet, living
-from tests.store.test_redis import until_up
+from tests.store.stories import interruptions, list_fleet, living, synced, until_up
 from tests.support.process import LOOPBACK, Process, eventually, free_port, listens
 from tests.support.redis import RedisServer
 from tests.support.requirement import require
@@ -68,7 +67,7 @@ def test_a_cluster_is_found_from_any_node_and_keeps_the_store_on_one(cluster: li
         open_store(node.url, RULES, replica=f"exporter-{number}", lease_seconds=LEASE_SECONDS)
         for number, node in enumerate(others)
     )
-    one.store.refresh(NOW)
+    synced(one)
     one.store.apply([created("1"), created("2", name=OTHER_NAME), interrupted("1")], NOW)
     assert isinstance(other.store.apply([interrupted("1")], NOW).outcomes[0], Duplicate)
     list_fleet(one.store, [listed("2", name=OTHER_NAME)], NOW + 600)
@@ -79,7 +78,7 @@ def test_a_cluster_is_found_from_any_node_and_keeps_the_store_on_one(cluster: li
     home.process.start()
     (outcome,) = until_up(lambda: one.store.apply([interrupted("1")], NOW), within=10).outcomes
     assert isinstance(outcome, Duplicate)
-    until_up(lambda: one.store.refresh(NOW))
+    until_up(lambda: synced(one))
     assert (interruptions(one.store), living(one.store)) == ({"tills": 1}, 1)
     for opened in (one, other):
         opened.store.close()

@@ -29,9 +29,9 @@ def test_its_events_are_duplicates_and_its_totals_those_of_the_file(reopen_sqlit
         without_sync(lambda: store.apply([interrupted()], NOW))
 
     assert [type(outcome) for outcome in store.apply([interrupted()], NOW).outcomes] == [Duplicate]
-    shown = store.remembered()
+    shown = store.state()
     assert [row.interruptions for row in shown.totals.label_sets.values() if row.interruptions] == [1]
-    assert reopen_sqlite().remembered() == shown
+    assert reopen_sqlite().state() == shown
 
 
 @pytest.fixture

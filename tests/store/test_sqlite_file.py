@@ -18,19 +18,21 @@ from app.domain.attribution import Rules
 from app.domain.events import UNKNOWN_NODE, InstanceCreated
 from app.domain.outcomes import Duplicate
 from app.errors import StartError, StoreCorruptError
-from app.store import SLICE, inspect_store, open_store
-from app.store.sqlite.file import MIGRATIONS, SQLiteFile, inspect_file
-from tests.domain.examples import DAY, LAB, NAME, NOW, OTHER_NAME, created, interrupted
+from app.store.opening import inspect_store, open_store
+from app.store.port import SLICE
+from app.store.sqlite.damage import inspect_file
+from app.store.sqlite.file import SQLiteFile
+from app.store.sqlite.schema import MIGRATIONS
+from tests.domain.examples import DAY, LAB, NOW, OTHER_NAME, created, interrupted
+from tests.store.stories import MANY
 from tests.support.requirement import require
 from tests.support.sqlite_files import contents, holder, killed, opened, used
-
-MANY: Final = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2000)]
 
 BACKUP: Final = re.compile(r"python -c \\\n  \"(.*C\('([^']+)'\)\.backup\('main', C\('([^']+)'\).*)\"")
 FIRST_START: Final = """
 import signal, sys
 from app.domain.attribution import Rules
-from app.store import open_store
+from app.store.opening import open_store
 from app.store.sqlite import backend
 signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
 open_store(f"sqlite:///{sys.argv[1]}", Rules())
@@ -40,13 +42,13 @@ FULL_DISK: Final = """
 import resource, signal, sys
 from app.domain.attribution import Rules
 from app.errors import StoreUnavailableError
-from app.store import open_store
+from app.store.opening import open_store
 from tests.domain.examples import NOW
-from tests.store.test_sqlite_file import MANY
+from tests.store.stories import MANY
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
 store.apply(MANY[:10], NOW)
-before = store.remembered()
+before = store.state()
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
 refused = False
 try:
@@ -55,16 +57,16 @@ except StoreUnavailableError:
     refused = True
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert refused
-assert store.remembered() == before
+assert store.state() == before
 outcomes = store.apply(MANY, NOW).outcomes
-print(len(outcomes), sum(row.created for row in store.remembered().totals.label_sets.values()))
+print(len(outcomes), sum(row.created for row in store.state().totals.label_sets.values()))
 store.close()
 """
 NO_ROOM: Final = """
 import sys
 from pathlib import Path
 from app.errors import StartError
-from app.store import inspect_store, open_store
+from app.store.opening import inspect_store, open_store
 from app.domain.attribution import Rules
 folder = Path(sys.argv[1])
 url = f"sqlite:///{folder}/store.db"
@@ -173,13 +175,13 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(
 
     start = open_store(f"sqlite:///{path}", Rules())
 
-    assert start.damaged is not None
-    assert start.damaged.name.startswith("store.db.damaged-")
-    moved = [Path(f"{start.damaged}{suffix}").read_bytes() for suffix in ("", "-wal", "-shm")]
+    assert start.moved_aside_to is not None
+    assert start.moved_aside_to.name.startswith("store.db.damaged-")
+    moved = [Path(f"{start.moved_aside_to}{suffix}").read_bytes() for suffix in ("", "-wal", "-shm")]
     assert moved[:2] == [damaged, b"old WAL"]
     assert start.store.apply([created(), interrupted()], NOW).counted
     start.store.close()
-    assert open_store(f"sqlite:///{path}", Rules()).damaged is None
+    assert open_store(f"sqlite:///{path}", Rules()).moved_aside_to is None
 
 
 def test_two_damaged_files_of_one_second_are_both_kept(path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_file_that_was_deleted_is_no_damaged_one(path: Path) -> None:
 
     start = open_store(f"sqlite:///{path}", Rules())
 
-    assert start.damaged is None
+    assert start.moved_aside_to is None
     assert start.store.apply([interrupted()], NOW).pending == 1
     start.store.close()
 
@@ -210,8 +212,8 @@ def test_a_wal_without_its_file_is_never_read_into_a_new_one(path: Path) -> None
 
     start = open_store(f"sqlite:///{path}", Rules())
 
-    assert start.damaged is not None
-    assert Path(f"{start.damaged}-wal").exists()
+    assert start.moved_aside_to is not None
+    assert Path(f"{start.moved_aside_to}-wal").exists()
     assert start.store.apply([interrupted()], NOW).pending == 1
     start.store.close()
 
@@ -237,13 +239,13 @@ def test_the_readme_s_backup_of_a_store_in_use_has_what_was_committed(path: Path
     code = code.replace(there, str(backup_path)).replace(here, str(path))
     subprocess.run([sys.executable, "-c", code], check=True)
     store.apply([created("later", name=OTHER_NAME)], NOW)
-    before = store.remembered().totals
+    before = store.state().totals
     store.close()
 
     assert f"{len(MANY) + 1} instances and 1 interruptions" in inspect_file(str(backup_path))
     backup = opened(backup_path)
     assert isinstance(backup.apply([interrupted()], NOW).outcomes[0], Duplicate)
-    clusters = backup.remembered().totals.clusters
+    clusters = backup.state().totals.clusters
     assert {name: row.interruptions for name, row in clusters.items()} == {
         name: row.interruptions for name, row in before.clusters.items()
     }
@@ -256,7 +258,7 @@ def test_damage_met_while_running_is_told_from_absence(path: Path) -> None:
         store.apply(MANY[start : start + SLICE], NOW)
     store.close()
     store = opened(path)
-    store.remembered()
+    store.state()
     overwrite(path, 4096, path.stat().st_size - 4096)
 
     with pytest.raises(StoreCorruptError):
@@ -466,7 +468,7 @@ def test_a_first_start_may_be_killed_at_any_moment(path: Path, milliseconds: flo
     start.store.close()
 
     start = open_store(f"sqlite:///{path}", Rules())
-    assert start.damaged is None
+    assert start.moved_aside_to is None
     assert isinstance(start.store.apply([interrupted()], NOW).outcomes[0], Duplicate)
     start.store.close()
 
@@ -507,7 +509,7 @@ def killed_before_the_index(path: Path) -> None:
     [
         pytest.param(used, "holds 1 instances and 1 interruptions", id="closed"),
         pytest.param(killed, "holds 1 instances and 1 interruptions", id="after-kill-9"),
-        pytest.param(copied, "only a start can read it", id="copied-after-kill-9"),
+        pytest.param(copied, "only a start can recover it", id="copied-after-kill-9"),
         pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
         pytest.param(empty, "can be made", id="empty"),
         pytest.param(unfinished, "empty yet", id="without-a-schema"),

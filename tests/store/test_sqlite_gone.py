@@ -13,8 +13,9 @@ from app.domain.attribution import Rules
 from app.domain.history import Query
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import StartError, StoreGoneError, StoreUnavailableError
-from app.store import OpenedStore, open_store
-from app.store.sqlite.file import inspect_file
+from app.store.opening import open_store
+from app.store.port import OpenedStore
+from app.store.sqlite.damage import inspect_file
 from tests.domain.examples import NOW, OTHER_NAME, created, interrupted
 from tests.support.sqlite_files import holder, opened, used
 
@@ -127,7 +128,7 @@ def test_the_work_of_each_minute_notices(
     lose(path)
 
     with pytest.raises(StoreGoneError, match=what):
-        start.store.account(NOW + 60)
+        start.store.accrue_instance_seconds(NOW + 60)
 
 
 @pytest.mark.parametrize(("lose", "what"), DATABASE, ids=[lose.__name__ for lose, _ in DATABASE])
@@ -137,7 +138,7 @@ def test_nothing_is_read_from_a_file_that_was_never_locked(
     lose(path)
 
     with pytest.raises(StoreUnavailableError, match=what):
-        start.history.interruptions(Query())
+        start.ledger.interruptions(Query())
 
 
 @losses
@@ -150,7 +151,7 @@ def test_a_file_that_is_lost_is_not_made_again(
         start.store.apply(PUSH, NOW)
 
     with pytest.raises(StoreGoneError, match=what):
-        start.store.remembered()
+        start.store.state()
     start.store.close()
 
     assert path.exists() == existed
@@ -177,7 +178,7 @@ def test_what_was_acknowledged_outlives_the_loss_of_its_wal(
 ) -> None:
     lose(path)
     with pytest.raises(StoreGoneError):
-        start.store.account(NOW)
+        start.store.accrue_instance_seconds(NOW)
     start.store.close()
 
     assert_known(path)
@@ -189,7 +190,7 @@ def test_a_file_that_is_moved_alone_gets_what_was_acknowledged(
 ) -> None:
     move(path)
     with pytest.raises(StoreGoneError):
-        start.store.account(NOW)
+        start.store.accrue_instance_seconds(NOW)
     start.store.close()
 
     assert_known(path.with_name("moved.db"))
@@ -208,14 +209,14 @@ def test_a_file_that_takes_the_store_s_place_is_not_mixed_with_its_wal(
 
     assert path.read_bytes() == backup
     again = open_store(f"sqlite:///{path}", Rules())
-    assert again.damaged is None
+    assert again.moved_aside_to is None
     assert isinstance(again.store.apply([interrupted()], NOW).outcomes[0], Pending)
     again.store.close()
 
 
 def assert_known(path: Path) -> None:
     again = open_store(f"sqlite:///{path}", Rules())
-    assert again.damaged is None
+    assert again.moved_aside_to is None
     assert isinstance(again.store.apply([interrupted()], NOW).outcomes[0], Duplicate)
     again.store.close()
 
@@ -223,7 +224,7 @@ def assert_known(path: Path) -> None:
 def test_a_path_that_cannot_be_looked_at_is_an_absence_that_may_pass(path: Path) -> None:
     # Permissions do not bind root: a path that is too long cannot be looked at either.
     start = open_store(f"sqlite:///{path}", Rules())
-    start.store.remembered()
+    start.store.state()
     target = path.parent.readlink()
     path.parent.unlink()
     path.parent.symlink_to("x" * 300)
@@ -235,7 +236,7 @@ def test_a_path_that_cannot_be_looked_at_is_an_absence_that_may_pass(path: Path)
     path.parent.unlink()
     path.parent.symlink_to(target)
     assert isinstance(start.store.apply([interrupted()], NOW).outcomes[0], Duplicate)
-    assert start.store.remembered().totals.clusters["tills"].interruptions == 1
+    assert start.store.state().totals.clusters["tills"].interruptions == 1
     start.store.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from app.errors import StoreUnavailableError
 from tests.domain.examples import NAME, NOW, OTHER_NAME, created, listed
 from tests.store.conftest import Opener
-from tests.store.test_contract import list_fleet, living, name_all
+from tests.store.stories import list_fleet, living, name_all
 
 
 def test_a_listing_is_lost_with_the_connection_and_ends_nothing(
@@ -24,11 +24,11 @@ def test_a_listing_is_lost_with_the_connection_and_ends_nothing(
             store.apply([created("3", name=NAME._replace(instance="third"))], NOW + 601)
 
     with pytest.raises(StoreUnavailableError, match="away"):
-        store.take_in(NAME.project, NOW + 600, [listed("2", name=OTHER_NAME)], NOW + 602)
+        store.record_listed(NAME.project, NOW + 600, [listed("2", name=OTHER_NAME)], NOW + 602)
     with pytest.raises(StoreUnavailableError, match="away"):
         store.end_listing(NAME.project, NOW + 600, (), NOW + 603)
     assert living(store) == 2
-    assert not store.remembered().listed
+    assert not store.state().listed
 
     list_fleet(store, [listed("1")], NOW + 1200)
     assert living(store) == 1

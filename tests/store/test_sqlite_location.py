@@ -13,8 +13,9 @@ import pytest
 from app.domain.attribution import Rules
 from app.domain.outcomes import Duplicate
 from app.errors import StartError
-from app.store import open_store
-from app.store.sqlite.file import SQLiteFile, inspect_file
+from app.store.opening import open_store
+from app.store.sqlite.damage import inspect_file
+from app.store.sqlite.file import SQLiteFile
 from tests.domain.examples import NOW, interrupted
 from tests.support.requirement import require
 from tests.support.sqlite_files import opened, used
@@ -109,9 +110,9 @@ def test_a_damaged_file_is_moved_aside_where_it_is_and_its_link_stays(folder: Pa
     start = open_store(f"sqlite:///{path}", Rules())
     start.store.close()
 
-    assert start.damaged is not None
-    assert start.damaged.parent == folder / "disk"
-    assert start.damaged.read_text() == "a diary"
+    assert start.moved_aside_to is not None
+    assert start.moved_aside_to.parent == folder / "disk"
+    assert start.moved_aside_to.read_text() == "a diary"
     assert [file.name for file in (folder / "data").iterdir()] == ["store.db"]
     assert Path(path).is_symlink()
 

@@ -2,10 +2,10 @@
 
 from app.domain.attribution import Rules
 from app.domain.outcomes import Pending
-from app.store import SLICE
+from app.store.port import SLICE
 from tests.domain.examples import DAY, NAME, NOW, created, interrupted
 from tests.store.conftest import RULES, Opener
-from tests.store.test_contract import until_done
+from tests.store.stories import until_done
 
 MANY = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2 * SLICE)]
 HOUR = 3600.0

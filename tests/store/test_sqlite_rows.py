@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.store import open_store
+from app.store.opening import open_store
 from tests.domain.examples import NOW, created, interrupted
 from tests.store.conftest import RULES
 

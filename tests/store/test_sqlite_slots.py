@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from app.domain.events import InstanceName
 from app.domain.outcomes import Counted, Duplicate, Outcome
-from app.store.sqlite.slots import SLOTS_OF_PLACE, name_of, place_of, slots_of
+from app.store.sqlite.slots import BUCKET_SLOTS, bucket_of, slots_of
 from tests.domain.examples import DAY, LAB, NAME, NOW, TILLS, created, interrupted, listed
 from tests.store.conftest import Opener
-from tests.store.test_contract import list_fleet, living, until_done
+from tests.store.stories import list_fleet, living, until_done
 
 TEXTS: Final = st.text(st.characters(exclude_characters="/", exclude_categories=("Cs", "Cc")), min_size=1)
 NAMES: Final = st.builds(InstanceName, TEXTS, TEXTS, TEXTS)
@@ -30,14 +30,14 @@ def named(instance: str) -> InstanceName:
 def test_every_name_has_its_slots_in_its_projects(name: InstanceName) -> None:
     first, last = slots_of(name.project)
 
-    assert 0 <= first <= place_of(name) <= last - SLOTS_OF_PLACE + 1
+    assert 0 <= first <= bucket_of(name) <= last - BUCKET_SLOTS + 1
     assert last < 1 << 63
-    assert place_of(name) % SLOTS_OF_PLACE == 0
+    assert bucket_of(name) % BUCKET_SLOTS == 0
 
 
 @given(NAMES)
 def test_names_are_read_as_they_were_written(name: InstanceName) -> None:
-    assert name_of("/".join(name)) == name
+    assert InstanceName.from_path("/".join(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_names_are_read_as_they_were_written(name: InstanceName) -> None:
     ],
 )
 def test_a_place_is_part_of_the_files_format(name: InstanceName, place: int) -> None:
-    assert place_of(name) == place
+    assert bucket_of(name) == place
 
 
 def test_nodes_of_a_group_are_neighbours_in_the_order_of_their_names() -> None:
     ends = ["0000", "000z", "00a0", "x8kd", "zzzz"]
-    places = [place_of(named(f"gke-tills-spot-3c1f7a52-{end}")) for end in ends]
+    places = [bucket_of(named(f"gke-tills-spot-3c1f7a52-{end}")) for end in ends]
 
     assert places == sorted(places)
-    assert places[1] - places[0] == 35 * SLOTS_OF_PLACE
+    assert places[1] - places[0] == 35 * BUCKET_SLOTS
 
 
 def clusters_of(outcomes: Sequence[Outcome]) -> list[str]:
@@ -66,7 +66,7 @@ def clusters_of(outcomes: Sequence[Outcome]) -> list[str]:
 
 def test_names_at_one_place_are_kept_apart(reopen_sqlite: Opener) -> None:
     one, other = map(named, SHARED_END)
-    assert place_of(one) == place_of(other)
+    assert bucket_of(one) == bucket_of(other)
     reopen_sqlite().apply([created("1", name=one, node=TILLS)], NOW)
     reopen_sqlite().apply([created("2", name=other, node=LAB)], NOW)
     store = reopen_sqlite()

@@ -1,6 +1,6 @@
 import pytest
 
-from app.store import url_without_secrets
+from app.store.opening import url_without_secrets
 
 
 @pytest.mark.parametrize(

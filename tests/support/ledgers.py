@@ -5,7 +5,8 @@ from pathlib import Path
 
 from app.domain.attribution import Rules
 from app.domain.events import Event, InstanceCreated, InstanceInterrupted, InstanceName, Node
-from app.store import SLICE, open_store
+from app.store.opening import open_store
+from app.store.port import SLICE
 from tests.domain.examples import DAY, GRACE
 
 _RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)

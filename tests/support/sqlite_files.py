@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from app.domain.attribution import Rules
-from app.store import Store, open_store
+from app.store.opening import open_store
+from app.store.port import Store
 from tests.domain.examples import NOW, created, interrupted
 
 _HOLDER: Final = """
 import sys
 from app.domain.attribution import Rules
-from app.store import open_store
+from app.store.opening import open_store
 from tests.domain.examples import NOW, created, interrupted
 store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
 store.apply([created(), interrupted()], NOW)

@@ -10,7 +10,8 @@ from app.domain.batch import Applied
 from app.domain.events import Event, Listed
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store import OpenedStore, Prepared, Remembered, Store, open_store
+from app.store.opening import open_store
+from app.store.port import OpenedStore, Prepared, Store, StoredState
 
 
 class Disk:
@@ -62,19 +63,15 @@ class Disk:
 
 
 class StoreOnDisk:
-    """See `app.store.Store`: another store, with its disk's troubles."""
+    """See `app.store.port.Store`: another store, with its disk's troubles."""
 
     def __init__(self, store: Store, disk: Disk) -> None:
         self._store = store
         self._disk = disk
 
-    def remembered(self) -> Remembered:
+    def state(self) -> StoredState:
         self._disk.read()
-        return self._store.remembered()
-
-    def refresh(self, now: float) -> Applied:
-        self._disk.read()
-        return self._store.refresh(now)
+        return self._store.state()
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
         return Prepared(partial(self.apply, events, now))
@@ -89,25 +86,25 @@ class StoreOnDisk:
         self._disk.read()
         return self._store.expire(now)
 
-    def account(self, now: float) -> Applied:
+    def accrue_instance_seconds(self, now: float) -> Applied:
         self._disk.read()
-        return self._store.account(now)
+        return self._store.accrue_instance_seconds(now)
 
     def prune(self, now: float) -> Applied:
         self._disk.read()
         return self._store.prune(now)
 
-    def reveal(self, rows: Totals, now: float) -> Applied:
+    def release_held(self, rows: Totals, now: float) -> Applied:
         self._disk.read()
-        return self._store.reveal(rows, now)
+        return self._store.release_held(rows, now)
 
     def begin_listing(self, project: str, now: float) -> Applied:
         self._disk.read()
         return self._store.begin_listing(project, now)
 
-    def take_in(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
+    def record_listed(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
         self._disk.read()
-        return self._store.take_in(project, began, listed, now)
+        return self._store.record_listed(project, began, listed, now)
 
     def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
         self._disk.read()

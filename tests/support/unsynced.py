@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 
 from app.domain.batch import Applied
 from app.domain.events import Event
-from app.store import OpenedStore, Store, open_store
+from app.store.opening import open_store
+from app.store.port import OpenedStore, Store
 from tests.support.stores import Disk, StoreOnDisk
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
 from app.protocol import Answer as Given
 from app.recorder import Caller, Recorder
-from app.store import open_store
+from app.store.opening import open_store
 from app.web.body import BodyReader
 from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import insert, preempted, push, system_event
@@ -44,7 +44,7 @@ class Known:
 
 def endpoint_of(metrics: Metrics, authenticator: Authenticator | None = None) -> PushEndpoint:
     store = open_store("sqlite:///:memory:", Rules()).store
-    store.remembered()  # as at a start
+    store.state()  # as at a start
     return PushEndpoint(
         "creation",
         subscription="",

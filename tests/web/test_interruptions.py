@@ -8,7 +8,8 @@ import pytest
 
 from app.domain.history import Entry, Query
 from app.errors import StoreUnavailableError
-from app.store import OpenedStore, open_store
+from app.store.opening import open_store
+from app.store.port import OpenedStore
 from app.web.interruptions import MOST_ROWS
 from tests.support.exporter import Exporter
 from tests.web.problems import assert_problem
@@ -230,7 +231,7 @@ class _Unreadable:
 def test_a_ledger_that_cannot_be_read_says_so_and_harms_no_push(tmp_path: Path) -> None:
     def opened(url: str, *args: object, **options: object) -> OpenedStore:
         store = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
-        return replace(store, history=_Unreadable())  # type: ignore[arg-type]  # the rest is not asked for
+        return replace(store, ledger=_Unreadable())  # type: ignore[arg-type]  # the rest is not asked for
 
     with Exporter(tmp_path, open_store=opened) as exporter:
         exporter.create("node-1")

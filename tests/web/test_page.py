@@ -17,7 +17,8 @@ import pytest
 from app import DOCS_URL
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, LabelSetWeek, PoolHistory, Query
 from app.domain.totals import LabelSetTotals
-from app.store import History, OpenedStore, open_store
+from app.store.opening import open_store
+from app.store.port import LedgerReader, OpenedStore
 from app.web.page import NEWEST
 from app.web.words import DASH
 from tests.support.exporter import Exporter, token
@@ -250,7 +251,7 @@ def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
 
 
 def account(exporter: Exporter) -> None:
-    work = exporter.parts.recorder.perform(lambda store, now: store.account(now))
+    work = exporter.parts.recorder.perform(lambda store, now: store.accrue_instance_seconds(now))
     exporter.perform(work).result(120)
 
 
@@ -359,10 +360,10 @@ def test_of_ten_thousand_interruptions_it_shows_the_newest(tmp_path: Path, clock
     assert len(page.tables["newest"]) == 1 + NEWEST
 
 
-class SlowHistory:
+class SlowLedger:
     """A ledger whose answers come when somebody allows it."""
 
-    def __init__(self, ledger: History) -> None:
+    def __init__(self, ledger: LedgerReader) -> None:
         self._ledger = ledger
         self.asked = threading.Event()
         self.times = 0
@@ -387,12 +388,12 @@ class SlowHistory:
 def test_while_it_is_made_pushes_are_answered_and_those_who_ask_meanwhile_share_it(
     tmp_path: Path, clock: Clock
 ) -> None:
-    slow: list[SlowHistory] = []
+    slow: list[SlowLedger] = []
 
     def opened(url: str, *args: object, **options: object) -> OpenedStore:
         store = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
-        slow.append(SlowHistory(store.history))
-        return replace(store, history=slow[0])
+        slow.append(SlowLedger(store.ledger))
+        return replace(store, ledger=slow[0])
 
     with Exporter(tmp_path, clock=clock, open_store=opened) as exporter, ThreadPoolExecutor(4) as readers:
         pages = [readers.submit(exporter.client.get, f"{exporter.url}/") for _ in range(4)]

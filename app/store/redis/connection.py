@@ -1,4 +1,4 @@
-"""The connection to Redis: one round trip a call, and transactions that are never sent twice.
+"""The connection to Redis: one round trip per call, and transactions that are never sent twice.
 
 https://redis.io/docs/latest/develop/using-commands/transactions/
 """
@@ -20,11 +20,13 @@ from redis.sentinel import Sentinel
 from app.errors import StoreUnavailableError
 
 PREFIX: Final = "{spot-interruption-exporter}:"
-"""What every key begins with. In braces, so that a cluster keeps them all on one node."""
+"""The beginning of every key. The braces make a cluster keep all keys on one node."""
 SENTINEL: Final = "+sentinel"
+"""The end of the URL's scheme if sentinels know the server."""
 _CONNECT_SECONDS: Final = 1.0
 _REPLY_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.25
+"""The time without any attempt to connect after a failure."""
 _SENTINEL_PORT: Final = 26379
 
 Command: TypeAlias = tuple[str | int | float, ...]
@@ -33,30 +35,30 @@ _BROKEN: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 
 
 class LostReplyError(Exception):
-    """Whether the transaction was executed is not known: its reply was lost."""
+    """The reply to a transaction was lost, so it may or may not have been executed."""
 
 
 class Link:
-    """A connection to whatever node may be written to; made anew after every failure.
+    """A connection to the node that accepts writes. After a failure it must be connected again.
 
-    Every method raises StoreUnavailableError; while Redis is away, at once. It never repeats a command: only
-    the caller knows what a lost reply means.
+    Every method raises StoreUnavailableError; while Redis is away, it does so at once. No command is sent
+    twice, because only the caller knows the meaning of a lost reply.
     """
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._monotonic = monotonic
         self._connection: AbstractConnection | None = None
-        self._again_at = float("-inf")
+        self._retry_at = float("-inf")
 
     @property
     def connected(self) -> bool:
-        """Whether the last call went well."""
+        """True if the last call succeeded."""
         return self._connection is not None
 
     def connect(self) -> None:
-        """Find the node and connect to it."""
-        if self._monotonic() < self._again_at:
+        """Find the node that accepts writes, and connect to it."""
+        if self._monotonic() < self._retry_at:
             raise StoreUnavailableError("redis is away")
         try:
             self._connection = connect(self._url)
@@ -64,12 +66,12 @@ class Link:
             self._lose()
             raise _away(exc) from exc
         except (TypeError, ValueError):
-            # Not `from exc`: what cannot be read of a URL might be its password.
-            said = "store.url has a scheme, or an option, that redis-py does not know"
-            raise StoreUnavailableError(said) from None
+            # Not `from exc`, because its message quotes a part of the URL, which may be the password.
+            message = "store.url has a scheme, or an option, that redis-py does not know"
+            raise StoreUnavailableError(message) from None
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Each command's reply, in one round trip."""
+        """Return the commands' replies, after one round trip."""
         connection = self._connected()
         packed = _packed(connection, commands)
         try:
@@ -83,9 +85,9 @@ class Link:
             raise _away(exc) from exc
 
     def commit(self, commands: Sequence[Command]) -> bool:
-        """Execute all of them or none; whether they were: if not, something watched had changed.
+        """Execute all commands, or none if something watched has changed: then return False.
 
-        Raises LostReplyError where that cannot be told.
+        Raises LostReplyError if the result is unknown.
         """
         connection = self._connected()
         packed = _packed(connection, [("MULTI",), *commands, ("EXEC",)])
@@ -98,20 +100,20 @@ class Link:
             self.close()
             raise LostReplyError from exc
         except RedisError as exc:
-            # A command was refused before EXEC, which then refuses them all: out of memory, or a replica.
+            # The server refused a command before EXEC, and so all of them: it is out of memory, or a replica.
             self._lose()
             raise _away(exc) from exc
         if executed is None:
             return False
         refused = next((reply for reply in executed if isinstance(reply, RedisError)), None)
         if refused is not None:
-            # Some other program has put something else under one of our keys.
+            # Another program has stored something else under one of our keys.
             self._lose()
             raise _away(refused)
         return True
 
     def close(self) -> None:
-        """Let go of the connection. May be called more than once."""
+        """Close the connection. May be called more than once."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
@@ -122,19 +124,19 @@ class Link:
         return self._connection
 
     def _lose(self) -> None:
-        """A server that is away, or refuses, is left alone for a moment."""
+        """Close the connection, and do not connect for a moment."""
         self.close()
-        self._again_at = self._monotonic() + _PAUSE_SECONDS
+        self._retry_at = self._monotonic() + _PAUSE_SECONDS
 
 
 def connect(url: str) -> AbstractConnection:
-    """A connection to the node that may be written to.
+    """Return a connection to the node that accepts writes.
 
     Raises RedisError, OSError or, for a bad URL, ValueError or TypeError.
 
-    `redis://`, `rediss://` and `unix://` are read by redis-py; a cluster is found by asking. Sentinels are
-    `redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[?db=number]`; all options of redis-py
-    may follow, and `sentinel_username` and `sentinel_password`.
+    redis-py reads `redis://`, `rediss://` and `unix://`. The server says if it is part of a cluster. The URL
+    of sentinels is `redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[?db=number]`. It can
+    have all options of redis-py, and also `sentinel_username` and `sentinel_password`.
     """
     connection = _sentinel(url) if urlsplit(url).scheme.endswith(SENTINEL) else _plain(url)
     connection.connect()
@@ -155,15 +157,15 @@ def _sentinel(url: str) -> AbstractConnection:
     credentials, at, hosts = parts.netloc.rpartition("@")
     addresses = [urlsplit(f"//{host}") for host in hosts.split(",")]
     ssl = parts.scheme.startswith("rediss")
-    # redis-py has no URL of this kind: it reads the parts that all of them have.
-    of_any = parse_url(f"redis://{credentials}{at}{addresses[0].netloc}?{parts.query}")
-    options = {name: value for name, value in of_any.items() if name not in {"host", "port"}}
-    of_sentinels = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")} | {
+    # redis-py does not know this scheme. It reads the parts that all schemes share.
+    parsed = parse_url(f"redis://{credentials}{at}{addresses[0].netloc}?{parts.query}")
+    options = {name: value for name, value in parsed.items() if name not in {"host", "port"}}
+    sentinel_options = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")} | {
         name: value for name, value in options.items() if name.startswith("ssl_")
     }
     finders = Sentinel(
         [(address.hostname or "", address.port or _SENTINEL_PORT) for address in addresses],
-        sentinel_kwargs={**of_sentinels, **_options(), "ssl": ssl},
+        sentinel_kwargs={**sentinel_options, **_options(), "ssl": ssl},
         **{**options, **_options(), "ssl": ssl},
     )
     return _connection_of(finders.master_for(parts.path.strip("/"), redis_class=Redis))
@@ -184,21 +186,21 @@ def _node_of_cluster(url: str) -> AbstractConnection:
 
 def _connection_of(client: Redis) -> AbstractConnection:
     pool = client.connection_pool
-    pool.connection_kwargs["protocol"] = 2  # replies are lists, whatever the URL says
+    pool.connection_kwargs["protocol"] = 2  # RESP2, in which every reply of ours is a list
     connection = pool.make_connection()
-    assert isinstance(connection, AbstractConnection)  # noqa: S101 - what pools make
+    assert isinstance(connection, AbstractConnection)  # noqa: S101 - every pool makes this class
     return connection
 
 
 def _packed(connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
-    """Everything in one piece: redis-py's own make a system call each."""
+    """Return all commands in one piece, because redis-py makes one system call for each piece."""
     return [b"".join(connection.pack_commands(commands))]
 
 
 def _options() -> dict[str, Any]:
     return {
         "socket_connect_timeout": _CONNECT_SECONDS,
-        "socket_timeout": _CONNECT_SECONDS,  # of the handshake: a dark server holds up no request for long
+        "socket_timeout": _CONNECT_SECONDS,  # of the handshake: a silent server delays a request only briefly
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": True,
         "protocol": 2,

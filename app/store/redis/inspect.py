@@ -1,4 +1,4 @@
-"""What is in a Redis, and how well it keeps it."""
+"""The content of a Redis server, and warnings about its durability."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ from app.store.redis.rows import check_schema, key
 
 # https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go has the letters.
 _LETTER: Final = "[bcdfghjklmnpqrstvwxz2456789]"
-_PASSING: Final = re.compile(rf".+-{_LETTER}{{6,10}}-{_LETTER}{{5}}|[0-9a-f]{{12}}")
+_TEMPORARY_NAME: Final = re.compile(rf".+-{_LETTER}{{6,10}}-{_LETTER}{{5}}|[0-9a-f]{{12}}")
 
 
 def inspect_redis(url: str) -> str:
-    """What is there, or that it is empty yet; changes nothing. Raises StartError."""
+    """Describe what is stored there; change nothing. Raises StartError."""
     link = Link(url)
     try:
         link.connect()
@@ -32,7 +32,7 @@ def inspect_redis(url: str) -> str:
 
 
 def warnings_at(url: str) -> Sequence[str]:
-    """Why what is acknowledged by the server at the URL might not last; nothing where it is away."""
+    """Return reasons why the server at the URL might lose acknowledged events; empty if it is away."""
     link = Link(url)
     try:
         link.connect()
@@ -44,22 +44,22 @@ def warnings_at(url: str) -> Sequence[str]:
 
 
 def warnings_of(link: Link) -> Iterator[str]:
-    """Why what is acknowledged might not last. Raises StoreUnavailableError.
+    """Return reasons why the server might lose acknowledged events. Raises StoreUnavailableError.
 
-    Where Redis is managed, `CONFIG` is often blocked; `INFO` is not.
+    They are from `INFO`, because managed services often block `CONFIG`.
     """
     facts = _facts(link.ask([("INFO",)]))
     if facts.get("aof_enabled") == "0":
-        yield "redis has no append-only file: what it acknowledged is lost when it ends"
+        yield "redis has no append-only file, so a restart of it loses acknowledged events"
     if facts.get("maxmemory", "0") != "0" and facts.get("maxmemory_policy") != "noeviction":
-        yield "redis may evict keys (maxmemory-policy): what is evicted is forgotten, and may count twice"
+        yield "redis may evict keys (maxmemory-policy), so an interruption may count twice"
 
 
 def warnings_of_name(replica: str) -> Sequence[str]:
-    """Why what is counted under the name might be left behind."""
-    if not _PASSING.fullmatch(replica):
+    """Return reasons why counts under this replica's name might be lost."""
+    if not _TEMPORARY_NAME.fullmatch(replica):
         return ()
-    return (f"{replica} looks like the name of a Deployment's pod, or of a container: the next has another",)
+    return (f"{replica} looks like the name of a Deployment's pod or of a container; the next has another",)
 
 
 def _facts(replies: list[Any]) -> dict[str, str]:

@@ -1,6 +1,5 @@
-"""The shared store's ledger, read on a connection of its own."""
+"""The ledger of the Redis store, read on a connection of its own."""
 
-import json
 import threading
 import time
 from collections import defaultdict
@@ -25,15 +24,24 @@ from app.domain.instances import NODE, OTHER, OTHER_LABELS, Instance, Labels
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
-from app.store import READ_SECONDS
+from app.store.port import READ_SECONDS
 from app.store.redis.connection import Command, Link
-from app.store.redis.rows import entry_of, instance_of, key, own_rows, pairs, scores, split, text_of
+from app.store.redis.rows import (
+    decode_entry,
+    decode_instance,
+    decode_replica_totals,
+    decode_series,
+    key,
+    pairs,
+    scores,
+    split_member,
+)
 
-_AT_ONCE: Final = 500
+_PAGE_SIZE: Final = 500
 
 
-class RedisHistory:
-    """See `app.store.History`."""
+class RedisLedger:
+    """See `app.store.port.LedgerReader`."""
 
     def __init__(self, link: Link, *, read_seconds: float = READ_SECONDS) -> None:
         self._link = link
@@ -69,14 +77,14 @@ class RedisHistory:
         begins = now - PERIODS * PERIOD_SECONDS
         with self._lock:
             rows = [
-                LabelSetWeek(_counted_under(entry.counted), 1, entry.counted.counted_as == UNKNOWN)
+                LabelSetWeek(_series_labels(entry.counted), 1, entry.counted.counted_as == UNKNOWN)
                 for entry in self._newest_first(begins, now)
                 if entry.counted.at < now
             ]
             for instance in self._instances():
                 if seconds := _lived(instance, begins, now):
-                    of = OTHER_LABELS if instance.overflowed else instance.labels
-                    rows.append(LabelSetWeek(of, instance_seconds=seconds))
+                    labels = OTHER_LABELS if instance.overflowed else instance.labels
+                    rows.append(LabelSetWeek(labels, instance_seconds=seconds))
         return rows
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
@@ -85,15 +93,16 @@ class RedisHistory:
             replicas, alive = self._ask([("ZRANGE", key("replicas"), 0, -1), ("HGETALL", key("alive"))])
             owns = self._ask([("HGETALL", key("of", replica, "totals")) for replica in replicas])
         for reply in owns:
-            for labels, own in own_rows(reply).label_sets.items():
+            for labels, own in decode_replica_totals(reply).label_sets.items():
                 row = sums.setdefault(labels, LabelSetTotals(labels, revealed=True))
                 row.interruptions += own.interruptions
                 row.created += own.created
                 row.failed += own.failed
                 row.instance_seconds += own.instance_seconds
         for text, living in pairs(alive):
-            labels = Labels(*json.loads(text))
-            sums.setdefault(labels, LabelSetTotals(labels, revealed=True)).instances = int(living)
+            series = decode_series(text)
+            assert isinstance(series, Labels)  # noqa: S101 - the key has label sets only
+            sums.setdefault(series, LabelSetTotals(series, revealed=True)).instances = int(living)
         return list(sums.values())
 
     def _ask(self, commands: Sequence[Command]) -> list[Any]:
@@ -102,52 +111,52 @@ class RedisHistory:
         return self._link.ask(commands)
 
     def _instances(self) -> Iterator[Instance]:
-        """Every incarnation that is remembered."""
+        """Return every stored incarnation."""
         deadline = time.monotonic() + self._read_seconds
         projects, members = self._ask([("HGETALL", key("projects")), ("ZRANGE", key("recorded"), 0, -1)])
-        spelt = dict(pairs(projects))
-        for first in range(0, len(members), _AT_ONCE):
+        project_ids = dict(pairs(projects))
+        for first in range(0, len(members), _PAGE_SIZE):
             self._check(deadline)
-            indexed = [split(member) for member in members[first : first + _AT_ONCE]]
+            indexed = [split_member(member) for member in members[first : first + _PAGE_SIZE]]
             values = self._link.ask(
-                [("HGET", key("name", text_of(name)), f"i:{identity}") for name, identity in indexed]
+                [("HGET", key("name", name.path), f"i:{identity}") for name, identity in indexed]
             )
             for (name, identity), value in zip(indexed, values, strict=True):
                 if value is not None:
-                    project = spelt.get(name.project, name.project)
-                    yield instance_of(name._replace(project=project), identity, value)
+                    project = project_ids.get(name.project, name.project)
+                    yield decode_instance(name._replace(project=project), identity, value)
 
     def _check(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise StoreUnavailableError(f"reading the ledger takes longer than {self._read_seconds:g} s")
 
     def _newest_first(self, since: float, until: float) -> Iterator[Entry]:
-        """Every row from `since` to `until`, both included, newest first."""
+        """Return every row from `since` to `until`, both included, newest first."""
         deadline = time.monotonic() + self._read_seconds
         seen: set[str] = set()
-        """The keys read of the last time: another page begins with it."""
+        """The keys already read of the oldest time, with which the next page begins."""
         more = True
         while more:
             self._check(deadline)
-            bounds = (_bound(until), _bound(since), "WITHSCORES", "LIMIT", 0, len(seen) + _AT_ONCE)
+            bounds = (_bound(until), _bound(since), "WITHSCORES", "LIMIT", 0, len(seen) + _PAGE_SIZE)
             projects, page = self._ask(
                 [("HGETALL", key("projects")), ("ZREVRANGEBYSCORE", key("ledger:at"), *bounds)]
             )
             times = scores(page)
-            more = len(times) == len(seen) + _AT_ONCE
+            more = len(times) == len(seen) + _PAGE_SIZE
             keys = [event_key for event_key in times if event_key not in seen]
             if keys:
                 rows = self._link.ask([("HMGET", key("ledger"), *keys), ("HMGET", key("explained"), *keys)])
-                spelt = dict(pairs(projects))
-                for event_key, value, explained in zip(keys, *rows, strict=True):
+                project_ids = dict(pairs(projects))
+                for event_key, value, described_as in zip(keys, *rows, strict=True):
                     if value is not None:
-                        yield entry_of(event_key, value, explained, spelt)
+                        yield decode_entry(event_key, value, described_as, project_ids)
                 until = times[keys[-1]]
                 seen = {event_key for event_key, at in times.items() if at == until}
 
 
 def _fits(counted: Counted, query: Query) -> bool:
-    """Return whether the query's other conditions than time hold."""
+    """Return True if the interruption meets the conditions of the query, apart from the time."""
     return (
         query.project in (None, counted.name.project)
         and query.cluster in (None, counted.node.cluster)
@@ -156,7 +165,7 @@ def _fits(counted: Counted, query: Query) -> bool:
     )
 
 
-def _counted_under(counted: Counted) -> Labels:
+def _series_labels(counted: Counted) -> Labels:
     if counted.counted_as == OTHER:
         return OTHER_LABELS
     name, node = counted.name, counted.node
@@ -166,7 +175,7 @@ def _counted_under(counted: Counted) -> Labels:
 
 
 def _lived(instance: Instance, begins: float, now: float) -> float:
-    """Seconds between these moments for which a Spot instance lived."""
+    """Return the seconds between these moments for which a Spot instance lived."""
     if not instance.spot or instance.failed or instance.kind is not NODE:
         return 0.0
     ended = now if instance.alive else instance.ended_at

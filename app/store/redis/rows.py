@@ -1,63 +1,124 @@
-"""The Redis store's keys, and the values behind them: JSON lists, for they are short and readable.
+"""The keys of the Redis store, and its values: JSON lists, because they are short and readable.
 
-schema                    the version of all this
-seen:<event key>          there for as long as the event is remembered
-name:<instance name>      a hash: by i:<identity> an incarnation, by p:<event key> an interruption that waits,
-                          by u:<event key> the identity of an unexplained row of the ledger
-names:<project>           the names that have such a hash
-recorded                  name and identity, by when the incarnation was recorded
-until                     name and event key, by when the waiting ends
-ledger, explained         by event key the row, and the node that has explained it since
+schema                    version of all this
+seen:<event key>          exists as long as the event is remembered
+name:<instance path>      hash; field i:<identity> is an incarnation, p:<event key> a pending interruption,
+                          u:<event key> the identity of an undescribed row of the ledger
+names:<project>           paths of the instance names that have such a hash
+recorded                  path and identity of each incarnation, by the time at which it was recorded
+until                     path and event key of each pending interruption, by the end of its grace period
+ledger, explained         by event key: the row, and the node that has described it since
 ledger:at                 event keys by their time
-ledger:recorded           event keys by when the row was recorded
-touched                   what has series, by when something last happened: label sets, clusters, pairs of
-                          cluster and machine type
-alive                     living Spot instances by label set
+ledger:recorded           event keys by the time at which the row was recorded
+touched                   all series (label sets, clusters, pairs of cluster and machine type), by the time of
+                          their last event
+alive                     number of living Spot instances by label set
 newest                    clusters, by the time of their newest interruption
-projects                  project numbers to ids
-listings                  projects to the moment for which their last complete listing spoke
-swept                     likewise, of the last one that ended what it missed
-named:<project>           ids that a listing under way has named, and a mark of that listing
-asked                     projects that are to be listed soon
-clock                     when instances' time was last added
-lease                     the process that does the periodic work
-replicas                  their names, by when each was last seen
-of:<replica>:totals       a replica's own counters
-of:<replica>:holder       the connection, of the one process, that may write under this name
-of:<replica>:batch        the id of its last transaction
+projects                  project ids by project number
+listings                  time at which the last complete listing of each project began
+swept                     the same, of the last listing that ended unlisted instances
+named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
+asked                     projects that should be listed soon
+clock                     time up to which instance-seconds were added
+lease                     process that does the periodic work
+replicas                  names of the replicas, by the time at which each was last seen
+of:<replica>:totals       counters of that replica
+of:<replica>:holder       connection, of one process, that may write under this name
+of:<replica>:batch        id of the replica's last transaction
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from app.domain.events import InstanceInterrupted, InstanceName, Node
 from app.domain.history import Entry
 from app.domain.instances import Instance, Kind, Labels, Parked, id_of
-from app.domain.outcomes import Counted
+from app.domain.outcomes import Counted, ReleasedBy
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StartError
 from app.store.redis.connection import PREFIX
 
 SCHEMA: Final = 1
 
-_FIRST_FLAG: Final = Instance._fields.index("spot")
-_FLAGS: Final = Instance._fields.index("operation") - _FIRST_FLAG
+_FLAGS: Final = ("spot", "alive", "announced", "failed", "timed", "overflowed")
+"""The fields of `Instance` that are stored as bits of one number, from the lowest bit on."""
 
 _Row = TypeVar("_Row", LabelSetTotals, ClusterTotals, LifetimeTotals)
 
 Pairs: TypeAlias = Sequence[str]
-"""A flat reply: a field or member, its value or score, the next …"""
+"""A flat reply: a field or member, its value or score, the next field or member, and so on."""
+
+
+class InstanceRow(NamedTuple):
+    """An incarnation, without its name and identity."""
+
+    kind: int
+    node: Sequence[str]
+    recorded_at: float
+    flags: int
+    operation: str
+    created_at: float | None
+    started_at: float | None
+    interrupted_at: float | None
+    ended_at: float | None
+
+
+class PendingRow(NamedTuple):
+    """A pending interruption, without its name and event key."""
+
+    instance_id: str
+    at: float
+    until: float
+
+
+class LedgerRow(NamedTuple):
+    """A counted interruption, without its event key."""
+
+    at: float
+    recorded_at: float
+    path: str
+    identity: str
+    node: Sequence[str]
+    counted_as: str
+    age: float | None
+    is_described: bool
+    released_by: ReleasedBy | None
+
+
+class LabelSetRow(NamedTuple):
+    """A replica's counters of a label set."""
+
+    interruptions: int
+    created: int
+    failed: int
+    instance_seconds: float
+    revealed: bool
+
+
+class ClusterRow(NamedTuple):
+    """A replica's counter of a cluster."""
+
+    interruptions: int
+    revealed: bool
+
+
+class LifetimeRow(NamedTuple):
+    """A replica's lifetime histogram."""
+
+    buckets: list[int]
+    sum: float
+    revealed: bool
 
 
 def key(*parts: str) -> str:
-    """The key of that name."""
+    """Return the key with that name."""
     return PREFIX + ":".join(parts)
 
 
 def check_schema(schema: str | None) -> None:
-    """Raises StartError where the store is not of a schema that this program knows; None: it is new."""
+    """Raise StartError if this program does not know the schema; None stands for a new store."""
     if schema is None:
         return
     if not schema.isdecimal():
@@ -67,150 +128,155 @@ def check_schema(schema: str | None) -> None:
 
 
 def pairs(reply: Pairs) -> Iterator[tuple[str, str]]:
-    """A flat reply, two by two."""
+    """Return the pairs of a flat reply."""
     return zip(reply[::2], reply[1::2], strict=True)
 
 
-def text_of(name: InstanceName) -> str:
-    """An instance name as it stands in keys and rows."""
-    return "/".join(name)
+def flatten(items: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """Return the parts of all pairs in one list."""
+    return [part for pair in items for part in pair]
 
 
-def name_of(text: str) -> InstanceName:
-    """The instance name that a text holds."""
-    return InstanceName(*text.rsplit("/", 2))
+def scores(reply: Pairs) -> Mapping[str, float]:
+    """Return members and their scores."""
+    return {member: float(score) for member, score in pairs(reply)}
 
 
-def member(name: InstanceName, of: str) -> str:
-    """What an index holds of an identity, or a key, under a name: no name has a NUL in it."""
-    return f"{text_of(name)}\0{of}"
+def index_member(name: InstanceName, part: str) -> str:
+    """Return the member of an index for an identity, or an event key, of a name. No name has a NUL in it."""
+    return f"{name.path}\0{part}"
 
 
-def split(indexed: str) -> tuple[InstanceName, str]:
-    """The name, and the identity or the key."""
-    text, _, of = indexed.partition("\0")
-    return name_of(text), of
+def split_member(member: str) -> tuple[InstanceName, str]:
+    """Return the name, and the identity or event key, of a member of an index."""
+    path, _, part = member.partition("\0")
+    return InstanceName.from_path(path), part
 
 
 def dumps(value: object) -> str:
-    """Short JSON, in which text that could not be stored is an error."""
+    """Return short JSON. Text that cannot be stored is an error later, instead of being escaped here."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(slots=True)
-class Under:
-    """What stands under one name."""
+class NameRecord:
+    """Everything that is stored under an instance name."""
 
     incarnations: list[Instance] = field(default_factory=list)
-    waiting: list[Parked] = field(default_factory=list)
-    unexplained: dict[str, str] = field(default_factory=dict)
-    """Ledger keys to identities."""
+    pending: list[Parked] = field(default_factory=list)
+    undescribed: dict[str, str] = field(default_factory=dict)
+    """The identities of ledger rows that nothing has described, by event key."""
 
     def __bool__(self) -> bool:
-        return bool(self.incarnations or self.waiting or self.unexplained)
+        return bool(self.incarnations or self.pending or self.undescribed)
 
 
-def under(name: InstanceName, reply: Pairs) -> Under:
-    """What a name's hash holds."""
-    found = Under()
-    for fields, value in pairs(reply):
-        what, of = fields[:2], fields[2:]
-        if what == "i:":
-            found.incarnations.append(instance_of(name, of, value))
-        elif what == "p:":
-            instance_id, at, until = json.loads(value)
-            found.waiting.append(Parked(InstanceInterrupted(of, at, name, instance_id), until))
+def decode_name_record(name: InstanceName, reply: Pairs) -> NameRecord:
+    """Return the content of a name's hash."""
+    record = NameRecord()
+    for field_name, value in pairs(reply):
+        kind, part = field_name[:2], field_name[2:]
+        if kind == "i:":
+            record.incarnations.append(decode_instance(name, part, value))
+        elif kind == "p:":
+            row = PendingRow._make(json.loads(value))
+            record.pending.append(Parked(InstanceInterrupted(part, row.at, name, row.instance_id), row.until))
         else:
-            found.unexplained[of] = value
-    return found
+            record.undescribed[part] = value
+    return record
 
 
-def instance_of(name: InstanceName, identity: str, value: str) -> Instance:
-    """The incarnation that a field holds."""
-    kind, node, recorded_at, flags, *rest = json.loads(value)
-    truths = (bool(flags & 1 << place) for place in range(_FLAGS))
-    return Instance._make((name, identity, Kind(kind), Node(*node), recorded_at, *truths, *rest))
+def decode_instance(name: InstanceName, identity: str, value: str) -> Instance:
+    """Return the incarnation in a field of the name's hash."""
+    row = InstanceRow._make(json.loads(value))
+    return Instance(
+        name,
+        identity,
+        Kind(row.kind),
+        Node(*row.node),
+        row.recorded_at,
+        operation=row.operation,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        interrupted_at=row.interrupted_at,
+        ended_at=row.ended_at,
+        **{flag: bool(row.flags & 1 << bit) for bit, flag in enumerate(_FLAGS)},
+    )
 
 
-def instance_value(instance: Instance) -> str:
-    """The field of an incarnation."""
-    truths, rest = instance[_FIRST_FLAG : _FIRST_FLAG + _FLAGS], instance[_FIRST_FLAG + _FLAGS :]
-    flags = sum(1 << place for place, truth in enumerate(truths) if truth)
-    return dumps([instance.kind, instance.node, instance.recorded_at, flags, *rest])
-
-
-def parked_value(parked: Parked) -> str:
-    """The field of an interruption that waits."""
-    return dumps([parked.event.id, parked.event.at, parked.until])
-
-
-def ledger_value(counted: Counted, identity: str, now: float) -> str:
-    """A row of the ledger."""
+def encode_instance(instance: Instance) -> str:
+    """Return the value of an incarnation's field."""
     return dumps(
-        [
+        InstanceRow(
+            instance.kind,
+            instance.node,
+            instance.recorded_at,
+            sum(1 << bit for bit, flag in enumerate(_FLAGS) if getattr(instance, flag)),
+            instance.operation,
+            instance.created_at,
+            instance.started_at,
+            instance.interrupted_at,
+            instance.ended_at,
+        )
+    )
+
+
+def encode_pending(pending: Parked) -> str:
+    """Return the value of a pending interruption's field."""
+    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until))
+
+
+def encode_counted(counted: Counted, identity: str, now: float) -> str:
+    """Return a row of the ledger, of the incarnation with that identity."""
+    return dumps(
+        LedgerRow(
             counted.at,
             now,
-            text_of(counted.name),
+            counted.name.path,
             identity,
             counted.node,
             counted.counted_as,
             counted.age,
             counted.explained,
             counted.released_by,
-        ]
+        )
     )
 
 
-def is_explained(value: str) -> bool:
-    """Whether nothing is waited for that would complete the row."""
-    return bool(json.loads(value)[7])
+def decode_ledger_row(value: str) -> LedgerRow:
+    """Return a row of the ledger."""
+    return LedgerRow._make(json.loads(value))
 
 
-def name_in_ledger(value: str, projects: Mapping[str, str]) -> InstanceName:
-    """The row's instance name, by the project's id where its number has been learnt since."""
-    name = name_of(json.loads(value)[2])
+def name_in_ledger(row: LedgerRow, projects: Mapping[str, str]) -> InstanceName:
+    """Return the row's instance name, with the project's id if its number has been learnt since."""
+    name = InstanceName.from_path(row.path)
     return name._replace(project=projects.get(name.project, name.project))
 
 
-def entry_of(event_key: str, value: str, explained: str | None, projects: Mapping[str, str]) -> Entry:
-    """The row of the ledger, completed by what has explained it since."""
-    at, recorded_at, _, identity, node, counted_as, age, was_explained, released_by = json.loads(value)
+def decode_entry(event_key: str, value: str, described_as: str | None, projects: Mapping[str, str]) -> Entry:
+    """Return an entry of the ledger; `described_as` is the node that has described it since."""
+    row = decode_ledger_row(value)
     counted = Counted(
         event_key,
-        at,
-        name_in_ledger(value, projects),
-        id_of(identity),
-        Node(*(node if explained is None else json.loads(explained))),
-        counted_as,
-        age,
-        was_explained or explained is not None,
-        released_by,
+        row.at,
+        name_in_ledger(row, projects),
+        id_of(row.identity),
+        Node(*(row.node if described_as is None else json.loads(described_as))),
+        row.counted_as,
+        row.age,
+        row.is_described or described_as is not None,
+        row.released_by,
     )
-    return Entry(counted, recorded_at)
-
-
-def own_values(totals: Totals) -> Iterator[tuple[str, str]]:
-    """A replica's own counters: fields and values."""
-    for row in totals.label_sets.values():
-        yield (
-            dumps(row.labels),
-            dumps([row.interruptions, row.created, row.failed, row.instance_seconds, row.revealed]),
-        )
-    for cluster in totals.clusters.values():
-        yield dumps([cluster.cluster]), dumps([cluster.interruptions, cluster.revealed])
-    for lifetime in totals.lifetimes.values():
-        yield (
-            dumps([lifetime.cluster, lifetime.machine_type]),
-            dumps([lifetime.buckets, lifetime.sum, lifetime.revealed]),
-        )
+    return Entry(counted, row.recorded_at)
 
 
 Series: TypeAlias = Labels | str | tuple[str, str]
-"""What has series of its own: a label set, a cluster, a pair of cluster and machine type."""
+"""A label set, a cluster, or a pair of cluster and machine type: each has series of its own."""
 
 
-def series_of(text: str) -> Series:
-    """What a member of `touched`, or a field of a replica's totals, names."""
+def decode_series(text: str) -> Series:
+    """Return the series of a member of `touched`, or of a field of a replica's totals."""
     parts = json.loads(text)
     match len(parts):
         case 1:
@@ -221,13 +287,13 @@ def series_of(text: str) -> Series:
             return Labels(*parts)
 
 
-def text_of_series(series: Series) -> str:
-    """The member or field that names it."""
+def encode_series(series: Series) -> str:
+    """Return the member or field of the series."""
     return dumps([series] if isinstance(series, str) else series)
 
 
-def series_in(totals: Totals) -> Iterator[tuple[Series, float]]:
-    """Everything that has series, and when something last happened to it."""
+def all_series(totals: Totals) -> Iterator[tuple[Series, float]]:
+    """Return all series, and the time of the last event of each."""
     for labels, row in totals.label_sets.items():
         yield labels, row.touched_at
     for cluster, row_of_cluster in totals.clusters.items():
@@ -236,64 +302,78 @@ def series_in(totals: Totals) -> Iterator[tuple[Series, float]]:
         yield lifetime, row_of_lifetime.touched_at
 
 
-def own_rows(reply: Pairs) -> Totals:
-    """A replica's own counters, as they are stored."""
+def encode_replica_totals(totals: Totals) -> Iterator[tuple[str, str]]:
+    """Return a replica's own counters as fields and values."""
+    for labels, row in totals.label_sets.items():
+        yield (
+            encode_series(labels),
+            dumps(
+                LabelSetRow(row.interruptions, row.created, row.failed, row.instance_seconds, row.revealed)
+            ),
+        )
+    for name, cluster in totals.clusters.items():
+        yield encode_series(name), dumps(ClusterRow(cluster.interruptions, cluster.revealed))
+    for pair, lifetime in totals.lifetimes.items():
+        yield encode_series(pair), dumps(LifetimeRow(lifetime.buckets, lifetime.sum, lifetime.revealed))
+
+
+def decode_replica_totals(reply: Pairs) -> Totals:
+    """Return a replica's own counters."""
     totals = Totals()
     for text, value in pairs(reply):
-        series, counters = series_of(text), json.loads(value)
+        series, counters = decode_series(text), json.loads(value)
         if isinstance(series, Labels):
-            interruptions, created, failed, seconds, revealed = counters
+            row = LabelSetRow._make(counters)
             totals.label_sets[series] = LabelSetTotals(
-                series, interruptions, created, failed, instance_seconds=seconds, revealed=revealed
+                series,
+                row.interruptions,
+                row.created,
+                row.failed,
+                instance_seconds=row.instance_seconds,
+                revealed=row.revealed,
             )
         elif isinstance(series, str):
-            totals.clusters[series] = ClusterTotals(series, counters[0], revealed=counters[1])
+            cluster = ClusterRow._make(counters)
+            totals.clusters[series] = ClusterTotals(series, cluster.interruptions, revealed=cluster.revealed)
         else:
-            totals.lifetimes[series] = LifetimeTotals(*series, counters[0], counters[1], revealed=counters[2])
+            lifetime = LifetimeRow._make(counters)
+            totals.lifetimes[series] = LifetimeTotals(
+                *series, lifetime.buckets, lifetime.sum, revealed=lifetime.revealed
+            )
     return totals
 
 
-def scores(reply: Pairs) -> Mapping[str, float]:
-    """Members and their scores."""
-    return {one: float(score) for one, score in pairs(reply)}
-
-
-def flat(mapping: Iterable[tuple[Any, Any]]) -> list[Any]:
-    """Pairs, one after the other."""
-    return [one for pair in mapping for one in pair]
-
-
-def greater(memory: Totals, stored: Totals) -> tuple[Totals, Totals]:
-    """A replica's counters, none lower than this process has shown it; and those that the server had lost."""
+def max_counters(memory: Totals, stored: Totals) -> tuple[Totals, Totals]:
+    """Return a replica's counters, none below its value in memory, and the rows that the server has lost."""
     own, lost = Totals(), Totals()
     own.update(stored)
     for labels, row in memory.label_sets.items():
-        if _is_greater(row, stored.label_sets.get(labels) or LabelSetTotals(labels), _of_label_set):
+        if _is_ahead(row, stored.label_sets.get(labels) or LabelSetTotals(labels), _label_set_counters):
             own.label_sets[labels] = lost.label_sets[labels] = row
     for name, cluster in memory.clusters.items():
-        if _is_greater(cluster, stored.clusters.get(name) or ClusterTotals(name), _of_cluster):
+        if _is_ahead(cluster, stored.clusters.get(name) or ClusterTotals(name), _cluster_counters):
             own.clusters[name] = lost.clusters[name] = cluster
     for pair, lifetime in memory.lifetimes.items():
-        if _is_greater(lifetime, stored.lifetimes.get(pair) or LifetimeTotals(*pair), _of_lifetime):
+        if _is_ahead(lifetime, stored.lifetimes.get(pair) or LifetimeTotals(*pair), _lifetime_counters):
             own.lifetimes[pair] = lost.lifetimes[pair] = lifetime
     return own, lost
 
 
-def _is_greater(row: _Row, stored: _Row, counters: Callable[[_Row], Sequence[float]]) -> bool:
+def _is_ahead(row: _Row, stored: _Row, counters: Callable[[_Row], Sequence[float]]) -> bool:
     mine, theirs = counters(row), counters(stored)
     if any(one > other for one, other in zip(mine, theirs, strict=True)):
         return True
-    # A row that shows its value must not be hidden again; one without a value has nothing to hide.
+    # A row that exports its values must not be held again. A row of zeros has nothing to hold.
     return any(mine) and row.revealed and not stored.revealed
 
 
-def _of_label_set(row: LabelSetTotals) -> Sequence[float]:
+def _label_set_counters(row: LabelSetTotals) -> Sequence[float]:
     return row.interruptions, row.created, row.failed, row.instance_seconds
 
 
-def _of_cluster(row: ClusterTotals) -> Sequence[float]:
+def _cluster_counters(row: ClusterTotals) -> Sequence[float]:
     return (row.interruptions,)
 
 
-def _of_lifetime(row: LifetimeTotals) -> Sequence[float]:
+def _lifetime_counters(row: LifetimeTotals) -> Sequence[float]:
     return row.buckets

@@ -1,14 +1,14 @@
-"""The embedded store's ledger, read on connections of its own that can change nothing."""
+"""The ledger of the SQLite store, read on connections of its own that cannot change anything."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import apsw
 
-from app.domain.events import UNKNOWN, Node
+from app.domain.events import UNKNOWN
 from app.domain.history import (
     DAY_SECONDS,
     HOUR_SECONDS,
@@ -21,27 +21,25 @@ from app.domain.history import (
     PoolHistory,
     Query,
 )
-from app.domain.instances import NODE, OTHER, OTHER_LABELS, Labels, id_of
-from app.domain.outcomes import Counted
+from app.domain.instances import NODE, OTHER, OTHER_LABELS, Labels
 from app.domain.totals import LabelSetTotals
-from app.store import READ_SECONDS
-from app.store.sqlite.file import SQLiteFile, translated
-from app.store.sqlite.rows import label_sets
-from app.store.sqlite.slots import name_of
+from app.store.port import READ_SECONDS
+from app.store.sqlite.file import SQLiteFile, translate_error
+from app.store.sqlite.rows import LedgerRow, counted_of_row, select, select_label_sets
 
-_STEPS: Final = 10_000
-"""Instructions of SQLite's machine between two looks at the clock."""
-_PAGE: Final = """
-    SELECT key, at, recorded_at, name, identity, cluster, cluster_location, node_pool, machine_type,
-        counted_as, age_seconds, explained, released_by
-    FROM ledger
+_INSTRUCTIONS_PER_CHECK: Final = 10_000
+"""Instructions of SQLite's virtual machine between two checks of the time limit."""
+_PAGE: Final = select(
+    LedgerRow._fields,
+    """FROM ledger
     WHERE at >= :since AND at < :until
         AND (:project IS NULL OR substr(name, 1, instr(name, '/') - 1) = :project)
         AND (:cluster IS NULL OR cluster = :cluster)
         AND (:cluster_location IS NULL OR cluster_location = :cluster_location)
         AND (:counted IS NULL OR (counted_as <> '') = :counted)
         AND at <= :before_at AND (at < :before_at OR key < :before_key)
-    ORDER BY at DESC, key DESC LIMIT :limit"""
+    ORDER BY at DESC, key DESC LIMIT :limit""",
+)
 _COUNTS: Final = """
     SELECT substr(name, 1, instr(name, '/') - 1) AS project, cluster, cluster_location, node_pool,
         sum(at >= :hour), sum(at >= :day), count(*), max(at)
@@ -64,6 +62,7 @@ _MEDIANS: Final = """
     WHERE place IN ((number + 1) / 2, (number + 2) / 2)
     GROUP BY 1, 2, 3, 4"""
 
+
 _LABELS: Final = """project, cluster, cluster_location, node_pool,
         substr(place, 1, instr(place, '/') - 1) AS zone, machine_type"""
 _SPLIT: Final = (
@@ -82,8 +81,18 @@ _LIVED: Final = f"""
     GROUP BY 1, 2, 3, 4, 5, 6, 7"""  # noqa: S608 - constants of this module
 
 
-class SQLiteHistory:
-    """See `app.store.History`."""
+class _PoolRow(NamedTuple):
+    """The number of interruptions of a node pool."""
+
+    pool: Pool
+    last_hour: int
+    last_day: int
+    last_week: int
+    newest_at: float
+
+
+class SQLiteLedger:
+    """See `app.store.port.LedgerReader`."""
 
     def __init__(self, file: SQLiteFile, *, read_seconds: float = READ_SECONDS) -> None:
         self._file = file
@@ -103,69 +112,70 @@ class SQLiteHistory:
             "limit": query.limit,
         }
         with self._reading() as connection:
-            return [_entry(row) for row in connection.execute(_PAGE, values)]
+            rows = map(LedgerRow._make, connection.execute(_PAGE, values))
+            return [Entry(counted_of_row(row), row.recorded_at) for row in rows]
 
     def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
-        week = now - PERIODS * PERIOD_SECONDS
+        begin = now - PERIODS * PERIOD_SECONDS
         moments = {
             "now": now,
             "hour": now - HOUR_SECONDS,
             "day": now - DAY_SECONDS,
-            "week": week,
+            "week": begin,
             "period": PERIOD_SECONDS,
             "limit": limit,
         }
         periods: dict[Pool, list[int]] = defaultdict(lambda: [0] * PERIODS)
         with self._reading() as connection:
             connection.execute("BEGIN")
-            counts: list[Any] = connection.execute(_COUNTS, moments).fetchall()
+            counts = [
+                _PoolRow(Pool(*pool), hour, day, week, newest)
+                for *pool, hour, day, week, newest in connection.execute(_COUNTS, moments)
+            ]
             for *pool, period, number in connection.execute(_BY_PERIOD, moments):
                 periods[Pool(*pool)][min(period, PERIODS - 1)] = number
             medians = {Pool(*pool): age for *pool, age in connection.execute(_MEDIANS, moments)}
         return [
-            PoolHistory(pool, hour, day, in_week, newest, medians.get(pool), periods[pool])
-            for pool, (hour, day, in_week, newest) in ((Pool(*row[:4]), row[4:]) for row in counts)
+            PoolHistory(
+                row.pool,
+                row.last_hour,
+                row.last_day,
+                row.last_week,
+                row.newest_at,
+                medians.get(row.pool),
+                periods[row.pool],
+            )
+            for row in counts
         ]
 
     def week(self, now: float) -> Sequence[LabelSetWeek]:
         moments = {"now": now, "week": now - PERIODS * PERIOD_SECONDS}
         with self._reading() as connection:
             connection.execute("BEGIN")
-            interrupted: list[Any] = connection.execute(_INTERRUPTED, moments).fetchall()
-            lived: list[Any] = connection.execute(_LIVED, moments).fetchall()
-        return [
-            *(
-                LabelSetWeek(_counted_under(labels, overflowed), number, unknown)
-                for *labels, overflowed, number, unknown in interrupted
-            ),
-            *(
-                LabelSetWeek(_counted_under(labels, overflowed), instance_seconds=seconds)
-                for *labels, overflowed, seconds in lived
-            ),
-        ]
+            interrupted = [
+                LabelSetWeek(_series_labels(labels, overflowed), number, unknown)
+                for *labels, overflowed, number, unknown in connection.execute(_INTERRUPTED, moments)
+            ]
+            lived = [
+                LabelSetWeek(_series_labels(labels, overflowed), instance_seconds=seconds)
+                for *labels, overflowed, seconds in connection.execute(_LIVED, moments)
+            ]
+        return [*interrupted, *lived]
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
         with self._reading() as connection:
-            return label_sets(connection)
+            return select_label_sets(connection)
 
     @contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         until = time.monotonic() + self._read_seconds
         try:
             with self._file.reading() as connection:
-                connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+                connection.set_progress_handler(lambda: time.monotonic() > until, _INSTRUCTIONS_PER_CHECK)
                 yield connection
         except (apsw.Error, OSError) as exc:
-            raise translated(exc) from exc
+            raise translate_error(exc) from exc
 
 
-def _counted_under(labels: Sequence[str], overflowed: int) -> Labels:
+def _series_labels(labels: Sequence[str], overflowed: int) -> Labels:
     return OTHER_LABELS if overflowed else Labels(*labels)
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    key, at, recorded_at, name, identity, *node, counted_as, age, explained, released_by = row
-    counted = Counted(
-        key, at, name_of(name), id_of(identity), Node(*node), counted_as, age, bool(explained), released_by
-    )
-    return Entry(counted, recorded_at)

@@ -1,0 +1,191 @@
+"""The store's operations. Each is written once, over a transaction of any backend."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from math import inf
+from typing import Final, TypeVar
+from uuid import uuid4
+
+from app.domain.batch import Applied, in_project_ids, keys_of, names_of
+from app.domain.events import Event, Listed
+from app.domain.fleet import ends_what_it_misses
+from app.domain.totals import Totals
+from app.errors import StoreUnavailableError
+from app.store.port import (
+    Backend,
+    Listing,
+    NotLeadingError,
+    Prepared,
+    SharedBackend,
+    StoredState,
+    Transaction,
+    Unlisted,
+)
+
+T = TypeVar("T")
+
+_MAX_ACCRUED_SECONDS: Final = 3600.0
+"""The most that one call adds per instance. The exporter knows nothing about a longer gap."""
+_NOTHING_UNLISTED: Final = Unlisted((), None)
+
+
+class Engine:
+    """See `app.store.port.Store`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._memory = backend.memory
+        self._listings: dict[str, Listing] = {}
+        """The listings that have begun, by project."""
+
+    def state(self) -> StoredState:
+        self._backend.connect()
+        memory = self._memory
+        leads_until = inf if memory.leads_until is None else memory.leads_until
+        return StoredState(memory.snapshot(), memory.pending, dict(memory.listed), leads_until)
+
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        finish, decided, garbage = self._backend.transact(partial(self._decide, events), now)
+
+        def commit() -> Applied:
+            applied, self._memory.projects = finish()
+            return self._memory.commit(applied)
+
+        return Prepared(commit, () if decided is None else decided[0].outcomes, garbage)
+
+    def apply(self, events: Sequence[Event], now: float) -> Applied:
+        return self.prepare(events, now).commit()
+
+    def expire(self, now: float) -> Applied:
+        def work(transaction: Transaction) -> Applied:
+            due = transaction.load_due()
+            outcomes = [transaction.batch.expire(pending) for pending in due.pending]
+            applied = transaction.batch.applied(outcomes, self._memory.pending)
+            applied.more = due.more
+            return applied
+
+        return self._apply_if_leading(work, now)
+
+    def accrue_instance_seconds(self, now: float) -> Applied:
+        def work(transaction: Transaction) -> Applied:
+            since, tally = transaction.accrued_until(), transaction.batch.tally
+            elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
+            for row in self._memory.totals.label_sets.values() if elapsed else ():
+                if row.instances:
+                    tally.label_set(row.labels).instance_seconds += row.instances * elapsed
+            transaction.set_accrued_until(now)
+            return self._applied(transaction)
+
+        return self._apply_if_leading(work, now)
+
+    def prune(self, now: float) -> Applied:
+        applied = self._backend.prune(now - self._memory.rules.retention_seconds, now)
+        return self._memory.commit(applied)
+
+    def begin_listing(self, project: str, now: float) -> Applied:
+        unfinished, listing = self._listings.get(project), Listing(project, uuid4().hex)
+
+        def work(transaction: Transaction) -> Applied:
+            if unfinished is not None:
+                transaction.drop_listing(unfinished)
+            transaction.begin_listing(listing)
+            return self._applied(transaction)
+
+        applied = self._transact(work, now, leading=True)
+        self._listings[project] = listing
+        return self._memory.commit(applied)
+
+    def record_listed(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
+        def work(transaction: Transaction) -> Applied:
+            listing = self._listing(project, transaction)
+            transaction.add_listed(listing, [instance.id for instance in listed])
+            transaction.load(list({instance.name: None for instance in listed}))
+            for instance in listed:
+                transaction.batch.hear(instance, began)
+            return self._applied(transaction)
+
+        return self._memory.commit(self._transact(work, now, leading=True))
+
+    def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
+        def work(transaction: Transaction) -> tuple[Applied, str | None]:
+            listing = self._listing(project, transaction)
+            sweeps = ends_what_it_misses(began, transaction.last_sweep(project))
+            unlisted = transaction.load_unlisted(listing) if sweeps else _NOTHING_UNLISTED
+            for name, identity in unlisted.instances:
+                if name.zone not in unread_zones:
+                    transaction.batch.miss(name, identity, began)
+            if unlisted.position is None:
+                transaction.complete_listing(listing, began, swept=sweeps)
+            return self._applied(transaction), unlisted.position
+
+        applied, position = self._transact(work, now, leading=True)
+        if position is None:
+            del self._listings[project]
+            self._memory.listed[project] = began
+        else:
+            self._listings[project].position = position
+            applied.more = True
+        return self._memory.commit(applied)
+
+    def release_held(self, rows: Totals, now: float) -> Applied:
+        def work(transaction: Transaction) -> Applied:
+            tally, known = transaction.batch.tally, self._memory.totals
+            for labels in rows.label_sets.keys() & known.label_sets.keys():
+                tally.label_set(labels).revealed = True
+            for cluster in rows.clusters.keys() & known.clusters.keys():
+                tally.cluster(cluster).revealed = True
+            for cluster, machine_type in rows.lifetimes.keys() & known.lifetimes.keys():
+                tally.lifetime(cluster, machine_type).revealed = True
+            return self._applied(transaction)
+
+        return self._memory.commit(self._transact(work, now))
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def _decide(self, events: Sequence[Event], transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
+        """Decide the events in order; return also the id of each project whose number is known."""
+        batch, projects = transaction.batch, self._memory.projects
+        taught = {event.project_number: event.name.project for event in events if event.project_number}
+        learnt = {number: project for number, project in taught.items() if projects.get(number) != project}
+        for number, project in learnt.items():
+            for name in transaction.learn(number, project):
+                batch.rename(name, project)
+            projects = {**projects, number: project}
+        events = [in_project_ids(event, projects) for event in events]
+        transaction.load(names_of(events), keys_of(events))
+        outcomes = [batch.decide(event) for event in events]
+        return batch.applied(outcomes, self._memory.pending), projects
+
+    def _listing(self, project: str, transaction: Transaction) -> Listing:
+        listing = self._listings.get(project)
+        if listing is None or transaction.is_lost(listing):
+            raise StoreUnavailableError(f"the store was away during the listing of project {project}")
+        return listing
+
+    def _applied(self, transaction: Transaction) -> Applied:
+        return transaction.batch.applied((), self._memory.pending)
+
+    def _transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
+        try:
+            return self._backend.transact(work, now, leading=leading).commit()
+        except NotLeadingError:
+            raise StoreUnavailableError("another replica does the periodic work now") from None
+
+    def _apply_if_leading(self, work: Callable[[Transaction], Applied], now: float) -> Applied:
+        try:
+            applied = self._backend.transact(work, now, leading=True).commit()
+        except NotLeadingError:
+            applied = Applied(pending=self._memory.pending)
+        return self._memory.commit(applied)
+
+
+class SharedEngine(Engine):
+    """See `app.store.port.SharedStore`."""
+
+    def __init__(self, backend: SharedBackend) -> None:
+        super().__init__(backend)
+        self._shared_backend = backend
+
+    def sync(self, now: float) -> Applied:
+        return self._memory.commit(self._shared_backend.sync(now))

@@ -1,0 +1,83 @@
+"""The part of the stored state that is kept in memory, and its change by a commit."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from app.domain.attribution import Rules
+from app.domain.batch import Applied, Batch, Shared
+from app.domain.events import UNKNOWN
+from app.domain.instances import UNKNOWN_LABELS
+from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
+
+PERMANENT: Final = Totals(
+    {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS)},
+    {UNKNOWN: ClusterTotals(UNKNOWN)},
+    {(UNKNOWN, UNKNOWN): LifetimeTotals(UNKNOWN, UNKNOWN)},
+)
+"""Rows that exist from the start and are never dropped."""
+
+
+class Memory:
+    """The totals, and a few small values. A backend loads them each time when it connects."""
+
+    def __init__(self, rules: Rules, *, hold: bool) -> None:
+        """`hold`: new series export 0 until they are released."""
+        self.rules = rules
+        self.totals = Totals()
+        self.pending = 0
+        self.projects: Mapping[str, str] = {}
+        """Project number to project id."""
+        self.listed: dict[str, float] = {}
+        """Project id to the time at which its last complete listing began."""
+        self.leads_until: float | None = None
+        """See `Shared`. None: there are no other replicas."""
+        self._hold = hold
+        self._unreported = Totals()
+        """Totals from before the last load that have not been reported to the metrics yet."""
+
+    def batch(self, now: float) -> Batch:
+        """Return an empty batch over the totals."""
+        return Batch(self.tally(self.totals, now), self.rules, now)
+
+    def tally(self, base: Totals, now: float) -> Tally:
+        """Return an empty tally over these totals."""
+        return Tally(base, max_label_sets=self.rules.max_label_sets, revealed=not self._hold, now=now)
+
+    def load(
+        self, totals: Totals, *, pending: int, projects: Mapping[str, str], listed: Mapping[str, float]
+    ) -> None:
+        """Replace everything by what is stored."""
+        self._unreported.update(self.totals)
+        self.totals = totals
+        self.pending = pending
+        self.projects = projects
+        self.listed = dict(listed)
+        permanent = self.tally(totals, 0.0)
+        for labels in PERMANENT.label_sets:
+            permanent.show(labels)
+        totals.update(permanent.changed)
+
+    def snapshot(self) -> Totals:
+        """Return all totals, for a caller who needs no report of earlier ones any more."""
+        self._unreported = Totals()
+        return copy_of(self.totals)
+
+    def commit(self, applied: Applied) -> Applied:
+        """Make a commit's changes, and return them as they must be reported."""
+        self.totals.update(applied.changed)
+        self.totals.drop(applied.dropped)
+        self.pending = applied.pending
+        if self.leads_until is not None and applied.shared is None:
+            applied.shared = Shared(self.leads_until, (), self.listed)
+        if self._unreported:
+            gone, self._unreported = self._unreported, Totals()
+            gone.drop(self.totals)
+            gone.update(applied.dropped)
+            applied.dropped = gone
+            applied.changed = copy_of(self.totals)
+        return applied
+
+
+def copy_of(totals: Totals) -> Totals:
+    """Return the same rows in dictionaries of their own."""
+    return Totals(dict(totals.label_sets), dict(totals.clusters), dict(totals.lifetimes))

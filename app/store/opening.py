@@ -1,0 +1,102 @@
+"""The opening of a store by its URL. Only this module names the backends."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from app.domain.attribution import Rules
+from app.errors import StartError
+from app.store.engine import Engine, SharedEngine
+from app.store.memory import Memory
+from app.store.port import LEASE_SECONDS, OpenedStore, Sync
+
+_SQLITE = "sqlite:///"
+
+
+def open_store(
+    url: str,
+    rules: Rules,
+    *,
+    replica: str = "",
+    hold: bool = False,
+    reset_totals: bool = False,
+    lease_seconds: float = LEASE_SECONDS,
+) -> OpenedStore:
+    """Open the store at the URL, and make it if there is none.
+
+    `replica`: the name of this process among those that share the store; by default the name of the host.
+    `hold`: new series export 0 until `release_held`. `lease_seconds`: how long this replica leads without a
+    `sync`. Raises StartError.
+    """
+    memory = Memory(rules, hold=hold)
+    if url.startswith(_SQLITE):
+        return _open_sqlite(url.removeprefix(_SQLITE), memory, reset_totals=reset_totals)
+    return _open_redis(url, memory, replica=replica, reset_totals=reset_totals, lease_seconds=lease_seconds)
+
+
+def inspect_store(url: str) -> str:
+    """Describe the store at the URL, or say that it can be made; change nothing. Raises StartError."""
+    if url.startswith(_SQLITE):
+        from app.store.sqlite.damage import inspect_file  # noqa: PLC0415 - a driver is loaded when it is used
+
+        return inspect_file(url.removeprefix(_SQLITE))
+    with _redis_installed():
+        from app.store.redis.inspect import inspect_redis  # noqa: PLC0415
+    return inspect_redis(url)
+
+
+def store_warnings(url: str, replica: str) -> Sequence[str]:
+    """Return reasons why the store at the URL might lose events or counts; empty if it is away."""
+    if url.startswith(_SQLITE):
+        return ()
+    with _redis_installed():
+        from app.store.redis.inspect import warnings_at, warnings_of_name  # noqa: PLC0415
+
+    return (*warnings_of_name(replica or socket.gethostname()), *warnings_at(url))
+
+
+def url_without_secrets(url: str) -> str:
+    """Return a store's URL for the log, without credentials and options, which may hold a password."""
+    if url.startswith(_SQLITE):
+        return url
+    scheme, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    # An @ among the options may end a password in which ? is not percent-encoded.
+    return f"{scheme}://{'' if '@' in options else place.rpartition('@')[2]}"
+
+
+def _open_sqlite(path: str, memory: Memory, *, reset_totals: bool) -> OpenedStore:
+    from app.store.sqlite.backend import SQLiteBackend  # noqa: PLC0415 - a driver is loaded when it is used
+    from app.store.sqlite.file import SQLiteFile  # noqa: PLC0415
+    from app.store.sqlite.ledger import SQLiteLedger  # noqa: PLC0415
+
+    file = SQLiteFile.open(path)
+    backend = SQLiteBackend(file, memory)
+    if reset_totals:
+        backend.reset_totals()
+    return OpenedStore(Engine(backend), SQLiteLedger(file), file.moved_aside_to)
+
+
+def _open_redis(
+    url: str, memory: Memory, *, replica: str, reset_totals: bool, lease_seconds: float
+) -> OpenedStore:
+    with _redis_installed():
+        from app.store.redis.backend import SYNC_SECONDS, RedisBackend  # noqa: PLC0415
+        from app.store.redis.connection import Link  # noqa: PLC0415
+        from app.store.redis.ledger import RedisLedger  # noqa: PLC0415
+
+    replica = replica or socket.gethostname()
+    backend = RedisBackend.open(
+        Link(url), memory, replica=replica, reset_totals=reset_totals, lease_seconds=lease_seconds
+    )
+    store = SharedEngine(backend)
+    warnings = store_warnings(url, replica)
+    return OpenedStore(store, RedisLedger(Link(url)), sync=Sync(store.sync, SYNC_SECONDS), warnings=warnings)
+
+
+@contextmanager
+def _redis_installed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as exc:
+        raise StartError("store.url: install the extra `redis` to use a store of this scheme") from exc

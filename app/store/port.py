@@ -1,0 +1,311 @@
+"""The interfaces of the store: for the rest of the exporter, and between the engine and its backends."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from app.domain.batch import Applied, Batch
+from app.domain.events import Event, InstanceName, Listed
+from app.domain.history import Entry, LabelSetWeek, PoolHistory, Query
+from app.domain.instances import Parked
+from app.domain.outcomes import Outcome
+from app.domain.totals import LabelSetTotals, Totals
+from app.store.memory import Memory
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+SLICE: Final = 500
+"""Rows per transaction of periodic work. Pushes are recorded between two of these transactions."""
+READ_SECONDS: Final = 10.0
+"""Maximum time for one read of the ledger."""
+LEASE_SECONDS: Final = 15.0
+"""The time for which a replica leads without a `sync`."""
+
+
+class NotLeadingError(Exception):
+    """Another replica does the periodic work now. The engine handles it."""
+
+
+# for the rest of the exporter
+
+
+@dataclass(slots=True)
+class StoredState:
+    """The part of the stored state that metrics and inventory start from."""
+
+    totals: Totals = field(default_factory=Totals)
+    pending: int = 0
+    """Number of pending interruptions."""
+    listed: Mapping[str, float] = field(default_factory=dict)
+    """Project id to the time at which its last complete listing began."""
+    leads_until: float = field(default=inf, compare=False)
+    """See `Shared`. Infinite if there are no other replicas."""
+
+
+class Prepared(NamedTuple):
+    """Events of which everything is done but the part that waits for a disk or for other machines."""
+
+    commit: Callable[[], Applied]
+    outcomes: Sequence[Outcome] = ()
+    """One outcome per event, valid if the commit succeeds. Empty if the backend decides during the commit."""
+    garbage: object = None
+    """Objects kept alive only so that they can be freed while the commit waits for the disk."""
+
+
+class Store(Protocol):
+    """The durable state of the exporter. Called from one thread at a time; `now` is the caller's clock.
+
+    Every method raises StoreUnavailableError if the backend fails (StoreLostError if only a restart helps).
+    In that case the call had no effect. If only the reply was lost it had its full effect, and a retry
+    reports duplicates. Any other exception is a bug that one of the events met; the call had no effect.
+    """
+
+    def state(self) -> StoredState:
+        """Return all totals, and the number of pending interruptions."""
+        ...
+
+    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
+        """Decide the events, in order, in one transaction; the returned commit makes them durable.
+
+        No other method may be called before the commit has ended.
+        """
+        ...
+
+    def apply(self, events: Sequence[Event], now: float) -> Applied:
+        """Decide and commit the events, in order, in one transaction."""
+        ...
+
+    def expire(self, now: float) -> Applied:
+        """Count a slice of the pending interruptions whose grace period has ended."""
+        ...
+
+    def accrue_instance_seconds(self, now: float) -> Applied:
+        """Add the time that Spot instances have lived since the last call."""
+        ...
+
+    def prune(self, now: float) -> Applied:
+        """Delete a slice of the rows that are older than the retention."""
+        ...
+
+    def begin_listing(self, project: str, now: float) -> Applied:
+        """Begin a listing of the project's instances. It replaces a listing that has not ended."""
+        ...
+
+    def record_listed(self, project: str, began: float, listed: Sequence[Listed], now: float) -> Applied:
+        """Commit a slice of the project's listing; `began` is when it began."""
+        ...
+
+    def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
+        """End a slice of the instances that are missing from the listing, except those in unread zones.
+
+        Call it until `more` is false. Then the listing is complete.
+        """
+        ...
+
+    def release_held(self, rows: Totals, now: float) -> Applied:
+        """Store that these rows export their values from now on."""
+        ...
+
+    def close(self) -> None:
+        """Close the backend. May be called more than once."""
+        ...
+
+
+class SharedStore(Store, Protocol):
+    """A store that several replicas of the exporter use at the same time."""
+
+    def sync(self, now: float) -> Applied:
+        """Read what other replicas have changed, and take the lease if no replica has it."""
+        ...
+
+
+class LedgerReader(Protocol):
+    """Reads the ledger beside the writer, from any thread.
+
+    Every method raises StoreUnavailableError if the backend fails, or needs longer than READ_SECONDS.
+    """
+
+    def interruptions(self, query: Query) -> Sequence[Entry]:
+        """Return the newest interruptions that match the query, newest first."""
+        ...
+
+    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
+        """Return the node pools with most interruptions in the week before `now`, most first."""
+        ...
+
+    def week(self, now: float) -> Sequence[LabelSetWeek]:
+        """Return interruptions and instance time in the 7 days before `now`, by label set.
+
+        The rows have no order. A label set can have several rows, which add up.
+        """
+        ...
+
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        """Return the totals by label set, summed over all replicas."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """The regular reading of what other replicas have changed."""
+
+    run: Callable[[float], Applied]
+    interval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStore:
+    """A store, its ledger, and findings from opening it."""
+
+    store: Store
+    ledger: LedgerReader
+    moved_aside_to: Path | None = None
+    """The new path of a damaged store; None if the store was sound."""
+    sync: Sync | None = None
+    """None if there are no other replicas."""
+    warnings: Sequence[str] = ()
+    """Reasons why acknowledged events or counts might be lost."""
+
+
+# between the engine and its backends
+
+
+@dataclass(slots=True)
+class Listing:
+    """A listing that has begun."""
+
+    project: str
+    id: str
+    """Unique, so that the backend can tell its data from those of another listing."""
+    position: str = ""
+    """The place up to which the backend has looked for unlisted instances; empty at the start."""
+
+
+class Due(NamedTuple):
+    """Pending interruptions whose grace period has ended."""
+
+    pending: Sequence[Parked]
+    more: bool
+    """More of them may be stored."""
+
+
+class Unlisted(NamedTuple):
+    """A slice of the living instances that are missing from a listing: names and identities."""
+
+    instances: Sequence[tuple[InstanceName, str]]
+    position: str | None
+    """The beginning of the next slice; None after the last slice."""
+
+
+class Transaction(Protocol):
+    """The reads and writes of one transaction, which is committed as a whole or not at all.
+
+    The backend writes the changes of `batch` itself, after the work.
+    """
+
+    batch: Batch
+
+    def load(self, names: Iterable[InstanceName], keys: Sequence[str] = ()) -> None:
+        """Load everything about the names into the batch, and which of the event keys were seen."""
+        ...
+
+    def load_due(self) -> Due:
+        """Return a slice of pending interruptions whose grace period has ended, and load their names."""
+        ...
+
+    def learn(self, number: str, project: str) -> Sequence[InstanceName]:
+        """Store the id of the project with that number, and move the project's ledger rows to the id.
+
+        Return the instance names that are stored under the number; they are loaded, also under the id.
+        """
+        ...
+
+    def accrued_until(self) -> float | None:
+        """Return the time up to which instance-seconds were added; None if they never were."""
+        ...
+
+    def set_accrued_until(self, at: float) -> None:
+        """Store the time up to which instance-seconds were added."""
+        ...
+
+    def begin_listing(self, listing: Listing) -> None:
+        """Begin with no listed instance."""
+        ...
+
+    def drop_listing(self, listing: Listing) -> None:
+        """Delete what is stored about the listing."""
+        ...
+
+    def is_lost(self, listing: Listing) -> bool:
+        """Return True if what was stored about the listing is gone, or belongs to another listing."""
+        ...
+
+    def add_listed(self, listing: Listing, identities: Sequence[str]) -> None:
+        """Add instances to the listing."""
+        ...
+
+    def last_sweep(self, project: str) -> float | None:
+        """Return when the last listing of the project began that ended unlisted instances."""
+        ...
+
+    def load_unlisted(self, listing: Listing) -> Unlisted:
+        """Return the slice at the listing's position, and load its names."""
+        ...
+
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
+        """Store when the complete listing began; `swept`: it has ended unlisted instances."""
+        ...
+
+
+class Transacted(NamedTuple, Generic[T_co]):
+    """A transaction that still has to be committed."""
+
+    commit: Callable[[], T_co]
+    """Commit, and return the work's result."""
+    result: T_co | None
+    """The work's result if the commit succeeds; None if the work runs during the commit."""
+    garbage: object = None
+    """See `Prepared`."""
+
+
+class Backend(Protocol):
+    """A database. It knows no rules. Its methods raise what `Store` documents."""
+
+    memory: Memory
+    """Complete and up to date while the backend is connected."""
+
+    def connect(self) -> None:
+        """Connect, and load the memory, unless that is done."""
+        ...
+
+    def transact(
+        self, work: Callable[[Transaction], T], now: float, *, leading: bool = False
+    ) -> Transacted[T]:
+        """Run the work in a transaction and write its changes.
+
+        The backend may run the work again if other replicas have changed what the work has read. With
+        `leading`, raise NotLeadingError if another replica does the periodic work.
+        """
+        ...
+
+    def prune(self, before: float, now: float) -> Applied:
+        """Delete a slice of what was recorded before that time, and at last the totals that are idle since.
+
+        Do nothing if another replica does the periodic work.
+        """
+        ...
+
+    def close(self) -> None:
+        """See `Store`."""
+        ...
+
+
+class SharedBackend(Backend, Protocol):
+    """A database that several replicas of the exporter use at the same time."""
+
+    def sync(self, now: float) -> Applied:
+        """See `SharedStore`."""
+        ...

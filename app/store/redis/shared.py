@@ -1,0 +1,78 @@
+"""The part of the totals that replicas share: living instances, newest interruptions, all series."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from app.domain.instances import Labels
+from app.domain.totals import Totals
+from app.store.memory import PERMANENT, Memory, copy_of
+from app.store.redis.connection import Command
+from app.store.redis.rows import Pairs, Series, decode_series, key, pairs, scores
+
+
+class SharedReplies(NamedTuple):
+    """The replies to `COMMANDS`, in their order."""
+
+    touched: Pairs
+    alive: Pairs
+    newest: Pairs
+    pending: int
+    listings: Pairs
+    projects: Pairs
+
+    def listed(self) -> dict[str, float]:
+        """Return the time at which the last complete listing of each project began."""
+        return {project: float(began) for project, began in pairs(self.listings)}
+
+    def project_ids(self) -> dict[str, str]:
+        """Return the id of each project whose number is known."""
+        return dict(pairs(self.projects))
+
+
+COMMANDS: Final[Sequence[Command]] = (
+    ("ZRANGE", key("touched"), 0, -1, "WITHSCORES"),
+    ("HGETALL", key("alive")),
+    ("ZRANGE", key("newest"), 0, -1, "WITHSCORES"),
+    ("ZCARD", key("until")),
+    ("HGETALL", key("listings")),
+    ("HGETALL", key("projects")),
+)
+
+
+class SharedTotals:
+    """Compares what the replicas share with what is known of it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._series: Mapping[str, Series] = {}
+        """The series of each member of `touched`, because decoding thousands takes long."""
+
+    def diff(self, known: Totals, replies: SharedReplies) -> tuple[Totals, Totals]:
+        """Return the rows that differ from the known ones, as they are now, and the rows that are gone."""
+        alive, newest = dict(pairs(replies.alive)), scores(replies.newest)
+        tally, gone = self._memory.tally(known, 0.0), copy_of(known)
+        touched = scores(replies.touched)
+        self._series = {text: self._series.get(text) or decode_series(text) for text in touched}
+        for text, touched_at in touched.items():
+            series = self._series[text]
+            match series:
+                case Labels():
+                    row = gone.label_sets.pop(series, None)
+                    instances = max(int(alive.get(text, 0)), 0)
+                    if row is None or (row.instances, row.touched_at) != (instances, touched_at):
+                        row = tally.label_set(series)
+                        row.instances, row.touched_at = instances, touched_at
+                case str():
+                    cluster, last = gone.clusters.pop(series, None), newest.get(series)
+                    if cluster is None or (cluster.last_interruption_at, cluster.touched_at) != (
+                        last,
+                        touched_at,
+                    ):
+                        cluster = tally.cluster(series)
+                        cluster.last_interruption_at, cluster.touched_at = last, touched_at
+                case _:
+                    lifetime = gone.lifetimes.pop(series, None)
+                    if lifetime is None or lifetime.touched_at != touched_at:
+                        tally.lifetime(*series).touched_at = touched_at
+        gone.drop(PERMANENT)
+        return tally.changed, gone

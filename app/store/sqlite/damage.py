@@ -1,0 +1,169 @@
+"""The examination of a SQLite file without changing it: its damage, and whether it can be used.
+
+https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html
+"""
+
+import os
+from contextlib import closing
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from app.errors import StartError
+from app.store.sqlite.location import INDEX, LOCK, WAL, Location, refuse_other_nodes
+from app.store.sqlite.locks import is_held, is_marked
+from app.store.sqlite.schema import MIGRATIONS, version_of
+
+APPLICATION_ID: Final = 0x53494531
+"""The text "SIE1" in the file's header. A database with another id is not ours."""
+DAMAGE: Final = (apsw.CorruptError, apsw.NotADBError)
+OPEN: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+_OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")
+_HEADER: Final = b"SQLite format 3\0"
+_FREE_BYTES: Final = 1 << 22
+"""The free space that a store needs: the largest size of the WAL, and as much again."""
+_NEEDS_RECOVERY: Final = "was left with a WAL but without the WAL's index; only a start can recover it"
+
+
+def find_damage(location: Location, schema: int, *, exclusive: bool) -> str | None:
+    """Return the damage of our file; None if the file is sound or missing. Change neither it nor its WAL.
+
+    `exclusive`: the caller has the lock, and SQLite may repair the WAL's index. Raises StartError if another
+    program made the file, or if its schema is newer than `schema`.
+    https://www.sqlite.org/pragma.html#pragma_quick_check
+    """
+    path = location.real
+    marked = is_marked(location)
+    header = header_of(path)
+    if not header:
+        return _orphaned_wal(path, marked=marked)
+    ours = header.startswith(_HEADER) and header[68:72] == _OUR_NAME
+    foreign = StartError(f"the store {location} is a file of something else, and was left alone")
+    if not ours and not marked:
+        raise foreign
+    try:
+        _warm_page_cache(path)
+        with closing(_connect_read_only(path, exclusive=exclusive)) as connection:
+            finding = connection.execute("PRAGMA quick_check(1)").get
+            version = version_of(connection)
+    except DAMAGE as exc:
+        return str(exc)
+    if finding != "ok":
+        return str(finding)
+    if not ours:
+        raise foreign
+    if version > schema:
+        raise StartError(f"the store {location} has schema {version}, newer than this program's {schema}")
+    return None
+
+
+def _warm_page_cache(path: str) -> None:
+    """Read the file from end to end, so that it is in the kernel's page cache.
+
+    quick_check reads the pages in the order of the B-trees, which takes longer from a disk.
+    """
+    some = bytearray(1 << 20)
+    with _opened(path) as file:
+        while file.readinto(some):
+            pass
+
+
+def inspect_file(path: str) -> str:
+    """Describe what is in the file, or say that it can be made; change nothing. Raises StartError."""
+    if path == ":memory:":
+        return "in memory: everything is forgotten at a restart"
+    location = Location.of(path)
+    try:
+        _refuse_unusable(location)
+        if _has_wal(location.real) and not Path(f"{location.real}{INDEX}").exists():
+            return f"{location} {_NEEDS_RECOVERY}"
+        if (damage := find_damage(location, len(MIGRATIONS), exclusive=False)) is not None:
+            raise StartError(f"{location} is damaged ({damage}); at its start the exporter moves it aside")
+        if not header_of(location.real):
+            return f"there is none yet; it can be made in {location.folder}"
+        with closing(_connect_read_only(location.real, exclusive=False)) as connection:
+            if not version_of(connection):
+                return f"{location} is empty yet"
+            instances = connection.execute("SELECT count(*) FROM instances").get
+            interruptions = connection.execute("SELECT count(*) FROM ledger").get
+    except apsw.ProtocolError:
+        return f"{location} {_NEEDS_RECOVERY}"
+    except (OSError, apsw.Error) as exc:
+        raise StartError(f"{location} cannot be read: {exc}") from exc
+    return f"{location} holds {instances} instances and {interruptions} interruptions"
+
+
+def _refuse_unusable(location: Location) -> None:
+    """Raise StartError if the file could not be used for a reason outside it."""
+    refuse_other_nodes(location)
+    file = Path(location.real)
+    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        raise StartError(f"{location} may not be read and written")
+    if (why := unusable_reason(file.parent)) is not None:
+        raise StartError(why)
+    if is_marked(location) and is_held(f"{file}{LOCK}") and not is_held(str(file)):
+        raise StartError(
+            f"{location} was deleted or replaced under a running exporter, which has its lock file; put the "
+            "file back, or a backup of it, and restart that exporter"
+        )
+
+
+def unusable_reason(folder: Path) -> str | None:
+    """Return the reason why no store in the folder could be used; None if there is none."""
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the folder {folder} may not be written"
+    disk = os.statvfs(folder)
+    room = disk.f_bavail * disk.f_frsize
+    # Some file systems report neither their size nor their number of files; then the totals are 0.
+    if disk.f_blocks and room < _FREE_BYTES:
+        return f"the disk of {folder} is full: {room // 1024} KiB are free"
+    if disk.f_files and not disk.f_favail:
+        return f"the disk of {folder} is full: it takes no more files"
+    return None
+
+
+def header_of(path: str) -> bytes:
+    """Return the first bytes of the file; nothing if there is no file."""
+    try:
+        with _opened(path) as file:
+            return file.read(100)
+    except FileNotFoundError:
+        return b""
+
+
+def _opened(path: str) -> FileIO:
+    """Open the file for reading, without the kernel's readahead.
+
+    Readahead puts the file into large folios (with ext4 since Linux 6.16). Later each write of a page scans
+    its whole folio, which takes much CPU time. A single read with readahead is enough
+    to cause that, because the next read continues it.
+    """
+    file = FileIO(path)
+    if hasattr(os, "posix_fadvise"):  # missing on some systems
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return file
+
+
+def _has_wal(path: str) -> bool:
+    wal = Path(f"{path}{WAL}")
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def _orphaned_wal(path: str, *, marked: bool) -> str | None:
+    if marked and Path(path).exists():
+        return "it is empty"
+    # SQLite would apply it to any database file that appears beside it.
+    return "only its WAL is left" if _has_wal(path) else None
+
+
+def _connect_read_only(path: str, *, exclusive: bool) -> apsw.Connection:
+    # "immutable" keeps SQLite from making a WAL if there is none. "readonly_shm" keeps it from repairing the
+    # WAL's index that a kill -9 left behind; some states of an index cannot be read then.
+    mode = "mode=ro" if exclusive else "mode=ro&readonly_shm=1"
+    if not _has_wal(path):
+        mode = "mode=ro&immutable=1"
+    return apsw.Connection(f"{Path(path).as_uri()}?{mode}", flags=OPEN)
