@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
-from app.aside import Aside
 from app.domain.batch import Applied
 from app.domain.events import Event
 from app.domain.moments import rfc3339
@@ -30,6 +29,7 @@ from app.errors import (
 )
 from app.metrics import Metrics
 from app.store import Prepared, Store
+from app.worker_thread import Aside
 
 _LONGEST_QUEUE: Final = 10_000
 _LARGEST_BATCH: Final = 128

@@ -18,10 +18,12 @@ import uvloop
 
 from app import VERSION
 from app.errors import StartError
-from app.main import Application, Exporter, create_app, create_ops_app
-from app.protocol import protocol_for
+from app.exporter import Exporter
+from app.main import create_app, create_ops_app
 from app.settings import Settings
 from app.store import url_without_secrets
+from app.web.application import Application
+from app.web.protocol import protocol_for
 
 _SHUTDOWN_SECONDS: Final = 8
 """For requests that are still under way when everything else has stopped."""

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import uvloop
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.logs import configure
-from app.main import Exporter, create_app
+from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
+
+if TYPE_CHECKING:
+    from app.exporter import Exporter
 
 _AUDIENCE: Final = "https://sie.example.com"
 _ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"

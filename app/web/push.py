@@ -27,10 +27,10 @@ from app.errors import (
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
 from app.metrics import Endpoint, Pushes
-from app.protocol import Answer, Headers, Reply
 from app.recorder import Caller, Recorder, Result
 from app.web.body import BodyReader, CallerGoneError
 from app.web.problems import problem_of
+from app.web.protocol import Answer, Headers, Reply
 
 _JSON: Final = ((b"content-type", b"application/json"),)
 

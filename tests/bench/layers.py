@@ -26,10 +26,10 @@ from app.domain.totals import Tally, Totals
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import decode_push
 from app.metrics import Metrics
-from app.protocol import Answer
 from app.recorder import Caller, Recorder, Result
 from app.store import Prepared, Store, open_store
 from app.web.body import BodyReader
+from app.web.protocol import Answer
 from app.web.push import Gate, PushEndpoint
 from tests.bench.prefilled_store import create_instances
 from tests.bench.report import machine, progress

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import uvloop
 
+from app.exporter import Exporter, Surroundings
 from app.logs import configure
-from app.main import Exporter, Surroundings, create_app
+from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
 

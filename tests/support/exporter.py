@@ -15,8 +15,9 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
-from app.main import Exporter as Parts
-from app.main import Surroundings, create_app
+from app.exporter import Exporter as Parts
+from app.exporter import Surroundings
+from app.main import create_app
 from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable

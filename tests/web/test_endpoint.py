@@ -14,10 +14,10 @@ from app.domain.attribution import Rules
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
-from app.protocol import Answer as Given
 from app.recorder import Caller, Recorder
 from app.store import open_store
 from app.web.body import BodyReader
+from app.web.protocol import Answer as Given
 from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import insert, preempted, push, system_event
 

@@ -18,8 +18,8 @@ from app import DOCS_URL
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, LabelSetWeek, PoolHistory, Query
 from app.domain.totals import LabelSetTotals
 from app.store import History, OpenedStore, open_store
-from app.web.page import NEWEST
-from app.web.words import DASH
+from app.web.status.formats import DASH
+from app.web.status.page import NEWEST
 from tests.support.exporter import Exporter, token
 from tests.support.ledgers import remember
 from tests.support.pages import StatusPage
@@ -111,7 +111,7 @@ def test_a_browser_may_load_and_run_nothing(shared_exporter: Exporter) -> None:
 )
 def test_texts_can_be_read_on_what_is_behind_them(scheme: str, text: str, back: str) -> None:
     """https://www.w3.org/TR/WCAG22/#contrast-minimum"""
-    style = files("app.web").joinpath("templates", "page.css").read_text()
+    style = files("app.web.status").joinpath("templates", "page.css").read_text()
     roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6});", roots[scheme == "dark"]))
     light, dark = sorted((luminance(colours[text]), luminance(colours[back])), reverse=True)

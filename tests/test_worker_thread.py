@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.aside import Aside
+from app.worker_thread import Aside
 
 WITHIN_SECONDS = 20
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.protocol import Answer, Headers, Reply, Take, protocol_for
+from app.web.protocol import Answer, Headers, Reply, Take, protocol_for
 from tests.support.process import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n"

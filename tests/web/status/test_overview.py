@@ -6,10 +6,10 @@ import pytest
 from app.domain.events import UNKNOWN
 from app.domain.history import PERIODS, Pool
 from app.domain.instances import OTHER_LABELS, UNKNOWN_LABELS
-from app.web.facts import Ledger, Window
-from app.web.overview import MOST_FLAVOURS, MOST_POOLS, Numbers, overview
+from app.web.status.overview import MOST_FLAVOURS, MOST_POOLS, Numbers, overview
+from app.web.status.snapshot import Ledger, Window
 from tests.domain.examples import LABELS
-from tests.web.facts import POOL, facts, history, totals, week
+from tests.web.status.snapshots import POOL, facts, history, totals, week
 
 YOUNG: Final = Ledger(week=[week(hours=1_000_000)])
 """A store that counts for less than 7 days, so that the page shows its totals."""

@@ -11,10 +11,10 @@ from typing import Final
 
 from app.domain.history import PERIOD_SECONDS, PERIODS
 from app.metrics import ENDPOINTS, Endpoint
-from app.web.facts import Facts
 from app.web.problems import leaves, status_of
-from app.web.sentences import listing_failures, outcomes, refusals
-from app.web.words import ago, count, duration, percent, precisely, several
+from app.web.status.formats import ago, count, duration, percent, precisely, several
+from app.web.status.sentences import listing_failures, outcomes, refusals
+from app.web.status.snapshot import Facts
 
 _WEEK: Final = PERIODS * PERIOD_SECONDS
 _SILENT_SECONDS: Final = 1800.0

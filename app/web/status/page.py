@@ -21,11 +21,11 @@ from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.metrics import Metrics
 from app.store import History
-from app.web import charts, words
-from app.web.facts import Facts, Ledger, Seen
 from app.web.ops import Condition
-from app.web.overview import Overview, overview
 from app.web.problems import INERT
+from app.web.status import charts, formats
+from app.web.status.overview import Overview, overview
+from app.web.status.snapshot import Facts, Ledger, Seen
 
 NEWEST: Final = 10
 _POOLS: Final = 10_000
@@ -34,7 +34,7 @@ _KEEP_SECONDS: Final = 5.0
 _IDLE: Final = 10.0
 """The page is kept for this many times the time that it took to make."""
 
-_STYLE: Final = Markup(files("app.web").joinpath("templates", "page.css").read_text())  # noqa: S704 - our own
+_STYLE: Final = Markup(files("app.web.status").joinpath("templates", "page.css").read_text())  # noqa: S704 - our own
 _STYLE_HASH: Final = b64encode(sha256(_STYLE.encode()).digest()).decode()
 _HEADERS: Final = {
     **INERT,
@@ -49,7 +49,7 @@ _HEADERS: Final = {
 
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("app.web"),
+        loader=PackageLoader("app.web.status"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -62,19 +62,19 @@ def _templates() -> Environment:
         unsure=(UNKNOWN, OTHER),
         charts=charts,
         newest_rows=NEWEST,
-        dash=words.DASH,
+        dash=formats.DASH,
     )
     environment.filters.update(
-        legible=words.legible,
-        count=words.count,
-        duration=words.duration,
-        ago=words.ago,
-        significant=words.significant,
-        rate=words.rate,
-        percent=words.percent,
-        several=words.several,
-        moment=words.moment,
-        machine_moment=words.machine_moment,
+        legible=formats.legible,
+        count=formats.count,
+        duration=formats.duration,
+        ago=formats.ago,
+        significant=formats.significant,
+        rate=formats.rate,
+        percent=formats.percent,
+        several=formats.several,
+        moment=formats.moment,
+        machine_moment=formats.machine_moment,
         spark=charts.spark,
         described=charts.described,
     )

@@ -10,13 +10,13 @@ from app.domain.history import DAY_SECONDS, HOUR_SECONDS
 from app.domain.instances import UNKNOWN_LABELS
 from app.gcp.listing import FAILURES
 from app.metrics import OUTCOMES, Metrics
-from app.web import sentences
-from app.web.checks import Check, State, checks
-from app.web.facts import Facts, Ledger
 from app.web.problems import leaves
-from tests.web.facts import NOW, facts, history, new_metrics, totals, week
+from app.web.status import sentences
+from app.web.status.checks import Check, State, checks
+from app.web.status.snapshot import Facts, Ledger
+from tests.web.status.snapshots import NOW, facts, history, new_metrics, totals, week
 
-README: Final = Path(__file__).parents[2] / "README.md"
+README: Final = Path(__file__).parents[3] / "README.md"
 OK, ATTENTION, NONE, OFF = State.OK, State.ATTENTION, State.NONE, State.OFF
 
 

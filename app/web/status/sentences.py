@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from app.web.words import count, several
+from app.web.status.formats import count, several
 
 OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
     "tracked": ("instance tracked", "instances tracked"),

@@ -8,9 +8,9 @@ from typing import Final, TypeAlias
 from app.domain.events import UNKNOWN
 from app.domain.history import PERIODS, Entry, Pool, PoolHistory
 from app.domain.instances import OTHER, Labels
-from app.web.charts import Chart, chart
-from app.web.checks import Check, State, checks
-from app.web.facts import CountedLabels, Facts, Window
+from app.web.status.charts import Chart, chart
+from app.web.status.checks import Check, State, checks
+from app.web.status.snapshot import CountedLabels, Facts, Window
 
 MOST_POOLS: Final = 200
 MOST_FLAVOURS: Final = 12

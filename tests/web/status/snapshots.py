@@ -8,8 +8,8 @@ from app.domain.instances import Labels
 from app.domain.totals import LabelSetTotals
 from app.gcp.listing import FAILURES
 from app.metrics import Metrics
-from app.web.facts import Facts, Ledger, Seen
 from app.web.problems import leaves
+from app.web.status.snapshot import Facts, Ledger, Seen
 from tests.domain.examples import LABELS
 
 NOW: Final = 1_772_451_656.0

@@ -1,0 +1,175 @@
+"""The exporter: everything that runs, wired together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.domain.attribution import Rules
+from app.gcp.client import make_client
+from app.gcp.listing import FAILURES, PAGE_SECONDS
+from app.gcp.oidc import Verifier
+from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
+from app.metrics import Metrics
+from app.periodic import Chores
+from app.recorder import PATIENCE_SECONDS, Recorder
+from app.settings import Settings
+from app.store import OpenedStore, open_store
+from app.web.problems import leaves
+from app.web.push import Gate
+
+if TYPE_CHECKING:
+    from httpx import AsyncClient
+
+_DAY: Final = 86400.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What nobody configures, and a test may change: the disk, the clock, how long things take."""
+
+    open_store: Callable[..., OpenedStore] = open_store
+    clock: Callable[[], float] = time.time
+    patience_seconds: float = PATIENCE_SECONDS
+    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
+    page_seconds: float = PAGE_SECONDS
+
+
+_REAL: Final = Surroundings()
+
+
+class Exporter:
+    """Everything that runs, wired; and how it is."""
+
+    def __init__(
+        self, settings: Settings, *, reset_totals: bool = False, surroundings: Surroundings = _REAL
+    ) -> None:
+        """Open the store. Raises StartError."""
+        self.settings = settings
+        self.client = self._make_client()
+        self.clock = surroundings.clock
+        self.metrics = Metrics(
+            cluster_label=settings.prometheus.cluster_label,
+            hold_seconds=settings.prometheus.hold_seconds,
+            reasons=[leaf.reason for leaf in leaves()],
+            projects=_projects(settings),
+            listing_failures=FAILURES,
+            clock=surroundings.clock,
+        )
+        opened = surroundings.open_store(
+            settings.store.url,
+            Rules(
+                grace_seconds=settings.attribution.grace_seconds,
+                retention_seconds=settings.store.retention_days * _DAY,
+                max_label_sets=settings.prometheus.max_label_sets,
+            ),
+            replica=settings.store.replica,
+            hold=settings.prometheus.hold_seconds > 0,
+            reset_totals=reset_totals,
+        )
+        if reset_totals:
+            _log.warning(
+                "--reset-totals: this exporter's counters start at 0, everything else is kept;"
+                " remove the option, because every start with it resets them"
+            )
+        if opened.damaged is not None:
+            _log.error(
+                "the store was damaged; it was moved aside, and a new one begun",
+                extra={"moved_to": str(opened.damaged)},
+            )
+            self.metrics.reset()
+        for warning in opened.warnings:
+            _log.warning("what is counted may not last", extra={"why": warning})
+        self.store = opened.store
+        self.history = opened.history
+        self._refresh_seconds = opened.refresh_seconds
+        self.recorder = Recorder(
+            self.store,
+            self.metrics,
+            patience_seconds=surroundings.patience_seconds,
+            clock=surroundings.clock,
+        )
+        self.verifier = self._make_verifier()
+        self.gate = Gate()
+        self.stopping = False
+        remembered = self.store.remembered()
+        self.metrics.restore(remembered)
+        self.inventory = Inventory(
+            _projects(settings),
+            self.recorder,
+            self.metrics,
+            remembered=remembered.listed,
+            interval_seconds=settings.inventory.interval_seconds,
+            endpoint=settings.inventory.endpoint,
+            shortest_pause_seconds=surroundings.shortest_pause_seconds,
+            page_seconds=surroundings.page_seconds,
+            clock=surroundings.clock,
+        )
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def _make_client(self) -> "AsyncClient | None":
+        pubsub = self.settings.pubsub
+        return None if pubsub.authentication == "none" else make_client(pubsub.certs_url)
+
+    def _make_verifier(self) -> Verifier | None:
+        pubsub = self.settings.pubsub
+        if self.client is None:
+            return None
+        return Verifier(
+            self.client,
+            certs_url=pubsub.certs_url,
+            audiences=pubsub.audience,
+            accounts=pubsub.service_account_email,
+            clock_skew_seconds=pubsub.clock_skew_seconds,
+        )
+
+    def ailing(self) -> str | None:
+        """Why only a restart would help; None while the writer and the periodic work live."""
+        ended = [task.get_name() for task in self._tasks if task.done()]
+        return None if self._tasks and not ended else f"not running: {', '.join(ended) or 'the writer'}"
+
+    def missing(self) -> Sequence[str]:
+        """What is missing before every interruption can be attributed at once."""
+        return ["the exporter is stopping"] if self.stopping else self.inventory.missing()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write and do the periodic work; at the end, commit everything accepted and close the store."""
+        writer = asyncio.create_task(self.recorder.run(), name="writer")
+        chores = Chores(
+            self.recorder, self.metrics, refresh_seconds=self._refresh_seconds, tell=self.inventory.hear
+        )
+        periodic = [
+            asyncio.create_task(chores.run(), name="periodic work"),
+            asyncio.create_task(self.inventory.run(), name="inventory"),
+        ]
+        self._tasks = (writer, *periodic)
+        try:
+            yield
+        finally:
+            for task in periodic:
+                task.cancel()
+            await asyncio.wait(periodic)
+            self.recorder.close()
+            await asyncio.wait([writer])
+            if self.verifier is not None:
+                await self.verifier.aclose()
+            if self.client is not None:
+                await self.client.aclose()
+            self.store.close()
+
+    async def broken(self) -> str:
+        """Wait until nothing but a restart helps, and say why."""
+        lost = asyncio.create_task(self.recorder.lost.wait())
+        await asyncio.wait([lost, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        return self.recorder.lost_by or str(self.ailing())
+
+
+def _projects(settings: Settings) -> Sequence[str]:
+    return settings.project_ids if settings.inventory.enabled else ()

@@ -1,0 +1,1 @@
+"""The status page: a snapshot of facts, the view model that is computed from it, and the template."""
