@@ -1,4 +1,4 @@
-"""Everything this service raises on purpose.
+"""The exceptions of this service.
 
 ExporterError
 ├── CallerError                       the request is wrong
@@ -9,7 +9,7 @@ ExporterError
 │   ├── MalformedEntryError           malformed_entry
 │   ├── BodyTooLargeError             body_too_large
 │   └── BodyTimeoutError              body_timeout
-├── UnavailableError                  a backing service is down: have it sent again
+├── UnavailableError                  a backing service is down: the same request may pass later
 │   ├── CertificatesUnavailableError  certificates_unavailable
 │   ├── StoreUnavailableError         store_unavailable
 │   │   └── StoreLostError            only a restart can help
@@ -19,12 +19,12 @@ ExporterError
 │   ├── StoreSlowError                store_slow
 │   ├── OverloadError                 overload
 │   └── StoppingError                 stopping
-├── InternalError                     internal: a bug, one event's
-├── InventoryUnavailableError         a project's fleet cannot be listed; no request's
-├── StartError                        cannot start; one line tells why
-└── ConfigurationError                cannot start; a line a wrong key
+├── InternalError                     internal: a bug that an event meets
+├── InventoryUnavailableError         a project cannot be listed; not about a request
+├── StartError                        cannot start, with a reason of one line
+└── ConfigurationError                cannot start, with a line per wrong key
 
-The slugs are each leaf's `reason`: what a problem document and the error metric call it.
+The slug of a leaf is its `reason`, in problem documents and in the error metric.
 Messages are lower case and never hold a token, a secret or a body.
 """
 
@@ -33,7 +33,7 @@ from typing import ClassVar
 
 
 class ExporterError(Exception):
-    """Anything this service raises on purpose."""
+    """An error that this service raises on purpose."""
 
 
 class CallerError(ExporterError):
@@ -43,13 +43,13 @@ class CallerError(ExporterError):
 
 
 class NotAuthenticatedError(CallerError):
-    """The bearer token is missing, or is no valid token of Google's for this audience."""
+    """The bearer token is missing, or is not a valid token of Google for this audience."""
 
     reason = "not_authenticated"
 
 
 class NotPermittedError(CallerError):
-    """The token is good, and belongs to somebody who may not push here."""
+    """The token is valid, but its account may not push here."""
 
     reason = "not_permitted"
 
@@ -67,7 +67,7 @@ class MalformedEnvelopeError(CallerError):
 
 
 class MalformedEntryError(CallerError):
-    """The message is no log entry, or names no instance that could be stored and shown."""
+    """The message is not a log entry, or does not name an instance that can be stored and shown."""
 
     reason = "malformed_entry"
 
@@ -91,19 +91,19 @@ class UnavailableError(ExporterError):
 
 
 class CertificatesUnavailableError(UnavailableError):
-    """Google's signing certificates cannot be fetched, and none are remembered."""
+    """Google's signing certificates cannot be fetched, and none are cached."""
 
     reason = "certificates_unavailable"
 
 
 class StoreUnavailableError(UnavailableError):
-    """The store cannot be read or written now; nothing of the call has happened."""
+    """The store cannot be read or written now; the call had no effect."""
 
     reason = "store_unavailable"
 
 
 class StoreLostError(StoreUnavailableError):
-    """The store can be used no more by this process; only a restart can mend that."""
+    """The process cannot use the store any more; only a restart can help."""
 
 
 class StoreCorruptError(StoreLostError):
@@ -119,13 +119,13 @@ class StoreGoneError(StoreLostError):
 
 
 class NameTakenError(StoreLostError):
-    """Another process has begun under this replica's name: the newest has it."""
+    """Another process was started under this replica's name, and has taken it."""
 
     reason = "name_taken"
 
 
 class StoreSlowError(UnavailableError):
-    """The commit was not done in time; it may still come, and a redelivery is then a duplicate."""
+    """The commit was not done in time. It may still succeed; then a redelivery is a duplicate."""
 
     reason = "store_slow"
 
@@ -143,16 +143,16 @@ class StoppingError(UnavailableError):
 
 
 class InternalError(ExporterError):
-    """A bug met by one event; its trace is in the log."""
+    """An event has met a bug; the trace is in the log."""
 
     reason: ClassVar[str] = "internal"
 
 
 class InventoryUnavailableError(ExporterError):
-    """A project's fleet cannot be listed now; what is known of it stays."""
+    """A project cannot be listed now. Its known instances are kept."""
 
     def __init__(self, cause: str, message: str) -> None:
-        """`cause` is a slug: what the metric of failed listings calls it."""
+        """`cause` is a slug, the reason in the metric of failed listings."""
         self.cause = cause
         super().__init__(message)
 
@@ -162,9 +162,9 @@ class StartError(ExporterError):
 
 
 class ConfigurationError(ExporterError):
-    """The configuration is wrong; `problems` has a line for each wrong key."""
+    """The configuration is wrong; `problems` has a line per wrong key."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        """Keep the lines; none of them holds a value."""
+        """No line contains a value."""
         self.problems = tuple(problems)
         super().__init__("; ".join(self.problems))

@@ -14,8 +14,8 @@ from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import Metrics
-from app.periodic import Chores
-from app.recorder import PATIENCE_SECONDS, Recorder
+from app.periodic import PeriodicTasks
+from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.settings import Settings
 from app.store import OpenedStore, open_store
 from app.web.problems import leaves
@@ -30,38 +30,38 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What nobody configures, and a test may change: the disk, the clock, how long things take."""
+class Overrides:
+    """The values that are not settings, and that a test may replace: the store, the clock, the timeouts."""
 
     open_store: Callable[..., OpenedStore] = open_store
     clock: Callable[[], float] = time.time
-    patience_seconds: float = PATIENCE_SECONDS
+    commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
 
 
-_REAL: Final = Surroundings()
+DEFAULTS: Final = Overrides()
 
 
 class Exporter:
-    """Everything that runs, wired; and how it is."""
+    """Everything that runs, wired together, and its health."""
 
     def __init__(
-        self, settings: Settings, *, reset_totals: bool = False, surroundings: Surroundings = _REAL
+        self, settings: Settings, *, reset_totals: bool = False, overrides: Overrides = DEFAULTS
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
         self.client = self._make_client()
-        self.clock = surroundings.clock
+        self.clock = overrides.clock
         self.metrics = Metrics(
             cluster_label=settings.prometheus.cluster_label,
             hold_seconds=settings.prometheus.hold_seconds,
             reasons=[leaf.reason for leaf in leaves()],
             projects=_projects(settings),
             listing_failures=FAILURES,
-            clock=surroundings.clock,
+            clock=overrides.clock,
         )
-        opened = surroundings.open_store(
+        opened = overrides.open_store(
             settings.store.url,
             Rules(
                 grace_seconds=settings.attribution.grace_seconds,
@@ -79,20 +79,20 @@ class Exporter:
             )
         if opened.damaged is not None:
             _log.error(
-                "the store was damaged; it was moved aside, and a new one begun",
+                "the store was damaged: it was moved aside, and the exporter starts with an empty one",
                 extra={"moved_to": str(opened.damaged)},
             )
-            self.metrics.reset()
+            self.metrics.count_store_reset()
         for warning in opened.warnings:
-            _log.warning("what is counted may not last", extra={"why": warning})
+            _log.warning("the counts may be lost", extra={"reason": warning})
         self.store = opened.store
         self.history = opened.history
         self._refresh_seconds = opened.refresh_seconds
         self.recorder = Recorder(
             self.store,
             self.metrics,
-            patience_seconds=surroundings.patience_seconds,
-            clock=surroundings.clock,
+            commit_timeout_seconds=overrides.commit_timeout_seconds,
+            clock=overrides.clock,
         )
         self.verifier = self._make_verifier()
         self.gate = Gate()
@@ -106,9 +106,9 @@ class Exporter:
             remembered=remembered.listed,
             interval_seconds=settings.inventory.interval_seconds,
             endpoint=settings.inventory.endpoint,
-            shortest_pause_seconds=surroundings.shortest_pause_seconds,
-            page_seconds=surroundings.page_seconds,
-            clock=surroundings.clock,
+            shortest_pause_seconds=overrides.shortest_pause_seconds,
+            page_seconds=overrides.page_seconds,
+            clock=overrides.clock,
         )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -128,24 +128,27 @@ class Exporter:
             clock_skew_seconds=pubsub.clock_skew_seconds,
         )
 
-    def ailing(self) -> str | None:
-        """Why only a restart would help; None while the writer and the periodic work live."""
+    def unhealthy_reason(self) -> str | None:
+        """Return the reason for which a restart is needed, or None while the writer and the tasks run."""
         ended = [task.get_name() for task in self._tasks if task.done()]
         return None if self._tasks and not ended else f"not running: {', '.join(ended) or 'the writer'}"
 
-    def missing(self) -> Sequence[str]:
-        """What is missing before every interruption can be attributed at once."""
-        return ["the exporter is stopping"] if self.stopping else self.inventory.missing()
+    def not_ready_reasons(self) -> Sequence[str]:
+        """Return the reasons for which some interruptions cannot be attributed at once."""
+        return ["the exporter is stopping"] if self.stopping else self.inventory.not_ready_reasons()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Write and do the periodic work; at the end, commit everything accepted and close the store."""
+        """Run the writer and the periodic work; at the end, commit what was accepted and close the store."""
         writer = asyncio.create_task(self.recorder.run(), name="writer")
-        chores = Chores(
-            self.recorder, self.metrics, refresh_seconds=self._refresh_seconds, tell=self.inventory.hear
+        tasks = PeriodicTasks(
+            self.recorder,
+            self.metrics,
+            refresh_seconds=self._refresh_seconds,
+            on_shared=self.inventory.update_from_replicas,
         )
         periodic = [
-            asyncio.create_task(chores.run(), name="periodic work"),
+            asyncio.create_task(tasks.run(), name="periodic work"),
             asyncio.create_task(self.inventory.run(), name="inventory"),
         ]
         self._tasks = (writer, *periodic)
@@ -163,12 +166,12 @@ class Exporter:
                 await self.client.aclose()
             self.store.close()
 
-    async def broken(self) -> str:
-        """Wait until nothing but a restart helps, and say why."""
-        lost = asyncio.create_task(self.recorder.lost.wait())
-        await asyncio.wait([lost, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        lost.cancel()
-        return self.recorder.lost_by or str(self.ailing())
+    async def wait_until_fatal(self) -> str:
+        """Wait until a restart is needed, and return the reason."""
+        fatal = asyncio.create_task(self.recorder.fatal.wait())
+        await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        fatal.cancel()
+        return self.recorder.fatal_error or str(self.unhealthy_reason())
 
 
 def _projects(settings: Settings) -> Sequence[str]:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.exporter import _REAL, Exporter, Surroundings
+from app.exporter import DEFAULTS, Exporter, Overrides
 from app.metrics import ENDPOINTS, Endpoint
 from app.settings import Settings
 from app.web.application import Application, make_application
@@ -18,13 +18,14 @@ from app.web.status.page import StatusPage, add_page
 
 
 def create_app(
-    settings: Settings, *, reset_totals: bool = False, surroundings: Surroundings = _REAL
+    settings: Settings, *, reset_totals: bool = False, overrides: Overrides = DEFAULTS
 ) -> Application:
-    """The main application, which an ingress reaches; its lifespan runs the exporter. Raises StartError.
+    """Return the main application, which an ingress reaches. Its lifespan runs the exporter.
 
-    With one listener it serves the metrics too; with two, `create_ops_app` makes the other's.
+    With one listener it serves the metrics too; with two, `create_ops_app` makes the other application.
+    Raises StartError.
     """
-    exporter = Exporter(settings, reset_totals=reset_totals, surroundings=surroundings)
+    exporter = Exporter(settings, reset_totals=reset_totals, overrides=overrides)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +45,7 @@ def create_app(
 
 
 def create_ops_app(exporter: Exporter) -> Application:
-    """The metrics listener's application, where it has a port of its own."""
+    """Return the application of the metrics listener, if that has a port of its own."""
     app = make_application(openapi_url=None)
     add_health(app, exporter)
     _add_ops(app, exporter)
@@ -78,9 +79,9 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
         subscription=subscriptions[endpoint],
         authenticator=exporter.verifier,
         recorder=exporter.recorder,
-        pushes=exporter.metrics.pushes[endpoint],
+        counters=exporter.metrics.pushes[endpoint],
         gate=exporter.gate,
-        ask=exporter.inventory.ask,
+        request_listing=exporter.inventory.request,
         bodies=BodyReader(exporter.settings.server.max_body_bytes),
         clock=exporter.clock,
     )

@@ -1,4 +1,4 @@
-"""A thread for what waits, and what to do until it has waited."""
+"""A single worker thread for blocking work, and work that overlaps with it in the event loop."""
 
 import asyncio
 import threading
@@ -11,59 +11,60 @@ _T = TypeVar("_T")
 _START_SECONDS: Final = 0.001
 
 
-class Aside:
-    """One thread, in which one thing is done after the other. An executor of one does the same, for more."""
+class WorkerThread:
+    """A thread that runs jobs in order, with less overhead than a ThreadPoolExecutor."""
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        threading.Thread(target=self._do, name=name, daemon=True).start()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    async def run(self, work: Callable[[], _T], meanwhile: Callable[[], None] | None = None) -> _T:
-        """What the work gives or raises; `meanwhile` is done here while it waits.
+    async def run(self, work: Callable[[], _T], overlap: Callable[[], None] | None = None) -> _T:
+        """Return the result of the work, or raise its exception. `overlap` runs in the loop during the work.
 
-        The loop stops until the work has begun: the thread could not begin while anything else runs here.
+        With `overlap` it blocks the event loop until the job has started: the worker could not take the
+        interpreter's lock while the loop runs Python.
         """
         result: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        begun = threading.Lock()
-        begun.acquire()
-        self._jobs.put(_Job(work, begun, result))
-        if meanwhile is not None:
-            begun.acquire(timeout=_START_SECONDS)
+        waiting_to_start = threading.Lock()
+        waiting_to_start.acquire()
+        self._jobs.put(_Job(work, waiting_to_start, result))
+        if overlap is not None:
+            waiting_to_start.acquire(timeout=_START_SECONDS)
             try:
-                meanwhile()
+                overlap()
             except BaseException:
                 await asyncio.wait([result])
                 raise
         return await result
 
     def close(self) -> None:
-        """End the thread, once it has done what it was given."""
+        """End the thread after the jobs that it already has."""
         self._jobs.put(None)
 
-    def _do(self) -> None:
+    def _run(self) -> None:
         for job in iter(self._jobs.get, None):
-            job.do()
+            job.run()
 
 
 class _Job(NamedTuple):
     work: Callable[[], Any]
-    begun: threading.Lock
-    """Held until it has."""
+    waiting_to_start: threading.Lock
+    """Held until the job starts."""
     result: "asyncio.Future[Any]"
 
-    def do(self) -> None:
-        self.begun.release()
+    def run(self) -> None:
+        self.waiting_to_start.release()
         try:
             result = self.work()
-        except BaseException as exc:  # noqa: BLE001 - whoever waits is told
-            self._tell(self.result.set_exception, exc)
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
+            self._post(self.result.set_exception, exc)
         else:
-            self._tell(self.result.set_result, result)
+            self._post(self.result.set_result, result)
 
-    def _tell(self, how: Callable[[Any], None], what: object) -> None:
+    def _post(self, resolve: Callable[[Any], None], value: object) -> None:
         with suppress(RuntimeError):  # the loop has ended, and nobody waits
-            self.result.get_loop().call_soon_threadsafe(self._take, how, what)
+            self.result.get_loop().call_soon_threadsafe(self._resolve, resolve, value)
 
-    def _take(self, how: Callable[[Any], None], what: object) -> None:
+    def _resolve(self, resolve: Callable[[Any], None], value: object) -> None:
         if not self.result.done():
-            how(what)
+            resolve(value)

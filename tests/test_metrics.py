@@ -472,27 +472,27 @@ def test_a_held_series_shows_zero_until_its_hold_since_the_first_scrape_is_over(
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     clock.now += 1000
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
 
     assert interruptions(metrics) == 0
     clock.now += 29.9
     assert interruptions(metrics) == 0
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     clock.now += 0.1
-    assert metrics.due() == cluster_row(3)
+    assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_at_the_end_a_held_series_is_due_once_it_was_scraped() -> None:
     clock = Clock()
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
-    metrics.hasten()
+    metrics.shorten_hold()
     clock.now += 1
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
 
     assert interruptions(metrics) == 0
     clock.now += 1
-    assert metrics.due() == cluster_row(3)
+    assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
@@ -501,13 +501,13 @@ def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
     metrics.show(Applied(changed=cluster_row(3)))
     interruptions(metrics)
     clock.now += 30
-    assert metrics.due()
+    assert metrics.ready_to_release()
     assert interruptions(metrics) == 0
-    assert metrics.due()
+    assert metrics.ready_to_release()
 
     metrics.show(Applied(changed=cluster_row(4, revealed=True)))
     assert interruptions(metrics) == 4
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     metrics.show(Applied(changed=cluster_row(5, revealed=True)))
     assert interruptions(metrics) == 5
 
@@ -536,7 +536,7 @@ def test_every_row_is_held_by_itself() -> None:
     assert found["spot_instance_lifetime_seconds_count", age] == 0
     assert found["spot_instance_lifetime_seconds_sum", age] == 0
     clock.now += 30
-    due = metrics.due()
+    due = metrics.ready_to_release()
     assert due.label_sets.keys() == {LABELS}
     assert due.lifetimes.keys() == {("tills", "e2-standard-8")}
     assert not due.clusters
@@ -547,7 +547,7 @@ def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
     metrics.show(Applied(changed=cluster_row(3, revealed=True)))
 
     assert interruptions(metrics) == 3
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
 
 
 def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> None:
@@ -555,7 +555,7 @@ def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> N
     metrics.restore(Remembered(cluster_row(3)))
 
     assert interruptions(metrics) == 3
-    assert metrics.due() == cluster_row(3)
+    assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> None:
@@ -567,10 +567,10 @@ def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> Non
     clock.now += 30
 
     assert interruptions(metrics) is None
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     metrics.show(Applied(changed=cluster_row(1)))
     assert interruptions(metrics) == 0
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
 
 
 def test_a_held_first_interruption_is_shown_by_and_by_and_a_restart_does_not_hold_it_again(
@@ -619,10 +619,10 @@ def test_a_scrape_in_either_format_begins_a_hold_and_nothing_else_does(accept: s
     metrics.restore(Remembered(cluster_row(3)))
     clock.now += 1000
 
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     metrics.render(accept)
     clock.now += 30
-    assert metrics.due()
+    assert metrics.ready_to_release()
 
 
 def test_what_was_released_is_told_by_what_released_it() -> None:

@@ -20,37 +20,37 @@ if TYPE_CHECKING:
 
 
 class Application(FastAPI):
-    """FastAPI, but for the pushes: its layers a request would cost more than all that is done with one."""
+    """FastAPI for everything but the pushes, because its layers would cost more than the rest of a push."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
-        """`options` are FastAPI's."""
+        """`options` are those of FastAPI."""
         self._pushes: dict[str, PushEndpoint] = {}
         self.is_stopping: Callable[[], bool] = lambda: False
-        """While that is so, each connection is closed with its next answer: its balancer finds another."""
+        """While it returns True, each connection is closed after its next answer. Its balancer opens one."""
         super().__init__(**options)
 
     def add_push(self, path: str, push: PushEndpoint) -> None:
-        """Have the endpoint answer POST at the path; the router only refuses the other methods."""
+        """Send each POST at the path to the endpoint. The router only refuses the other methods."""
         self._pushes[path] = push
         self.router.routes.append(Route(path, push, methods=["POST"]))
 
-    def take(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        """Take a POST that has come whole, if it is a push as they usually are; see `PushEndpoint.take`."""
+    def try_fast_path(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
+        """Handle a POST that arrived completely if it is a usual push; see `PushEndpoint.try_fast_path`."""
         push = self._pushes.get(path.decode("latin-1"))
-        return push is not None and not self.is_stopping() and push.take(headers, body, reply)
+        return push is not None and not self.is_stopping() and push.try_fast_path(headers, body, reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if self.is_stopping():
-            send = partial(_send_last, send)
+            send = partial(_send_and_close, send)
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._pushes:
             await self._pushes[scope["path"]](scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
-async def _send_last(send: Send, message: Message) -> None:
-    """Send what closes the connection behind it. One that was kept would be reset under a request, later."""
+async def _send_and_close(send: Send, message: Message) -> None:
+    """Send an answer that closes its connection. A kept connection would later be reset during a request."""
     if message["type"] == "http.response.start":
         others = [header for header in message["headers"] if header[0] != b"connection"]
         message = {**message, "headers": [*others, (b"connection", b"close")]}
@@ -76,8 +76,8 @@ def make_application(
 
 
 async def _http_problem(_request: Request, exc: Exception) -> Response:
-    """Say in a problem document what the router refuses: another path, another method."""
-    assert isinstance(exc, HTTPException)  # noqa: S101 - FastAPI hands over what it was registered for
+    """Return a problem document for an unknown path or method, which the router refuses."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - FastAPI calls it for this class only
     status = HTTPStatus(exc.status_code)
     reason = status.phrase.lower().replace(" ", "_")
     return as_response(problem(status, reason, str(exc.detail).lower(), exc.headers))

@@ -1,13 +1,13 @@
-"""HTTP as uvicorn speaks it, but for three things.
+"""uvicorn's HTTP protocol with three differences.
 
 Answers leave together, each in one write. uvicorn writes an answer's head and its body as soon as it has
-them; each write is a packet and wakes up who waits for it, and a commit answers many at once.
+them; each write is a packet and wakes up its receiver, and a commit answers many requests at once.
 
-A request that has come whole is offered to be taken: then it is answered when its answer is there, without a
-task of its own and the rest of ASGI. Whatever is unusual in how it comes goes uvicorn's way.
+A POST that arrived completely can take the fast path: it is answered when its answer is there, without a task
+of its own and without ASGI. Any other request takes uvicorn's path.
 
-A connection has one timer, which closes it when it has been idle for too long. uvicorn makes a timer after
-each answer and ends it with the next request.
+A connection has one timer, which closes it after it has been idle for too long. uvicorn creates a timer after
+each answer and cancels it at the next request.
 """
 
 import asyncio
@@ -18,63 +18,63 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
-"""Their names in lower case."""
+"""Names, in lower case, and values."""
 
 
 class Answer(NamedTuple):
-    """What a request is answered."""
+    """The answer to a request."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
-    """All but the body's length."""
+    """Without the length of the body."""
     body: bytes
 
 
 class Reply(Protocol):
-    """What takes the answer to a request."""
+    """The receiver of the answer to a request."""
 
-    def expect(self, answer: Answer) -> None:
-        """Get ready to give this answer, if it comes to that."""
+    def prepare(self, answer: Answer) -> None:
+        """Encode this answer, which will probably be sent."""
         ...
 
-    def give(self, answer: Answer) -> None:
-        """Answer the request, unless the caller has gone; called once."""
+    def send(self, answer: Answer) -> None:
+        """Answer the request, unless the caller has closed the connection. Called once."""
         ...
 
 
-Take: TypeAlias = Callable[[bytes, Headers, bytes, Reply], bool]
-"""Takes a POST to a path, of these headers and this body, and will answer it once; or says no, at once."""
+FastPath: TypeAlias = Callable[[bytes, Headers, bytes, Reply], bool]
+"""Accepts a POST by its path, headers and body, and will answer it once; or returns False at once."""
 
 
-def protocol_for(take: Take) -> type[HttpToolsProtocol]:
-    """The protocol of one server."""
-    offer = staticmethod(take)
+def protocol_for(fast_path: FastPath) -> type[HttpToolsProtocol]:
+    """Return the protocol class of one server."""
+    handler = staticmethod(fast_path)
 
-    class Offering(_Protocol):
-        take = offer
-        cork = _Cork()
-        usual = _Usual()
+    class FastPathProtocol(_Protocol):
+        fast_path = handler
+        write_buffer = _WriteBuffer()
+        default_headers = _DefaultHeaders()
 
-    return Offering
+    return FastPathProtocol
 
 
 class _Protocol(HttpToolsProtocol):
-    take: Take
-    cork: "_Cork"
-    usual: "_Usual"
-    _offered: list[bytes] | None = None
-    """The body so far of a request that may be taken. It mostly comes in one piece, which is not copied."""
+    fast_path: FastPath
+    write_buffer: "_WriteBuffer"
+    default_headers: "_DefaultHeaders"
+    _body_chunks: list[bytes] | None = None
+    """The body so far of a request that may take the fast path. A single chunk is not copied."""
     _idle_since: float | None = None
-    """By the loop's clock; None: something is under way."""
+    """By the loop's clock; None while a request is in progress."""
     _idle_timer: asyncio.TimerHandle | None = None
     _version = ""
-    """The connection's: no client changes it, so it is asked for once."""
+    """The HTTP version. No client changes it during a connection, so it is read once."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Corked(transport, self.cork))  # type: ignore[arg-type]
+        super().connection_made(_BufferedTransport(transport, self.write_buffer))  # type: ignore[arg-type]
 
     def on_message_begin(self) -> None:
-        # Without a scope, which only uvicorn's way needs.
+        # Without a scope, which only uvicorn's path needs.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -87,27 +87,27 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._idle_since = None
         super().data_received(data)
-        if self._offered is not None and not self.transport.is_closing():
-            self._go_on(self._offered)
+        if self._body_chunks is not None and not self.transport.is_closing():
+            self._fall_back(self._body_chunks)
 
     def on_headers_complete(self) -> None:
-        if self._is_usual():
-            self._offered = []
+        if self._is_eligible():
+            self._body_chunks = []
         else:
-            self._go_uvicorns_way()
+            self._replay_to_uvicorn()
 
     def on_body(self, body: bytes) -> None:
-        if self._offered is None:
+        if self._body_chunks is None:
             super().on_body(body)
         else:
-            self._offered.append(body)
+            self._body_chunks.append(body)
 
     def on_message_complete(self) -> None:
-        if self._offered is not None:
-            if self._was_taken(b"".join(self._offered)):
-                self._offered = None
+        if self._body_chunks is not None:
+            if self._try_fast_path(b"".join(self._body_chunks)):
+                self._body_chunks = None
                 return
-            self._go_on(self._offered)
+            self._fall_back(self._body_chunks)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -119,22 +119,23 @@ class _Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
-            self._look_in(self.timeout_keep_alive)
+            self._schedule_idle_check(self.timeout_keep_alive)
 
-    def _look_in(self, seconds: float) -> None:
-        self._idle_timer = self.loop.call_later(seconds, self._look)
+    def _schedule_idle_check(self, seconds: float) -> None:
+        self._idle_timer = self.loop.call_later(seconds, self._check_idle)
 
-    def _look(self) -> None:
-        """End the connection if it has been idle for long enough; look again when it may have been."""
+    def _check_idle(self) -> None:
+        """Close the connection if it has been idle for long enough; else check again when that can be."""
         self._idle_timer = None
         if self._idle_since is not None:
             left = self._idle_since + self.timeout_keep_alive - self.loop.time()
             if left > 0:
-                self._look_in(left)
+                self._schedule_idle_check(left)
             else:
                 self.timeout_keep_alive_handler()
 
-    def _is_usual(self) -> bool:
+    def _is_eligible(self) -> bool:
+        """Return whether the request, by its head, may take the fast path."""
         parser = self.parser
         if not self._version:
             self._version = parser.get_http_version()
@@ -148,21 +149,21 @@ class _Protocol(HttpToolsProtocol):
             and not self.flow.write_paused
         )
 
-    def _was_taken(self, body: bytes) -> bool:
+    def _try_fast_path(self, body: bytes) -> bool:
         before = self.cycle
-        taken = self.cycle = _Taken(self)  # type: ignore[assignment]
-        if self.take(self.url, self.headers, body, taken):
+        request = self.cycle = _FastPathRequest(self)  # type: ignore[assignment]
+        if self.fast_path(self.url, self.headers, body, request):
             return True
         self.cycle = before
         return False
 
-    def _go_on(self, body: list[bytes]) -> None:
-        """Go uvicorn's way after all."""
-        self._offered = None
-        self._go_uvicorns_way()
+    def _fall_back(self, body: list[bytes]) -> None:
+        """Continue on uvicorn's path."""
+        self._body_chunks = None
+        self._replay_to_uvicorn()
         super().on_body(b"".join(body))
 
-    def _go_uvicorns_way(self) -> None:
+    def _replay_to_uvicorn(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
@@ -170,43 +171,49 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-class _Taken:
-    """Stands where uvicorn's protocol has the request under way, and has what the protocol asks of that."""
+class _FastPathRequest:
+    """A request on the fast path, with the attributes that uvicorn's protocol reads of its request cycle."""
 
-    __slots__ = ("_expected", "_protocol", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_prepared", "_protocol", "disconnected", "keep_alive", "response_complete")
 
     message_event: Final = asyncio.Event()
-    """Nobody waits for it."""
+    """uvicorn sets it; nothing waits for it."""
 
     def __init__(self, protocol: _Protocol) -> None:
         self._protocol = protocol
-        self._expected: tuple[Answer | None, bytes] = (None, b"")
-        """With how it is written, as long as the connection is kept."""
+        self._prepared: tuple[Answer | None, bytes] = (None, b"")
+        """An answer and its encoding, which is valid while the connection is kept."""
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
 
-    def expect(self, answer: Answer) -> None:
+    def prepare(self, answer: Answer) -> None:
         """See `Reply`."""
-        self._expected = (answer, self._encoded(answer))
+        self._prepared = (answer, self._encoded(answer))
 
-    def give(self, answer: Answer) -> None:
+    def send(self, answer: Answer) -> None:
         """See `Reply`."""
         self.response_complete = True
         if self.disconnected:
             return
         protocol = self._protocol
-        expected, encoded = self._expected
-        protocol.transport.write(encoded if answer is expected and self.keep_alive else self._encoded(answer))
+        prepared, encoded = self._prepared
+        protocol.transport.write(encoded if answer is prepared and self.keep_alive else self._encoded(answer))
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
 
     def _encoded(self, answer: Answer) -> bytes:
         status, headers, body = answer
-        usual = self._protocol.usual.encoded(self._protocol.server_state.default_headers)
-        last = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (_head(status, headers), usual, last, len(body), body)
+        defaults = self._protocol.default_headers.encoded(self._protocol.server_state.default_headers)
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (
+            _head(status, headers),
+            defaults,
+            close,
+            len(body),
+            body,
+        )
 
 
 @lru_cache(64)
@@ -214,8 +221,8 @@ def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return STATUS_LINE[status] + _lines(headers)
 
 
-class _Usual:
-    """The headers of all answers, as they are written. uvicorn makes new ones each second, for the date."""
+class _DefaultHeaders:
+    """The encoding of the headers that every answer has. uvicorn replaces them each second, for the date."""
 
     def __init__(self) -> None:
         self._headers: Headers = ()
@@ -231,48 +238,48 @@ def _lines(headers: Headers) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-class _Cork:
-    """What has been written in a turn of the loop."""
+class _WriteBuffer:
+    """The transports with data that was written in this iteration of the event loop."""
 
     def __init__(self) -> None:
-        self._holding: list[_Corked] = []
+        self._transports: list[_BufferedTransport] = []
 
-    def hold(self, transport: "_Corked") -> None:
-        if not self._holding:
-            asyncio.get_running_loop().call_soon(self._pull)
-        self._holding.append(transport)
+    def add(self, transport: "_BufferedTransport") -> None:
+        if not self._transports:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._transports.append(transport)
 
-    def _pull(self) -> None:
-        holding, self._holding = self._holding, []
-        for transport in holding:
-            transport.send()
+    def _flush(self) -> None:
+        transports, self._transports = self._transports, []
+        for transport in transports:
+            transport.flush()
 
 
-class _Corked:
-    """A transport that keeps what is written until the turn ends."""
+class _BufferedTransport:
+    """A transport that buffers its data until the iteration of the event loop ends."""
 
-    def __init__(self, transport: asyncio.Transport, cork: _Cork) -> None:
+    def __init__(self, transport: asyncio.Transport, buffer: _WriteBuffer) -> None:
         self._transport = transport
-        self._cork = cork
-        self._held = b""
+        self._buffer = buffer
+        self._data = b""
 
     def write(self, data: bytes) -> None:
-        if not self._held:
-            self._cork.hold(self)
-        self._held += data
+        if not self._data:
+            self._buffer.add(self)
+        self._data += data
 
     def close(self) -> None:
-        self.send()
+        self.flush()
         self._transport.close()
 
-    def is_closing(self) -> bool:  # asked for each request, and `__getattr__` comes last
+    def is_closing(self) -> bool:  # called for each request, and `__getattr__` is slower
         return self._transport.is_closing()
 
-    def send(self) -> None:
-        data, self._held = self._held, b""
-        # The caller may have gone since; uvloop refuses a write then, and others wait for theirs.
+    def flush(self) -> None:
+        data, self._data = self._data, b""
+        # The caller may have gone since. uvloop would raise, and the other transports would not be flushed.
         if data and not self._transport.is_closing():
             self._transport.write(data)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else a transport has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other attribute of a transport
         return getattr(self._transport, name)

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.exporter import Exporter as Parts
-from app.exporter import Surroundings
+from app.exporter import Overrides
 from app.main import create_app
 from app.metrics import Endpoint
 from app.serving import listening
@@ -57,7 +57,7 @@ class Exporter:
 
     `settings` are dotted keys with their values. The store is a file in the directory: what runs there
     later remembers. With `two_listeners` the metrics have a port of their own. Other keywords are those of
-    `Surroundings`.
+    `Overrides`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Exporter:
         settings: Mapping[str, object] | None = None,
         *,
         two_listeners: bool = False,
-        **surroundings: Any,  # noqa: ANN401  # of `Surroundings`
+        **overrides: Any,  # noqa: ANN401  # of `Overrides`
     ) -> None:
         self._settings = {
             "server.host": LOOPBACK,
@@ -79,7 +79,7 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        self._surroundings = surroundings
+        self._surroundings = overrides
         self._running = ExitStack()
         self.authorization = token()
 
@@ -186,9 +186,9 @@ def _client() -> httpx.Client:
 class _Server:
     """One run of the application."""
 
-    def __init__(self, environment: Mapping[str, str], surroundings: Mapping[str, Any]) -> None:
+    def __init__(self, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         self._environment = environment
-        self._surroundings = surroundings
+        self._surroundings = overrides
         self._ports: Future[Sequence[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="exporter")
 
@@ -218,7 +218,7 @@ class _Server:
         self._stopped = asyncio.Event()
         try:
             settings, _ = load_settings(None, self._environment)
-            app = create_app(settings, surroundings=Surroundings(**self._surroundings))
+            app = create_app(settings, overrides=Overrides(**self._surroundings))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
             self._ports.set_exception(exc)
             return

@@ -17,7 +17,7 @@ from tests.support.process import eventually
 from tests.support.stores import Disk
 from tests.web.problems import assert_problem
 
-PATIENCE_SECONDS = 0.5
+COMMIT_TIMEOUT_SECONDS = 0.5
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def exporter(tmp_path: Path, disk: Disk) -> Iterator[Exporter]:
 
 @pytest.fixture
 def impatient(tmp_path: Path, disk: Disk) -> Iterator[Exporter]:
-    with Exporter(tmp_path, open_store=disk.open, patience_seconds=PATIENCE_SECONDS) as exporter:
+    with Exporter(tmp_path, open_store=disk.open, commit_timeout_seconds=COMMIT_TIMEOUT_SECONDS) as exporter:
         yield exporter
 
 
@@ -76,7 +76,7 @@ def creating(exporter: Exporter, disk: Disk, names: Sequence[str]) -> Iterator[d
         eventually(lambda: disk.batches, within=20, what="the first commit")
         for thread in others:
             thread.start()
-        eventually(lambda: exporter.parts.recorder.waiting == len(names), within=20, what="all pushes")
+        eventually(lambda: exporter.parts.recorder.queue_length == len(names), within=20, what="all pushes")
         yield answers
     for thread in (first, *others):
         thread.join()
@@ -117,7 +117,7 @@ def test_a_commit_that_lasts_too_long_is_told_and_counts_all_the_same(
     with disk.busy():
         started = time.monotonic()
         assert_problem(impatient.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_slow")
-        assert time.monotonic() - started >= PATIENCE_SECONDS
+        assert time.monotonic() - started >= COMMIT_TIMEOUT_SECONDS
         assert impatient.client.get(f"{impatient.url}/healthz").is_success
 
     assert impatient.create("node-1").json()["outcome"] == "duplicate"
@@ -131,7 +131,7 @@ def test_beyond_ten_thousand_waiting_events_the_next_is_to_come_again(exporter: 
         first = exporter.perform(record(range(1)))
         eventually(lambda: disk.batches, within=20, what="the first commit")
         others = exporter.perform(record(range(1, 10_001)))
-        eventually(lambda: exporter.parts.recorder.waiting == 10_000, within=20, what="all events")
+        eventually(lambda: exporter.parts.recorder.queue_length == 10_000, within=20, what="all events")
         assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "overload")
         assert exporter.refused("creation", "overload") == 1
 

@@ -1,1 +1,1 @@
-"""The status page: a snapshot of facts, the view model that is computed from it, and the template."""
+"""The status page: a snapshot of the exporter, the view model computed from it, and the template."""

@@ -35,7 +35,7 @@ def test_a_duration_has_two_units(seconds: float, text: str) -> None:
     ],
 )
 def test_a_short_duration_is_precise(seconds: float, text: str) -> None:
-    assert formats.precisely(seconds) == text
+    assert formats.short_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_moments_are_utc() -> None:
     assert formats.moment(1_772_451_656.25) == "2 Mar 11:40:56"
     assert formats.machine_moment(1_772_451_656.25) == "2026-03-02T11:40:56.250Z"
     assert (formats.ago(-3), formats.ago(0.5), formats.ago(61)) == ("just now", "just now", "1 min 1 s ago")
-    assert (formats.several(1, "push", "pushes"), formats.several(2000, "push", "pushes")) == (
+    assert (formats.count_noun(1, "push", "pushes"), formats.count_noun(2000, "push", "pushes")) == (
         "1 push",
         "2,000 pushes",
     )
@@ -72,6 +72,6 @@ def test_moments_are_utc() -> None:
 
 def test_a_name_is_read_in_the_order_in_which_it_is_written() -> None:
     assert (
-        formats.legible("\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe\N{LEFT-TO-RIGHT ISOLATE}é")
+        formats.escape_bidi("\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe\N{LEFT-TO-RIGHT ISOLATE}é")
         == "\\u202egnp.exe\\u2066é"
     )

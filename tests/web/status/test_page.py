@@ -246,7 +246,7 @@ def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
 
     assert page.tiles["Rate"] == "50.0"
     assert page.tables["pools"][1][6:8] == ["50.0", "1 in 20 h"]
-    assert page.tables["flavours"][1][:4] == ["e2-standard-8", "20", "50.0", "1 in 20 h"]
+    assert page.tables["breakdowns"][1][:4] == ["e2-standard-8", "20", "50.0", "1 in 20 h"]
 
 
 def account(exporter: Exporter) -> None:
