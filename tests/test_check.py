@@ -1,4 +1,4 @@
-"""The command `check`: a line a check, and nothing changed."""
+"""The command `check`: a line per check, and no changes."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def made_store(path: Path) -> None:
 
 
 def listed(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory, with its content."""
+    """Return the content of every file below a directory."""
     return {
         str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
@@ -55,7 +55,7 @@ def listed(directory: Path) -> dict[str, bytes]:
 def checked(
     directory: Path, configured: Mapping[str, Any], *, by: Sequence[str] = ()
 ) -> tuple[int, dict[str, tuple[str, str]]]:
-    """The exit code, and the last grade and finding of each subject; nothing may change."""
+    """Return the exit code, and the last grade and finding of each subject. No file may change."""
     path = written(directory, configured)
     before = listed(directory)
     if by:
@@ -69,7 +69,7 @@ def checked(
 
 
 def checked_here(path: Path) -> tuple[int, str, str]:
-    """What the command returns and writes in the test's own process, which takes less time to start."""
+    """Run the command in the process of the test, which is faster; return its exit code and output."""
     with (
         pytest.MonkeyPatch.context() as environment,
         redirect_stdout(StringIO()) as output,
@@ -232,7 +232,7 @@ def test_a_folder_that_is_missing_fails(tmp_path: Path, door: Door) -> None:
 
 
 def bound_by_permissions() -> list[str]:
-    """What to put before a command so that permissions bind it, root's too."""
+    """Return a command prefix that makes file permissions apply to root too."""
     if os.geteuid():
         return []
     setpriv = require("setpriv of util-linux", shutil.which("setpriv"))
@@ -305,7 +305,7 @@ def api() -> Iterator[ComputeApi]:
 
 
 def naming(api: ComputeApi | None, *projects: str) -> dict[str, Any]:
-    """The sections of a configuration that has projects listed."""
+    """Return the sections of a configuration with projects to list."""
     inventory = {"enabled": True} | ({} if api is None else {"endpoint": api.url})
     return {"projects": list(projects), "inventory": inventory}
 

@@ -1,4 +1,4 @@
-"""The command `serve` as users meet it: exit codes, standard error, starting and stopping."""
+"""The command `serve`: exit codes, standard error, start and stop."""
 
 import asyncio
 import fcntl
@@ -51,7 +51,7 @@ def door() -> Iterator[Door]:
 
 
 def quiet(directory: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with which nothing is logged but errors."""
+    """Return a configuration with which only errors are logged."""
     return {**configuration(directory, None, **sections), "log_level": "error"}
 
 
@@ -567,7 +567,7 @@ def test_damage_met_while_running_is_answered_503_and_ends_the_process(tmp_path:
 
 
 def damage(store: Path) -> None:
-    """Write nonsense over every page but the first."""
+    """Overwrite every page except the first."""
     with store.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         assert size > 3 * 4096
@@ -579,7 +579,7 @@ def damage(store: Path) -> None:
 
 
 def started(directory: Path, *words: str | Path, when: Callable[[int], bool]) -> Process:
-    """A command that is ready to be stopped when that is true of its process id."""
+    """Return a command that is ready for its signal when the condition is true of its process id."""
     process = Process(
         [*COMMAND, *words], output=directory / "output", ready=lambda: when(process.pid), env=ENVIRONMENT
     )
@@ -587,7 +587,7 @@ def started(directory: Path, *words: str | Path, when: Callable[[int], bool]) ->
 
 
 def imports(pid: int) -> bool:
-    """Whether the process is at its imports: it has loaded the first large library."""
+    """Return True if the process imports its modules: it has loaded the first large library."""
     return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
 
 
@@ -788,7 +788,7 @@ def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path:
 
 
 def connections(exporter: Exporter) -> int:
-    """How many connections to the main listener are established."""
+    """Return the number of established connections to the main listener."""
     port = f":{exporter.configured['server']['port']:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(line.split()[1].endswith(port) and line.split()[3] == "01" for line in lines)
@@ -815,7 +815,7 @@ def test_what_is_accepted_when_it_is_asked_to_stop_is_committed_and_answered(
 
 
 async def posted_until_it_stops(exporter: Exporter, entries: list[JsonObject]) -> list[int | None]:
-    """The status that each entry was answered with, None for no answer; SIGTERM comes after 60 of them."""
+    """Return the status of the answer to each entry, or None. SIGTERM comes after 60 answers."""
     answered: dict[int, int] = {}
     waiting = iter(enumerate(entries))
     async with httpx.AsyncClient(

@@ -1,4 +1,4 @@
-"""The environment of the commands: no variable that a library reads keeps them from starting."""
+"""The environment of the commands: no variable that a library reads prevents their start."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

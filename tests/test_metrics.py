@@ -1,4 +1,4 @@
-"""Every series: by itself with time as a parameter, and as the exporter serves it."""
+"""The series: each alone with time as a parameter, and all as the exporter serves them."""
 
 import platform
 from collections.abc import Callable, Iterable
@@ -111,7 +111,7 @@ class Clock:
 
 
 def story(exporter: Exporter) -> None:
-    """Something of everything."""
+    """Push an example of each kind of event."""
     exporter.create("node-1")
     exporter.interrupt("node-1")
     exporter.create("node-2")

@@ -1,4 +1,4 @@
-"""The README's tables are the code's."""
+"""The tables of the README have the values of the code."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _README = Path(__file__).parent.parent / "README.md"
 
 
 def rows(table: str) -> list[list[str]]:
-    """The cells of the marked table, row by row, without its head."""
+    """Return the cells of the marked table, row by row, without its head."""
     text = _README.read_text()
     marked = re.search(rf"<!-- {table} -->\n(.*?)<!-- /{table} -->", text, re.DOTALL)
     assert marked is not None, f"the README has no table {table}"
@@ -36,7 +36,7 @@ def test_every_problem_is_in_the_table_with_its_status() -> None:
 
 
 def families() -> Iterator[tuple[str, str, str]]:
-    """Name (a counter's as it is queried), type and help text of each family of the exporter's own."""
+    """Yield the name (of a counter as in queries), type and help text of each family of the exporter."""
     exposition, _ = Metrics().render("")
     for family in text_string_to_metric_families(exposition.decode()):
         if not family.name.startswith(("process_", "python_")):

@@ -200,7 +200,7 @@ class ReplyLosingStore:
 
 
 def twenty_submissions(store: ReplyLosingStore) -> list[RecordingSubmission]:
-    """Twenty submissions of one batch, who were told."""
+    """Return twenty answered submissions of one batch."""
     submissions = [RecordingSubmission(created(str(number))) for number in range(20)]
 
     async def scenario() -> None:

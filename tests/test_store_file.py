@@ -1,4 +1,4 @@
-"""The store's file as an operator meets it: links, second names, and a file that is lost while in use."""
+"""The file of the store in operation: links, second names, and a file that is lost while in use."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a real Prometheus makes of the exporter: first interruptions, and counters over restarts."""
+"""The exporter in a real Prometheus: first interruptions, and counters over restarts."""
 
 from collections.abc import Iterator
 from itertools import pairwise

@@ -157,7 +157,7 @@ def _until_all_are_ready(replicas: Replicas) -> None:
 
 
 def _shows(replicas: Replicas, name: str) -> set[str]:
-    """Which of the shared series a replica exposes."""
+    """Return the shared series that a replica exposes."""
     return {series for series, _ in replicas[name].samples()} & SHARED
 
 

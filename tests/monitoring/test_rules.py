@@ -22,7 +22,7 @@ from tests.support.requirement import require
 from tests.test_readme import rows
 
 CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
-"""What tells clusters apart: names are unique only in a project and a location."""
+"""The labels that identify a cluster: names are unique only in a project and a location."""
 _ROOT: Final = Path(__file__).parent.parent.parent
 _SOURCE: Final = _ROOT / "k8s/monitoring/rules.yaml"
 _PROMTOOL_TESTS: Final = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
@@ -105,7 +105,7 @@ def _minutes(group: dict[str, Any]) -> int:
 
 
 def _same(slow: dict[str, str], group: dict[str, Any]) -> set[str]:
-    """What the group itself records: its rules are evaluated one after the other, for the same moment."""
+    """Return the series that the group records. Its rules are evaluated in order, for the same moment."""
     return {record for record, name in slow.items() if name == group["name"]}
 
 

@@ -188,7 +188,7 @@ def test_the_columns_that_are_compared_are_instances_and_rate() -> None:
 
 @each_query
 def test_no_two_series_look_alike(query: Query, everything: Grafana) -> None:
-    """What a panel shows of a series, its legend or its cells, is different from every other series."""
+    """Assert that a panel shows different text for each series, in its legend or its cells."""
     found = [labels for labels, _ in everything.series(query)]
     shown = [_shown(query, labels) for labels in found]
 

@@ -1,4 +1,4 @@
-"""What people see of the week without Prometheus, the page and the ledger, is what was true."""
+"""The page and the ledger of the simulated week show the truth."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What Prometheus computes of a week is what was true, and every question of the README has an answer.
+"""The results of Prometheus for a simulated week are the truth, and every query of the README has a result.
 
 The week's first and last scrapes are at its very beginning and end. So `increase()` over it, asked for its
 end, has nothing to extrapolate. A Prometheus whose windows are open on the left (3.0 and later) misses the
@@ -46,7 +46,7 @@ def grouped(week: Week, promql: str, by: Key, at: float | None = None) -> dict[K
 
 
 def increases(week: Week, counter: str, by: Key) -> dict[Key, float]:
-    """What people ask for: the counter's increase over the week."""
+    """Return the increase of a counter over the week."""
     return grouped(week, f"sum by ({', '.join(by)}) (increase({counter}[7d]))", by)
 
 
@@ -286,7 +286,7 @@ LEVELS: Final[Mapping[str, Key]] = {
 
 
 def recorded(week: Week, series: str) -> tuple[dict[Key, float], float]:
-    """What rules have recorded last, and for which time."""
+    """Return the last recorded values of the rules, and their time."""
     at = max(one.value for one in week.prometheus.query(f"timestamp({series})"))
     return grouped(week, series, LEVELS[series.partition(":")[0]], at), at
 

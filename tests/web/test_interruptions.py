@@ -26,7 +26,7 @@ def names(answer: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def fed_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
-    """Five interruptions, a minute apart, of two clusters in turn."""
+    """An exporter with five interruptions, a minute apart, of two clusters in turn."""
     with Exporter(tmp_path_factory.mktemp("exporter"), two_listeners=True) as exporter:
         for number, (name, at) in enumerate(zip(NAMES, AT, strict=True)):
             cluster = ("tills", "lab")[number % 2]

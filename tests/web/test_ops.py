@@ -136,7 +136,7 @@ def test_the_metrics_are_compressed_for_those_who_accept_it(
 
 
 def series(response: httpx.Response) -> list[str]:
-    """Every line without its value."""
+    """Return every line without its value."""
     return [line.rpartition(" ")[0] for line in response.text.splitlines()]
 
 

@@ -64,7 +64,7 @@ def test_what_was_committed_and_not_answered_is_counted_once_and_shown(
 
 @contextmanager
 def creating(exporter: Exporter, disk: Disk, names: Sequence[str]) -> Iterator[dict[str, httpx.Response]]:
-    """Push these creations while another one's commit lasts, so that they will be one batch."""
+    """Push these creations during the commit of another one, so that they are one batch."""
     answers: dict[str, httpx.Response] = {}
 
     def create(name: str) -> None:

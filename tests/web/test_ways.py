@@ -1,4 +1,4 @@
-"""A push that comes whole is answered without a task of its own: as any other, in every respect."""
+"""The fast path and the ASGI path: both answer and count every push in the same way."""
 
 import http.client
 import json
@@ -15,7 +15,7 @@ from tests.support.stores import Disk
 
 OTHER: Final = "projects/shop-prod/subscriptions/another"
 _CLOCKS: Final = ("process_", "python_", "timestamp", "store_commit_seconds", "event_delay_seconds_sum")
-"""Parts of the names of what differs from run to run."""
+"""Parts of the names of series that differ from run to run."""
 
 
 class Push(NamedTuple):
@@ -50,7 +50,7 @@ PUSHES: Final = {
 
 
 class Caller:
-    """Pushes on one connection: whole, or in a way that is never taken."""
+    """A caller with one connection, whose pushes take the fast path, or never do."""
 
     def __init__(self, exporter: Exporter, *, whole: bool) -> None:
         self._exporter = exporter
@@ -58,7 +58,7 @@ class Caller:
         self._connection = http.client.HTTPConnection("127.0.0.1", exporter.ports[0], timeout=20)
 
     def answer(self, one: Push) -> tuple[int, dict[str, str], object]:
-        """Status, headers and document."""
+        """Push, and return the status, the headers and the document."""
         given = self._exporter.authorization if one.authorization == "good" else one.authorization
         lines = [
             f"POST /events/{one.endpoint} HTTP/1.1",

@@ -1,4 +1,4 @@
-"""Snapshot for the view model, from real metrics."""
+"""Snapshots for the view model, from real metrics."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -21,7 +21,7 @@ def new_metrics(*projects: str) -> Metrics:
 
 
 def snapshot(metrics: Metrics | None = None, **fields: Any) -> Snapshot:  # noqa: ANN401  # of `Snapshot`
-    """Return the facts of a sound exporter that is up for a day, with these fields changed."""
+    """Return the snapshot of a healthy exporter that is up for a day, with these fields changed."""
     seen = SelfMetrics((metrics or new_metrics()).self_samples(SelfMetrics.SERIES))
     quiet = Snapshot(NOW, NOW - DAY_SECONDS, label_sets=(), pending=0, self_metrics=seen, ledger=Ledger())
     return replace(quiet, **fields)

@@ -12,7 +12,7 @@ from tests.domain.examples import LABELS
 from tests.web.status.snapshots import POOL, history, snapshot, totals, week
 
 YOUNG: Final = Ledger(week=[week(hours=1_000_000)])
-"""A store that counts for less than 7 days, so that the page shows its totals."""
+"""The ledger of a store that counts for less than 7 days, so that the page shows its totals."""
 GPU: Final = LABELS._replace(node_pool="gpu", machine_type="g2-standard-12")
 
 

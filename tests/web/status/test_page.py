@@ -68,12 +68,12 @@ def read(exporter: Exporter) -> StatusPage:
 
 
 def live(exporter: Exporter, name: str, *, ago: float, **fields: str) -> None:
-    """A VM that was created so long ago."""
+    """Create a VM, `ago` seconds before now."""
     assert exporter.create(name, timestamp=stamp(ago), **fields).json()["outcome"] == "tracked"
 
 
 def lose(exporter: Exporter, name: str, *, ago: float, age: float, **fields: str) -> None:
-    """A VM that was interrupted so long ago, at that age."""
+    """Create and interrupt a VM, `ago` seconds before now, at that age."""
     live(exporter, name, ago=ago + age, **fields)
     where = {key: value for key, value in fields.items() if key in {"project", "zone"}}
     assert exporter.interrupt(name, timestamp=stamp(ago), **where).json()["outcome"] == "counted"
@@ -360,7 +360,7 @@ def test_of_ten_thousand_interruptions_it_shows_the_newest(tmp_path: Path, clock
 
 
 class SlowHistory:
-    """A ledger whose answers come when somebody allows it."""
+    """A ledger whose answers wait for a permission."""
 
     def __init__(self, ledger: History) -> None:
         self._ledger = ledger
