@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.support.process import LOOPBACK, free_port
-from tests.support.program import Exporter
+from tests.support.program import ExporterProcess
 from tests.support.requirement import require
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def test_it_is_stopped_by_the_signal_that_the_exporter_winds_down_on() -> None:
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the configuration file of a running exporter."""
     directory = tmp_path_factory.mktemp("exporter")
-    with Exporter(directory):
+    with ExporterProcess(directory):
         yield directory / "config.yaml"
 
 

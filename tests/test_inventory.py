@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.events import UNKNOWN
+from tests.support.clock import Clock
 from tests.support.compute_api import (
     ACCESS_NOT_CONFIGURED,
     BACKEND_ERROR,
@@ -29,16 +30,6 @@ from tests.support.process import LOOPBACK, eventually
 
 PROJECT, ZONE = "shop-prod", "us-east1-b"
 WITHIN = 60.0
-
-
-class Clock:
-    """The exporter's; it goes on, and can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture(autouse=True)

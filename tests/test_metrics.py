@@ -19,6 +19,7 @@ from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tot
 from app.metrics import Metrics
 from app.store import Remembered
 from app.web.problems import leaves
+from tests.support.clock import Clock
 from tests.support.entries import insert
 from tests.support.exporter import OWN, Exporter, Samples
 from tests.support.process import eventually
@@ -100,14 +101,6 @@ def read(metrics: Metrics) -> Samples:
 
 def value(metrics: Metrics, series: str, **labels: str) -> float | None:
     return read(metrics).get((series, frozenset(labels.items())))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def story(exporter: Exporter) -> None:
@@ -468,39 +461,39 @@ def interruptions(metrics: Metrics) -> float | None:
 
 
 def test_a_held_series_shows_zero_until_its_hold_since_the_first_scrape_is_over() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
-    clock.now += 1000
+    clock.ahead += 1000
     assert not metrics.ready_to_release()
 
     assert interruptions(metrics) == 0
-    clock.now += 29.9
+    clock.ahead += 29.9
     assert interruptions(metrics) == 0
     assert not metrics.ready_to_release()
-    clock.now += 0.1
+    clock.ahead += 0.1
     assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_at_the_end_a_held_series_is_due_once_it_was_scraped() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     metrics.shorten_hold()
-    clock.now += 1
+    clock.ahead += 1
     assert not metrics.ready_to_release()
 
     assert interruptions(metrics) == 0
-    clock.now += 1
+    clock.ahead += 1
     assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     interruptions(metrics)
-    clock.now += 30
+    clock.ahead += 30
     assert metrics.ready_to_release()
     assert interruptions(metrics) == 0
     assert metrics.ready_to_release()
@@ -513,7 +506,7 @@ def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
 
 
 def test_every_row_is_held_by_itself() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.restore(Remembered(cluster_row(3, revealed=True)))
     lifetime = LifetimeTotals("tills", "e2-standard-8")
@@ -535,7 +528,7 @@ def test_every_row_is_held_by_itself() -> None:
     age = frozenset({("kubernetes_cluster", "tills"), ("machine_type", "e2-standard-8")})
     assert found["spot_instance_lifetime_seconds_count", age] == 0
     assert found["spot_instance_lifetime_seconds_sum", age] == 0
-    clock.now += 30
+    clock.ahead += 30
     due = metrics.ready_to_release()
     assert due.label_sets.keys() == {LABELS}
     assert due.lifetimes.keys() == {("tills", "e2-standard-8")}
@@ -543,7 +536,7 @@ def test_every_row_is_held_by_itself() -> None:
 
 
 def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
-    metrics = held(Clock(), hold_seconds=0)
+    metrics = held(Clock(1000.0), hold_seconds=0)
     metrics.show(Applied(changed=cluster_row(3, revealed=True)))
 
     assert interruptions(metrics) == 3
@@ -551,7 +544,7 @@ def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
 
 
 def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> None:
-    metrics = held(Clock(), hold_seconds=0)
+    metrics = held(Clock(1000.0), hold_seconds=0)
     metrics.restore(Remembered(cluster_row(3)))
 
     assert interruptions(metrics) == 3
@@ -559,12 +552,12 @@ def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> N
 
 
 def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     interruptions(metrics)
     metrics.show(Applied(dropped=cluster_row(3)))
-    clock.now += 30
+    clock.ahead += 30
 
     assert interruptions(metrics) is None
     assert not metrics.ready_to_release()
@@ -614,14 +607,14 @@ def test_the_lifetimes_bounds_are_the_contracts() -> None:
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 def test_a_scrape_in_either_format_begins_a_hold_and_nothing_else_does(accept: str) -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.restore(Remembered(cluster_row(3)))
-    clock.now += 1000
+    clock.ahead += 1000
 
     assert not metrics.ready_to_release()
     metrics.render(accept)
-    clock.now += 30
+    clock.ahead += 30
     assert metrics.ready_to_release()
 
 

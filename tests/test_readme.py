@@ -10,17 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.metrics import Metrics
 from app.settings import describe
 from app.web.problems import leaves, status_of
+from tests.support.readme import rows
 
 _README = Path(__file__).parent.parent / "README.md"
-
-
-def rows(table: str) -> list[list[str]]:
-    """Return the cells of the marked table, row by row, without its head."""
-    text = _README.read_text()
-    marked = re.search(rf"<!-- {table} -->\n(.*?)<!-- /{table} -->", text, re.DOTALL)
-    assert marked is not None, f"the README has no table {table}"
-    lines = marked[1].strip().splitlines()[2:]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
 def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:

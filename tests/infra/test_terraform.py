@@ -32,7 +32,7 @@ from tests.support.entries import (
     preempted,
     system_event,
 )
-from tests.test_readme import rows
+from tests.support.readme import rows
 
 ROOT: Final = Path(__file__).parents[2]
 GCP: Final = ROOT / "infra" / "gcp"

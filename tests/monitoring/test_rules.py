@@ -18,8 +18,8 @@ import yaml
 from app import DOCS_URL
 from app.metrics import Metrics
 from app.web.problems import leaves, status_of
+from tests.support.readme import rows
 from tests.support.requirement import require
-from tests.test_readme import rows
 
 CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
 """The labels that identify a cluster: names are unique only in a project and a location."""

@@ -32,7 +32,7 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 """The values of an exposition, by name and labels."""
 
 
-class Door(NamedTuple):
+class PushCredentials(NamedTuple):
     """The credentials of pushes: the URL of the certificates, and a token that is valid for an hour."""
 
     server: IssuerServer
@@ -40,11 +40,11 @@ class Door(NamedTuple):
 
 
 @contextmanager
-def open_door() -> Iterator[Door]:
+def issued_credentials() -> Iterator[PushCredentials]:
     """Run a local issuer during a `with` block."""
     issuer = Issuer()
     with IssuerServer(issuer) as server:
-        yield Door(server, issuer.token(audience=AUDIENCE, email=ACCOUNT))
+        yield PushCredentials(server, issuer.token(audience=AUDIENCE, email=ACCOUNT))
 
 
 def run(
@@ -61,17 +61,19 @@ def run(
     )
 
 
-def configuration(directory: Path, door: Door | None, **sections: Mapping[str, Any]) -> dict[str, Any]:
+def configuration(
+    directory: Path, credentials: PushCredentials | None, **sections: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a configuration with two listeners on free ports and a store in the directory.
 
     Without credentials everybody may push. The keys of each section replace those of that section.
     """
     authentication: dict[str, Any] = {"authentication": "none"}
-    if door is not None:
+    if credentials is not None:
         authentication = {
             "audience": AUDIENCE,
             "service_account_email": ACCOUNT,
-            "certs_url": door.server.url,
+            "certs_url": credentials.server.url,
         }
     usual: dict[str, dict[str, Any]] = {
         "pubsub": {
@@ -93,13 +95,13 @@ def written(directory: Path, configured: Mapping[str, Any]) -> Path:
     return path
 
 
-class Exporter:
+class ExporterProcess:
     """An exporter process during a `with` block, with its answers, metrics and logs."""
 
     def __init__(
         self,
         directory: Path,
-        door: Door | None = None,
+        credentials: PushCredentials | None = None,
         *,
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -108,11 +110,11 @@ class Exporter:
         **sections: Mapping[str, Any],
     ) -> None:
         """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration."""
-        self.configured = configured or configuration(directory, door, **sections)
+        self.configured = configured or configuration(directory, credentials, **sections)
         self.url = f"http://{LOOPBACK}:{self.configured['server']['port']}"
         self.metrics_address = f"{LOOPBACK}:{self.configured['prometheus']['port']}"
         self.store = Path(self.configured["store"]["url"].removeprefix("sqlite:///"))
-        self.headers = {} if door is None else {"authorization": f"Bearer {door.token}"}
+        self.headers = {} if credentials is None else {"authorization": f"Bearer {credentials.token}"}
         self.client = httpx.Client(base_url=self.url, headers=self.headers, timeout=30, trust_env=False)
         path = str(written(directory, self.configured))
         option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})

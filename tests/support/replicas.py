@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from tests.support.nginx import Nginx
 from tests.support.process import eventually
-from tests.support.program import Exporter, Samples
+from tests.support.program import ExporterProcess, Samples
 from tests.support.prometheus import Prometheus, Target
 from tests.support.redis import RedisServer
 
@@ -51,7 +51,7 @@ class Replicas:
         self._env = env
         self._inventory = inventory or {}
         self._stack = ExitStack()
-        self._all: dict[str, Exporter] = {}
+        self._all: dict[str, ExporterProcess] = {}
         self.redis = RedisServer(directory / "redis")
         self.names: list[str] = []
         """The replicas that receive pushes."""
@@ -74,7 +74,7 @@ class Replicas:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def __getitem__(self, name: str) -> Exporter:
+    def __getitem__(self, name: str) -> ExporterProcess:
         return self._all[name]
 
     @property
@@ -135,9 +135,9 @@ class Replicas:
         """End the lease now, instead of after 15 s."""
         self.redis.client.delete(f"{PREFIX}lease")
 
-    def made(self, name: str, directory: Path) -> Exporter:
+    def made(self, name: str, directory: Path) -> ExporterProcess:
         """Return a process for that name, not started yet, with its own ports."""
-        return Exporter(
+        return ExporterProcess(
             directory,
             env=self._env,
             store={"url": self.redis.url, "replica": name},

@@ -20,6 +20,7 @@ from app.domain.totals import LabelSetTotals
 from app.store import History, OpenedStore, open_store
 from app.web.status.formats import DASH
 from app.web.status.page import NEWEST
+from tests.support.clock import Clock
 from tests.support.exporter import Exporter, token
 from tests.support.ledgers import remember
 from tests.support.pages import StatusPage
@@ -36,19 +37,9 @@ HOSTILE: Final = [
 ]
 
 
-class Clock:
-    """The exporter's: it stands still until somebody sets it."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def __call__(self) -> float:
-        return self.at
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -184,7 +175,7 @@ def test_figures_are_those_of_what_was_pushed(clocked: Exporter, clock: Clock) -
     live(clocked, "b-2", ago=60, node_pool="gpu", machine_type="g2-standard-12")
     for number in range(20):
         live(clocked, f"c-{number}", ago=60, cluster="lab", cluster_location="us-east1", zone="us-east1-b")
-    clock.at += 60
+    clock.ahead += 60
     page = read(clocked)
 
     assert page.tiles == {
@@ -224,7 +215,7 @@ def test_the_window_of_rates_and_shares_is_named(clocked: Exporter, clock: Clock
     assert "0 of 1 since counting began" in page.texts["dd"]
     assert "Counting began less than 7 days ago" in page.texts["p"][1]
     for _ in range(8 * 24):
-        clock.at += HOUR_SECONDS
+        clock.ahead += HOUR_SECONDS
         account(clocked)
     page = read(clocked)
 
@@ -240,7 +231,7 @@ def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
         live(clocked, f"node-{number}", ago=0)
     clocked.interrupt("node-0", timestamp=stamp(0))
     account(clocked)
-    clock.at += HOUR_SECONDS
+    clock.ahead += HOUR_SECONDS
     account(clocked)
     page = read(clocked)
 
@@ -271,7 +262,7 @@ def test_hostile_names_are_text(clocked: Exporter, clock: Clock, hostile: str) -
         node_pool=hostile,
         machine_type=name,
     )
-    clock.at += 60
+    clock.ahead += 60
     page = read(clocked)
 
     hostile, name = (text.replace("\u202e", "\\u202e") for text in (hostile, name))
@@ -290,16 +281,16 @@ def test_hostile_names_are_text(clocked: Exporter, clock: Clock, hostile: str) -
 def test_it_is_kept_for_some_seconds(clocked: Exporter, clock: Clock) -> None:
     assert read(clocked).finding("Pushes of creations") == "No push since the start."
     live(clocked, "node-1", ago=60)
-    clock.at += 4.9
+    clock.ahead += 4.9
     assert read(clocked).finding("Pushes of creations") == "No push since the start."
-    clock.at += 0.2
+    clock.ahead += 0.2
     assert read(clocked).finding("Pushes of creations") != "No push since the start."
 
 
 def test_a_clock_that_is_set_back_does_not_make_it_last(clocked: Exporter, clock: Clock) -> None:
     read(clocked)
     live(clocked, "node-1", ago=60)
-    clock.at -= DAY_SECONDS
+    clock.ahead -= DAY_SECONDS
     assert read(clocked).tiles["Live Spot instances"] == "1"
 
 
@@ -316,7 +307,7 @@ def test_without_its_ledger_it_shows_the_rest(clocked: Exporter, clock: Clock, t
     assert page.tiles["Live Spot instances"] == "1"
     assert "newest" not in page.tables
     (tmp_path / "elsewhere.db").rename(file)
-    clock.at += 60
+    clock.ahead += 60
     assert read(clocked).attention == []
 
 
@@ -324,7 +315,7 @@ def test_what_was_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> 
     with Exporter(tmp_path, {"attribution.grace_seconds": 1}, clock=clock) as exporter:
         assert exporter.interrupt("stranger", timestamp=stamp(1)).json()["outcome"] == "pending"
         assert read(exporter).tiles["Pending"] == "1"
-        clock.at += 10
+        clock.ahead += 10
         work = exporter.parts.recorder.perform(lambda store, now: store.expire(now))
         exporter.perform(work).result(120)
         page = read(exporter)
