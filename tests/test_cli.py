@@ -115,7 +115,7 @@ def test_an_unknown_option_is_an_error_with_usage() -> None:
     assert done.stderr.startswith("usage: ")
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     done = run("--version")
 
     assert done.returncode == 0

@@ -31,7 +31,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Completed
     return run("demo", "--once", "--port", "0", env=env), folder
 
 
-def test_the_demo_tells_what_it_posts_and_what_came_back(
+def test_the_demo_prints_its_posts_and_their_answers(
     told: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done, _ = told
@@ -50,7 +50,7 @@ def test_the_demo_tells_what_it_posts_and_what_came_back(
     ]
 
 
-def test_the_demo_tells_the_series_and_that_they_are_right(
+def test_the_demo_prints_the_series_and_that_they_are_right(
     told: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done, _ = told
@@ -203,7 +203,7 @@ def test_the_expected_series_are_right() -> None:
         pytest.param([CLUSTER.replace("kubernetes_", ""), UNKNOWN], "is missing", id="another-label"),
     ],
 )
-def test_a_series_that_is_wrong_is_told(lines: list[str], said: str) -> None:
+def test_a_wrong_series_is_reported(lines: list[str], said: str) -> None:
     [difference] = differences(exposition(*lines))
 
     assert difference.startswith("interruption_events_total{")

@@ -254,7 +254,7 @@ def test_a_workflow_grants_nothing_and_each_job_what_it_needs_for_a_time(workflo
         assert "uses" in job or job["timeout-minutes"] <= 60
 
 
-def test_an_action_is_pinned_to_one_commit_and_its_version_is_told() -> None:
+def test_an_action_is_pinned_to_one_commit_and_its_version_is_in_a_comment() -> None:
     used = [
         line for path in WORKFLOWS for line in re.findall(r"uses: (.*)", path.read_text()) if line[:2] != "./"
     ]

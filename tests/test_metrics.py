@@ -137,7 +137,7 @@ def test_the_series_are_those_of_the_contract(
             assert all(sample.labels.values())
 
 
-def test_the_products_first_series_is_told_as_ever(shared_exporter: Exporter) -> None:
+def test_the_first_series_of_the_product_is_unchanged(shared_exporter: Exporter) -> None:
     lines = shared_exporter.scrape().text.splitlines()
     help_line = "The total number of interruption events for a given cluster"
 
@@ -313,7 +313,7 @@ def test_a_newest_interruption_that_has_still_to_come_is_not_shown(
     assert value(metrics, "interruption_events_total", kubernetes_cluster="tills") == 7
 
 
-def test_clusters_with_reserved_names_are_told_apart_everywhere(exporter: Exporter) -> None:
+def test_clusters_with_reserved_names_are_distinguished_everywhere(exporter: Exporter) -> None:
     for cluster in ("unknown", "other"):
         assert exporter.create(cluster, cluster=cluster).json()["kubernetes_cluster"] == f"cluster:{cluster}"
         assert exporter.interrupt(cluster).json()["kubernetes_cluster"] == f"cluster:{cluster}"
@@ -327,7 +327,7 @@ def test_clusters_with_reserved_names_are_told_apart_everywhere(exporter: Export
     assert {row["kubernetes_cluster"] for row in listed} == {"cluster:unknown", "cluster:other"}
 
 
-def test_delays_are_told_apart_by_their_bounds() -> None:
+def test_delays_are_counted_in_the_bucket_of_their_bound() -> None:
     metrics = Metrics()
     for seconds in (0.0, 0.5, 0.75, 604800.0, 1e9):
         metrics.pushes["creation"].answered("tracked", seconds)
@@ -370,19 +370,19 @@ def test_beyond_the_limit_label_sets_are_other(tmp_path: Path) -> None:
         assert exporter.value(f"{OWN}_label_overflow_total") == 2
 
 
-def test_the_build_is_told(shared_exporter: Exporter) -> None:
+def test_the_build_has_a_series(shared_exporter: Exporter) -> None:
     python = platform.python_version()
 
     assert shared_exporter.value(f"{OWN}_build_info", version=VERSION, python_version=python) == 1
 
 
-def test_the_process_is_told(shared_exporter: Exporter) -> None:
+def test_the_process_has_its_series(shared_exporter: Exporter) -> None:
     found = {name for name, _ in shared_exporter.exposition()}
 
     assert {"process_resident_memory_bytes", "process_open_fds", "python_info"} <= found
 
 
-def test_a_damaged_store_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_store_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Exporter(tmp_path) as exporter:
         assert exporter.value(f"{OWN}_store_resets_total") == 0
     (tmp_path / "exporter.db").write_bytes(b"no database, and longer than its header" * 100)
@@ -618,7 +618,7 @@ def test_a_scrape_in_either_format_begins_a_hold_and_nothing_else_does(accept: s
     assert metrics.ready_to_release()
 
 
-def test_what_was_released_is_told_by_what_released_it() -> None:
+def test_released_interruptions_are_counted_by_cause() -> None:
     metrics = Metrics()
     metrics.show(Applied(released={"creation": 2, "expiry": 1}, pending=4, overflowed=3))
 

@@ -249,7 +249,7 @@ def sent(*chunks: bytes) -> tuple[Handler, Wire]:
     return handler, wire
 
 
-def test_a_request_that_has_come_whole_is_offered_and_answered_in_one_write() -> None:
+def test_a_complete_request_takes_the_fast_path_and_is_answered_in_one_write() -> None:
     handler, wire = sent(POST + b"body")
 
     (request,) = handler.requests
@@ -259,7 +259,7 @@ def test_a_request_that_has_come_whole_is_offered_and_answered_in_one_write() ->
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nfine"
 
 
-def test_an_answer_has_the_newest_of_the_headers_that_uvicorn_makes_each_second() -> None:
+def test_an_answer_has_the_newest_default_headers_of_uvicorn() -> None:
     handler, wire = Handler(), Wire()
 
     async def scenario() -> None:
@@ -276,7 +276,7 @@ def test_an_answer_has_the_newest_of_the_headers_that_uvicorn_makes_each_second(
     assert [b"\r\ndate: a second later\r\n" in one for one in wire.writes] == [False, True]
 
 
-def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
+def test_a_request_that_the_fast_path_declines_reaches_the_application_unchanged() -> None:
     handler, wire = sent(POST.replace(b"/fast", b"/other?a=b") + b"body")
 
     assert [(request.path, request.body) for request in handler.requests] == [(b"/other?a=b", b"body")]
@@ -297,7 +297,7 @@ def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
         pytest.param([POST.replace(b"POST", b"PUT") + b"body"], id="another-method"),
     ],
 )
-def test_what_comes_in_another_way_is_not_offered(chunks: Sequence[bytes]) -> None:
+def test_any_other_request_does_not_take_the_fast_path(chunks: Sequence[bytes]) -> None:
     handler, wire = sent(*chunks)
 
     assert not handler.requests
@@ -317,20 +317,20 @@ def test_what_comes_in_another_way_is_not_offered(chunks: Sequence[bytes]) -> No
         ),
     ],
 )
-def test_how_a_whole_request_was_cut_does_not_matter(chunks: Sequence[bytes]) -> None:
+def test_a_complete_request_takes_the_fast_path_however_it_was_split(chunks: Sequence[bytes]) -> None:
     handler, wire = sent(*chunks)
 
     assert [request.body for request in handler.requests] == [b"body"]
     assert wire.writes[0].endswith(b"fine")
 
 
-def test_a_request_to_change_the_protocol_is_not_offered() -> None:
+def test_a_protocol_upgrade_does_not_take_the_fast_path() -> None:
     upgrade = POST.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost")
 
     assert not sent(upgrade + b"body")[0].requests
 
 
-def test_a_request_behind_one_that_waits_is_not_offered_and_answered_after_it() -> None:
+def test_a_pipelined_request_does_not_take_the_fast_path_and_is_answered_in_order() -> None:
     handler = Handler()
 
     async def scenario() -> None:
@@ -344,7 +344,7 @@ def test_a_request_behind_one_that_waits_is_not_offered_and_answered_after_it() 
     assert [request.body for request in handler.requests] == [b"1111"]
 
 
-def test_on_a_connection_that_is_kept_each_request_is_offered() -> None:
+def test_each_request_on_a_kept_connection_can_take_the_fast_path() -> None:
     async def scenario() -> list[bytes]:
         handler = Handler()
         async with served(echo, fast_path=handler) as (reader, writer):
@@ -358,7 +358,7 @@ def test_on_a_connection_that_is_kept_each_request_is_offered() -> None:
     assert asyncio.run(scenario()) == [b"0000", b"0001", b"0002"]
 
 
-def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -> None:
+def test_a_caller_that_has_gone_is_not_answered_and_does_not_affect_the_others() -> None:
     async def scenario() -> tuple[Wire, Wire]:
         handler, gone, waiting = Handler(), Wire(), Wire()
         first, second = connected(echo, gone, waiting, fast_path=handler)
@@ -377,7 +377,7 @@ def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -
 
 
 @pytest.mark.parametrize("prepared", [FINE, OTHERWISE])
-def test_an_answer_is_what_is_given_whatever_was_prepared(prepared: Answer) -> None:
+def test_the_answer_is_the_sent_one_whatever_was_prepared(prepared: Answer) -> None:
     async def scenario() -> Wire:
         handler, wire = Handler(), Wire()
         (connection,) = connected(echo, wire, fast_path=handler)
@@ -393,7 +393,7 @@ def test_an_answer_is_what_is_given_whatever_was_prepared(prepared: Answer) -> N
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_connection_closes(
+def test_a_fast_path_request_is_answered_when_the_server_stops_and_its_connection_closes(
     *, prepared: bool
 ) -> None:
     async def scenario() -> tuple[Wire, bool]:
@@ -415,7 +415,7 @@ def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_co
     assert b"\r\nconnection: close\r\n" in wire.writes[0]
 
 
-def test_what_is_no_http_is_refused_and_not_offered() -> None:
+def test_data_that_is_not_http_is_refused_and_does_not_take_the_fast_path() -> None:
     broken = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"4\r\nbodyXX"
     handler, wire = sent(broken)
 
@@ -423,7 +423,7 @@ def test_what_is_no_http_is_refused_and_not_offered() -> None:
     assert wire.writes[0].startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_connection_is_kept_while_a_request_is_under_way_and_closed_when_it_is_idle() -> None:
+def test_a_connection_is_kept_during_a_request_and_closed_when_it_is_idle() -> None:
     idle_seconds = 0.1
 
     async def scenario() -> float:
@@ -445,7 +445,7 @@ def test_a_connection_is_kept_while_a_request_is_under_way_and_closed_when_it_is
     assert asyncio.run(scenario()) >= idle_seconds
 
 
-def test_a_connection_that_goes_uvicorns_way_is_closed_when_it_is_idle() -> None:
+def test_a_connection_on_the_asgi_path_is_closed_when_it_is_idle() -> None:
     async def scenario() -> Wire:
         wire = Wire()
         (connection,) = connected(answering, wire)

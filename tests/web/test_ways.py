@@ -93,7 +93,7 @@ def series(exporter: Exporter) -> list[str]:
     return [*pushed, *(line for line in lines if not any(clock in line for clock in _CLOCKS))]
 
 
-def test_both_ways_are_the_same(exporters: tuple[Exporter, Exporter]) -> None:
+def test_both_paths_answer_and_count_the_same(exporters: tuple[Exporter, Exporter]) -> None:
     one, other = Caller(exporters[0], whole=True), Caller(exporters[1], whole=False)
 
     answers = {name: (one.answer(sent), other.answer(sent)) for name, sent in PUSHES.items()}
@@ -105,7 +105,7 @@ def test_both_ways_are_the_same(exporters: tuple[Exporter, Exporter]) -> None:
     assert series(exporters[0]) == series(exporters[1])
 
 
-def test_a_store_that_is_away_is_told_either_way(tmp_path: Path) -> None:
+def test_without_the_store_both_paths_answer_the_same(tmp_path: Path) -> None:
     disk = Disk()
     with Exporter(tmp_path, open_store=disk.open) as exporter:
         whole, usual = Caller(exporter, whole=True), Caller(exporter, whole=False)
