@@ -1,4 +1,4 @@
-"""The commands; the only readers of settings and of the environment."""
+"""The commands. Only they read the settings and the environment."""
 
 import argparse
 import logging
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # A command imports what it needs: `check` starts without the server, and a wrong key is told at once.
+    # A command imports what it needs: `check` does not load the server, and a wrong key is reported at once.
     if options.command == "demo":
         from app.demo.story import run_demo  # noqa: PLC0415
 

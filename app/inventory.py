@@ -1,4 +1,4 @@
-"""The fleet: when each project is listed, and how its listing enters the recorder, in slices."""
+"""The schedule of the listings of each project, which are recorded in slices."""
 
 import asyncio
 import logging
@@ -18,43 +18,43 @@ from app.recorder import Recorder
 from app.store.port import Store
 
 _SLICE: Final = 25
-"""Instances recorded at a time: pushes wait as long as that takes."""
+"""The number of instances recorded at a time. Pushes wait as long as that takes."""
 _DEADLINE_SECONDS: Final = 1800.0
 SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
 _JITTER: Final = 0.1
-_LEASE_LOOK_SECONDS: Final = 1.0
-"""Of several replicas one lists; the others look so often whether it is them now."""
+_LEASE_POLL_SECONDS: Final = 1.0
+"""Only the leading replica lists. The others check at this interval if they lead now."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class _Project:
-    """One project's listings."""
+    """The listings of a project."""
 
     id: str
-    asked: asyncio.Event
+    requested: asyncio.Event
     known: bool
-    """It was listed, in this life or an earlier one."""
-    tried: bool = False
-    """A listing of this life has ended, well or not."""
+    """It was listed by this process or an earlier one."""
+    attempted: bool = False
+    """A listing of this process has succeeded or failed."""
     failed: bool = False
-    """Its last listing has failed."""
-    put_off: bool = False
-    """Its last listing was ended in favour of another project's."""
-    heard_at: float = float("-inf")
-    """When it was last listed because somebody asked, by the loop's clock."""
+    """Its last listing failed."""
+    postponed: bool = False
+    """Its last listing was ended in favour of another project."""
+    last_requested_listing_at: float = float("-inf")
+    """The time of its last listing that was requested, by the loop's clock."""
 
 
 class _Turns:
-    """Turns at listing: one project at a time, and first of those that wait one whose last did not fail.
+    """Lets one project list at a time, and prefers projects whose last listing did not fail.
 
-    One at a time, because a child's memory counts against the exporter's own limit. Most of its second is
-    work for a processor, so two at a time would not be done sooner with many projects.
+    One at a time, because the memory of a child counts towards the exporter's limit. Most of its second is
+    processor time, so two at a time would not finish many projects sooner.
 
-    While a project waits whose last listing did not fail, the listing under way is put off if it shows no new
-    page for `silence_seconds`.
+    While a project waits whose last listing did not fail, the current listing is postponed if it returns no
+    new page for `silence_seconds`.
     """
 
     def __init__(self, silence_seconds: float) -> None:
@@ -68,7 +68,7 @@ class _Turns:
 
     @asynccontextmanager
     async def turn(self, project: _Project) -> AsyncGenerator[None, None]:
-        """Wait for the project's turn, and have it for the time of the block."""
+        """Wait for the project's turn, which lasts for the block."""
         async with self._free:
             self._waiting.append(project)
             try:
@@ -77,7 +77,7 @@ class _Turns:
             finally:
                 self._waiting.remove(project)
             self._taken = True
-        project.put_off, self._retrying = False, None
+        project.postponed, self._retrying = False, None
         self._page_at = asyncio.get_running_loop().time()
         try:
             yield
@@ -89,17 +89,17 @@ class _Turns:
     async def read(self, parts: AsyncGenerator[Part, None], project: _Project) -> Part | None:
         """Return the listing's next part; None after the last.
 
-        Raises InventoryUnavailableError if the listing is put off.
+        Raises InventoryUnavailableError if the listing is postponed.
         """
         loop = asyncio.get_running_loop()
         if self._retrying is None:
-            self._page_at = loop.time()  # what was read before may have waited for the store
+            self._page_at = loop.time()  # recording the last part may have waited for the store
         try:
             async with asyncio.timeout(None) as self._limit:
                 self._limit_silence()
                 part = await anext(parts, None)
         except TimeoutError:
-            project.put_off = True
+            project.postponed = True
             raise InventoryUnavailableError(
                 self._retrying or "unavailable",
                 f"project {project.id} gave no page for {self._silence_seconds:g} s while others waited; "
@@ -115,14 +115,14 @@ class _Turns:
 
     def _limit_silence(self) -> None:
         if self._limit is not None and not self._limit.expired():
-            hurries = any(not project.failed for project in self._waiting)
-            self._limit.reschedule(self._page_at + self._silence_seconds if hurries else None)
+            others_wait = any(not project.failed for project in self._waiting)
+            self._limit.reschedule(self._page_at + self._silence_seconds if others_wait else None)
 
 
 class Inventory:
-    """Lists every project at start, regularly, and when an interruption waits for its instance."""
+    """Lists every project at start, regularly, and when an interruption of it is pending."""
 
-    def __init__(  # noqa: PLR0913 - what it works with, and what the configuration or a test decides
+    def __init__(  # noqa: PLR0913 - its collaborators, its settings, and a test's values
         self,
         projects: Sequence[str],
         recorder: Recorder,
@@ -135,11 +135,11 @@ class Inventory:
         page_seconds: float = PAGE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`remembered`: the projects whose fleet the store knows already, and the moment it is known for.
+        """`remembered`: the projects whose instances the store knows, and the time of that knowledge.
 
-        `shortest_pause_seconds`: between two listings of a project that were asked for, or after a failed
-        one. `page_seconds`: how long a page is tried to get; and for how long, in all, the other projects can
-        keep one waiting that did not fail.
+        `shortest_pause_seconds`: the shortest time between two requested listings of a project, and after a
+        failed listing. `page_seconds`: the time after which a page counts as failed; also the longest time
+        for which all other projects together keep a project waiting that did not fail.
         """
         self._projects = {
             project: _Project(project, asyncio.Event(), known=project in remembered) for project in projects
@@ -154,32 +154,32 @@ class Inventory:
         self._turns = _Turns(page_seconds / max(len(self._projects), 1))
         self._remembered = any(project.known for project in self._projects.values())
 
-    def ask(self, project: str) -> None:
-        """Have the project listed soon: something waits for an instance of it."""
+    def request(self, project: str) -> None:
+        """Request a listing of the project, because an interruption of it is pending."""
         if project in self._projects:
-            self._projects[project].asked.set()
+            self._projects[project].requested.set()
 
-    def hear(self, shared: Shared) -> None:
-        """Take in what another replica has listed, and asks for."""
+    def update_from_replicas(self, shared: Shared) -> None:
+        """Note the listings that another replica has done or requests."""
         for project in self._projects.values():
             if project.id in shared.listed:
-                project.known = project.tried = self._remembered = True
-        for asked in shared.asked:
-            self.ask(asked)
+                project.known = project.attempted = self._remembered = True
+        for requested in shared.asked:
+            self.request(requested)
 
-    def missing(self) -> Sequence[str]:
-        """Which listings are missing before the fleet counts as known."""
+    def not_ready_reasons(self) -> Sequence[str]:
+        """Return the reasons for which the fleet does not count as known."""
         projects = self._projects.values()
         if self._remembered or not projects:
             return ()
-        if untried := [project.id for project in projects if not project.tried]:
-            return [f"the fleet of project {project} was not listed yet" for project in untried]
+        if not_attempted := [project.id for project in projects if not project.attempted]:
+            return [f"the fleet of project {project} was not listed yet" for project in not_attempted]
         if not any(project.known for project in projects):
-            return ["the fleet of no project could be listed; the log says why"]
+            return ["the fleet of no project could be listed; the log has the reasons"]
         return ()
 
     async def run(self) -> None:
-        """List again and again; without a project, wait for ever."""
+        """List every project regularly; without a project, wait for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.Event().wait())
             for project in self._projects.values():
@@ -188,36 +188,38 @@ class Inventory:
     async def _keep_listed(self, project: _Project) -> None:
         while True:
             if not self._metrics.leads:
-                await asyncio.sleep(_LEASE_LOOK_SECONDS)
+                await asyncio.sleep(_LEASE_POLL_SECONDS)
                 continue
             async with self._turns.turn(project):
-                project.asked.clear()
+                project.requested.clear()
                 listed = await self._list(project, self._clock())
-            at_once = project.put_off and not project.failed
-            project.tried, project.failed = True, not listed
+            retry_at_once = project.postponed and not project.failed
+            project.attempted, project.failed = True, not listed
             project.known = project.known or listed
-            if at_once:
-                continue  # it has a place behind the others
+            if retry_at_once:
+                continue  # its next turn is after the projects that wait
             await self._pause(project, self._interval_seconds if listed else self._retry_seconds())
 
     def _retry_seconds(self) -> float:
         return min(self._interval_seconds, self._shortest_pause_seconds)
 
     async def _pause(self, project: _Project, seconds: float) -> None:
-        """Wait until the next listing is due, or asked for. By the jitter, projects are listed apart."""
+        """Wait until the next listing is due or requested. The jitter keeps projects apart."""
         loop = asyncio.get_running_loop()
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds * jitter):
-                await project.asked.wait()
-                await asyncio.sleep(project.heard_at + self._shortest_pause_seconds - loop.time())
-                project.heard_at = loop.time()
+                await project.requested.wait()
+                await asyncio.sleep(
+                    project.last_requested_listing_at + self._shortest_pause_seconds - loop.time()
+                )
+                project.last_requested_listing_at = loop.time()
 
     async def _list(self, project: _Project, began: float) -> bool:
-        """List a project; whether its fleet is known now."""
+        """List a project, and return whether all of its fleet is known now."""
         started = time.monotonic()
         try:
-            summary = await self._take_in(project, began)
+            summary = await self._record_listing(project, began)
         except InventoryUnavailableError as exc:
             self._failed(project.id, exc.cause, str(exc))
             return False
@@ -247,11 +249,11 @@ class Inventory:
         self._metrics.listing_failed(project, reason)
         _log.warning("fleet not listed", extra={"project": project, "reason": reason, "error": message})
 
-    async def _take_in(self, listed: _Project, began: float) -> Summary:
-        """Record the listing slice by slice; only a complete one ends what it does not name."""
+    async def _record_listing(self, listed: _Project, began: float) -> Summary:
+        """Record the listing slice by slice. Only a complete listing ends the instances missing from it."""
         perform, project = self._recorder.perform, listed.id
         await perform(lambda store, now: store.begin_listing(project, now))
-        told_at = time.monotonic()
+        logged_at = time.monotonic()
         listing = list_fleet(
             project,
             endpoint=self._endpoint,
@@ -265,9 +267,9 @@ class Inventory:
                     case Lines():
                         await perform(partial(_record, project=project, began=began, lines=part.lines))
                     case Progress():
-                        if part.retrying or time.monotonic() - told_at >= _PROGRESS_SECONDS:
-                            told_at = time.monotonic()
-                            _tell(project, part)
+                        if part.retrying or time.monotonic() - logged_at >= _PROGRESS_SECONDS:
+                            logged_at = time.monotonic()
+                            _log_progress(project, part)
                     case Summary():
                         summary = part
                     case _:
@@ -290,7 +292,7 @@ def _sweep(store: Store, now: float, *, project: str, began: float, zones: Colle
     return store.end_listing(project, began, zones, now)
 
 
-def _tell(project: str, progress: Progress) -> None:
+def _log_progress(project: str, progress: Progress) -> None:
     _log.info(
         "listing the fleet",
         extra={
@@ -304,4 +306,4 @@ def _tell(project: str, progress: Progress) -> None:
 
 
 def _unread(summary: Summary) -> str:
-    return f"what was known of {', '.join(sorted(summary.failed_zones))} is kept: not reachable"
+    return f"not reachable: {', '.join(sorted(summary.failed_zones))}; their known instances are kept"

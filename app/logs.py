@@ -1,4 +1,4 @@
-"""Log lines as JSON on standard error, under the names that Cloud Logging understands.
+"""Log lines as JSON on standard error, with the field names of Cloud Logging.
 
 https://cloud.google.com/logging/docs/structured-logging
 """
@@ -20,33 +20,33 @@ _SEVERITIES: Final = {
     logging.ERROR: "ERROR",
     logging.CRITICAL: "CRITICAL",
 }
-_RECORDS_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
+_RECORD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
 _EXTRAS_FROM: Final = len(vars(logging.makeLogRecord({})))
-"""A record's own attributes come first, and need no look."""
-_CHATTY: Final = ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "httpcore")
+"""The attributes of the record come first; they are skipped."""
+_VERBOSE: Final = ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "httpcore")
 
 
 def configure(level: str) -> None:
-    """Send every logger's lines at or above the level (debug, info, warning, error) to standard error.
+    """Log to standard error from this level (debug, info, warning or error).
 
-    Servers' and clients' own loggers speak from WARNING on, and through the same handler.
+    The loggers of the server and of the client log from WARNING, through the same handler.
     """
-    _gather_less()
+    _skip_unused_attributes()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for name in _CHATTY:
+    for name in _VERBOSE:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-        # A logger's own level is the only one asked: the root's would not hold it back.
+        # Only the level of the logger itself is checked, not that of the root.
         logger.setLevel(max(root.level, logging.WARNING))
 
 
-def _gather_less() -> None:
-    # No line shows these, so they are not looked up: every interruption logs a line.
+def _skip_unused_attributes() -> None:
+    # No line shows these attributes, and every interruption logs a line.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = False
     logging.logProcesses = False
@@ -55,14 +55,15 @@ def _gather_less() -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of ASCII JSON a record: `severity`, `time`, `message`, `logger`, the extras, `exception`.
+    """Formats a record as a line of ASCII JSON.
 
-    A record whose extra `each` is a list of dictionaries becomes as many lines, each with one of them:
-    interruptions come by the hundred, and a record for each would cost more than its line.
+    Its fields are `severity`, `time`, `message`, `logger`, the extras, and `exception`. With
+    `extra={"each": [...]}` there is one line per dictionary: interruptions come in hundreds, and a record
+    costs more than its line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, or as some, whatever its extras are."""
+        """Return the line or the lines of the record, for any kind of extras."""
         line: dict[str, object] = {
             "severity": _SEVERITIES.get(record.levelno, "DEFAULT"),
             "time": rfc3339(record.created),
@@ -72,7 +73,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0]:
             line["exception"] = self.formatException(record.exc_info)
         for key, value in islice(vars(record).items(), _EXTRAS_FROM, None):
-            if key not in _RECORDS_OWN:
+            if key not in _RECORD_ATTRIBUTES:
                 line.setdefault(key, value)
         each = line.pop("each", None)
         if isinstance(each, list):
@@ -82,9 +83,9 @@ class JsonFormatter(logging.Formatter):
 
 def _encoded(line: dict[str, object]) -> str:
     try:
-        # Faster than the standard library, but UTF-8.
+        # Faster than the standard library, but its result is UTF-8.
         encoded = to_json(line, inf_nan_mode="strings", fallback=_text)
-    except (ValueError, RecursionError):  # a lone surrogate, something that holds itself
+    except (ValueError, RecursionError):  # a lone surrogate, or a value that contains itself
         return json.dumps({str(key): _plain(value) for key, value in line.items()})
     return encoded.decode() if encoded.isascii() else json.dumps(from_json(encoded))
 
@@ -92,7 +93,7 @@ def _encoded(line: dict[str, object]) -> str:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001  # a log line must not fail what it tells of
+    except Exception:  # noqa: BLE001  # a log line must not raise
         return f"<{type(value).__name__}>"
 
 

@@ -1,4 +1,4 @@
-"""Every series, in one place: the store's totals, shown as they are, and what this process has seen.
+"""All series in one place: the totals of the store, and the metrics of this process.
 
 https://prometheus.io/docs/instrumenting/writing_exporters/
 """
@@ -41,11 +41,11 @@ OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ignored")
 RELEASERS: Final = ("creation", "inventory", "expiry")
 _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
-_AT_THE_END_SECONDS: Final = 0.001
-"""Not 0, which would be no hold at all: what is new still shows 0 at its first scrape."""
+_SHORTEST_HOLD_SECONDS: Final = 0.001
+"""Not 0, which would be no hold at all: a new series still shows 0 at its first scrape."""
 _LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
 _DELAY_LE: Final = [*(floatToGoString(bound) for bound in _DELAY_BUCKETS), "+Inf"]
-_OWN: Final = "spot_interruption_exporter"
+_PREFIX: Final = "spot_interruption_exporter"
 _FORMATS: Final[Mapping[MediaType, tuple[Callable[[Collector], bytes], str]]] = {
     MediaType("text/plain", "0.0.4"): (generate_latest, "text/plain; version=0.0.4; charset=utf-8"),
     MediaType("application/openmetrics-text", "1.0.0"): (
@@ -67,7 +67,7 @@ disable_created_metrics()
 
 
 class Metrics:
-    """The registry behind /metrics. Changed by the event loop alone; rendered by any thread."""
+    """The registry behind /metrics. Only the event loop changes it; any thread may render it."""
 
     def __init__(
         self,
@@ -80,84 +80,84 @@ class Metrics:
         monotonic: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`reasons`: why a push can be refused; `listing_failures`: why the fleet of a project can fail."""
+        """`reasons` are those of refused pushes; `listing_failures` those of failed listings."""
         self._monotonic = monotonic
         self._leads_until = inf
         self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
         self._registry.register(self._totals)
-        self._registry.register(_While(self._does_lead, self._shared))
+        self._registry.register(_ConditionalCollector(self._does_lead, self._shared))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._make_own_series()
-        self.pushes: Mapping[Endpoint, Pushes] = {
-            endpoint: Pushes(partial(self._errors.labels, endpoint)) for endpoint in ENDPOINTS
+        self._create_self_metrics()
+        self.pushes: Mapping[Endpoint, PushCounters] = {
+            endpoint: PushCounters(partial(self._errors.labels, endpoint)) for endpoint in ENDPOINTS
         }
-        self._registry.register(_PushesCollector(self.pushes))
+        self._registry.register(_PushCollector(self.pushes))
         self._start_at_zero(reasons)
         for project, failure in product(projects, listing_failures):
             self._listing_failures.labels(project, failure)
 
-    def _make_own_series(self) -> None:
-        registry, own = self._registry, _OWN
+    def _create_self_metrics(self) -> None:
+        registry, prefix = self._registry, _PREFIX
         self._errors = Counter(
-            f"{own}_push_errors_total",
-            "Pushes answered anything but 200",
+            f"{prefix}_push_errors_total",
+            "Pushes not answered 200",
             ["endpoint", "reason"],
             registry=registry,
         )
         self._released = Counter(
-            f"{own}_pending_released_total",
-            "Waiting interruptions that were released, by what explained or ended them",
+            f"{prefix}_pending_released_total",
+            "Pending interruptions that were released, by cause",
             ["by"],
             registry=registry,
         )
         self._pending = Gauge(
-            f"{own}_pending_interruptions",
-            "Interruptions that wait for something to explain their instance",
+            f"{prefix}_pending_interruptions",
+            "Interruptions whose instance is not known yet",
             registry=self._shared,
         )
         self.commit_seconds = Histogram(
-            f"{own}_store_commit_seconds",
+            f"{prefix}_store_commit_seconds",
             "Duration of one commit, a batch of events",
             buckets=_COMMIT_BUCKETS,
             registry=registry,
         )
         self._resets = Counter(
-            f"{own}_store_resets_total", "Damaged stores that were moved aside", registry=registry
+            f"{prefix}_store_resets_total", "Damaged stores that were moved aside", registry=registry
         )
         self._overflowed = Counter(
-            f"{own}_label_overflow_total",
-            "Events committed under `other`, for too many label sets",
+            f"{prefix}_label_overflow_total",
+            "Events committed under `other`, because there are too many label sets",
             registry=registry,
         )
         self._listed_at = Gauge(
-            f"{own}_inventory_last_success_timestamp_seconds",
-            "The moment for which the newest complete fleet listing speaks",
+            f"{prefix}_inventory_last_success_timestamp_seconds",
+            "Time of the newest complete listing of the fleet",
             ["project"],
             registry=self._shared,
         )
         self._listing_seconds = Gauge(
-            f"{own}_inventory_duration_seconds",
-            "How long the newest complete fleet listing took",
+            f"{prefix}_inventory_duration_seconds",
+            "Duration of the newest complete listing of the fleet",
             ["project"],
             registry=self._shared,
         )
         self._listed_instances = Gauge(
-            f"{own}_inventory_instances",
-            "Instances that the newest complete fleet listing named",
+            f"{prefix}_inventory_instances",
+            "Instances in the newest complete listing of the fleet",
             ["project"],
             registry=self._shared,
         )
         self._listing_failures = Counter(
-            f"{own}_inventory_failures_total",
-            "Fleet listings that failed, or lack some zones",
+            f"{prefix}_inventory_failures_total",
+            "Listings of the fleet that failed, or lack some zones",
             ["project", "reason"],
             registry=registry,
         )
         build = Gauge(
-            f"{own}_build_info", "The running build", ["version", "python_version"], registry=registry
+            f"{prefix}_build_info", "The running build", ["version", "python_version"], registry=registry
         )
         build.labels(VERSION, platform.python_version()).set(1)
 
@@ -169,7 +169,7 @@ class Metrics:
 
     @property
     def leads(self) -> bool:
-        """Whether this replica does the periodic work, and alone shows what all of them share."""
+        """True if this replica leads: it does the periodic work, and alone exports the shared series."""
         return self._does_lead()
 
     def _does_lead(self) -> bool:
@@ -177,17 +177,17 @@ class Metrics:
 
     @property
     def pending(self) -> int:
-        """How many interruptions wait."""
+        """The number of pending interruptions."""
         return self._totals.pending
 
     def restore(self, state: StoredState) -> None:
-        """Show what the store holds, after it was opened or was away."""
+        """Show the state of the store, after it was opened or was unavailable."""
         self._leads_until = state.leads_until
         self._totals.restore(state.totals)
         self._show_pending(state.pending)
 
     def show(self, applied: Applied) -> None:
-        """Show what a commit has done."""
+        """Show the changes of a commit."""
         if applied.shared is not None:
             self._leads_until = applied.shared.leads_until
             for project, at in applied.shared.listed.items():
@@ -204,34 +204,34 @@ class Metrics:
         self._pending.set(pending)
 
     def listed(self, project: str, *, at: float, seconds: float, instances: int) -> None:
-        """The project's fleet was listed completely; the listing speaks for the moment `at`."""
+        """Show a complete listing of a project, which has the state of the moment `at`."""
         self._listed_at.labels(project).set(at)
         self._listing_seconds.labels(project).set(seconds)
         self._listed_instances.labels(project).set(instances)
 
     def listing_failed(self, project: str, reason: str) -> None:
-        """A listing of the project's fleet failed, or lacks some zones."""
+        """Count a listing of a project that failed, or lacks some zones."""
         self._listing_failures.labels(project, reason).inc()
 
-    def reset(self) -> None:
-        """A damaged store was moved aside."""
+    def count_store_reset(self) -> None:
+        """Count a damaged store that was moved aside."""
         self._resets.inc()
 
-    def hasten(self) -> None:
-        """The end is near: from now on, having been scraped once is long enough."""
-        self._totals.hold_seconds = min(self._totals.hold_seconds, _AT_THE_END_SECONDS)
+    def shorten_hold(self) -> None:
+        """Release new series after their first scrape, because the exporter is stopping."""
+        self._totals.hold_seconds = min(self._totals.hold_seconds, _SHORTEST_HOLD_SECONDS)
 
-    def due(self) -> Totals:
-        """The rows that have shown 0 for long enough, since they were first scraped."""
-        return self._totals.due()
+    def ready_to_release(self) -> Totals:
+        """Return the held rows whose hold, which begins at their first scrape, has ended."""
+        return self._totals.ready_to_release()
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
-        """The totals by label set; nobody changes a row."""
+        """Return the totals by label set. Nobody changes a row."""
         return self._totals.label_sets()
 
-    def own(self, names: Iterable[str]) -> Sequence[Sample]:
-        """Samples of the exporter's own series, by their names without the prefix."""
-        full = [f"{_OWN}_{name}" for name in names]
+    def self_samples(self, names: Iterable[str]) -> Sequence[Sample]:
+        """Return the samples of the exporter's metrics about itself, by their names without the prefix."""
+        full = [f"{_PREFIX}_{name}" for name in names]
         return [
             sample
             for registry in (self._registry, self._shared)
@@ -245,80 +245,82 @@ class Metrics:
         return encode(self._registry), content_type
 
 
-class _While(Collector):
-    """Renders another registry while something is so."""
+class _ConditionalCollector(Collector):
+    """Renders another registry while a condition is true."""
 
-    def __init__(self, holds: Callable[[], bool], registry: CollectorRegistry) -> None:
-        self._holds = holds
+    def __init__(self, condition: Callable[[], bool], registry: CollectorRegistry) -> None:
+        self._condition = condition
         self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
-        return self._registry.collect() if self._holds() else ()
+        return self._registry.collect() if self._condition() else ()
 
 
-class Pushes:
-    """What one endpoint's pushes came to: plain numbers, for there are three changes a push.
+class PushCounters:
+    """The counters of an endpoint's pushes. They are plain numbers, because each push changes three.
 
-    prometheus_client's own take a lock for each change, and four times as long.
+    A counter of prometheus_client takes a lock for each change, and four times as long.
     """
 
     def __init__(self, errors: Callable[[str], Counter]) -> None:
-        """`errors`: the counter of a reason."""
+        """`errors` returns the counter of a reason."""
         self.last_at: float | None = None
-        """When the newest authentic one came."""
+        """The time of the newest authentic push."""
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        """How many were answered 200, by outcome."""
+        """The number of pushes answered 200, by outcome."""
         self.delays = [0] * len(_DELAY_LE)
-        """How many events were committed so late, by bucket."""
+        """The number of committed events, by the bucket of their delay."""
         self.delay_seconds = 0.0
         self._errors = errors
 
     def answered(self, outcome: str, delay_seconds: float | None = None) -> None:
-        """One was answered 200; its event was committed that long after it was logged, None if not by it."""
+        """Count a push answered 200, and the delay from its event's log time to its commit, if it had one."""
         self.outcomes[outcome] += 1
         if delay_seconds is not None:
-            late = delay_seconds if delay_seconds > 0 else 0.0
-            self.delays[bisect_left(_DELAY_BUCKETS, late)] += 1
-            self.delay_seconds += late
+            delay = max(delay_seconds, 0.0)
+            self.delays[bisect_left(_DELAY_BUCKETS, delay)] += 1
+            self.delay_seconds += delay
 
     def refused(self, reason: str) -> None:
-        """One was answered anything else."""
+        """Count a push that was not answered 200."""
         self._errors(reason).inc()
 
 
-class _PushesCollector(Collector):
-    """Renders what the endpoints' pushes came to."""
+class _PushCollector(Collector):
+    """Renders the push counters of the endpoints."""
 
-    def __init__(self, pushes: Mapping[Endpoint, Pushes]) -> None:
+    def __init__(self, pushes: Mapping[Endpoint, PushCounters]) -> None:
         self._pushes = pushes
 
     def describe(self) -> Iterable[Metric]:
-        return self.collect()  # the registry knows them by name only then
+        return self.collect()  # without it the registry could not find them by name
 
     def collect(self) -> Iterator[Metric]:
         messages = CounterMetricFamily(
-            f"{_OWN}_push_messages", "Pushes answered 200", labels=["endpoint", "outcome"]
+            f"{_PREFIX}_push_messages", "Pushes answered 200", labels=["endpoint", "outcome"]
         )
         delay = HistogramMetricFamily(
-            f"{_OWN}_event_delay_seconds",
+            f"{_PREFIX}_event_delay_seconds",
             "Time from an event's log timestamp to its commit",
             labels=["endpoint"],
         )
         last = GaugeMetricFamily(
-            f"{_OWN}_last_push_timestamp_seconds", "When the newest authentic push came", labels=["endpoint"]
+            f"{_PREFIX}_last_push_timestamp_seconds",
+            "Time of the newest authentic push",
+            labels=["endpoint"],
         )
         for endpoint, pushes in self._pushes.items():
             for outcome, number in pushes.outcomes.items():
                 messages.add_metric([endpoint, outcome], number)
             cumulated = accumulate(pushes.delays)
             delay.add_metric([endpoint], list(zip(_DELAY_LE, cumulated, strict=True)), pushes.delay_seconds)
-            if pushes.last_at is not None:  # what has not happened has no series
+            if pushes.last_at is not None:  # no series before the first push
                 last.add_metric([endpoint], pushes.last_at)
         yield from (messages, delay, last)
 
 
 class _TotalsCollector(Collector):
-    """Renders the store's totals. prometheus_client's own counters and histograms cannot be restored."""
+    """Renders the totals of the store. Counters of prometheus_client cannot be set to a value."""
 
     def __init__(
         self,
@@ -336,7 +338,14 @@ class _TotalsCollector(Collector):
         self._monotonic = monotonic
         self._held_since: dict[object, float] = {}
         self._cluster_label = cluster_label
-        self._six = ["project", cluster_label, "cluster_location", "node_pool", "zone", "machine_type"]
+        self._label_names = [
+            "project",
+            cluster_label,
+            "cluster_location",
+            "node_pool",
+            "zone",
+            "machine_type",
+        ]
 
     def restore(self, totals: Totals) -> None:
         self._totals = totals
@@ -345,19 +354,19 @@ class _TotalsCollector(Collector):
         self._totals.update(changed)
         self._totals.drop(dropped)
 
-    def due(self) -> Totals:
-        """The rows whose hold has ended; what the store has revealed since is held no more."""
+    def ready_to_release(self) -> Totals:
+        """Return the rows whose hold has ended, and forget those that the store has released since."""
         ended = self._monotonic() - self.hold_seconds
-        # A copy, made at one go: a scrape in its thread may begin a hold meanwhile.
+        # An atomic copy, because a scrape in its thread may begin a hold at the same time.
         keys = {key for key, since in list(self._held_since.items()) if since <= ended}
-        due = Totals(
-            _hidden(self._totals.label_sets, keys),
-            _hidden(self._totals.clusters, keys),
-            _hidden(self._totals.lifetimes, keys),
+        ready = Totals(
+            _held(self._totals.label_sets, keys),
+            _held(self._totals.clusters, keys),
+            _held(self._totals.lifetimes, keys),
         )
-        for key in keys - due.label_sets.keys() - due.clusters.keys() - due.lifetimes.keys():
+        for key in keys - ready.label_sets.keys() - ready.clusters.keys() - ready.lifetimes.keys():
             del self._held_since[key]
-        return due
+        return ready
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
         return list(self._totals.label_sets.values())
@@ -365,21 +374,24 @@ class _TotalsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         now = self._monotonic()
         label_sets = [
-            (row, self._shows(row.labels, row, now)) for row in list(self._totals.label_sets.values())
+            (row, self._is_released(row.labels, row, now)) for row in list(self._totals.label_sets.values())
         ]
-        clusters = [(row, self._shows(row.cluster, row, now)) for row in list(self._totals.clusters.values())]
+        clusters = [
+            (row, self._is_released(row.cluster, row, now)) for row in list(self._totals.clusters.values())
+        ]
         lifetimes = [
-            (row, self._shows((row.cluster, row.machine_type), row, now))
+            (row, self._is_released((row.cluster, row.machine_type), row, now))
             for row in list(self._totals.lifetimes.values())
         ]
         yield from self._cluster_families(clusters)
         yield from self._label_set_families(label_sets)
         yield self._lifetime_family(lifetimes)
 
-    def _shows(self, key: object, row: _Row, now: float) -> bool:
-        """Whether the row shows its counters; from its first scrape on it is held, then it is due.
+    def _is_released(self, key: object, row: _Row, now: float) -> bool:
+        """Return whether to export the counters of the row.
 
-        Where nothing is held any more, what an earlier configuration held is due at once.
+        A new row shows 0 for `hold_seconds` after its first scrape. Without a hold, rows that an earlier
+        configuration held are released at once.
         """
         if not row.revealed:
             self._held_since.setdefault(key, now)
@@ -396,10 +408,10 @@ class _TotalsCollector(Collector):
             "Log time of the newest interruption",
             labels=[self._cluster_label],
         )
-        # Earlier versions believed any time; one that has still to come is replaced by the next interruption.
+        # Earlier versions accepted any time. The next interruption replaces a time in the future.
         latest = self._clock() + BELIEVED_AHEAD_SECONDS
-        for row, shows in rows:
-            total.add_metric([row.cluster], row.interruptions if shows else 0)
+        for row, is_released in rows:
+            total.add_metric([row.cluster], row.interruptions if is_released else 0)
             if row.last_interruption_at is not None and row.last_interruption_at <= latest:
                 newest.add_metric([row.cluster], row.last_interruption_at)
         yield total
@@ -407,24 +419,24 @@ class _TotalsCollector(Collector):
             yield newest
 
     def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, bool]]) -> Iterator[Metric]:
-        interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._six)
+        interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._label_names)
         created = CounterMetricFamily(
-            "spot_instances_created", "Spot instances whose creation was announced", labels=self._six
+            "spot_instances_created", "Spot instances whose creation was announced", labels=self._label_names
         )
         failed = CounterMetricFamily(
             "spot_instance_creations_failed",
             "Spot instances whose creation was announced and then failed",
-            labels=self._six,
+            labels=self._label_names,
         )
         seconds = CounterMetricFamily(
-            "spot_instance_seconds", "Time that Spot instances have lived", labels=self._six
+            "spot_instance_seconds", "Time that Spot instances have lived", labels=self._label_names
         )
-        instances = GaugeMetricFamily("spot_instances", "Spot instances alive now", labels=self._six)
-        for row, shows in rows:
-            interruptions.add_metric(row.labels, row.interruptions if shows else 0)
-            created.add_metric(row.labels, row.created if shows else 0)
-            failed.add_metric(row.labels, row.failed if shows else 0)
-            seconds.add_metric(row.labels, row.instance_seconds if shows else 0)
+        instances = GaugeMetricFamily("spot_instances", "Spot instances alive now", labels=self._label_names)
+        for row, is_released in rows:
+            interruptions.add_metric(row.labels, row.interruptions if is_released else 0)
+            created.add_metric(row.labels, row.created if is_released else 0)
+            failed.add_metric(row.labels, row.failed if is_released else 0)
+            seconds.add_metric(row.labels, row.instance_seconds if is_released else 0)
             instances.add_metric(row.labels, row.instances)
         yield from (interruptions, created, failed, seconds)
         if self._leads():
@@ -436,15 +448,15 @@ class _TotalsCollector(Collector):
             "Age at interruption, since the instance's last start",
             labels=[self._cluster_label, "machine_type"],
         )
-        for row, shows in rows:
-            cumulated = list(accumulate(row.buckets)) if shows else [0] * len(_LE)
+        for row, is_released in rows:
+            cumulated = list(accumulate(row.buckets)) if is_released else [0] * len(_LE)
             family.add_metric(
                 [row.cluster, row.machine_type],
                 buckets=list(zip(_LE, cumulated, strict=True)),
-                sum_value=row.sum if shows else 0,
+                sum_value=row.sum if is_released else 0,
             )
         return family
 
 
-def _hidden(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
+def _held(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
     return {key: row for key, row in rows.items() if key in keys and not row.revealed}

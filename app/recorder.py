@@ -1,7 +1,8 @@
 """The single writer: commits the events that requests hand it, in batches, and does the periodic work.
 
-A batch is decided in the loop's own thread: two threads that run Python spend more on each other's caches and
-on the interpreter's lock than on the batch. What waits, for a disk or for other machines, has a thread.
+The event loop's own thread decides a batch: two threads that run Python spend more on each other's caches and
+on the interpreter's lock than on the batch. Blocking work, for a disk or for other machines, runs in one
+worker thread.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
-from app.aside import Aside
 from app.domain.batch import Applied
 from app.domain.events import Event
 from app.domain.moments import rfc3339
@@ -30,47 +30,48 @@ from app.errors import (
 )
 from app.metrics import Metrics
 from app.store.port import Prepared, Store
+from app.worker_thread import WorkerThread
 
-_LONGEST_QUEUE: Final = 10_000
-_LARGEST_BATCH: Final = 128
+_MAX_QUEUE: Final = 10_000
+_MAX_BATCH: Final = 128
 """The event loop does nothing else while it handles a batch."""
-_WORTH_MAKING_READY: Final = 8
-"""Fewer answers are made quicker than the commit's thread begins."""
-_LONGEST_UNWRITTEN_SECONDS: Final = 0.02
-LULL_SECONDS: Final = 0.0003
-PATIENCE_SECONDS: Final = 20.0
+_MIN_BATCH_TO_ENCODE_AHEAD: Final = 8
+"""Below this batch size, encoding the answers takes less time than starting the commit thread."""
+_MAX_LOG_DELAY_SECONDS: Final = 0.02
+BATCH_LINGER_SECONDS: Final = 0.0003
+COMMIT_TIMEOUT_SECONDS: Final = 20.0
 
 _log = logging.getLogger(__name__)
 
 Work: TypeAlias = Callable[[Store, float], Applied]
-"""Something of the store's, and the time at which it is done."""
+"""Calls the store with the current time."""
 Result: TypeAlias = Outcome | UnavailableError | InternalError
 
 
 @dataclass(slots=True, eq=False)
-class Caller(ABC):
-    """Who waits for what becomes of an event."""
+class Submission(ABC):
+    """An event that was submitted, until it is answered."""
 
     event: Event
-    since: float = field(default=0.0, init=False)
-    """When the event was submitted, by the monotonic clock."""
-    told: bool = field(default=False, init=False)
+    submitted_at: float = field(default=0.0, init=False)
+    """By the monotonic clock."""
+    answered: bool = field(default=False, init=False)
 
-    def expect(self, outcome: Outcome) -> None:  # noqa: B027 - not everybody has to
-        """Get ready to take this outcome, if it comes to that."""
+    def prepare_answer(self, outcome: Outcome) -> None:  # noqa: B027 - optional
+        """Encode the answer to this outcome, which is valid only if the commit succeeds."""
 
     @abstractmethod
-    def take(self, result: Result) -> None:
-        """Take the outcome, which is durable, or what `record` raises; called once."""
+    def respond(self, result: Result) -> None:
+        """Send the answer: the outcome, which is durable, or the error that `record` raises. Called once."""
 
-    def tell(self, result: Result) -> None:
-        """Have the caller take it, unless that is done."""
-        if not self.told:
-            self.told = True
+    def answer(self, result: Result) -> None:
+        """Respond, unless that was done before."""
+        if not self.answered:
+            self.answered = True
             try:
-                self.take(result)
-            except Exception:  # noqa: BLE001 - it is one caller's, and the writer must live
-                _log.exception("an answer has met a bug", extra={"event": str(self.event.name)})
+                self.respond(result)
+            except Exception:  # noqa: BLE001 - it concerns one caller, and the writer must stay alive
+                _log.exception("an answer could not be sent", extra={"event": str(self.event.name)})
 
 
 @dataclass(slots=True, eq=False)
@@ -81,89 +82,89 @@ class _Job:
 
 @dataclass(slots=True)
 class _Queue:
-    events: deque[Caller] = field(default_factory=deque)
+    submissions: deque[Submission] = field(default_factory=deque)
     jobs: deque[_Job] = field(default_factory=deque)
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.jobs)
+        return bool(self.submissions or self.jobs)
 
 
 class Recorder:
-    """Commits events in the order in which they come, as many at once as wait (group commit)."""
+    """Commits events in the order of their arrival, all queued events at once (group commit)."""
 
     def __init__(
         self,
         store: Store,
         metrics: Metrics,
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
-        lull_seconds: float = LULL_SECONDS,
+        commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
+        batch_linger_seconds: float = BATCH_LINGER_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`patience_seconds`: how long a request waits for its commit before it is told to come again.
+        """`commit_timeout_seconds`: the time after which a request whose commit is not done is refused.
 
-        `lull_seconds`: how long a commit waits for callers who were answered to push again.
+        `batch_linger_seconds`: the time that a batch waits for callers who were answered to push again.
         """
         self._store = store
         self._metrics = metrics
-        self._patience_seconds = patience_seconds
-        self._lull_seconds = lull_seconds
+        self._commit_timeout_seconds = commit_timeout_seconds
+        self._batch_linger_seconds = batch_linger_seconds
         self._clock = clock
-        self._thread = Aside("store")
-        self._unwritten: list[Counted] = []
-        self._writing: asyncio.TimerHandle | None = None
+        self._worker = WorkerThread("store")
+        self._unlogged: list[Counted] = []
+        self._log_timer: asyncio.TimerHandle | None = None
         self._queue = _Queue()
-        self._committing: Sequence[Caller] = ()
-        self._committed: Sequence[Caller] = ()
-        """The batch before, to be freed while this one waits."""
+        self._batch: Sequence[Submission] = ()
+        self._previous_batch: Sequence[Submission] = ()
+        """Kept until the commit of the next batch waits for the disk, when there is time to free it."""
         self._wake = asyncio.Event()
-        self._callers = 0
-        """How many seem to push one event after the other."""
-        self._told_at = 0.0
-        """When the newest of them were answered."""
+        self._active_callers = 0
+        """An estimate of the callers that push one event after the other."""
+        self._answered_at = 0.0
+        """The time of the newest answer to them."""
         self._stopping = False
         self._stale = False
         self._overflowed = False
-        self.lost = asyncio.Event()
-        """Set once only a restart can help."""
-        self.lost_by = ""
-        """Why."""
+        self.fatal = asyncio.Event()
+        """Set after an error that only a restart can correct."""
+        self.fatal_error = ""
+        """The message of that error."""
 
     @property
-    def waiting(self) -> int:
-        """How many events wait for their commit to begin."""
-        return len(self._queue.events)
+    def queue_length(self) -> int:
+        """The number of events whose commit has not begun."""
+        return len(self._queue.submissions)
 
     async def record(self, event: Event) -> Outcome:
-        """Have an event committed; returns once it is durable.
+        """Commit an event, and return its outcome once it is durable.
 
-        Raises an UnavailableError where it may be tried again, or InternalError for a bug.
+        Raises an UnavailableError if the caller can try again, or InternalError for a bug.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        caller = _Awaiting(event, future)
-        self.submit(caller)
+        submission = _AwaitedSubmission(event, future)
+        self.submit(submission)
         try:
             return await future
         finally:
-            caller.told = True
+            submission.answered = True
 
-    def submit(self, caller: Caller) -> None:
-        """Have an event committed, and its caller told.
+    def submit(self, submission: Submission) -> None:
+        """Queue an event for its commit, after which it is answered.
 
-        Raises StoppingError or OverloadError, and tells nothing then.
+        Raises StoppingError or OverloadError; then there is no other answer.
         """
         if self._stopping:
             raise StoppingError("the exporter is stopping")
-        waiting = self._queue.events
-        if not waiting:
+        queued = self._queue.submissions
+        if not queued:
             self._wake.set()
-        elif len(waiting) >= _LONGEST_QUEUE:
-            raise OverloadError(f"{_LONGEST_QUEUE} events wait for their commit")
-        caller.since = time.monotonic()
-        waiting.append(caller)
+        elif len(queued) >= _MAX_QUEUE:
+            raise OverloadError(f"{_MAX_QUEUE} events wait for their commit")
+        submission.submitted_at = time.monotonic()
+        queued.append(submission)
 
     async def perform(self, work: Work) -> Applied:
-        """Have periodic work done between two batches; raises as `record` does."""
+        """Do periodic work between two batches. Raises the same errors as `record`."""
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
@@ -172,64 +173,64 @@ class Recorder:
         return await future
 
     async def run(self) -> None:
-        """Write until `close` is called and nothing waits. It ends otherwise only by a bug of its own."""
-        watch = asyncio.create_task(self._watch())
+        """Commit until `close` is called and the queue is empty. Only a bug of its own ends it earlier."""
+        timeouts = asyncio.create_task(self._refuse_late_commits())
         try:
             while not (self._stopping and not self._queue):
                 if not self._queue:
                     self._wake.clear()
                     await self._wake.wait()
                 if self._queue.jobs:
-                    await self._do(self._queue.jobs.popleft())
-                if self._queue.events:
-                    await self._gather()
-                    await self._commit(self._take())
+                    await self._run_job(self._queue.jobs.popleft())
+                if self._queue.submissions:
+                    await self._wait_for_batch()
+                    await self._commit(self._next_batch())
         finally:
-            self._write_lines()
-            if self._writing is not None:
-                self._writing.cancel()
-            watch.cancel()
-            self._thread.close()
+            self._flush_log()
+            if self._log_timer is not None:
+                self._log_timer.cancel()
+            timeouts.cancel()
+            self._worker.close()
 
     def close(self) -> None:
-        """Refuse what comes from now on, and let `run` end once everything accepted is answered."""
+        """Refuse new events and work. `run` ends once everything that was accepted is answered."""
         self._stopping = True
         self._wake.set()
 
-    async def _gather(self) -> None:
-        """Let as many events come as there were callers lately: those who were answered may soon come again.
+    async def _wait_for_batch(self) -> None:
+        """Wait briefly until there are as many events as there were active callers.
 
-        Of what a commit costs besides its events each event then bears less; and callers who have fallen into
-        two groups, each of which waits for the other's commit, become one again.
+        Larger batches share the fixed cost of a commit. Waiting also keeps callers from splitting into two
+        groups that take turns.
         """
-        before, quiet_since = 0, self._told_at
-        while self.waiting < (self._callers or _LARGEST_BATCH):
+        before, quiet_since = 0, self._answered_at
+        while self.queue_length < (self._active_callers or _MAX_BATCH):
             now = time.monotonic()
-            if self.waiting > before:
+            if self.queue_length > before:
                 quiet_since = now if before else quiet_since
-                before = self.waiting
-            elif now - quiet_since > self._lull_seconds:
+                before = self.queue_length
+            elif now - quiet_since > self._batch_linger_seconds:
                 break
             await asyncio.sleep(0)
 
-    def _take(self) -> Sequence[Caller]:
-        callers = self._queue.events
-        self._committed = self._committing
-        self._committing = [callers.popleft() for _ in range(min(len(callers), _LARGEST_BATCH))]
-        return self._committing
+    def _next_batch(self) -> Sequence[Submission]:
+        queued = self._queue.submissions
+        self._previous_batch = self._batch
+        self._batch = [queued.popleft() for _ in range(min(len(queued), _MAX_BATCH))]
+        return self._batch
 
-    async def _commit(self, batch: Sequence[Caller]) -> None:
-        """Commit a batch; one that meets a bug is halved until its culprit is alone, and the others pass."""
+    async def _commit(self, batch: Sequence[Submission]) -> None:
+        """Commit a batch. If an event meets a bug, halve the batch until that event is alone."""
         batches = [batch]
         while batches:
-            batch = [caller for caller in batches.pop() if not caller.told]
+            batch = [submission for submission in batches.pop() if not submission.answered]
             if not batch:
                 continue
             try:
                 applied = await self._apply(batch)
             except StoreUnavailableError as exc:
                 _fail(batch, exc)
-            except Exception:  # noqa: BLE001 - the writer must live, whatever one event meets
+            except Exception:  # noqa: BLE001 - the writer must stay alive
                 if len(batch) == 1:
                     _log.exception(
                         "an event could not be recorded", extra={"event": str(batch[0].event.name)}
@@ -239,27 +240,27 @@ class Recorder:
                     middle = len(batch) // 2
                     batches += [batch[middle:], batch[:middle]]
             else:
-                for caller, outcome in zip(batch, applied.outcomes, strict=True):
-                    caller.tell(outcome)
-                self._callers = min(len(batch) + self.waiting, _LARGEST_BATCH)
-                self._told_at = time.monotonic()
+                for submission, outcome in zip(batch, applied.outcomes, strict=True):
+                    submission.answer(outcome)
+                self._active_callers = min(len(batch) + self.queue_length, _MAX_BATCH)
+                self._answered_at = time.monotonic()
 
-    async def _apply(self, batch: Sequence[Caller]) -> Applied:
+    async def _apply(self, batch: Sequence[Submission]) -> Applied:
         started = time.perf_counter()
-        events = [caller.event for caller in batch]
-        applied = await self._carry_out(lambda now: self._store.prepare(events, now), batch)
+        events = [submission.event for submission in batch]
+        applied = await self._execute(lambda now: self._store.prepare(events, now), batch)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         return applied
 
-    async def _do(self, job: _Job) -> None:
+    async def _run_job(self, job: _Job) -> None:
         failure: Exception
         try:
-            applied = await self._carry_out(lambda now: Prepared(partial(job.work, self._store, now)))
+            applied = await self._execute(lambda now: Prepared(partial(job.work, self._store, now)))
         except StoreUnavailableError as exc:
             failure = exc
-        except Exception:  # noqa: BLE001 - likewise
-            _log.exception("periodic work has failed")
-            failure = InternalError("periodic work has failed; the log has the trace")
+        except Exception:  # noqa: BLE001 - the writer must stay alive
+            _log.exception("periodic work failed")
+            failure = InternalError("periodic work failed; the log has the trace")
         else:
             if not job.future.done():
                 job.future.set_result(applied)
@@ -267,80 +268,88 @@ class Recorder:
         if not job.future.done():
             job.future.set_exception(failure)
 
-    async def _carry_out(self, prepare: Callable[[float], Prepared], batch: Sequence[Caller] = ()) -> Applied:
-        """Prepare it here, commit it in the store's thread, and show it before anybody is told."""
+    async def _execute(
+        self, prepare: Callable[[float], Prepared], batch: Sequence[Submission] = ()
+    ) -> Applied:
+        """Prepare in the event loop, commit in the worker thread, then update the metrics and the log."""
         try:
             if self._stale:
-                self._metrics.restore(await self._thread.run(self._store.state))
+                self._metrics.restore(await self._worker.run(self._store.state))
                 self._stale = False
             commit, outcomes, *garbage = prepare(self._clock())  # no other reference to the garbage
-            many = len(outcomes) >= _WORTH_MAKING_READY
-            meanwhile = partial(self._make_ready, batch, outcomes, garbage) if many else None
-            applied = await self._thread.run(commit, meanwhile)
+            many = len(outcomes) >= _MIN_BATCH_TO_ENCODE_AHEAD
+            overlap = partial(self._encode_ahead, batch, outcomes, garbage) if many else None
+            applied = await self._worker.run(commit, overlap)
         except StoreUnavailableError as exc:
             self._stale = True
             if isinstance(exc, StoreLostError):
-                _log.error("the store is lost to this process", extra={"error": str(exc)})
-                self.lost_by = str(exc)
-                self.lost.set()
+                _log.error("the store cannot be used until a restart", extra={"error": str(exc)})
+                self.fatal_error = str(exc)
+                self.fatal.set()
             raise
         self._metrics.show(applied)
         self._warn_of_overflow(applied)
-        self._unwritten += applied.counted
+        self._unlogged += applied.counted
         if not many:
-            self._write_lines()
-        elif self._writing is None:
-            self._writing = asyncio.get_running_loop().call_later(
-                _LONGEST_UNWRITTEN_SECONDS, self._write_late
+            self._flush_log()
+        elif self._log_timer is None:
+            self._log_timer = asyncio.get_running_loop().call_later(
+                _MAX_LOG_DELAY_SECONDS, self._flush_log_on_timer
             )
         return applied
 
-    def _make_ready(
-        self, batch: Sequence[Caller], outcomes: Sequence[Outcome], garbage: list[object]
+    def _encode_ahead(
+        self, batch: Sequence[Submission], outcomes: Sequence[Outcome], garbage: list[object]
     ) -> None:
-        """Do what can be done while a commit waits for the disk."""
+        """Do the work that can overlap with the commit: free, log, and encode the answers."""
         garbage.clear()
-        self._committed = ()
-        self._write_lines()
-        for caller, outcome in zip(batch, outcomes, strict=True):
-            caller.expect(outcome)
+        self._previous_batch = ()
+        self._flush_log()
+        for submission, outcome in zip(batch, outcomes, strict=True):
+            submission.prepare_answer(outcome)
 
-    def _write_lines(self) -> None:
-        """Tell the log what was counted: of many, while the next commit waits, or after a moment."""
-        counted, self._unwritten = self._unwritten, []
+    def _flush_log(self) -> None:
+        """Log the counted interruptions. After a large batch, that is during the next commit or soon."""
+        counted, self._unlogged = self._unlogged, []
         if counted:
-            _log.info("interruption counted", extra={"each": [_line(one) for one in counted]})
+            _log.info(
+                "interruption counted", extra={"each": [_line(interruption) for interruption in counted]}
+            )
 
-    def _write_late(self) -> None:
-        self._writing = None
-        self._write_lines()
+    def _flush_log_on_timer(self) -> None:
+        self._log_timer = None
+        self._flush_log()
 
     def _warn_of_overflow(self, applied: Applied) -> None:
         if applied.overflowed and not self._overflowed:
-            self._overflowed = True  # the metric tells how often; once is enough for the log
+            self._overflowed = True  # the metric counts them; one line is enough for the log
             _log.warning("events are counted under `other`: there are prometheus.max_label_sets label sets")
 
-    async def _watch(self) -> None:
-        """Answer requests whose commit takes too long; it may still come."""
+    async def _refuse_late_commits(self) -> None:
+        """Answer requests whose commit takes too long. The commit may still succeed."""
         while True:
-            await asyncio.sleep(self._patience_seconds / 20)
-            oldest = time.monotonic() - self._patience_seconds
-            late = [caller for caller in (*self._committing, *self._queue.events) if caller.since < oldest]
-            _fail(late, StoreSlowError(f"the commit was not done in {self._patience_seconds:g} s"))
+            await asyncio.sleep(self._commit_timeout_seconds / 20)
+            oldest = time.monotonic() - self._commit_timeout_seconds
+            late = [
+                submission
+                for submission in (*self._batch, *self._queue.submissions)
+                if submission.submitted_at < oldest
+            ]
+            _fail(late, StoreSlowError(f"the commit was not done in {self._commit_timeout_seconds:g} s"))
 
 
-def _fail(batch: Sequence[Caller], exc: UnavailableError | InternalError) -> None:
-    for caller in batch:
-        caller.tell(exc)
+def _fail(batch: Sequence[Submission], exc: UnavailableError | InternalError) -> None:
+    for submission in batch:
+        submission.answer(exc)
 
 
 @dataclass(slots=True, eq=False)
-class _Awaiting(Caller):
-    """A caller that awaits a future."""
+class _AwaitedSubmission(Submission):
+    """A submission whose caller awaits a future."""
 
     future: asyncio.Future[Outcome]
 
-    def take(self, result: Result) -> None:
+    def respond(self, result: Result) -> None:
         if self.future.done():  # cancelled a moment ago
             return
         if isinstance(result, Exception):

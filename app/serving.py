@@ -1,4 +1,4 @@
-"""The listeners: which application is served on which port, and how the process stops."""
+"""The listeners of the applications, and the stop of the process."""
 
 import asyncio
 import gc
@@ -18,13 +18,15 @@ import uvloop
 
 from app import VERSION
 from app.errors import StartError
-from app.main import Application, Exporter, create_app, create_ops_app
-from app.protocol import protocol_for
+from app.exporter import Exporter
+from app.main import create_app, create_ops_app
 from app.settings import Settings
 from app.store.opening import url_without_secrets
+from app.web.application import Application
+from app.web.protocol import protocol_for
 
 _SHUTDOWN_SECONDS: Final = 8
-"""For requests that are still under way when everything else has stopped."""
+"""The time for requests that are in progress when everything else has stopped."""
 _BACKLOG: Final = 2048
 _SWITCH_SECONDS: Final = 0.0005
 _GARBAGE_THRESHOLD: Final = 20_000
@@ -46,23 +48,23 @@ def _tune() -> None:
     """Fit the interpreter to many short-lived objects and one thread that must answer soon."""
     # A scrape is rendered in another thread: this limits how long it keeps the interpreter's lock.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # Every batch holds thousands of objects, hardly any in a cycle; the modules' need not be looked at again,
-    # once what their making has left is gone.
+    # A batch holds thousands of objects, and hardly any are in a cycle. The objects of the modules stay:
+    # after their garbage is collected, the collector does not look at them again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool) -> None:
-    # Opening the store can take its time, and a signal meanwhile need not wait: it ends the process.
+    # Until the store is open, which can take long, a signal ends the process at once.
     app = create_app(settings, reset_totals=reset_totals)
     exporter: Exporter = app.state.exporter
-    with stop_signals() as stops, _hang_ups_logged():
+    with stop_signals() as signals, _hang_ups_logged():
         async with exporter.running(), listening(settings, app) as listeners:
             _log_start(settings, path, listeners)
-            gave_up = await _until_asked(exporter, stops, listeners)
-    if gave_up:
-        raise StartError(gave_up)
+            fatal = await _wait_for_stop(exporter, signals, listeners)
+    if fatal:
+        raise StartError(fatal)
     _log.info("stopped")
 
 
@@ -85,16 +87,16 @@ def _log_start(settings: Settings, path: Path | None, listeners: "Listeners") ->
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """What is being served."""
+    """The listeners that are serving."""
 
     ports: Sequence[int]
-    """The main listener's, and the metrics listener's where it is another."""
+    """The port of the main listener, and that of the metrics listener if it is another."""
     tasks: "Sequence[asyncio.Task[None]]"
 
 
 @asynccontextmanager
 async def listening(settings: Settings, app: Application, *, advice: str = "") -> AsyncIterator["Listeners"]:
-    """Serve the application, and its metrics where they have a port of their own.
+    """Serve the application, and its metrics if they have a port of their own.
 
     Raises StartError if a port cannot be used; its message ends with the `advice`.
     """
@@ -110,45 +112,47 @@ async def listening(settings: Settings, app: Application, *, advice: str = "") -
         await asyncio.wait(running)
 
 
-async def _until_asked(exporter: Exporter, stops: "asyncio.Queue[int]", listeners: "Listeners") -> str | None:
-    """Wait for a signal and wind down; or for a reason to give up, and tell it."""
-    asked = asyncio.create_task(stops.get())
-    broken = asyncio.create_task(exporter.broken())
-    await asyncio.wait([asked, broken, *listeners.tasks], return_when=asyncio.FIRST_COMPLETED)
-    if asked.done():
-        await _wind_down(exporter, stops)
-    asked.cancel()
-    broken.cancel()
-    if broken.done():
-        return broken.result()
-    return None if asked.done() else "a listener has ended"
+async def _wait_for_stop(
+    exporter: Exporter, signals: "asyncio.Queue[int]", listeners: "Listeners"
+) -> str | None:
+    """Wait for a signal and drain, or for a fatal error, and return that error."""
+    signal_came = asyncio.create_task(signals.get())
+    fatal = asyncio.create_task(exporter.wait_until_fatal())
+    await asyncio.wait([signal_came, fatal, *listeners.tasks], return_when=asyncio.FIRST_COMPLETED)
+    if signal_came.done():
+        await _drain(exporter, signals)
+    signal_came.cancel()
+    fatal.cancel()
+    if fatal.done():
+        return fatal.result()
+    return None if signal_came.done() else "a listener has ended"
 
 
-async def _wind_down(exporter: Exporter, stops: "asyncio.Queue[int]") -> None:
-    """Take pushes for a while, then only scrapes; another signal cuts either short."""
+async def _drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
+    """Accept pushes for some time, then only scrapes. A further signal ends either period."""
     _log.info("stopping")
     exporter.stopping = True
-    await _at_most(exporter.settings.server.drain_seconds, stops.get())
+    await _wait_up_to(exporter.settings.server.drain_seconds, signals.get())
     exporter.gate.closed = True
-    exporter.metrics.hasten()
-    await _at_most(exporter.settings.prometheus.linger_seconds, stops.get())
+    exporter.metrics.shorten_hold()
+    await _wait_up_to(exporter.settings.prometheus.linger_seconds, signals.get())
 
 
-async def _at_most(seconds: float, something: Awaitable[int]) -> None:
+async def _wait_up_to(seconds: float, event: Awaitable[int]) -> None:
     with suppress(TimeoutError):
-        await asyncio.wait_for(something, seconds)
+        await asyncio.wait_for(event, seconds)
 
 
 @contextmanager
 def stop_signals(*others: signal.Signals) -> Iterator["asyncio.Queue[int]"]:
-    """Queue SIGTERM, SIGINT and the `others` as they come; before and after, they do what they did."""
+    """Queue SIGTERM, SIGINT and the `others` during the block; their handlers are restored after it."""
     loop = asyncio.get_running_loop()
-    stops: asyncio.Queue[int] = asyncio.Queue()
+    signals: asyncio.Queue[int] = asyncio.Queue()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, *others)}
     for number in before:
-        loop.add_signal_handler(number, stops.put_nowait, number)
+        loop.add_signal_handler(number, signals.put_nowait, number)
     try:
-        yield stops
+        yield signals
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)
@@ -170,7 +174,7 @@ def _hang_ups_logged() -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """One listener; signals and the lifespan are handled once, for all of them."""
+    """One listener. Signals and the lifespan are handled once, outside of it, for all listeners."""
 
     def __init__(self, settings: Settings, port: int, app: Application, advice: str) -> None:
         self.socket = _listen(settings.server.host, port, advice)
@@ -179,7 +183,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 workers=1,  # whatever $WEB_CONCURRENCY says
-                http=protocol_for(app.take),
+                http=protocol_for(app.try_fast_path),
                 ws="none",
                 lifespan="off",
                 log_config=None,

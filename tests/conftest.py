@@ -11,7 +11,7 @@ from xdist.workermanage import WorkerController
 from tests.support.exporter import Exporter
 
 _MONITORING: Final = Path("tests/monitoring")
-"""Its simulated week takes half a minute to make."""
+"""Creating its simulated week takes half a minute."""
 LONGEST: Final = (
     "tests/e2e/test_bounds.py",
     "tests/e2e/test_chaos.py",
@@ -26,7 +26,7 @@ LONGEST: Final = (
     "tests/test_check.py",
     "tests/e2e/test_benchmarks.py",
 )
-"""What takes longest, the longest first: started last, it would keep one worker busy after the others."""
+"""The slowest files, the slowest first. They start first, so that no worker runs alone at the end."""
 
 
 # A shell that starts the tests in the background has them ignore these, and every child inherits that.
@@ -35,7 +35,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
-    """A file's tests run in one process; so do all of a folder whose fixtures are for the whole of it."""
+    """Runs the tests of a file in one process, and all tests of a folder whose fixtures are shared."""
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         for scope in LONGEST:
@@ -50,7 +50,7 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Hand tests out file by file: many fixtures are a module's."""
+    """Distribute the tests file by file, because many fixtures have the scope of a module."""
     return _ByFile(config, log)
 
 
@@ -63,13 +63,13 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 @pytest.fixture
 def exporter(tmp_path: Path) -> Iterator[Exporter]:
-    """A fresh exporter, for this test alone."""
+    """A new exporter for one test."""
     with Exporter(tmp_path) as exporter:
         yield exporter
 
 
 @pytest.fixture(scope="module")
 def shared_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
-    """An exporter for the tests of a module that do not mind what the others have pushed."""
+    """An exporter for the tests of a module that do not depend on the pushes of other tests."""
     with Exporter(tmp_path_factory.mktemp("exporter")) as exporter:
         yield exporter

@@ -1,4 +1,4 @@
-"""The command `check`: a line a check, and nothing changed."""
+"""The command `check`: a line per check, and no changes."""
 
 import os
 import re
@@ -24,10 +24,10 @@ from tests.support.process import LOOPBACK, Process, free_port
 from tests.support.program import (
     COMMAND,
     ENVIRONMENT,
-    Door,
-    Exporter,
+    ExporterProcess,
+    PushCredentials,
     configuration,
-    open_door,
+    issued_credentials,
     run,
     written,
 )
@@ -36,9 +36,9 @@ from tests.support.requirement import require
 
 
 @pytest.fixture(scope="module")
-def door() -> Iterator[Door]:
-    with open_door() as door:
-        yield door
+def credentials() -> Iterator[PushCredentials]:
+    with issued_credentials() as credentials:
+        yield credentials
 
 
 def made_store(path: Path) -> None:
@@ -46,7 +46,7 @@ def made_store(path: Path) -> None:
 
 
 def listed(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory, with its content."""
+    """Return the content of every file below a directory."""
     return {
         str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
@@ -55,7 +55,7 @@ def listed(directory: Path) -> dict[str, bytes]:
 def checked(
     directory: Path, configured: Mapping[str, Any], *, by: Sequence[str] = ()
 ) -> tuple[int, dict[str, tuple[str, str]]]:
-    """The exit code, and the last grade and finding of each subject; nothing may change."""
+    """Return the exit code, and the last grade and finding of each subject. No file may change."""
     path = written(directory, configured)
     before = listed(directory)
     if by:
@@ -69,7 +69,7 @@ def checked(
 
 
 def checked_here(path: Path) -> tuple[int, str, str]:
-    """What the command returns and writes in the test's own process, which takes less time to start."""
+    """Run the command in the process of the test, which is faster; return its exit code and output."""
     with (
         pytest.MonkeyPatch.context() as environment,
         redirect_stdout(StringIO()) as output,
@@ -90,14 +90,14 @@ def findings(output: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_where_all_is_well_every_line_is_ok(tmp_path: Path, door: Door) -> None:
-    code, found = checked(tmp_path, configuration(tmp_path, door))
+def test_where_all_is_well_every_line_is_ok(tmp_path: Path, credentials: PushCredentials) -> None:
+    code, found = checked(tmp_path, configuration(tmp_path, credentials))
 
     assert code == 0
     assert found == {
         "configuration": ("ok", f"{tmp_path / 'config.yaml'} and environment"),
         "store": ("ok", f"there is none yet; it can be made in {tmp_path}"),
-        "certificates": ("ok", f"1 keys at {door.server.url}"),
+        "certificates": ("ok", f"1 keys at {credentials.server.url}"),
         "fleet": ("ok", "not listed, because inventory.enabled is false"),
     }
 
@@ -134,23 +134,23 @@ def test_a_wrong_configuration_is_no_finding_but_an_error(tmp_path: Path) -> Non
     ],
 )
 def test_certificates_that_are_none_fail(
-    tmp_path: Path, door: Door, status: HTTPStatus, body: bytes | None
+    tmp_path: Path, credentials: PushCredentials, status: HTTPStatus, body: bytes | None
 ) -> None:
-    door.server.status, door.server.body = status, body
+    credentials.server.status, credentials.server.body = status, body
     try:
-        code, found = checked(tmp_path, configuration(tmp_path, door))
+        code, found = checked(tmp_path, configuration(tmp_path, credentials))
     finally:
-        door.server.status, door.server.body = HTTPStatus.OK, None
+        credentials.server.status, credentials.server.body = HTTPStatus.OK, None
 
     assert code == 1
     assert found["certificates"][0] == "FAIL"
     assert found["store"][0] == "ok"
 
 
-def test_certificates_that_nobody_serves_fail(tmp_path: Path, door: Door) -> None:
+def test_certificates_that_nobody_serves_fail(tmp_path: Path, credentials: PushCredentials) -> None:
     url = f"http://{LOOPBACK}:{free_port()}/certs"
 
-    code, found = checked(tmp_path, configuration(tmp_path, door, pubsub={"certs_url": url}))
+    code, found = checked(tmp_path, configuration(tmp_path, credentials, pubsub={"certs_url": url}))
 
     assert code == 1
     assert found["certificates"][0] == "FAIL"
@@ -210,11 +210,11 @@ def a_folder(path: Path) -> str:
     ],
 )
 def test_a_store_with_which_it_could_not_start_fails(
-    tmp_path: Path, door: Door, make: Callable[[Path], str]
+    tmp_path: Path, credentials: PushCredentials, make: Callable[[Path], str]
 ) -> None:
     reason = make(tmp_path / "exporter.db")
 
-    code, found = checked(tmp_path, configuration(tmp_path, door))
+    code, found = checked(tmp_path, configuration(tmp_path, credentials))
 
     assert code == 1
     assert found["store"][0] == "FAIL"
@@ -222,27 +222,27 @@ def test_a_store_with_which_it_could_not_start_fails(
     assert found["certificates"][0] == "ok"
 
 
-def test_a_folder_that_is_missing_fails(tmp_path: Path, door: Door) -> None:
+def test_a_folder_that_is_missing_fails(tmp_path: Path, credentials: PushCredentials) -> None:
     url = f"sqlite:///{tmp_path}/nowhere/exporter.db"
 
-    code, found = checked(tmp_path, configuration(tmp_path, door, store={"url": url}))
+    code, found = checked(tmp_path, configuration(tmp_path, credentials, store={"url": url}))
 
     assert code == 1
     assert found["store"] == ("FAIL", f"the folder {tmp_path}/nowhere does not exist")
 
 
 def bound_by_permissions() -> list[str]:
-    """What to put before a command so that permissions bind it, root's too."""
+    """Return a command prefix that makes file permissions apply to root too."""
     if os.geteuid():
         return []
     setpriv = require("setpriv of util-linux", shutil.which("setpriv"))
     return [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
 
 
-def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, door: Door) -> None:
+def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, credentials: PushCredentials) -> None:
     folder = tmp_path / "folder"
     folder.mkdir(0o555)
-    configured = configuration(tmp_path, door, store={"url": f"sqlite:///{folder}/exporter.db"})
+    configured = configuration(tmp_path, credentials, store={"url": f"sqlite:///{folder}/exporter.db"})
 
     code, found = checked(tmp_path, configured, by=bound_by_permissions())
 
@@ -252,14 +252,14 @@ def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, door: Door) -> N
 
 
 def test_a_store_whose_folder_may_not_be_written_fails_and_cannot_be_opened(
-    tmp_path: Path, door: Door
+    tmp_path: Path, credentials: PushCredentials
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     path = folder / "exporter.db"
     made_store(path)
     folder.chmod(0o555)
-    configured = configuration(tmp_path, door, store={"url": f"sqlite:///{path}"})
+    configured = configuration(tmp_path, credentials, store={"url": f"sqlite:///{path}"})
 
     code, found = checked(tmp_path, configured, by=bound_by_permissions())
     done = run("--config", written(tmp_path, configured), by=bound_by_permissions())
@@ -271,21 +271,26 @@ def test_a_store_whose_folder_may_not_be_written_fails_and_cannot_be_opened(
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o000], ids=["not-written", "not-read"])
-def test_a_store_that_may_not_be_used_fails(tmp_path: Path, door: Door, mode: int) -> None:
+def test_a_store_that_may_not_be_used_fails(tmp_path: Path, credentials: PushCredentials, mode: int) -> None:
     path = tmp_path / "exporter.db"
     made_store(path)
     path.chmod(mode)
     done = run(
-        "check", "--config", written(tmp_path, configuration(tmp_path, door)), by=bound_by_permissions()
+        "check",
+        "--config",
+        written(tmp_path, configuration(tmp_path, credentials)),
+        by=bound_by_permissions(),
     )
 
     assert done.returncode == 1
     assert findings(done.stdout)["store"] == ("FAIL", f"{path} may not be read and written")
 
 
-def test_a_redis_that_may_lose_what_it_acknowledged_is_a_warning(tmp_path: Path, door: Door) -> None:
+def test_a_redis_that_may_lose_what_it_acknowledged_is_a_warning(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
     with RedisServer(tmp_path / "redis", "--appendonly", "no") as server:
-        configured = configuration(tmp_path, door, store={"url": server.url, "replica": "exporter-0"})
+        configured = configuration(tmp_path, credentials, store={"url": server.url, "replica": "exporter-0"})
         done = run("check", "--config", written(tmp_path, configured))
 
     assert done.returncode == 0
@@ -305,7 +310,7 @@ def api() -> Iterator[ComputeApi]:
 
 
 def naming(api: ComputeApi | None, *projects: str) -> dict[str, Any]:
-    """The sections of a configuration that has projects listed."""
+    """Return the sections of a configuration with projects to list."""
     inventory = {"enabled": True} | ({} if api is None else {"endpoint": api.url})
     return {"projects": list(projects), "inventory": inventory}
 
@@ -391,8 +396,10 @@ def test_without_a_project_no_fleet_is_listed(tmp_path: Path) -> None:
 # Beside a live exporter
 
 
-def test_beside_a_live_exporter_it_works_and_changes_nothing(tmp_path: Path, door: Door) -> None:
-    with Exporter(tmp_path, door) as exporter:
+def test_beside_a_live_exporter_it_works_and_changes_nothing(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
+    with ExporterProcess(tmp_path, credentials) as exporter:
         exporter.push(insert())
         exporter.push(preempted())
         before = listed(tmp_path)
@@ -415,8 +422,10 @@ def test_beside_a_live_exporter_it_works_and_changes_nothing(tmp_path: Path, doo
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_what_an_exporter_left_is_looked_at_and_not_changed(tmp_path: Path, door: Door, end: str) -> None:
-    with Exporter(tmp_path, door) as exporter:
+def test_what_an_exporter_left_is_looked_at_and_not_changed(
+    tmp_path: Path, credentials: PushCredentials, end: str
+) -> None:
+    with ExporterProcess(tmp_path, credentials) as exporter:
         exporter.push(insert())
         exporter.push(preempted())
         getattr(exporter.process, end)()
@@ -431,10 +440,10 @@ def test_what_an_exporter_left_is_looked_at_and_not_changed(tmp_path: Path, door
         assert exporter.interruptions("tills") == 1
 
 
-def test_a_port_in_use_is_no_obstacle(tmp_path: Path, door: Door) -> None:
+def test_a_port_in_use_is_no_obstacle(tmp_path: Path, credentials: PushCredentials) -> None:
     # It would be for a second exporter; `check` is for beside the first one.
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
-        code, _ = checked(tmp_path, configuration(tmp_path, door, server={"port": port}))
+        code, _ = checked(tmp_path, configuration(tmp_path, credentials, server={"port": port}))
 
     assert code == 0

@@ -1,4 +1,4 @@
-"""The command `serve` as users meet it: exit codes, standard error, starting and stopping."""
+"""The command `serve`: exit codes, standard error, start and stop."""
 
 import asyncio
 import fcntl
@@ -31,12 +31,12 @@ from tests.support.process import LOOPBACK, Process, answers, eventually, free_p
 from tests.support.program import (
     COMMAND,
     ENVIRONMENT,
-    Door,
-    Exporter,
+    ExporterProcess,
+    PushCredentials,
     body_of,
     configuration,
     endpoint_of,
-    open_door,
+    issued_credentials,
     run,
     written,
 )
@@ -45,13 +45,13 @@ PROGRAM = "spot-interruption-exporter: "
 
 
 @pytest.fixture(scope="module")
-def door() -> Iterator[Door]:
-    with open_door() as door:
-        yield door
+def credentials() -> Iterator[PushCredentials]:
+    with issued_credentials() as credentials:
+        yield credentials
 
 
 def quiet(directory: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with which nothing is logged but errors."""
+    """Return a configuration with which only errors are logged."""
     return {**configuration(directory, None, **sections), "log_level": "error"}
 
 
@@ -115,7 +115,7 @@ def test_an_unknown_option_is_an_error_with_usage() -> None:
     assert done.stderr.startswith("usage: ")
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     done = run("--version")
 
     assert done.returncode == 0
@@ -202,8 +202,10 @@ def test_it_ends_with_one_line_and_leaves_what_is_there_alone(
         assert not list(tmp_path.glob("*.damaged-*"))
 
 
-def test_a_second_process_on_the_same_store_ends_and_names_the_file(tmp_path: Path, door: Door) -> None:
-    with Exporter(tmp_path, door) as first:
+def test_a_second_process_on_the_same_store_ends_and_names_the_file(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
+    with ExporterProcess(tmp_path, credentials) as first:
         assert first.outcome(insert()) == "tracked"
         other = tmp_path / "other"
         other.mkdir()
@@ -233,12 +235,12 @@ def test_a_second_process_on_the_same_store_ends_and_names_the_file(tmp_path: Pa
 )
 def test_it_serves_until_it_is_asked_to_stop(
     tmp_path: Path,
-    door: Door,
+    credentials: PushCredentials,
     arguments: tuple[str, ...],
     named_by: Literal["option", "variable"],
     number: signal.Signals,
 ) -> None:
-    with Exporter(tmp_path, door, arguments=arguments, named_by=named_by) as exporter:
+    with ExporterProcess(tmp_path, credentials, arguments=arguments, named_by=named_by) as exporter:
         assert exporter.outcome(insert()) == "tracked"
         exporter.process.send(number)
 
@@ -246,8 +248,10 @@ def test_it_serves_until_it_is_asked_to_stop(
         assert [line["message"] for line in exporter.logs()][-2:] == ["stopping", "stopped"]
 
 
-def test_every_line_on_standard_error_is_json_as_cloud_logging_reads_it(tmp_path: Path, door: Door) -> None:
-    with Exporter(tmp_path, door) as exporter:
+def test_every_line_on_standard_error_is_json_as_cloud_logging_reads_it(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
+    with ExporterProcess(tmp_path, credentials) as exporter:
         exporter.push(insert())
         exporter.push(preempted())
         exporter.process.stop()
@@ -264,12 +268,14 @@ def test_every_line_on_standard_error_is_json_as_cloud_logging_reads_it(tmp_path
         assert counted["kubernetes_cluster"] == "tills"
 
 
-def test_times_have_milliseconds_and_ages_three_decimals_at_most(tmp_path: Path, door: Door) -> None:
+def test_times_have_milliseconds_and_ages_three_decimals_at_most(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
     with ComputeApi() as api:
         api.projects["shop-prod"] = ManyInstances(1)
         inventory = {"enabled": True, "endpoint": api.url}
-        configured = configuration(tmp_path, door, inventory=inventory) | {"projects": ["shop-prod"]}
-        with Exporter(tmp_path, door, configured=configured) as exporter:
+        configured = configuration(tmp_path, credentials, inventory=inventory) | {"projects": ["shop-prod"]}
+        with ExporterProcess(tmp_path, credentials, configured=configured) as exporter:
             eventually(lambda: exporter.status("/readyz") == 200, within=20, what="the fleet is listed")
             exporter.push(insert(timestamp="2026-03-02T11:40:56.123456789Z"))
             exporter.push(preempted(timestamp="2026-03-02T11:41:58.7654321Z"))
@@ -292,9 +298,9 @@ def test_times_have_milliseconds_and_ages_three_decimals_at_most(tmp_path: Path,
 
 @pytest.mark.parametrize("named_by", ["option", "variable"])
 def test_a_start_is_one_line_that_describes_the_exporter(
-    tmp_path: Path, door: Door, named_by: Literal["option", "variable"]
+    tmp_path: Path, credentials: PushCredentials, named_by: Literal["option", "variable"]
 ) -> None:
-    with Exporter(tmp_path, door, named_by=named_by) as exporter:
+    with ExporterProcess(tmp_path, credentials, named_by=named_by) as exporter:
         [started] = [line for line in exporter.logs() if line["severity"] == "INFO"]
 
         del started["time"]
@@ -336,7 +342,7 @@ def test_a_start_without_a_file_names_none_and_one_listener_twice(tmp_path: Path
 
 def test_what_is_risky_in_a_configuration_is_warned_of(tmp_path: Path) -> None:
     port = free_port()
-    with Exporter(
+    with ExporterProcess(
         tmp_path,
         env={"SIE_SERVICE_HOST": "10.0.0.7"},
         server={"port": port},
@@ -355,7 +361,7 @@ def test_what_is_risky_in_a_configuration_is_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["4", "many"])
 def test_it_is_one_process_whatever_web_concurrency_says(tmp_path: Path, workers: str) -> None:
-    with Exporter(tmp_path, env={"WEB_CONCURRENCY": workers}) as exporter:
+    with ExporterProcess(tmp_path, env={"WEB_CONCURRENCY": workers}) as exporter:
         assert exporter.outcome(insert()) == "tracked"
         pid = exporter.process.pid
         children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -374,13 +380,13 @@ def test_reset_totals_has_counters_begin_at_0_and_keeps_everything_else(tmp_path
         "machine_type": "e2-standard-8",
     }
     waiting = preempted("gke-unknown")
-    with Exporter(tmp_path) as exporter:
+    with ExporterProcess(tmp_path) as exporter:
         for entry in (insert(), insert("gke-alive"), preempted(), waiting):
             exporter.push(entry)
         newest = exporter.value("spot_last_interruption_timestamp_seconds", kubernetes_cluster="tills")
         configured = exporter.configured
 
-    with Exporter(tmp_path, configured=configured, arguments=["--reset-totals"]) as exporter:
+    with ExporterProcess(tmp_path, configured=configured, arguments=["--reset-totals"]) as exporter:
         samples = exporter.samples()
         counters = {
             key: value
@@ -399,13 +405,13 @@ def test_reset_totals_has_counters_begin_at_0_and_keeps_everything_else(tmp_path
         assert [exporter.outcome(entry) for entry in (preempted(), waiting, insert())] == ["duplicate"] * 3
         assert exporter.outcome(preempted("gke-alive")) == "counted"
 
-    with Exporter(tmp_path, configured=configured) as exporter:
+    with ExporterProcess(tmp_path, configured=configured) as exporter:
         assert exporter.value("spot_interruptions_total", **labels) == 1
         assert exporter.interruptions("tills") == 1
 
 
 def test_reset_totals_is_logged(tmp_path: Path) -> None:
-    with Exporter(tmp_path, arguments=["--reset-totals"]) as exporter:
+    with ExporterProcess(tmp_path, arguments=["--reset-totals"]) as exporter:
         reset = [line for line in exporter.logs() if "--reset-totals" in line["message"]]
 
     assert [line["severity"] for line in reset] == ["WARNING"]
@@ -414,7 +420,7 @@ def test_reset_totals_is_logged(tmp_path: Path) -> None:
 
 def test_an_idle_connection_is_kept_as_long_as_configured(tmp_path: Path) -> None:
     with (
-        Exporter(tmp_path, server={"keep_alive_seconds": 1}) as exporter,
+        ExporterProcess(tmp_path, server={"keep_alive_seconds": 1}) as exporter,
         closing(HTTPConnection(LOOPBACK, exporter.configured["server"]["port"], timeout=60)) as connection,
     ):
         connection.request("GET", "/healthz")
@@ -450,7 +456,7 @@ def ipv6() -> bool:
 def test_every_address_of_ipv6_takes_ipv4_too_on_both_listeners(tmp_path: Path, host: str) -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("the kernel takes no IPv4 on a socket of IPv6")
-    with Exporter(tmp_path, server={"host": host}) as exporter:
+    with ExporterProcess(tmp_path, server={"host": host}) as exporter:
         ports = [exporter.configured[listener]["port"] for listener in ("server", "prometheus")]
 
         assert [connects(address, port) for address in (LOOPBACK, "::1") for port in ports] == [True] * 4
@@ -475,12 +481,12 @@ def test_one_address_of_ipv6_takes_no_ipv4(tmp_path: Path) -> None:
 HANG_UP = "SIGHUP is ignored: the configuration is read at start; restart to apply it"
 
 
-def hang_ups(exporter: Exporter) -> int:
+def hang_ups(exporter: ExporterProcess) -> int:
     return [(line["severity"], line["message"]) for line in exporter.logs()].count(("WARNING", HANG_UP))
 
 
 def test_sighup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
-    with Exporter(tmp_path, server={"drain_seconds": 60}) as exporter:
+    with ExporterProcess(tmp_path, server={"drain_seconds": 60}) as exporter:
         exporter.process.send(signal.SIGHUP)
         eventually(lambda: hang_ups(exporter) == 1, within=20, what="the warning")
         assert exporter.outcome(insert()) == "tracked"
@@ -500,7 +506,7 @@ def test_sighup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
 def test_sighup_before_it_serves_is_logged_once_it_does(tmp_path: Path) -> None:
     with Path(f"{tmp_path}/exporter.db.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        exporter = Exporter(tmp_path)
+        exporter = ExporterProcess(tmp_path)
         words = exporter.process.command
         output = exporter.process.output
         with Process(words, output=output, ready=lambda: True, env=ENVIRONMENT) as process:
@@ -519,7 +525,7 @@ def test_sighup_before_it_serves_is_logged_once_it_does(tmp_path: Path) -> None:
 
 
 def test_a_damaged_store_is_moved_aside_and_a_new_one_begun(tmp_path: Path) -> None:
-    with Exporter(tmp_path) as exporter:
+    with ExporterProcess(tmp_path) as exporter:
         exporter.push(insert())
         exporter.push(preempted())
         exporter.process.stop()
@@ -544,7 +550,7 @@ def test_a_damaged_store_is_moved_aside_and_a_new_one_begun(tmp_path: Path) -> N
 
 
 def test_damage_met_while_running_is_answered_503_and_ends_the_process(tmp_path: Path) -> None:
-    with Exporter(tmp_path) as exporter:
+    with ExporterProcess(tmp_path) as exporter:
         exporter.push(insert())
         with closing(sqlite3.connect(exporter.store)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -567,7 +573,7 @@ def test_damage_met_while_running_is_answered_503_and_ends_the_process(tmp_path:
 
 
 def damage(store: Path) -> None:
-    """Write nonsense over every page but the first."""
+    """Overwrite every page except the first."""
     with store.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         assert size > 3 * 4096
@@ -579,7 +585,7 @@ def damage(store: Path) -> None:
 
 
 def started(directory: Path, *words: str | Path, when: Callable[[int], bool]) -> Process:
-    """A command that is ready to be stopped when that is true of its process id."""
+    """Return a command that is ready for its signal when the condition is true of its process id."""
     process = Process(
         [*COMMAND, *words], output=directory / "output", ready=lambda: when(process.pid), env=ENVIRONMENT
     )
@@ -587,7 +593,7 @@ def started(directory: Path, *words: str | Path, when: Callable[[int], bool]) ->
 
 
 def imports(pid: int) -> bool:
-    """Whether the process is at its imports: it has loaded the first large library."""
+    """Return True if the process imports its modules: it has loaded the first large library."""
     return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
 
 
@@ -680,7 +686,7 @@ def test_ctrl_c_in_a_terminal_reaches_its_listing_by_the_exporter_alone(tmp_path
         api.fail(hold)
         inventory = {"enabled": True, "endpoint": api.url}
         configured = configuration(tmp_path, None, inventory=inventory) | {"projects": ["shop-prod"]}
-        with Exporter(tmp_path, configured=configured, env=ENVIRONMENT) as exporter:
+        with ExporterProcess(tmp_path, configured=configured, env=ENVIRONMENT) as exporter:
             eventually(lambda: api.requests, within=20, what="the listing's request")
             # As a terminal does: to every process of the group.
             os.killpg(exporter.process.pid, signal.SIGINT)
@@ -691,7 +697,9 @@ def test_ctrl_c_in_a_terminal_reaches_its_listing_by_the_exporter_alone(tmp_path
 
 
 def test_while_draining_pushes_are_taken_and_while_lingering_only_scrapes(tmp_path: Path) -> None:
-    with Exporter(tmp_path, server={"drain_seconds": 60}, prometheus={"linger_seconds": 60}) as exporter:
+    with ExporterProcess(
+        tmp_path, server={"drain_seconds": 60}, prometheus={"linger_seconds": 60}
+    ) as exporter:
         assert exporter.status("/readyz") == 200
         exporter.process.send(signal.SIGTERM)
         eventually(lambda: exporter.status("/readyz") == 503, within=5, what="it is not ready")
@@ -720,7 +728,7 @@ def test_while_it_stops_a_connection_is_closed_with_its_next_answer(
     tmp_path: Path, drain_seconds: int
 ) -> None:
     with (
-        Exporter(
+        ExporterProcess(
             tmp_path, server={"drain_seconds": drain_seconds}, prometheus={"linger_seconds": 60}
         ) as exporter,
         closing(HTTPConnection(LOOPBACK, exporter.configured["server"]["port"], timeout=60)) as pushing,
@@ -750,7 +758,7 @@ def test_while_it_stops_a_connection_is_closed_with_its_next_answer(
 
 
 def test_draining_and_lingering_last_as_long_as_configured(tmp_path: Path) -> None:
-    with Exporter(tmp_path, server={"drain_seconds": 1}, prometheus={"linger_seconds": 1}) as exporter:
+    with ExporterProcess(tmp_path, server={"drain_seconds": 1}, prometheus={"linger_seconds": 1}) as exporter:
         begun = time.monotonic()
         exporter.process.send(signal.SIGTERM)
 
@@ -764,7 +772,7 @@ def test_draining_and_lingering_last_as_long_as_configured(tmp_path: Path) -> No
 
 def test_a_body_that_does_not_come_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     with (
-        Exporter(tmp_path) as exporter,
+        ExporterProcess(tmp_path) as exporter,
         socket.create_connection((LOOPBACK, exporter.configured["server"]["port"])) as connection,
     ):
         connection.sendall(b"POST /events/creation HTTP/1.1\r\nHost: sie\r\nContent-Length: 1000\r\n\r\n{")
@@ -775,7 +783,7 @@ def test_a_body_that_does_not_come_does_not_keep_it_from_stopping(tmp_path: Path
 
 
 def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
-    with Exporter(tmp_path) as exporter, ThreadPoolExecutor(8) as callers:
+    with ExporterProcess(tmp_path) as exporter, ThreadPoolExecutor(8) as callers:
         with closing(sqlite3.connect(exporter.store, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             refused = [callers.submit(exporter.reason, insert(f"gke-{number}")) for number in range(8)]
@@ -787,19 +795,19 @@ def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path:
         assert {future.result() for future in refused} <= {(503, "store_unavailable"), (503, "stopping")}
 
 
-def connections(exporter: Exporter) -> int:
-    """How many connections to the main listener are established."""
+def connections(exporter: ExporterProcess) -> int:
+    """Return the number of established connections to the main listener."""
     port = f":{exporter.configured['server']['port']:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(line.split()[1].endswith(port) and line.split()[3] == "01" for line in lines)
 
 
 def test_what_is_accepted_when_it_is_asked_to_stop_is_committed_and_answered(
-    tmp_path: Path, door: Door
+    tmp_path: Path, credentials: PushCredentials
 ) -> None:
     # More than can be posted before the listener is closed: the last ones are never taken.
     entries = [insert(f"gke-{number}") for number in range(300)]
-    with Exporter(tmp_path, door) as exporter:
+    with ExporterProcess(tmp_path, credentials) as exporter:
         answers = asyncio.run(posted_until_it_stops(exporter, entries))
         assert exporter.process.wait() == 0
 
@@ -814,8 +822,8 @@ def test_what_is_accepted_when_it_is_asked_to_stop_is_committed_and_answered(
         assert Counter(map(exporter.outcome, others)) == {"tracked": len(others)}
 
 
-async def posted_until_it_stops(exporter: Exporter, entries: list[JsonObject]) -> list[int | None]:
-    """The status that each entry was answered with, None for no answer; SIGTERM comes after 60 of them."""
+async def posted_until_it_stops(exporter: ExporterProcess, entries: list[JsonObject]) -> list[int | None]:
+    """Return the status of the answer to each entry, or None. SIGTERM comes after 60 answers."""
     answered: dict[int, int] = {}
     waiting = iter(enumerate(entries))
     async with httpx.AsyncClient(

@@ -1,4 +1,4 @@
-"""The command `demo`: the whole story on loopback, with no cloud account."""
+"""The command `demo`: the whole story on loopback, without a cloud account."""
 
 import os
 import re
@@ -24,14 +24,14 @@ SPOT = 'spot_interruptions_total{kubernetes_cluster="shop",node_pool="spot-pool"
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """The demo told once, and its folder for temporary files."""
+    """Run the demo once, and return its output and its folder for temporary files."""
     folder = tmp_path_factory.mktemp("temporary")
     # What is configured for an exporter is not the demo's: it must not reach another's certificates or store.
     env = {"TMPDIR": str(folder), "SIE_PUBSUB__CERTS_URL": "http://127.0.0.1:1/", "CONFIG_PATH": "/nowhere"}
     return run("demo", "--once", "--port", "0", env=env), folder
 
 
-def test_the_demo_tells_what_it_posts_and_what_came_back(
+def test_the_demo_prints_its_posts_and_their_answers(
     told: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done, _ = told
@@ -50,7 +50,7 @@ def test_the_demo_tells_what_it_posts_and_what_came_back(
     ]
 
 
-def test_the_demo_tells_the_series_and_that_they_are_right(
+def test_the_demo_prints_the_series_and_that_they_are_right(
     told: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done, _ = told
@@ -98,7 +98,7 @@ def test_the_demo_serves_until_it_is_asked_to_stop(tmp_path: Path, number: signa
 
 @contextmanager
 def full_pipe() -> Iterator[tuple[int, int]]:
-    """A pipe that blocks whoever writes to it until it is read: both of its ends."""
+    """Return both ends of a pipe that blocks its writer until it is read."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -203,7 +203,7 @@ def test_the_expected_series_are_right() -> None:
         pytest.param([CLUSTER.replace("kubernetes_", ""), UNKNOWN], "is missing", id="another-label"),
     ],
 )
-def test_a_series_that_is_wrong_is_told(lines: list[str], said: str) -> None:
+def test_a_wrong_series_is_reported(lines: list[str], said: str) -> None:
     [difference] = differences(exposition(*lines))
 
     assert difference.startswith("interruption_events_total{")

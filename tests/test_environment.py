@@ -1,4 +1,4 @@
-"""The environment of the commands: no variable that a library reads keeps them from starting."""
+"""The environment of the commands: no variable that a library reads prevents their start."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +7,14 @@ import pytest
 
 from tests.support.entries import insert
 from tests.support.process import LOOPBACK
-from tests.support.program import Door, Exporter, configuration, open_door, run, written
+from tests.support.program import (
+    ExporterProcess,
+    PushCredentials,
+    configuration,
+    issued_credentials,
+    run,
+    written,
+)
 
 NOWHERE = "/nowhere/hunter2"
 NETWORKS = "10.0.0.0/8,fd00::/8"
@@ -46,9 +53,9 @@ IDS = ("proxies", "proxies-lower-case", "unusable-proxies", "google", "others")
 
 
 @pytest.fixture(scope="module")
-def door() -> Iterator[Door]:
-    with open_door() as door:
-        yield door
+def credentials() -> Iterator[PushCredentials]:
+    with issued_credentials() as credentials:
+        yield credentials
 
 
 @pytest.mark.parametrize("env", HARMLESS, ids=IDS)
@@ -60,16 +67,20 @@ def test_the_demo_is_right(env: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize("env", HARMLESS, ids=IDS)
-def test_check_reaches_a_local_endpoint(tmp_path: Path, door: Door, env: Mapping[str, str]) -> None:
-    done = run("check", "--config", written(tmp_path, configuration(tmp_path, door)), env=env)
+def test_check_reaches_a_local_endpoint(
+    tmp_path: Path, credentials: PushCredentials, env: Mapping[str, str]
+) -> None:
+    done = run("check", "--config", written(tmp_path, configuration(tmp_path, credentials)), env=env)
 
     assert done.returncode == 0, done.stdout
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("env", HARMLESS, ids=IDS)
-def test_the_exporter_starts_and_authenticates(tmp_path: Path, door: Door, env: Mapping[str, str]) -> None:
-    with Exporter(tmp_path, door, env=env) as exporter:
+def test_the_exporter_starts_and_authenticates(
+    tmp_path: Path, credentials: PushCredentials, env: Mapping[str, str]
+) -> None:
+    with ExporterProcess(tmp_path, credentials, env=env) as exporter:
         assert exporter.outcome(insert()) == "tracked"
 
 
@@ -84,9 +95,9 @@ def test_the_exporter_starts_and_authenticates(tmp_path: Path, door: Door, env: 
 )
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_what_a_remote_endpoint_needs_is_named_in_one_line(
-    tmp_path: Path, door: Door, command: str, name: str, value: str
+    tmp_path: Path, credentials: PushCredentials, command: str, name: str, value: str
 ) -> None:
-    configured = configuration(tmp_path, door, pubsub={"certs_url": "https://certs.invalid/"})
+    configured = configuration(tmp_path, credentials, pubsub={"certs_url": "https://certs.invalid/"})
 
     done = run(command, "--config", written(tmp_path, configured), env={"SSL_CERT_FILE": "", name: value})
 

@@ -8,7 +8,7 @@ from app.errors import ExporterError
 from app.web.problems import leaves, problem_of, status_of
 
 UNANSWERED = (errors.StartError, errors.ConfigurationError, errors.InventoryUnavailableError)
-"""Those that no request meets."""
+"""The errors that do not answer requests."""
 
 
 def classes(error: type[ExporterError] = ExporterError) -> Iterator[type[ExporterError]]:
@@ -22,7 +22,7 @@ def ends() -> list[type[ExporterError]]:
 
 
 def drawn(error: type[ExporterError] = ExporterError, before: str = "", beneath: str = "") -> Iterator[str]:
-    """The tree from this class on, a line a class, with its reason where it has one of its own."""
+    """Yield the tree below this class: a line per class, with its reason if it has one."""
     yield f"{before}{error.__name__} {vars(error).get('reason', '')}".strip()
     children = error.__subclasses__()
     for child in children:

@@ -1,4 +1,4 @@
-"""The Dockerfile, what it installs, how its health is asked for; and the workflows that publish it."""
+"""The Dockerfile, its packages, its health check, and the workflows that publish the image."""
 
 import http.server
 import json
@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.support.process import LOOPBACK, free_port
-from tests.support.program import Exporter
+from tests.support.program import ExporterProcess
 from tests.support.requirement import require
 
 ROOT = Path(__file__).parents[1]
@@ -32,21 +32,21 @@ each_workflow = pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: 
 
 
 def instructions(name: str) -> list[str]:
-    """What follows each instruction of this name in the Dockerfile, on one line."""
+    """Return the arguments of each instruction of this name in the Dockerfile, on one line."""
     text = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text())
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [line.partition(" ")[2] for line in lines if line.partition(" ")[0] == name]
 
 
 def command(name: str) -> list[str]:
-    """An instruction in its exec form, which starts no shell."""
+    """Return an instruction in its exec form, which does not start a shell."""
     [line] = instructions(name)
     words: list[str] = json.loads(line[line.index("[") :])
     return words
 
 
 def pins(path: Path) -> Mapping[str, Version]:
-    """The versions in a file of hashed requirements, by package; AssertionError where one has no hash."""
+    """Return the versions in a file of hashed requirements, by package. Every package must have a hash."""
     found: dict[str, Version] = {}
     for block in re.split(r"\n(?=\S)", path.read_text()):
         requirement, *hashes = block.split(" \\\n")
@@ -57,7 +57,7 @@ def pins(path: Path) -> Mapping[str, Version]:
 
 
 def lint(program: str, *arguments: str | Path) -> None:
-    """Run a linter that is installed beside pytest, and show what it finds."""
+    """Run a linter that is installed beside pytest; its findings are the message of the failure."""
     path = require(program, shutil.which(program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"))
     done = subprocess.run([path, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -167,9 +167,9 @@ def test_it_is_stopped_by_the_signal_that_the_exporter_winds_down_on() -> None:
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The configuration file of an exporter that runs."""
+    """Return the configuration file of a running exporter."""
     directory = tmp_path_factory.mktemp("exporter")
-    with Exporter(directory):
+    with ExporterProcess(directory):
         yield directory / "config.yaml"
 
 
@@ -219,7 +219,7 @@ class _Ailing(http.server.BaseHTTPRequestHandler):
 
 
 def health(**environment: str) -> tuple[int, str]:
-    """The exit code of the image's health check, and what it says."""
+    """Return the exit code and the output of the image's health check."""
     interpreter, script = command("HEALTHCHECK")
     assert interpreter == "python"
     [source] = [line.split()[-2] for line in instructions("COPY") if line.split()[-1] == script]
@@ -254,7 +254,7 @@ def test_a_workflow_grants_nothing_and_each_job_what_it_needs_for_a_time(workflo
         assert "uses" in job or job["timeout-minutes"] <= 60
 
 
-def test_an_action_is_pinned_to_one_commit_and_its_version_is_told() -> None:
+def test_an_action_is_pinned_to_one_commit_and_its_version_is_in_a_comment() -> None:
     used = [
         line for path in WORKFLOWS for line in re.findall(r"uses: (.*)", path.read_text()) if line[:2] != "./"
     ]

@@ -1,4 +1,4 @@
-"""The fleet, as the running exporter knows it: listed by the real child from a local Compute API."""
+"""The inventory of a running exporter: the real child lists a local Compute API."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.events import UNKNOWN
+from tests.support.clock import Clock
 from tests.support.compute_api import (
     ACCESS_NOT_CONFIGURED,
     BACKEND_ERROR,
@@ -29,16 +30,6 @@ from tests.support.process import LOOPBACK, eventually
 
 PROJECT, ZONE = "shop-prod", "us-east1-b"
 WITHIN = 60.0
-
-
-class Clock:
-    """The exporter's; it goes on, and can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +68,7 @@ def exporting(
 
 
 def node(name: str, cluster: str = "tills", **fields: Any) -> FakeInstance:  # noqa: ANN401  # FakeInstance's own
-    """A Spot node whose id follows from its name."""
+    """Return a Spot node whose id is derived from its name."""
     return FakeInstance(name, id=id_of(name), labels=node_labels(cluster), **fields)
 
 
@@ -86,7 +77,7 @@ def id_of(name: str) -> str:
 
 
 def interrupt(exporter: Exporter, name: str, at: str = "2026-03-02T11:40:55.308114Z", **fields: str) -> str:
-    """Push an interruption; the outcome."""
+    """Push an interruption, and return its outcome."""
     fields = {"zone": ZONE, "instance_id": id_of(name), "timestamp": at} | fields
     outcome: str = exporter.interrupt(name, **fields).json()["outcome"]
     return outcome
@@ -123,14 +114,14 @@ def listed_at(exporter: Exporter, project: str = PROJECT) -> float:
 
 
 def list_again(exporter: Exporter) -> None:
-    """Have the project listed, by an interruption that nothing will explain; wait for the listing."""
+    """Request a listing of the project by an interruption of an unknown instance, and wait for it."""
     last = listed_at(exporter)
     assert interrupt(exporter, f"stranger-{time.monotonic_ns()}") == "pending"
     eventually(lambda: listed_at(exporter) > last, within=WITHIN, what="another listing")
 
 
 def children() -> list[str]:
-    """The process ids of listings under way, zombies included."""
+    """Return the process ids of current listings, with zombies."""
     tasks = Path("/proc/self/task").iterdir()
     return [pid for task in tasks for pid in (task / "children").read_text().split()]
 
@@ -288,7 +279,7 @@ def test_listings_that_fail_keep_the_map_and_the_next_round_repairs_it(
 
 
 def fail_once(exporter: Exporter, api: ComputeApi, failure: Failure, reason: str, page: int) -> None:
-    """Have one listing fail at the page, however often that is tried."""
+    """Let a listing fail at the page, however often it retries."""
     before = failures(exporter, reason) or 0
     api.fail(failure, page=page, times=100)
     eventually(lambda: (failures(exporter, reason) or 0) > before, within=WITHIN, what=reason)
@@ -419,7 +410,7 @@ def test_where_no_project_can_be_listed_it_is_not_ready_and_takes_pushes(
     api.fail(FORBIDDEN, times=100)
     with exporting(tmp_path, api, pause_seconds=60) as exporter:
         eventually(lambda: failures(exporter, "forbidden"), within=WITHIN, what="the failure")
-        assert missing(exporter) == "the fleet of no project could be listed; the log says why"
+        assert missing(exporter) == "the fleet of no project could be listed; the log has the reasons"
         assert exporter.client.get(f"{exporter.url}/healthz").status_code == 200
         assert interrupt(exporter, "node") == "pending"
         exporter.create("known")

@@ -29,7 +29,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @contextmanager
 def written(level: str = "info") -> Iterator[list[dict[str, Any]]]:
-    """The lines logged meanwhile; filled at the end."""
+    """Yield a list that has the lines logged during the block after its end."""
     lines: list[dict[str, Any]] = []
     with redirect_stderr(StringIO()) as stderr:
         configure(level)

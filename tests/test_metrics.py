@@ -1,4 +1,4 @@
-"""Every series: by itself with time as a parameter, and as the exporter serves it."""
+"""The series: each alone with time as a parameter, and all as the exporter serves them."""
 
 import platform
 from collections.abc import Callable, Iterable
@@ -19,6 +19,7 @@ from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tot
 from app.metrics import Metrics
 from app.store.port import StoredState
 from app.web.problems import leaves
+from tests.support.clock import Clock
 from tests.support.entries import insert
 from tests.support.exporter import OWN, Exporter, Samples
 from tests.support.process import eventually
@@ -102,16 +103,8 @@ def value(metrics: Metrics, series: str, **labels: str) -> float | None:
     return read(metrics).get((series, frozenset(labels.items())))
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def story(exporter: Exporter) -> None:
-    """Something of everything."""
+    """Push an example of each kind of event."""
     exporter.create("node-1")
     exporter.interrupt("node-1")
     exporter.create("node-2")
@@ -144,7 +137,7 @@ def test_the_series_are_those_of_the_contract(
             assert all(sample.labels.values())
 
 
-def test_the_products_first_series_is_told_as_ever(shared_exporter: Exporter) -> None:
+def test_the_first_series_of_the_product_is_unchanged(shared_exporter: Exporter) -> None:
     lines = shared_exporter.scrape().text.splitlines()
     help_line = "The total number of interruption events for a given cluster"
 
@@ -320,7 +313,7 @@ def test_a_newest_interruption_that_has_still_to_come_is_not_shown(
     assert value(metrics, "interruption_events_total", kubernetes_cluster="tills") == 7
 
 
-def test_clusters_with_reserved_names_are_told_apart_everywhere(exporter: Exporter) -> None:
+def test_clusters_with_reserved_names_are_distinguished_everywhere(exporter: Exporter) -> None:
     for cluster in ("unknown", "other"):
         assert exporter.create(cluster, cluster=cluster).json()["kubernetes_cluster"] == f"cluster:{cluster}"
         assert exporter.interrupt(cluster).json()["kubernetes_cluster"] == f"cluster:{cluster}"
@@ -334,7 +327,7 @@ def test_clusters_with_reserved_names_are_told_apart_everywhere(exporter: Export
     assert {row["kubernetes_cluster"] for row in listed} == {"cluster:unknown", "cluster:other"}
 
 
-def test_delays_are_told_apart_by_their_bounds() -> None:
+def test_delays_are_counted_in_the_bucket_of_their_bound() -> None:
     metrics = Metrics()
     for seconds in (0.0, 0.5, 0.75, 604800.0, 1e9):
         metrics.pushes["creation"].answered("tracked", seconds)
@@ -377,19 +370,19 @@ def test_beyond_the_limit_label_sets_are_other(tmp_path: Path) -> None:
         assert exporter.value(f"{OWN}_label_overflow_total") == 2
 
 
-def test_the_build_is_told(shared_exporter: Exporter) -> None:
+def test_the_build_has_a_series(shared_exporter: Exporter) -> None:
     python = platform.python_version()
 
     assert shared_exporter.value(f"{OWN}_build_info", version=VERSION, python_version=python) == 1
 
 
-def test_the_process_is_told(shared_exporter: Exporter) -> None:
+def test_the_process_has_its_series(shared_exporter: Exporter) -> None:
     found = {name for name, _ in shared_exporter.exposition()}
 
     assert {"process_resident_memory_bytes", "process_open_fds", "python_info"} <= found
 
 
-def test_a_damaged_store_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_store_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Exporter(tmp_path) as exporter:
         assert exporter.value(f"{OWN}_store_resets_total") == 0
     (tmp_path / "exporter.db").write_bytes(b"no database, and longer than its header" * 100)
@@ -468,52 +461,52 @@ def interruptions(metrics: Metrics) -> float | None:
 
 
 def test_a_held_series_shows_zero_until_its_hold_since_the_first_scrape_is_over() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
-    clock.now += 1000
-    assert not metrics.due()
+    clock.ahead += 1000
+    assert not metrics.ready_to_release()
 
     assert interruptions(metrics) == 0
-    clock.now += 29.9
+    clock.ahead += 29.9
     assert interruptions(metrics) == 0
-    assert not metrics.due()
-    clock.now += 0.1
-    assert metrics.due() == cluster_row(3)
+    assert not metrics.ready_to_release()
+    clock.ahead += 0.1
+    assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_at_the_end_a_held_series_is_due_once_it_was_scraped() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
-    metrics.hasten()
-    clock.now += 1
-    assert not metrics.due()
+    metrics.shorten_hold()
+    clock.ahead += 1
+    assert not metrics.ready_to_release()
 
     assert interruptions(metrics) == 0
-    clock.now += 1
-    assert metrics.due() == cluster_row(3)
+    clock.ahead += 1
+    assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     interruptions(metrics)
-    clock.now += 30
-    assert metrics.due()
+    clock.ahead += 30
+    assert metrics.ready_to_release()
     assert interruptions(metrics) == 0
-    assert metrics.due()
+    assert metrics.ready_to_release()
 
     metrics.show(Applied(changed=cluster_row(4, revealed=True)))
     assert interruptions(metrics) == 4
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     metrics.show(Applied(changed=cluster_row(5, revealed=True)))
     assert interruptions(metrics) == 5
 
 
 def test_every_row_is_held_by_itself() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.restore(StoredState(cluster_row(3, revealed=True)))
     lifetime = LifetimeTotals("tills", "e2-standard-8")
@@ -535,42 +528,42 @@ def test_every_row_is_held_by_itself() -> None:
     age = frozenset({("kubernetes_cluster", "tills"), ("machine_type", "e2-standard-8")})
     assert found["spot_instance_lifetime_seconds_count", age] == 0
     assert found["spot_instance_lifetime_seconds_sum", age] == 0
-    clock.now += 30
-    due = metrics.due()
+    clock.ahead += 30
+    due = metrics.ready_to_release()
     assert due.label_sets.keys() == {LABELS}
     assert due.lifetimes.keys() == {("tills", "e2-standard-8")}
     assert not due.clusters
 
 
 def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
-    metrics = held(Clock(), hold_seconds=0)
+    metrics = held(Clock(1000.0), hold_seconds=0)
     metrics.show(Applied(changed=cluster_row(3, revealed=True)))
 
     assert interruptions(metrics) == 3
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
 
 
 def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> None:
-    metrics = held(Clock(), hold_seconds=0)
+    metrics = held(Clock(1000.0), hold_seconds=0)
     metrics.restore(StoredState(cluster_row(3)))
 
     assert interruptions(metrics) == 3
-    assert metrics.due() == cluster_row(3)
+    assert metrics.ready_to_release() == cluster_row(3)
 
 
 def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     interruptions(metrics)
     metrics.show(Applied(dropped=cluster_row(3)))
-    clock.now += 30
+    clock.ahead += 30
 
     assert interruptions(metrics) is None
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     metrics.show(Applied(changed=cluster_row(1)))
     assert interruptions(metrics) == 0
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
 
 
 def test_a_held_first_interruption_is_shown_by_and_by_and_a_restart_does_not_hold_it_again(
@@ -614,18 +607,18 @@ def test_the_lifetimes_bounds_are_the_contracts() -> None:
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 def test_a_scrape_in_either_format_begins_a_hold_and_nothing_else_does(accept: str) -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     metrics = held(clock)
     metrics.restore(StoredState(cluster_row(3)))
-    clock.now += 1000
+    clock.ahead += 1000
 
-    assert not metrics.due()
+    assert not metrics.ready_to_release()
     metrics.render(accept)
-    clock.now += 30
-    assert metrics.due()
+    clock.ahead += 30
+    assert metrics.ready_to_release()
 
 
-def test_what_was_released_is_told_by_what_released_it() -> None:
+def test_released_interruptions_are_counted_by_cause() -> None:
     metrics = Metrics()
     metrics.show(Applied(released={"creation": 2, "expiry": 1}, pending=4, overflowed=3))
 

@@ -1,4 +1,4 @@
-"""The README's tables are the code's."""
+"""The tables of the README have the values of the code."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def test_every_problem_is_in_the_table_with_its_status() -> None:
 
 
 def families() -> Iterator[tuple[str, str, str]]:
-    """Name (a counter's as it is queried), type and help text of each family of the exporter's own."""
+    """Yield the name (of a counter as in queries), type and help text of each family of the exporter."""
     exposition, _ = Metrics().render("")
     for family in text_string_to_metric_families(exposition.decode()):
         if not family.name.startswith(("process_", "python_")):

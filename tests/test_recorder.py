@@ -1,4 +1,4 @@
-"""The writer by itself, over a real store whose disk obeys the test."""
+"""The recorder alone, over a real store with a disk that obeys the test."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from app.errors import (
     StoreUnavailableError,
 )
 from app.metrics import Metrics
-from app.recorder import Caller, Recorder, Result
+from app.recorder import Recorder, Result, Submission
 from app.store.opening import open_store
 from app.store.port import Prepared, Store
 from tests.support.process import eventually
@@ -45,12 +45,17 @@ def instance(name: str) -> InstanceName:
 class Writer:
     """A recorder at work."""
 
-    def __init__(self, disk: Disk, *, patience_seconds: float = 20, lull_seconds: float = 0.0003) -> None:
+    def __init__(
+        self, disk: Disk, *, commit_timeout_seconds: float = 20, batch_linger_seconds: float = 0.0003
+    ) -> None:
         self.disk = disk
         self.metrics = Metrics()
         self.store = disk.open("sqlite:///:memory:", Rules()).store
         self.recorder = Recorder(
-            self.store, self.metrics, patience_seconds=patience_seconds, lull_seconds=lull_seconds
+            self.store,
+            self.metrics,
+            commit_timeout_seconds=commit_timeout_seconds,
+            batch_linger_seconds=batch_linger_seconds,
         )
 
     def begin(self, *events: Event) -> "list[asyncio.Task[Outcome]]":
@@ -58,7 +63,7 @@ class Writer:
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
-        """While this event's commit lasts, what is recorded waits; then it is the second batch."""
+        """Block a first commit during the block, so that the events recorded in it are one batch."""
         with self.disk.busy():
             self.begin(created("the first"))
             await until(lambda: bool(self.disk.batches))
@@ -73,9 +78,11 @@ class Writer:
 
 @asynccontextmanager
 async def writing(
-    disk: Disk, *, patience_seconds: float = 20, lull_seconds: float = 0.0003
+    disk: Disk, *, commit_timeout_seconds: float = 20, batch_linger_seconds: float = 0.0003
 ) -> AsyncIterator[Writer]:
-    writer = Writer(disk, patience_seconds=patience_seconds, lull_seconds=lull_seconds)
+    writer = Writer(
+        disk, commit_timeout_seconds=commit_timeout_seconds, batch_linger_seconds=batch_linger_seconds
+    )
     running = asyncio.create_task(writer.recorder.run())
     try:
         yield writer
@@ -86,7 +93,7 @@ async def writing(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, condition, within=20, what="the disk's next commit")
+    await asyncio.to_thread(eventually, condition, within=20, what="the next commit of the disk")
 
 
 @pytest.fixture
@@ -94,7 +101,7 @@ def disk() -> Disk:
     return Disk()
 
 
-def test_the_outcomes_are_told(disk: Disk) -> None:
+def test_each_event_gets_its_outcome(disk: Disk) -> None:
     async def scenario() -> None:
         async with writing(disk) as writer:
             record = writer.recorder.record
@@ -106,7 +113,7 @@ def test_the_outcomes_are_told(disk: Disk) -> None:
     asyncio.run(scenario())
 
 
-def test_events_that_wait_are_one_commit_in_their_order(disk: Disk) -> None:
+def test_queued_events_are_one_commit_in_their_order(disk: Disk) -> None:
     names = [f"n{number}" for number in range(100)]
 
     async def scenario() -> None:
@@ -119,15 +126,15 @@ def test_events_that_wait_are_one_commit_in_their_order(disk: Disk) -> None:
     assert disk.batches == [["the first"], names]
 
 
-def test_callers_that_push_on_come_together_again(disk: Disk) -> None:
-    async def push(writer: Writer, caller: str) -> None:
+def test_callers_that_push_on_share_a_batch_again(disk: Disk) -> None:
+    async def push(writer: Writer, submission: str) -> None:
         for number in range(10):
-            await writer.recorder.record(created(f"{caller} {number}"))
-            for _ in range(5):  # an answer needs its time, to a caller and back
+            await writer.recorder.record(created(f"{submission} {number}"))
+            for _ in range(5):  # an answer needs its time, to a submission and back
                 await asyncio.sleep(0)
 
     async def scenario() -> None:
-        async with writing(disk, lull_seconds=0.5) as writer:
+        async with writing(disk, batch_linger_seconds=0.5) as writer:
             with disk.busy():
                 some = [asyncio.create_task(push(writer, f"a{number}")) for number in range(4)]
                 await until(lambda: bool(disk.batches))
@@ -139,9 +146,11 @@ def test_callers_that_push_on_come_together_again(disk: Disk) -> None:
     assert [len(batch) for batch in disk.batches] == [4, *[8] * 9, 4]
 
 
-def test_an_answer_that_meets_a_bug_harms_nobody_else(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Caller):
-        def take(self, _result: Result) -> None:
+def test_an_answer_that_meets_a_bug_does_not_affect_the_others(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Submission):
+        def respond(self, _result: Result) -> None:
             raise ZeroDivisionError
 
     async def scenario() -> None:
@@ -151,27 +160,27 @@ def test_an_answer_that_meets_a_bug_harms_nobody_else(disk: Disk, caplog: pytest
             assert isinstance(await writer.recorder.record(created("c")), Tracked)
 
     asyncio.run(scenario())
-    assert [line.message for line in caplog.records] == ["an answer has met a bug"]
+    assert [line.message for line in caplog.records] == ["an answer could not be sent"]
 
 
-class Noting(Caller):
-    """Notes what it is to expect, and what it takes."""
+class RecordingSubmission(Submission):
+    """Records the prepared outcomes and the results."""
 
     def __init__(self, event: Event) -> None:
         super().__init__(event)
         self.expected: list[Outcome] = []
-        self.taken: list[Result] = []
+        self.responses: list[Result] = []
 
-    def expect(self, outcome: Outcome) -> None:
-        assert not self.taken
+    def prepare_answer(self, outcome: Outcome) -> None:
+        assert not self.responses
         self.expected.append(outcome)
 
-    def take(self, result: Result) -> None:
-        self.taken.append(result)
+    def respond(self, result: Result) -> None:
+        self.responses.append(result)
 
 
-class Forgetful:
-    """A store that commits, and loses the answers of the first `times`."""
+class ReplyLosingStore:
+    """A store that commits, and loses the replies of the first `times` commits."""
 
     def __init__(self, times: int) -> None:
         self.store = open_store("sqlite:///:memory:", Rules()).store
@@ -191,38 +200,38 @@ class Forgetful:
         return Prepared(lose, outcomes)
 
 
-def told_twenty(store: Forgetful) -> list[Noting]:
-    """Twenty callers of one batch, who were told."""
-    callers = [Noting(created(str(number))) for number in range(20)]
+def twenty_submissions(store: ReplyLosingStore) -> list[RecordingSubmission]:
+    """Return twenty answered submissions of one batch."""
+    submissions = [RecordingSubmission(created(str(number))) for number in range(20)]
 
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
         store.store.state()
-        for caller in callers:
-            recorder.submit(caller)
+        for submission in submissions:
+            recorder.submit(submission)
         recorder.close()
         await recorder.run()
 
     asyncio.run(scenario())
     store.store.close()
-    return callers
+    return submissions
 
 
-def test_what_is_expected_of_a_commit_is_told_after_it() -> None:
-    for number, caller in enumerate(told_twenty(Forgetful(0))):
-        assert caller.taken == caller.expected == [Tracked(instance(str(number)), NODE)]
+def test_the_prepared_outcomes_are_those_of_the_commit() -> None:
+    for number, submission in enumerate(twenty_submissions(ReplyLosingStore(0))):
+        assert submission.responses == submission.expected == [Tracked(instance(str(number)), NODE)]
 
 
 class Garbage:
-    """What a preparation needs no more."""
+    """The garbage of a preparation."""
 
 
-class Leaving(Forgetful):
-    """A store whose commits wait until what was left is freed: by its preparations, by the first batch."""
+class GarbageStore(ReplyLosingStore):
+    """A store whose commits wait until the garbage of the preparations and of the first batch is freed."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, submission: Submission) -> None:
         super().__init__(0)
-        self.left = [freed(caller)]
+        self.left = [freed(submission)]
         self.waited: list[bool] = []
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
@@ -239,21 +248,21 @@ class Leaving(Forgetful):
 
 
 def freed(thing: object) -> threading.Event:
-    """Set once the thing is no more."""
+    """Return an event that is set when the object is freed."""
     gone = threading.Event()
     weakref.finalize(thing, gone.set)
     return gone
 
 
-def test_what_a_batch_leaves_is_freed_while_the_next_commit_waits() -> None:
-    callers = [Noting(created(str(number))) for number in range(200)]  # two batches
-    store = Leaving(callers[0])
+def test_the_garbage_of_a_batch_is_freed_while_the_next_commit_waits() -> None:
+    submissions = [RecordingSubmission(created(str(number))) for number in range(200)]  # two batches
+    store = GarbageStore(submissions[0])
 
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
         store.store.state()
-        while callers:
-            recorder.submit(callers.pop(0))
+        while submissions:
+            recorder.submit(submissions.pop(0))
         recorder.close()
         await recorder.run()
 
@@ -262,7 +271,9 @@ def test_what_a_batch_leaves_is_freed_while_the_next_commit_waits() -> None:
     assert store.waited == [True, True]
 
 
-def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_lines_of_a_large_batch_are_logged_before_the_recorder_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     names = [str(number) for number in range(20)]
     store = open_store("sqlite:///:memory:", Rules()).store
@@ -271,7 +282,7 @@ def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.L
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())
         for name in names:
-            recorder.submit(Noting(interrupted(name)))
+            recorder.submit(RecordingSubmission(interrupted(name)))
         recorder.close()
         await recorder.run()
 
@@ -281,10 +292,10 @@ def test_the_lines_of_many_are_written_at_the_end_at_the_latest(caplog: pytest.L
     assert [line["instance"] for record in records for line in record["each"]] == names
 
 
-def test_what_is_expected_is_not_told_when_the_commit_fails() -> None:
-    for caller in told_twenty(Forgetful(1)):
-        assert [type(outcome) for outcome in caller.expected] == [Tracked]
-        assert [type(result) for result in caller.taken] == [StoreUnavailableError]
+def test_a_prepared_answer_is_not_sent_when_the_commit_fails() -> None:
+    for submission in twenty_submissions(ReplyLosingStore(1)):
+        assert [type(outcome) for outcome in submission.expected] == [Tracked]
+        assert [type(result) for result in submission.responses] == [StoreUnavailableError]
 
 
 def test_a_batch_is_bounded(disk: Disk) -> None:
@@ -298,7 +309,7 @@ def test_a_batch_is_bounded(disk: Disk) -> None:
     assert [len(batch) for batch in disk.batches] == [1, *[128] * 8, 76]
 
 
-def test_an_event_sees_what_the_one_before_it_in_the_batch_has_done(disk: Disk) -> None:
+def test_an_event_sees_the_effects_of_earlier_events_in_its_batch(disk: Disk) -> None:
     async def scenario() -> list[Outcome]:
         async with writing(disk) as writer:
             async with writer.busy():
@@ -313,7 +324,7 @@ def test_an_event_sees_what_the_one_before_it_in_the_batch_has_done(disk: Disk) 
     [{"n0"}, {"n9"}, {"n3", "n4"}, {f"n{n}" for n in range(10)}],
     ids=lambda names: str(len(names)),
 )
-def test_culprits_fail_alone_and_the_order_is_kept(
+def test_only_events_that_meet_a_bug_fail_and_the_order_is_kept(
     disk: Disk, caplog: pytest.LogCaptureFixture, poisonous: set[str]
 ) -> None:
     names = [f"n{number}" for number in range(10)]
@@ -339,7 +350,7 @@ def test_culprits_fail_alone_and_the_order_is_kept(
     assert caplog.text.count("Traceback") == len(poisonous)
 
 
-def test_an_outcome_is_told_once_it_is_durable_and_shown(disk: Disk) -> None:
+def test_an_event_is_answered_after_it_is_durable_and_in_the_metrics(disk: Disk) -> None:
     async def scenario() -> None:
         async with writing(disk) as writer:
             await writer.recorder.record(created("a"))
@@ -354,7 +365,7 @@ def test_an_outcome_is_told_once_it_is_durable_and_shown(disk: Disk) -> None:
     asyncio.run(scenario())
 
 
-def test_while_the_store_is_away_events_fail_and_afterwards_everything_is_shown(disk: Disk) -> None:
+def test_events_fail_without_the_store_and_the_metrics_are_right_when_it_is_back(disk: Disk) -> None:
     async def scenario() -> None:
         async with writing(disk) as writer:
             record = writer.recorder.record
@@ -375,9 +386,9 @@ def test_while_the_store_is_away_events_fail_and_afterwards_everything_is_shown(
     asyncio.run(scenario())
 
 
-def test_who_waits_too_long_is_told_be_it_in_the_queue_or_in_the_commit(disk: Disk) -> None:
+def test_an_event_that_waits_too_long_is_refused_in_the_queue_and_in_the_commit(disk: Disk) -> None:
     async def scenario() -> None:
-        async with writing(disk, patience_seconds=0.1) as writer:
+        async with writing(disk, commit_timeout_seconds=0.1) as writer:
             async with writer.busy():
                 begun = asyncio.get_running_loop().time()
                 (queued,) = writer.begin(created("a"))
@@ -389,7 +400,7 @@ def test_who_waits_too_long_is_told_be_it_in_the_queue_or_in_the_commit(disk: Di
     asyncio.run(scenario())
 
 
-def test_an_event_nobody_waits_for_any_more_is_left_out_of_its_batch(disk: Disk) -> None:
+def test_an_event_whose_caller_has_gone_is_not_committed(disk: Disk) -> None:
     async def scenario() -> None:
         async with writing(disk) as writer:
             async with writer.busy():
@@ -415,7 +426,7 @@ def test_periodic_work_is_done_between_two_batches(disk: Disk) -> None:
     asyncio.run(scenario())
 
 
-def test_a_bug_in_periodic_work_is_told_and_the_writer_lives(
+def test_a_bug_in_periodic_work_is_logged_and_does_not_end_the_recorder(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
@@ -428,7 +439,7 @@ def test_a_bug_in_periodic_work_is_told_and_the_writer_lives(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_damage_found_while_running_is_told_once_to_everybody(
+def test_damage_found_while_running_is_logged_once_and_is_fatal(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     def damaged(_store: Store, _now: float) -> Applied:
@@ -436,16 +447,16 @@ def test_damage_found_while_running_is_told_once_to_everybody(
 
     async def scenario() -> None:
         async with writing(disk) as writer:
-            assert not writer.recorder.lost.is_set()
+            assert not writer.recorder.fatal.is_set()
             with pytest.raises(StoreCorruptError):
                 await writer.recorder.perform(damaged)
-            assert writer.recorder.lost.is_set()
+            assert writer.recorder.fatal.is_set()
 
     asyncio.run(scenario())
     assert [line.levelname for line in caplog.records] == ["ERROR"]
 
 
-def test_at_the_end_everything_accepted_is_answered_and_nothing_more_taken(disk: Disk) -> None:
+def test_at_the_end_all_accepted_events_are_answered_and_new_ones_refused(disk: Disk) -> None:
     others = set(threading.enumerate())
 
     async def scenario() -> Recorder:
@@ -482,7 +493,7 @@ def test_a_counted_interruption_is_one_line_with_its_attribution(
     asyncio.run(scenario())
     records = [vars(record) for record in caplog.records if record.message == "interruption counted"]
     lines = [line for record in records for line in record["each"]]
-    told = {
+    expected = {
         "project": "shop-prod",
         "kubernetes_cluster": "tills",
         "cluster_location": "europe-west1",
@@ -495,4 +506,4 @@ def test_a_counted_interruption_is_one_line_with_its_attribution(
         "counted_as": "tills",
     }
     assert [line["released_by"] for line in lines] == ["creation", None]
-    assert all(told.items() <= line.items() for line in lines)
+    assert all(expected.items() <= line.items() for line in lines)

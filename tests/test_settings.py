@@ -534,7 +534,7 @@ def test_a_store_is_a_file_or_what_the_redis_client_reads(url: str) -> None:
         pytest.param("false", "should be a mapping of keys", id="boolean"),
     ],
 )
-def test_a_file_that_is_no_mapping_is_told_by_place_and_not_by_content(
+def test_a_file_that_is_not_a_mapping_is_reported_by_place_and_not_by_content(
     file: Write, text: str, said: str
 ) -> None:
     path = file(text)

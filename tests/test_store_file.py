@@ -1,4 +1,4 @@
-"""The store's file as an operator meets it: links, second names, and a file that is lost while in use."""
+"""The file of the store in operation: links, second names, and a file that is lost while in use."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.support.entries import insert, preempted
-from tests.support.program import Exporter, configuration, run, written
+from tests.support.program import ExporterProcess, configuration, run, written
 from tests.support.sqlite_files import used
 
 PROGRAM: Final = "spot-interruption-exporter: "
@@ -20,7 +20,7 @@ def test_a_store_behind_a_link_is_written_through_it_and_survives_restarts(tmp_p
         (tmp_path / name).mkdir()
     path = tmp_path / "data/store.db"
     path.symlink_to("../disk/store.db")
-    with Exporter(tmp_path, store={"url": f"sqlite:///{path}"}) as exporter:
+    with ExporterProcess(tmp_path, store={"url": f"sqlite:///{path}"}) as exporter:
         exporter.push(insert())
         assert exporter.outcome(preempted()) == "counted"
         exporter.process.kill()
@@ -88,7 +88,7 @@ def replaced(path: Path) -> None:
 def test_a_store_that_is_lost_while_it_is_in_use_ends_the_process(
     tmp_path: Path, lose: Callable[[Path], None], what: str
 ) -> None:
-    with Exporter(tmp_path) as exporter:
+    with ExporterProcess(tmp_path) as exporter:
         exporter.push(insert())
         lose(exporter.store)
         looked = run("check", "--config", tmp_path / "config.yaml")

@@ -1,4 +1,4 @@
-"""The test suite's own configuration."""
+"""The configuration of the test suite."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""The exporter on loopback with no cloud account: a local issuer and sample events, the real path."""
+"""The demo: the exporter on loopback without a cloud account, a local issuer, and sample messages."""

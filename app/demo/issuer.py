@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 ABSENT: Final = object()
-"""As the value of a claim or of a header's field: leave it out."""
+"""As the value of a claim or of a header field, it leaves that out."""
 
 _PATH: Final = "/oauth2/v1/certs"
 _TOKEN_SECONDS: Final = 3600
@@ -35,20 +35,20 @@ class Issuer:
         self.rotate()
 
     def rotate(self, *, keep: bool = True) -> None:
-        """Sign with a new key from now on; without `keep` the older certificates are gone."""
+        """Sign with a new key from now on. Without `keep`, the older certificates are removed."""
         self._key = generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
         kept = self._certificates if keep else {}
         self._certificates = {**kept, self.kid: _certificate(self._key)}
 
     def certificates(self) -> dict[str, str]:
-        """PEM certificates by key id."""
+        """Return the PEM certificates by key id."""
         return dict(self._certificates)
 
     def token(
         self, *, audience: object, email: object, header: Mapping[str, object] = _NOTHING, **claims: object
     ) -> str:
-        """A token that is good for an hour, with these claims and header fields changed or ABSENT."""
+        """Return a token that is valid for an hour, with these claims and header fields changed or ABSENT."""
         now = int(self._clock())
         usual_header = {"alg": "RS256", "kid": self.kid, "typ": "JWT"}
         usual_claims = {
@@ -64,35 +64,35 @@ class Issuer:
         return self.sign(_present({**usual_header, **header}), _present({**usual_claims, **claims}))
 
     def sign(self, header: object, claims: object) -> str:
-        """Anything at all, signed with the present key."""
+        """Return a token with any header and claims, signed with the current key."""
         signed = f"{segment(header)}.{segment(claims)}"
         signature = self._key.sign(signed.encode(), PKCS1v15(), SHA256())
         return f"{signed}.{base64url(signature)}"
 
 
 def segment(value: object) -> str:
-    """A value as a JWT's header or payload."""
+    """Return a value as the header or the payload of a JWT."""
     return base64url(json.dumps(value, separators=(",", ":")).encode())
 
 
 def base64url(data: bytes) -> str:
-    """Base64 in the URL's alphabet and without padding, as in a JWT."""
+    """Return base64 in the alphabet for URLs and without padding, as in a JWT."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 class IssuerServer:
-    """Serves an issuer's certificates on loopback while it is entered.
+    """Serves the certificates of an issuer on loopback for a `with` block.
 
-    Its attributes may be changed at any time: they are what the next answers will be.
+    Its attributes may be changed at any time, and apply to the next answers.
     """
 
     def __init__(self, issuer: Issuer) -> None:
         self.status = HTTPStatus.OK
         self.headers = {"Cache-Control": "public, max-age=3600"}
         self.body: bytes | None = None
-        """Instead of the certificates."""
+        """If set, it is served instead of the certificates."""
         self.fetches = 0
-        """Requests so far, answered or held."""
+        """The number of requests so far, answered or held."""
         self._issuer = issuer
         self._fetched = threading.Condition()
         self._open = threading.Event()
@@ -102,7 +102,7 @@ class IssuerServer:
 
     @property
     def url(self) -> str:
-        """Where the certificates are."""
+        """The URL of the certificates."""
         return f"http://127.0.0.1:{self._server.server_port}{_PATH}"
 
     def __enter__(self) -> Self:
@@ -116,15 +116,15 @@ class IssuerServer:
         self._server.server_close()
 
     def hold(self) -> None:
-        """Answer nobody until `release`."""
+        """Hold all answers until `release`."""
         self._open.clear()
 
     def release(self) -> None:
-        """Answer, those that were held too."""
+        """Send the held answers and all further ones."""
         self._open.set()
 
     def wait_for_fetches(self, count: int, *, timeout_seconds: float = 10) -> None:
-        """Block until so many requests have come in all; TimeoutError if they do not."""
+        """Block until there were `count` requests in all. Raises TimeoutError."""
         with self._fetched:
             if not self._fetched.wait_for(lambda: self.fetches >= count, timeout_seconds):
                 raise TimeoutError(f"{self.fetches} of {count} fetches came")
@@ -136,12 +136,12 @@ class IssuerServer:
             timeout = 10
 
             def do_GET(self) -> None:
-                # A client may have gone while its answer was held.
+                # A client may close its connection while its answer is held.
                 with contextlib.suppress(ConnectionError):
                     site._answer(self)
 
             def log_message(self, *_: object) -> None:
-                """Keep the terminal for the demo's own lines."""
+                """Log nothing, because the terminal is for the lines of the demo."""
 
         return Handler
 
@@ -162,7 +162,7 @@ class IssuerServer:
 
 
 class _Server(ThreadingHTTPServer):
-    # So that closing it waits for the handlers, and their sockets are closed too.
+    # Closing it waits for the handlers, so that their sockets are closed too.
     daemon_threads = False
 
 

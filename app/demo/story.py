@@ -1,4 +1,4 @@
-"""The demo: a real exporter on loopback, real tokens, sample messages over HTTP, and what they make."""
+"""The demo: a real exporter on loopback, real tokens, sample messages over HTTP, and their effects."""
 
 import asyncio
 import base64
@@ -9,21 +9,24 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import uvloop
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.logs import configure
-from app.main import Exporter, create_app
+from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
+
+if TYPE_CHECKING:
+    from app.exporter import Exporter
 
 _AUDIENCE: Final = "https://sie.example.com"
 _ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
 _KILLED: Final = 128
-"""What shells add to the number of the signal that ended a program."""
+"""The number that shells add to that of the signal that ended a program."""
 _EXPECTED: Final = {
     'interruption_events_total{kubernetes_cluster="shop"}': 2,
     'interruption_events_total{kubernetes_cluster="unknown"}': 0,
@@ -56,8 +59,8 @@ async def _run(port: int, *, once: bool) -> int:
     issuer = Issuer()
     # The signals come first: a signal that ended the process would leave the folder behind.
     with (
-        # The end of its terminal ends the demo, but not under nohup.
-        stop_signals(*_hang_up()) as stops,
+        # The demo ends when its terminal is closed, but not under nohup.
+        stop_signals(*_hang_up()) as signals,
         TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
         IssuerServer(issuer) as certificates,
     ):
@@ -67,8 +70,8 @@ async def _run(port: int, *, once: bool) -> int:
         advice = "; choose another port with --port"
         async with exporter.running(), listening(settings, app, advice=advice) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
-            stopped = asyncio.create_task(stops.get())
-            right = asyncio.create_task(_tell(base, issuer))
+            stopped = asyncio.create_task(signals.get())
+            right = asyncio.create_task(_run_story(base, issuer))
             await asyncio.wait([stopped, right], return_when=asyncio.FIRST_COMPLETED)
             if not right.done():
                 right.cancel()
@@ -76,7 +79,7 @@ async def _run(port: int, *, once: bool) -> int:
                 return _KILLED + stopped.result()
             code = 0 if right.result() else 1
             if not once:
-                _say(f"\nServing at {base}/ until Ctrl-C.")
+                _print(f"\nServing at {base}/ until Ctrl-C.")
                 await stopped
             return code
 
@@ -85,13 +88,13 @@ def _hang_up() -> Sequence[signal.Signals]:
     return () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
 
 
-async def _tell(base: str, issuer: Issuer) -> bool:
+async def _run_story(base: str, issuer: Issuer) -> bool:
     async with httpx.AsyncClient(base_url=base, trust_env=False) as client:
-        return await _Story(client, issuer).tell()
+        return await _Story(client, issuer).run()
 
 
 class _Story:
-    """Posts one message after the other, and says what came back."""
+    """Posts one message after the other, and prints the answers."""
 
     def __init__(self, client: httpx.AsyncClient, issuer: Issuer) -> None:
         self._client = client
@@ -99,8 +102,8 @@ class _Story:
         self._stranger = Issuer().token(audience=_AUDIENCE, email=_ACCOUNT)
         self._messages = 0
 
-    async def tell(self) -> bool:
-        """Whether the counts are right in the end."""
+    async def run(self) -> bool:
+        """Post all messages, and return whether the counts are right."""
         creation, interruption = _sample("creation", hours_ago=5), _sample("interruption", hours_ago=0)
         early = _of_another_instance(_sample("interruption", hours_ago=0))
         late = _of_another_instance(_sample("creation", hours_ago=2))
@@ -132,22 +135,22 @@ class _Story:
             json=envelope,
             headers={"authorization": f"Bearer {token or self._token}"},
         )
-        _say(f"\n{title}.\n  POST /events/{endpoint}  {entry['protoPayload']['methodName']}")
-        _say(f"  {response.status_code} {response.text}")
+        _print(f"\n{title}.\n  POST /events/{endpoint}  {entry['protoPayload']['methodName']}")
+        _print(f"  {response.status_code} {response.text}")
 
     async def _read(self) -> bool:
         exposition = (await self._client.get("/metrics")).text
-        _say("\nGET /metrics")
+        _print("\nGET /metrics")
         for line in exposition.splitlines():
             if line.startswith(("interruption_events_total", "spot_interruptions_total")):
-                _say(f"  {line}")
+                _print(f"  {line}")
         wrong = differences(exposition)
-        _say("\n".join(["\nTHE COUNTS ARE WRONG.", *wrong]) if wrong else "\nThe counts are right.")
+        _print("\n".join(["\nTHE COUNTS ARE WRONG.", *wrong]) if wrong else "\nThe counts are right.")
         return not wrong
 
 
 def differences(exposition: str) -> list[str]:
-    """What of an exposition is not as the story must end; empty if all of it is."""
+    """Return the differences between an exposition and the expected end of the story."""
     samples = (line.rpartition(" ") for line in exposition.splitlines() if not line.startswith("#"))
     values = {series: float(value) for series, _, value in samples if series}
     return [
@@ -158,7 +161,7 @@ def differences(exposition: str) -> list[str]:
 
 
 def _sample(name: str, *, hours_ago: float) -> dict[str, Any]:
-    """A sample log entry, as if it had been written that long ago."""
+    """Return a sample log entry that was written `hours_ago`."""
     entry: dict[str, Any] = json.loads(files("app.demo").joinpath("samples", f"{name}.json").read_text())
     entry["timestamp"] = (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
     return entry
@@ -176,6 +179,6 @@ def _of_another_instance(entry: dict[str, Any]) -> dict[str, Any]:
     return another
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

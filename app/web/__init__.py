@@ -1,1 +1,1 @@
-"""HTTP: the thin skin. Requests in, problem documents and outcomes out."""
+"""The HTTP layer: endpoints, problem documents, and uvicorn's protocol."""

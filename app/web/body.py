@@ -1,4 +1,4 @@
-"""Reading a request's body, within its limits of size and time."""
+"""Reads the body of a request, within limits of size and time."""
 
 import asyncio
 from collections import deque
@@ -13,35 +13,35 @@ BODY_SECONDS: Final = 10.0
 
 
 class CallerGoneError(Exception):
-    """The caller closed the connection: there is nobody to answer."""
+    """The caller closed the connection, so there is nobody to answer."""
 
 
 @dataclass(slots=True, eq=False)
-class _Reading:
-    until: float
+class _Read:
+    deadline: float
     task: asyncio.Task[Any] | None
-    """None: it has come to its end."""
+    """None once the read has ended."""
     late: bool = False
 
 
 class BodyReader:
-    """Reads bodies. One timer serves all of them: one each costs more than reading most of them."""
+    """Reads bodies. All share a timer, because a timer for each costs more than reading most bodies."""
 
     def __init__(self, limit: int, seconds: float = BODY_SECONDS) -> None:
-        """`limit` in bytes; `seconds`: how long a body may take."""
+        """`limit` is in bytes; `seconds` is the time that a body may take."""
         self._limit = limit
         self._seconds = seconds
-        self._readings: deque[_Reading] = deque()
-        """In the order in which their time is over."""
+        self._reads: deque[_Read] = deque()
+        """In the order of their deadlines."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def read(self, receive: Receive) -> bytes:
-        """The whole body.
+        """Return the whole body.
 
-        Raises BodyTooLargeError, by the bytes that came, BodyTimeoutError or CallerGoneError.
+        Raises BodyTooLargeError, by the number of bytes received, BodyTimeoutError or CallerGoneError.
         """
-        task, reading = self._begin()
+        task, read = self._start()
         try:
             message = await receive()
             body = _chunk(message)
@@ -49,46 +49,46 @@ class BodyReader:
                 message = await receive()
                 body += _chunk(message)
         except asyncio.CancelledError:
-            if not reading.late or task.uncancel():
+            if not read.late or task.uncancel():
                 raise
             raise BodyTimeoutError(f"the body was not complete within {self._seconds:g} s") from None
         finally:
-            self._end(reading)
-        return self.whole(body)
+            self._finish(read)
+        return self.check_size(body)
 
-    def whole(self, body: bytes) -> bytes:
-        """The body, if it is not too large. Raises BodyTooLargeError."""
+    def check_size(self, body: bytes) -> bytes:
+        """Return the body. Raises BodyTooLargeError."""
         if len(body) > self._limit:
             raise BodyTooLargeError(f"the body is larger than {self._limit} bytes")
         return body
 
-    def _begin(self) -> tuple[asyncio.Task[Any], _Reading]:
+    def _start(self) -> tuple[asyncio.Task[Any], _Read]:
         loop = self._loop = self._loop or asyncio.get_running_loop()
         task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101 - whoever awaits is in one
-        reading = _Reading(loop.time() + self._seconds, task)
-        self._readings.append(reading)
+        assert task is not None  # noqa: S101 - this runs in a task
+        read = _Read(loop.time() + self._seconds, task)
+        self._reads.append(read)
         if self._timer is None:
-            self._timer = loop.call_at(reading.until, self._sweep)
-        return task, reading
+            self._timer = loop.call_at(read.deadline, self._cancel_late)
+        return task, read
 
-    def _end(self, reading: _Reading) -> None:
-        reading.task = None
-        while self._readings and self._readings[0].task is None:
-            self._readings.popleft()
+    def _finish(self, read: _Read) -> None:
+        read.task = None
+        while self._reads and self._reads[0].task is None:
+            self._reads.popleft()
 
-    def _sweep(self) -> None:
-        """Interrupt what has taken too long, and look again when the next one's time is over."""
+    def _cancel_late(self) -> None:
+        """Cancel the reads whose deadline is over, and set the timer to the next deadline."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for reading in self._readings:
-            if reading.until > now:
+        for read in self._reads:
+            if read.deadline > now:
                 break
-            if reading.task is not None and not reading.late:
-                reading.late = True
-                reading.task.cancel()
-        following = next((reading.until for reading in self._readings if reading.until > now), None)
-        self._timer = None if following is None else loop.call_at(following, self._sweep)
+            if read.task is not None and not read.late:
+                read.late = True
+                read.task.cancel()
+        following = next((read.deadline for read in self._reads if read.deadline > now), None)
+        self._timer = None if following is None else loop.call_at(following, self._cancel_late)
 
 
 def _chunk(message: Message) -> bytes:

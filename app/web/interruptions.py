@@ -1,4 +1,4 @@
-"""`GET /interruptions`: the ledger as JSON, a page at a time, for annotations and scripts."""
+"""`GET /interruptions`: the ledger as JSON, in pages, for annotations and scripts."""
 
 import asyncio
 import re
@@ -45,7 +45,7 @@ _Name: TypeAlias = Annotated[str | None, Field(max_length=512)]
 
 
 class _Parameters(BaseModel):
-    """What the parameters take; a description ends the sentence "it takes …"."""
+    """The parameters. The description of each ends the sentence "it takes …"."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -71,7 +71,7 @@ class _Parameters(BaseModel):
     ] = None
 
     def query(self) -> history.Query:
-        """Return what to read; the row after the last one shown proves that there is a next page."""
+        """Return the query. It reads a row more than the page shows, to know if there is a next page."""
         most = history.Query()
         return history.Query(
             since=self.since.timestamp() if self.since else most.since,
@@ -86,7 +86,7 @@ class _Parameters(BaseModel):
 
 
 def add_interruptions(app: FastAPI, ledger: LedgerReader) -> None:
-    """The ledger's endpoint. One answer at a time is read, in a thread of its own: the writer goes first."""
+    """Add the endpoint of the ledger. A thread of its own reads for one answer at a time."""
     reader = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     app.add_exception_handler(RequestValidationError, _bad_parameters)
 
@@ -121,7 +121,7 @@ _ANSWERS: Final[dict[int | str, dict[str, object]]] = {
 
 
 async def _bad_parameters(_request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, RequestValidationError)  # noqa: S101 - FastAPI hands over what it was registered for
+    assert isinstance(exc, RequestValidationError)  # noqa: S101 - FastAPI calls it for this class only
     wrong = [_sentence(str(error["loc"][-1]), error) for error in exc.errors()]
     return as_response(problem(HTTPStatus.BAD_REQUEST, "bad_request", "; ".join(wrong)))
 
@@ -135,7 +135,7 @@ def _sentence(parameter: str, error: Mapping[str, Any]) -> str:
 
 
 def _body(page: Sequence[Entry], following: str | None) -> bytes:
-    # Row by row: the process would keep the memory of all dictionaries at once.
+    # Row by row, because the process would keep the memory of all dictionaries together.
     rows = b",".join([to_json(_row(entry)) for entry in page])
     return b'{"interruptions":[%b],"next":%b}' % (rows, to_json(following))
 

@@ -85,7 +85,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         "required": ["outcome"],
         "properties": {
             "outcome": {"enum": list(OUTCOMES)},
-            "reason": {"type": "string", "description": "Why it was ignored."},
+            "reason": {"type": "string", "description": "The reason for which it was ignored."},
             **dict.fromkeys(_ATTRIBUTION, _TEXT),
         },
     },
@@ -112,7 +112,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
 
 
 def describe(app: FastAPI, *, authenticated: bool) -> None:
-    """Have the application's OpenAPI description hold the push endpoints too."""
+    """Add the push endpoints to the OpenAPI description of the application."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -131,7 +131,7 @@ def _description(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": "An OIDC token of Google's, as Pub/Sub push subscriptions send it.",
+            "description": "An OIDC token of Google, as Pub/Sub push subscriptions send it.",
         }
     }
     for endpoint in ("creation", "interruption"):
@@ -142,9 +142,9 @@ def _description(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
 def _push(endpoint: str, *, authenticated: bool) -> dict[str, Any]:
     return {
         "operationId": f"push_{endpoint}",
-        "summary": f"Take a pushed message of the {endpoint} topic",
-        "description": "Answers 200 once the effect is durable. What an entry means is told by its method,"
-        " not by the endpoint that it came to.",
+        "summary": f"Receive a pushed message of the {endpoint} topic",
+        "description": "Answers 200 once the effect is durable. The method of an entry decides its meaning,"
+        " not the endpoint that received it.",
         "security": [{"oidc": []}] if authenticated else [],
         "requestBody": {
             "required": True,
@@ -160,7 +160,7 @@ def _push(endpoint: str, *, authenticated: bool) -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": _response("What became of the message", "application/json", "Outcome"),
+            "200": _response("The outcome of the message", "application/json", "Outcome"),
             **{
                 str(status.value): _response(
                     f"{status.phrase}: {', '.join(reasons)}", "application/problem+json", "Problem"

@@ -1,4 +1,4 @@
-"""What people, probes and Prometheus ask for: metrics, health and readiness."""
+"""The endpoints for metrics, health and readiness."""
 
 import asyncio
 import gzip
@@ -18,27 +18,28 @@ _GZIP_LEVEL: Final = 1
 
 
 class Condition(Protocol):
-    """How the exporter is."""
+    """The health and the readiness of the exporter."""
 
-    def ailing(self) -> str | None:
-        """Why only a restart would help; None while it does its work."""
+    def unhealthy_reason(self) -> str | None:
+        """Return the reason for which a restart is needed, or None."""
         ...
 
-    def missing(self) -> Sequence[str]:
-        """What is still missing before every interruption can be attributed at once."""
+    def not_ready_reasons(self) -> Sequence[str]:
+        """Return the reasons for which some interruptions cannot be attributed at once."""
         ...
 
 
 def add_health(app: FastAPI, condition: Condition) -> None:
-    """`/healthz` for probes and load balancers, `/readyz` for people, `check` and alerts."""
+    """Add `/healthz` for probes and load balancers, and `/readyz` for people and alerts."""
 
     @app.get("/healthz", summary="Whether the exporter does its work", responses=_STATES)
     async def healthz() -> Response:
-        return _state((ailing,) if (ailing := condition.ailing()) else (), "unhealthy")
+        reason = condition.unhealthy_reason()
+        return _state((reason,) if reason else (), "unhealthy")
 
     @app.get("/readyz", summary="Whether every interruption can be attributed at once", responses=_STATES)
     async def readyz() -> Response:
-        return _state(condition.missing(), "not_ready")
+        return _state(condition.not_ready_reasons(), "not_ready")
 
 
 def add_metrics(app: FastAPI, metrics: Metrics, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Errors as problem documents; the statuses stand here, in one table.
+"""Errors as problem documents, with the table of their statuses.
 
 https://www.rfc-editor.org/rfc/rfc9457
 """
@@ -36,13 +36,13 @@ STATUSES: Final[Mapping[type[ExporterError], HTTPStatus]] = {
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""The status of each error; a class without a row has its parent's."""
+"""The status of each error. A class without a row has the status of its parent."""
 
 _RETRY_AFTER_SECONDS: Final = "5"
 _HEADERS: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": "Bearer"},
     HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": _RETRY_AFTER_SECONDS},
-    # The rest of the body is not read: the connection cannot carry another request.
+    # The rest of the body is not read, so the connection cannot carry another request.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"connection": "close"},
     HTTPStatus.REQUEST_TIMEOUT: {"connection": "close"},
 }
@@ -51,7 +51,7 @@ INERT: Final[Mapping[str, str]] = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
 }
-"""Headers by which a browser neither runs nor guesses anything."""
+"""Headers that forbid a browser to run or to guess anything."""
 
 AnyReasonedError = CallerError | UnavailableError | InternalError
 """The errors that answer a request; each has a reason."""
@@ -67,19 +67,19 @@ class Problem:
 
 
 def status_of(error: type[ExporterError]) -> HTTPStatus:
-    """The status of an error; KeyError for one that answers no request."""
+    """Return the status of an error. Raises KeyError if that error does not answer requests."""
     return next(STATUSES[cls] for cls in error.__mro__ if cls in STATUSES or cls is ExporterError)
 
 
 def problem_of(exc: AnyReasonedError) -> Problem:
-    """The problem document for an error."""
+    """Return the problem document of an error."""
     return problem(status_of(type(exc)), exc.reason, str(exc))
 
 
 def problem(
     status: HTTPStatus, reason: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> Problem:
-    """A problem document; `reason` is a slug, the same as the metric's label."""
+    """Return a problem document. `reason` is a slug, which is also the label of the metric."""
     document = {"title": status.phrase, "status": status.value, "detail": detail, "reason": reason}
     body = json.dumps(document).encode()
     return Problem(
@@ -90,12 +90,12 @@ def problem(
 
 
 def as_response(answer: Problem) -> Response:
-    """The problem document as a response."""
+    """Return the problem document as a response."""
     return Response(answer.body, answer.status, headers={**INERT, **answer.headers})
 
 
 def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[AnyReasonedError]]:
-    """Every error class that answers a request, each with its reason."""
+    """Yield every error class that answers requests; each has a reason."""
     if issubclass(error, CallerError | UnavailableError | InternalError) and "reason" in vars(error):
         yield error
     for child in error.__subclasses__():

@@ -1,7 +1,7 @@
-"""The two push endpoints: authenticate, read the body, decode, have it recorded, answer.
+"""The two push endpoints: authenticate, read the body, decode, record, answer.
 
-Outside of FastAPI's layers: they would cost more a request than all of this. A push that has come whole, of a
-caller who is known, is not even a task; any other is plain ASGI.
+They bypass FastAPI, whose layers would cost more per request than all of this. A push that arrived
+completely, from a caller whose token is cached, takes the fast path without a task; any other is plain ASGI.
 https://cloud.google.com/pubsub/docs/push
 """
 
@@ -26,11 +26,11 @@ from app.errors import (
 )
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
-from app.metrics import Endpoint, Pushes
-from app.protocol import Answer, Headers, Reply
-from app.recorder import Caller, Recorder, Result
+from app.metrics import Endpoint, PushCounters
+from app.recorder import Recorder, Result, Submission
 from app.web.body import BodyReader, CallerGoneError
 from app.web.problems import problem_of
+from app.web.protocol import Answer, Headers, Reply
 
 _JSON: Final = ((b"content-type", b"application/json"),)
 
@@ -38,20 +38,23 @@ _log = logging.getLogger(__name__)
 
 
 class Authenticator(Protocol):
-    """Says who calls; see `app.gcp.oidc.Verifier`."""
+    """Identifies callers by their tokens; see `app.gcp.oidc.Verifier`."""
 
     def cached(self, authorization: str) -> str | None:
-        """The caller, if this very token was verified before and is still good."""
+        """Return the caller if this token was verified before and is still valid."""
         ...
 
     async def verify(self, authorization: str | None) -> str:
-        """The caller; raises NotAuthenticatedError, NotPermittedError or CertificatesUnavailableError."""
+        """Return the caller.
+
+        Raises NotAuthenticatedError, NotPermittedError or CertificatesUnavailableError.
+        """
         ...
 
 
 @dataclass(slots=True)
 class Gate:
-    """Whether pushes are taken."""
+    """A switch that closes the push endpoints."""
 
     closed: bool = False
 
@@ -62,14 +65,14 @@ class PushEndpoint:
 
     endpoint: Endpoint
     subscription: str
-    """The only subscription that may push here; "" for any."""
+    """The only subscription that may push here; empty for any."""
     authenticator: Authenticator | None
-    """None: everybody may push."""
+    """None if everybody may push."""
     recorder: Recorder
-    pushes: Pushes
+    counters: PushCounters
     gate: Gate
-    ask: Callable[[str], None]
-    """Asks for a listing of a project's fleet: something waits for an instance of it."""
+    request_listing: Callable[[str], None]
+    """Requests a listing of a project, because an interruption of it is pending."""
     bodies: BodyReader
     clock: Callable[[], float] = time.time
 
@@ -81,28 +84,28 @@ class PushEndpoint:
             answer = self.refuse(exc)
         except CallerGoneError:
             return
-        except asyncio.CancelledError:  # the server gives up on what is still under way when it stops
+        except asyncio.CancelledError:  # the server stops, and ends the requests in progress
             answer = self.refuse(StoppingError("the exporter has stopped"))
-        except Exception:  # noqa: BLE001 - a bug must be answered, or the message is redelivered blindly
-            _log.exception("a push has met a bug", extra={"endpoint": self.endpoint})
+        except Exception:  # noqa: BLE001 - without an answer the message would be redelivered without a reason
+            _log.exception("a push could not be handled", extra={"endpoint": self.endpoint})
             answer = self.refuse(InternalError("a bug; the log has the trace"))
         await _send(send, answer)
 
-    def take(self, headers: Headers, body: bytes, reply: Reply) -> bool:
-        """Take a push that has come whole, from a caller who is known.
+    def try_fast_path(self, headers: Headers, body: bytes, reply: Reply) -> bool:
+        """Handle a push that arrived completely, from a caller whose token is cached.
 
-        False: it has to go the way of `__call__`, where it is told what is wrong, if that is why.
+        Return False if the request must take the ASGI path; if it is invalid, the error is reported there.
         """
         try:
-            if self.gate.closed or not self._knows(_authorization(headers)):
+            if self.gate.closed or not self._is_known_caller(_authorization(headers)):
                 return False
-            now = self.pushes.last_at = self.clock()
-            event = self._decode(self.bodies.whole(body), headers, now)
+            now = self.counters.last_at = self.clock()
+            event = self._decode(self.bodies.check_size(body), headers, now)
             if isinstance(event, Ignored):
-                reply.give(self.accept(event))
+                reply.send(self.accept(event))
             else:
-                self.recorder.submit(_Taken(event, self, reply))
-        except Exception:  # noqa: BLE001 - it is met again there, bugs too
+                self.recorder.submit(_PushSubmission(event, self, reply))
+        except Exception:  # noqa: BLE001 - the ASGI path reports it
             return False
         return True
 
@@ -110,15 +113,15 @@ class PushEndpoint:
         if self.gate.closed:
             raise StoppingError("the exporter is stopping")
         authorization = _authorization(scope["headers"])
-        if self.authenticator is not None and not self._knows(authorization):
+        if self.authenticator is not None and not self._is_known_caller(authorization):
             await self.authenticator.verify(authorization)
-        now = self.pushes.last_at = self.clock()
+        now = self.counters.last_at = self.clock()
         event = self._decode(await self.bodies.read(receive), scope["headers"], now)
         if isinstance(event, Ignored):
             return self.accept(event)
         return self.accept(await self.recorder.record(event), event)
 
-    def _knows(self, authorization: str | None) -> bool:
+    def _is_known_caller(self, authorization: str | None) -> bool:
         if self.authenticator is None:
             return True
         return authorization is not None and self.authenticator.cached(authorization) is not None
@@ -133,50 +136,50 @@ class PushEndpoint:
             return
         if same_subscription(message.subscription, self.subscription):
             return
-        # A replay from the dead-letter topic comes by another subscription, and names where it was before.
+        # A replay from the dead-letter topic has another subscription, and names the one before.
         if not same_subscription(message.dead_letter_source, self.subscription):
-            raise WrongSubscriptionError("the envelope is of another subscription than the configured one")
+            raise WrongSubscriptionError("the envelope names another subscription than the configured one")
 
-    def accept(self, outcome: Outcome, event: Event | None = None, made: Answer | None = None) -> Answer:
-        """The answer to a push that is recorded, or ignored as no event; made before, or now.
+    def accept(self, outcome: Outcome, event: Event | None = None, prepared: Answer | None = None) -> Answer:
+        """Count a push that was recorded, or ignored because it is not an event, and return its answer.
 
-        Takes in what has become of it.
+        That is the `prepared` answer, if there is one.
         """
         if isinstance(outcome, Pending):
-            self.ask(outcome.project)
+            self.request_listing(outcome.project)
         delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
-        self.pushes.answered(_NAMES[type(outcome)], delay)
-        return made or _answer(outcome)
+        self.counters.answered(_NAMES[type(outcome)], delay)
+        return prepared or _answer(outcome)
 
     def refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
-        """The answer to any other push; counts it."""
-        self.pushes.refused(exc.reason)
+        """Count any other push, and return its answer."""
+        self.counters.refused(exc.reason)
         problem = problem_of(exc)
         headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)
 
 
 @dataclass(slots=True, eq=False)
-class _Taken(Caller):
-    """A push that was taken, until it is answered."""
+class _PushSubmission(Submission):
+    """A push on the fast path, until it is answered."""
 
     endpoint: PushEndpoint
     reply: Reply
     expected: Outcome | None = None
-    answer: Answer | None = None
-    """To what is expected."""
+    prepared: Answer | None = None
+    """The answer to the expected outcome."""
 
-    def expect(self, outcome: Outcome) -> None:
-        self.expected, self.answer = outcome, _answer(outcome)
-        self.reply.expect(self.answer)
+    def prepare_answer(self, outcome: Outcome) -> None:
+        self.expected, self.prepared = outcome, _answer(outcome)
+        self.reply.prepare(self.prepared)
 
-    def take(self, result: Result) -> None:
+    def respond(self, result: Result) -> None:
         if isinstance(result, Exception):
-            self.reply.give(self.endpoint.refuse(result))
+            self.reply.send(self.endpoint.refuse(result))
         else:
-            # Another outcome than was expected: the batch met a bug, and was decided once more in halves.
-            made = self.answer if result is self.expected else None
-            self.reply.give(self.endpoint.accept(result, self.event, made))
+            # The outcome differs if the batch met a bug and was decided again in halves.
+            prepared = self.prepared if result is self.expected else None
+            self.reply.send(self.endpoint.accept(result, self.event, prepared))
 
 
 def _authorization(headers: Headers) -> str | None:
@@ -191,8 +194,8 @@ def _answer(outcome: Outcome) -> Answer:
 
 
 def render(outcome: Outcome) -> bytes:
-    """The outcome as the JSON that the caller sees."""
-    return to_json(_told(outcome))
+    """Return the JSON document of the outcome."""
+    return to_json(_document(outcome))
 
 
 _NAMES: Final[Mapping[type[Outcome], str]] = {
@@ -204,7 +207,7 @@ _NAMES: Final[Mapping[type[Outcome], str]] = {
 }
 
 
-def _told(outcome: Outcome) -> dict[str, str]:
+def _document(outcome: Outcome) -> dict[str, str]:
     word = _NAMES[type(outcome)]
     if isinstance(outcome, Counted | Tracked):
         project, zone, instance = outcome.name

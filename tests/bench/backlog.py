@@ -24,7 +24,15 @@ from tests.bench.report import machine, progress
 from tests.support.measure import cpu_seconds, percentile, rss_mib
 from tests.support.output import print_line
 from tests.support.process import LOOPBACK, Process, answers
-from tests.support.program import COMMAND, ENVIRONMENT, Door, Exporter, configuration, open_door, written
+from tests.support.program import (
+    COMMAND,
+    ENVIRONMENT,
+    ExporterProcess,
+    PushCredentials,
+    configuration,
+    issued_credentials,
+    written,
+)
 
 _DAY: Final = 86400.0
 _MONTH_DAYS: Final = 32
@@ -103,9 +111,9 @@ def _options() -> argparse.Namespace:
 
 def measure(directory: Path, messages: int, connections: int, window: int, seed: int) -> Report:
     """Push the backlog, then prune it twice: by the store alone, and in an exporter that takes pushes."""
-    with open_door() as credentials:
+    with issued_credentials() as credentials:
         backlog = _Backlog(messages, seed)
-        with Exporter(directory, credentials) as exporter:
+        with ExporterProcess(directory, credentials) as exporter:
             windows, seconds = _push_backlog(exporter, credentials.token, backlog, connections, window)
             outcomes, errors = _compare_totals(exporter, backlog)
         store = exporter.store
@@ -145,7 +153,7 @@ class _Backlog:
 
 
 def _push_backlog(
-    exporter: Exporter, token: str, backlog: _Backlog, connections: int, window: int
+    exporter: ExporterProcess, token: str, backlog: _Backlog, connections: int, window: int
 ) -> tuple[Sequence[Window], float]:
     windows: list[Window] = []
     pid = exporter.process.pid
@@ -179,7 +187,7 @@ def _push_backlog(
     return windows, seconds
 
 
-def _compare_totals(exporter: Exporter, backlog: _Backlog) -> tuple[Mapping[str, int], Sequence[str]]:
+def _compare_totals(exporter: ExporterProcess, backlog: _Backlog) -> tuple[Mapping[str, int], Sequence[str]]:
     """Return the number of messages by outcome, and each difference between exposed totals and messages."""
     totals: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
@@ -221,7 +229,9 @@ def _prune(store: Path) -> Pruning:
     return Pruning(slices, left, _mib(store), free / pages)
 
 
-def _prune_under_load(directory: Path, store: Path, credentials: Door, first: int) -> PruningUnderLoad:
+def _prune_under_load(
+    directory: Path, store: Path, credentials: PushCredentials, first: int
+) -> PruningUnderLoad:
     configured = configuration(directory, credentials, store={"url": f"sqlite:///{store}"})
     command = [
         *COMMAND[:2],

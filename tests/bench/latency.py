@@ -32,7 +32,7 @@ from tests.support.compute_api import ComputeApi, Hold, ManyInstances
 from tests.support.entries import insert
 from tests.support.measure import cpu_seconds, percentile, rss_mib
 from tests.support.output import print_line
-from tests.support.program import Door, Exporter, configuration, open_door
+from tests.support.program import ExporterProcess, PushCredentials, configuration, issued_credentials
 
 _LISTED_PROJECT: Final = "shop-prod"
 _KNOWN_INSTANCES: Final = 10_000
@@ -100,14 +100,14 @@ def run(directory: Path, options: argparse.Namespace) -> Report:
     with (
         _process(_serve_compute_api, fleet) as api,
         _process(_scrape_repeatedly) as scraper,
-        open_door() as credentials,
+        issued_credentials() as credentials,
     ):
         inventory = {"enabled": True, "endpoint": api.recv(), "interval_seconds": 86400}
         configured = configuration(
             directory, credentials, store=store, inventory=inventory, pubsub=ANY_SUBSCRIPTION
         )
         configured["projects"] = [_LISTED_PROJECT]
-        with Exporter(directory, credentials, configured=configured) as exporter:
+        with ExporterProcess(directory, credentials, configured=configured) as exporter:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 measurement = _Measurement(exporter, credentials, options)
                 phases, scrapes = runner.run(measurement.run(api, scraper))
@@ -119,7 +119,9 @@ def run(directory: Path, options: argparse.Namespace) -> Report:
 class _Measurement:
     """Runs the phases, one after the other."""
 
-    def __init__(self, exporter: Exporter, credentials: Door, options: argparse.Namespace) -> None:
+    def __init__(
+        self, exporter: ExporterProcess, credentials: PushCredentials, options: argparse.Namespace
+    ) -> None:
         self._exporter = exporter
         self._options = options
         self._pid = exporter.process.pid
@@ -195,7 +197,7 @@ def _wait_seconds(seconds: float, update: Callable[[float], None]) -> Callable[[
     return wait
 
 
-def _create_series(exporter: Exporter, series: int) -> None:
+def _create_series(exporter: ExporterProcess, series: int) -> None:
     """Create instances of new clusters until the exposition has this many samples."""
     numbers = itertools.count()
     with progress("of the series created", series) as update:

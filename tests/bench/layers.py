@@ -26,11 +26,11 @@ from app.domain.totals import Tally, Totals
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import decode_push
 from app.metrics import Metrics
-from app.protocol import Answer
-from app.recorder import Caller, Recorder, Result
+from app.recorder import Recorder, Result, Submission
 from app.store.opening import open_store
 from app.store.port import Prepared, Store
 from app.web.body import BodyReader
+from app.web.protocol import Answer
 from app.web.push import Gate, PushEndpoint
 from tests.bench.prefilled_store import create_instances
 from tests.bench.report import machine, progress
@@ -161,8 +161,8 @@ class _ImmediateRecorder:
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = iter(outcomes)
 
-    def submit(self, caller: Caller) -> None:
-        caller.tell(next(self._outcomes))
+    def submit(self, submission: Submission) -> None:
+        submission.answer(next(self._outcomes))
 
 
 def _endpoint(bodies: Sequence[bytes], outcomes: Sequence[Outcome]) -> float:
@@ -173,31 +173,31 @@ def _endpoint(bodies: Sequence[bytes], outcomes: Sequence[Outcome]) -> float:
         _ImmediateRecorder(outcomes),  # type: ignore[arg-type]
         Metrics().pushes["interruption"],
         Gate(),
-        ask=lambda _: None,
+        request_listing=lambda _: None,
         bodies=BodyReader(1 << 20),
     )
 
-    return _measured(bodies, lambda request: push.take(_HEADERS, request, _IgnoredReply()))
+    return _measured(bodies, lambda request: push.try_fast_path(_HEADERS, request, _IgnoredReply()))
 
 
 class _IgnoredReply:
     """A reply that ignores its answer."""
 
-    def expect(self, answer: Answer) -> None:
+    def prepare(self, answer: Answer) -> None:
         pass
 
-    def give(self, answer: Answer) -> None:
+    def send(self, answer: Answer) -> None:
         pass
 
 
-class _BatchCaller(Caller):
-    """A caller of a batch, which sets `done` when answered. A batch is answered as a whole."""
+class _BatchSubmission(Submission):
+    """A submission of a batch, which sets `done` when answered. A batch is answered as a whole."""
 
     def __init__(self, event: Event, done: asyncio.Event) -> None:
         super().__init__(event)
         self._done = done
 
-    def take(self, _result: Result) -> None:
+    def respond(self, _result: Result) -> None:
         self._done.set()
 
 
@@ -220,7 +220,7 @@ async def _recorder(store: _CommittedStore, batches: Sequence[Sequence[Event]]) 
         for batch in batches:
             done = asyncio.Event()
             for event in batch:
-                recorder.submit(_BatchCaller(event, done))
+                recorder.submit(_BatchSubmission(event, done))
             await done.wait()
         used = time.process_time() - began
     recorder.close()

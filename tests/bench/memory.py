@@ -29,7 +29,15 @@ from tests.bench.report import at_most, machine, progress
 from tests.support.measure import cpu_seconds, peak_rss_mib, percentile, rss_mib
 from tests.support.output import print_line
 from tests.support.process import LOOPBACK, Process, eventually, free_port
-from tests.support.program import COMMAND, ENVIRONMENT, Door, Exporter, configuration, open_door, written
+from tests.support.program import (
+    COMMAND,
+    ENVIRONMENT,
+    ExporterProcess,
+    PushCredentials,
+    configuration,
+    issued_credentials,
+    written,
+)
 
 _CONNECTIONS: Final = 32
 _HOUR_SECONDS: Final = 3600
@@ -102,14 +110,14 @@ def measure(
     python: str = sys.executable,
 ) -> Sequence[Size]:
     """Measure each number of instances. Their rounds take turns, to share the machine's noise."""
-    with open_door() as credentials:
+    with issued_credentials() as credentials:
         sizes = [
             _filled(directory / f"{number}", number, credentials, rounds, python) for number in instances
         ]
         with ExitStack() as stack:
             running: list[_RunningExporter] = []
             for size in sizes:
-                exporter = Exporter(directory / f"{size.instances}", credentials)
+                exporter = ExporterProcess(directory / f"{size.instances}", credentials)
                 exporter.process.command[0] = python
                 running.append(_RunningExporter(size, stack.enter_context(exporter), credentials.token, seed))
             _take_turns(running, events, rounds)
@@ -120,7 +128,7 @@ def measure(
     return sizes
 
 
-def _filled(directory: Path, instances: int, credentials: Door, rounds: int, python: str) -> Size:
+def _filled(directory: Path, instances: int, credentials: PushCredentials, rounds: int, python: str) -> Size:
     directory.mkdir()
     store = directory / _STORE
     fill(store, instances)
@@ -129,7 +137,9 @@ def _filled(directory: Path, instances: int, credentials: Door, rounds: int, pyt
     )
 
 
-def _start_seconds(directory: Path, credentials: Door, rounds: int, python: str) -> dict[str, float]:
+def _start_seconds(
+    directory: Path, credentials: PushCredentials, rounds: int, python: str
+) -> dict[str, float]:
     """Return the median seconds from start to ready. Listing is enabled; its API is unreachable."""
     inventory = {"enabled": True, "endpoint": f"http://{LOOPBACK}:{free_port()}"}
     configured = configuration(directory, credentials, inventory=inventory) | {"projects": ["shop-prod"]}
@@ -189,7 +199,7 @@ def _drop_from_page_cache(store: Path) -> None:
 class _RunningExporter:
     """A running exporter, and random interruptions of its instances."""
 
-    def __init__(self, size: Size, exporter: Exporter, token: str, seed: int) -> None:
+    def __init__(self, size: Size, exporter: ExporterProcess, token: str, seed: int) -> None:
         self.size = size
         self._exporter = exporter
         self._pid = exporter.process.pid

@@ -20,7 +20,7 @@ from tests.support.measure import cpu_seconds
 from tests.support.nginx import Nginx
 from tests.support.output import print_line
 from tests.support.process import Process
-from tests.support.program import Door, Exporter, open_door
+from tests.support.program import ExporterProcess, PushCredentials, issued_credentials
 from tests.support.redis import RedisServer
 
 _SETUPS: Final[Mapping[str, tuple[str, int, bool]]] = {
@@ -54,7 +54,10 @@ def main() -> None:
     options = _options()
     exit_without_wrk()
     results: dict[str, list[Round]] = {name: [] for name in _SETUPS}
-    with open_door() as credentials, progress("of the runs", options.rounds * len(_SETUPS)) as update:
+    with (
+        issued_credentials() as credentials,
+        progress("of the runs", options.rounds * len(_SETUPS)) as update,
+    ):
         for _ in range(options.rounds):
             for name, rounds in results.items():
                 with TemporaryDirectory() as folder:
@@ -71,7 +74,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(directory: Path, name: str, credentials: Door, options: argparse.Namespace) -> Round:
+def _measure(directory: Path, name: str, credentials: PushCredentials, options: argparse.Namespace) -> Round:
     script = directory / "load.lua"
     write_script(script, token=credentials.token, instances=options.instances, first=10**9)
     with _running(directory, name, credentials, options.instances) as running:
@@ -82,7 +85,9 @@ def _measure(directory: Path, name: str, credentials: Door, options: argparse.Na
 
 
 @contextmanager
-def _running(directory: Path, name: str, credentials: Door, instances: int) -> Iterator[RunningSetup]:
+def _running(
+    directory: Path, name: str, credentials: PushCredentials, instances: int
+) -> Iterator[RunningSetup]:
     store, count, balanced = _SETUPS[name]
     with ExitStack() as stack:
         servers = [stack.enter_context(RedisServer(directory / "redis"))] if store == "redis" else []
@@ -93,7 +98,9 @@ def _running(directory: Path, name: str, credentials: Door, instances: int) -> I
             replica_directory = directory / f"replica-{number}"
             replica_directory.mkdir()
             settings = {"url": url, "replica": replica_directory.name}
-            exporter = Exporter(replica_directory, credentials, store=settings, pubsub=ANY_SUBSCRIPTION)
+            exporter = ExporterProcess(
+                replica_directory, credentials, store=settings, pubsub=ANY_SUBSCRIPTION
+            )
             exporters.append(stack.enter_context(exporter))
         push_url = exporters[0].url
         if balanced:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import uvloop
 
+from app.exporter import Exporter, Overrides
 from app.logs import configure
-from app.main import Exporter, Surroundings, create_app
+from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
 
@@ -21,8 +22,8 @@ async def serve(config: Path, days: float) -> None:
     settings, _ = load_settings(config, {})
     configure(settings.log_level)
     with stop_signals() as stops:
-        surroundings = Surroundings(clock=lambda: time.time() + days * 86400)
-        app = create_app(settings, surroundings=surroundings)
+        overrides = Overrides(clock=lambda: time.time() + days * 86400)
+        app = create_app(settings, overrides=overrides)
         exporter: Exporter = app.state.exporter
         async with exporter.running(), listening(settings, app):
             await stops.get()

@@ -24,7 +24,7 @@ from tests.bench.wrk import WrkResult, exit_without_wrk, run_wrk, write_script
 from tests.support.measure import cpu_seconds
 from tests.support.output import print_line
 from tests.support.process import LOOPBACK, Process, free_port, listens
-from tests.support.program import ACCOUNT, AUDIENCE, Door, open_door
+from tests.support.program import ACCOUNT, AUDIENCE, PushCredentials, issued_credentials
 
 _LIMIT, _PLAIN, _EXPORTER = "limit", "plain", "exporter"
 _MIN_SHARE_OF_LIMIT: Final = 0.35
@@ -67,7 +67,10 @@ def run(directory: Path, options: argparse.Namespace) -> Mapping[str, Sequence[R
     results: dict[str, list[Round]] = {name: [] for name in (_LIMIT, _PLAIN, _EXPORTER)}
     create_instances(f"sqlite:///{directory}/store.db", options.instances)
     plain_app.create_database(directory / "plain.db", options.instances, plain_app.Node(*NODE))
-    with open_door() as credentials, progress("of the runs", options.rounds * len(results)) as update:
+    with (
+        issued_credentials() as credentials,
+        progress("of the runs", options.rounds * len(results)) as update,
+    ):
         for number in range(1, options.rounds + 1):
             script = directory / "load.lua"
             write_script(script, token=credentials.token, instances=options.instances, first=number * 10**9)
@@ -78,7 +81,7 @@ def run(directory: Path, options: argparse.Namespace) -> Mapping[str, Sequence[R
 
 
 def _measure(
-    name: str, directory: Path, credentials: Door, script: Path, options: argparse.Namespace
+    name: str, directory: Path, credentials: PushCredentials, script: Path, options: argparse.Namespace
 ) -> Round:
     with _server(name, directory, credentials) as (url, server):
         counted = None if name == _LIMIT else _counted(url)
@@ -91,7 +94,7 @@ def _measure(
 
 
 @contextmanager
-def _server(name: str, directory: Path, credentials: Door) -> Iterator[tuple[str, Process]]:
+def _server(name: str, directory: Path, credentials: PushCredentials) -> Iterator[tuple[str, Process]]:
     port = free_port()
     commands = {
         _LIMIT: ("tests.bench.limit_app", str(port)),

@@ -11,7 +11,7 @@ from typing import Final
 from app.demo.issuer import Issuer, IssuerServer
 from tests.chaos.fault_check import Size, check
 from tests.chaos.load import ExporterAccess, Load
-from tests.support.program import ACCOUNT, AUDIENCE, Door, Exporter
+from tests.support.program import ACCOUNT, AUDIENCE, ExporterProcess, PushCredentials
 
 _TOKENS: Final = 50
 """Tokens in use. They are replaced, because a token that was verified before needs no certificate."""
@@ -49,7 +49,7 @@ def certificates_rubbish(directory: Path, size: Size, seed: int) -> str:
 
 def certificates_rotating(directory: Path, size: Size, seed: int) -> str:
     """Add three keys under load; the last replaces the older ones. Every valid token is accepted."""
-    with _rotating_keys() as keys, Exporter(directory, keys.credentials) as exporter:
+    with _rotating_keys() as keys, ExporterProcess(directory, keys.credentials) as exporter:
         with Load(ExporterAccess.of_process(exporter), size, seed, token=keys.token) as load:
             for share in (0.25, 0.5, 0.75):
                 load.wait(share)
@@ -69,8 +69,8 @@ class _Keys:
         self._tokens = self._new_tokens()
 
     @property
-    def credentials(self) -> Door:
-        return Door(self.server, self.token())
+    def credentials(self) -> PushCredentials:
+        return PushCredentials(self.server, self.token())
 
     def token(self) -> str:
         return self._rng.choice(self._tokens)
@@ -106,7 +106,7 @@ def _without_certificates(
     restore_server: Callable[[IssuerServer], None],
 ) -> str:
     with _rotating_keys() as keys:
-        exporter = Exporter(directory, keys.credentials)
+        exporter = ExporterProcess(directory, keys.credentials)
         with exporter, Load(ExporterAccess.of_process(exporter), size, seed, token=keys.token) as load:
             load.wait(0.3)
             break_server(keys.server)

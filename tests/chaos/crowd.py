@@ -13,7 +13,7 @@ from tests.chaos.load import port_of
 from tests.chaos.steady_traffic import CLUSTER, PUSHES_PER_SECOND, SteadyTraffic, median_and_p99
 from tests.support.measure import rss_mib
 from tests.support.process import LOOPBACK, eventually
-from tests.support.program import Exporter, open_door
+from tests.support.program import ExporterProcess, issued_credentials
 
 _CONCURRENT_CONNECTS: Final = 200
 _HEAD: Final = b"POST /events/creation HTTP/1.1\r\nhost: slow\r\nauthorization: Bearer %s\r\n"
@@ -25,7 +25,7 @@ _OTHER_FILES: Final = 1_000
 def crowd(directory: Path, size: Size, seed: int) -> str:
     """Hold slow clients and idle connections open. Steady traffic must not fail meanwhile."""
     idle = _affordable_connections(size.slow + size.idle) - size.slow
-    with open_door() as credentials, Exporter(directory, credentials) as exporter:
+    with issued_credentials() as credentials, ExporterProcess(directory, credentials) as exporter:
         traffic = SteadyTraffic(port_of(exporter), credentials.token, seed)
         clients = _Crowd(port_of(exporter), slow=size.slow, idle=idle, token=credentials.token)
         rss = [rss_mib(exporter.process.pid)]

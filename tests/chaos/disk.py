@@ -9,10 +9,10 @@ from typing import Final
 
 from tests.chaos.fault_check import FaultError, Size, check
 from tests.chaos.load import ExporterAccess, Load
-from tests.support.exporter import Exporter as InThread
+from tests.support.exporter import Exporter
 from tests.support.ledgers import remember
 from tests.support.process import ExitedError
-from tests.support.program import Exporter
+from tests.support.program import ExporterProcess
 from tests.support.unsynced import UnsyncedDisk
 
 _PAGE: Final = 4096
@@ -21,7 +21,10 @@ _UNAVAILABLE: Final = "503 store_unavailable"
 
 def full_disk(directory: Path, size: Size, seed: int) -> str:
     """Let no file grow for a while. Pushes are refused, and accepted when there is space again."""
-    with Exporter(directory) as exporter, Load(ExporterAccess.of_process(exporter), size, seed) as load:
+    with (
+        ExporterProcess(directory) as exporter,
+        Load(ExporterAccess.of_process(exporter), size, seed) as load,
+    ):
         load.wait(0.25)
         pid = exporter.process.pid
         # A process that may not write beyond the first page of a file behaves as on a full disk.
@@ -44,7 +47,7 @@ def sync_fails(directory: Path, size: Size, seed: int) -> str:
     """Let the disk fail to sync, twice for a while. Events that are written but refused count only once."""
     disk, settings = UnsyncedDisk(), {"pubsub.authentication": "none"}
     with (
-        InThread(directory, settings, two_listeners=True, open_store=disk.open) as exporter,
+        Exporter(directory, settings, two_listeners=True, open_store=disk.open) as exporter,
         Load(ExporterAccess.of_thread(exporter), size, seed) as load,
     ):
         refused = 0
@@ -62,7 +65,7 @@ def read_only(directory: Path, size: Size, seed: int) -> str:
     """Make the file read-only. A running exporter continues; a restarted one ends and reports the reason."""
     if (setpriv := shutil.which("setpriv")) is None:
         raise FaultError("this fault needs setpriv: apt-get install util-linux")
-    exporter = Exporter(directory)
+    exporter = ExporterProcess(directory)
     # Without these capabilities, file permissions apply to root too.
     unprivileged = [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
     exporter.process.command = [*unprivileged, *exporter.process.command]
@@ -95,7 +98,7 @@ def damaged(directory: Path, size: Size, seed: int) -> str:
     """Overwrite the file of a running exporter, which ends. The next start makes a new file."""
     # Larger than SQLite's page cache, or the running exporter would not read the file again.
     remember(directory, time.time(), interruptions=5 * size.interruptions, pools=10)
-    with Exporter(directory) as exporter:
+    with ExporterProcess(directory) as exporter:
         with Load(ExporterAccess.of_process(exporter), size, seed) as load:
             load.wait(0.3)
             status = _overwrite_until_it_ends(exporter)
@@ -112,7 +115,7 @@ def damaged(directory: Path, size: Size, seed: int) -> str:
             return f"{how}, {len(moved)} files moved aside; {load.check_exact()}"
 
 
-def _overwrite_until_it_ends(exporter: Exporter) -> int | None:
+def _overwrite_until_it_ends(exporter: ExporterProcess) -> int | None:
     """Return the exporter's exit status, or None if it never read a damaged page and was killed."""
     deadline = time.monotonic() + 8
     while time.monotonic() < deadline:

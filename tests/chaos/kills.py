@@ -36,7 +36,7 @@ from tests.chaos.traffic import Labels, Message, Traffic
 from tests.support.emulator import PubSubEmulator
 from tests.support.output import exit_with, print_line
 from tests.support.process import ExitedError, eventually
-from tests.support.program import SUBSCRIPTIONS, Exporter, open_door
+from tests.support.program import SUBSCRIPTIONS, ExporterProcess, issued_credentials
 from tests.support.prometheus import Prometheus, Series, Target
 
 By = Literal["pushes", "emulator"]
@@ -135,7 +135,7 @@ def run(
 
 
 def _kill(
-    exporter: Exporter,
+    exporter: ExporterProcess,
     sender: Sender,
     done: Future[None],
     report: Report,
@@ -165,7 +165,7 @@ def _kill(
         log(f"kill {report.kills}/{kills}: {progress}")
 
 
-def _kill_during_start(exporter: Exporter, rng: random.Random) -> bool:
+def _kill_during_start(exporter: ExporterProcess, rng: random.Random) -> bool:
     """Kill the exporter during its start; return whether it was not ready yet."""
     with ThreadPoolExecutor(1) as thread:
         starting = thread.submit(exporter.process.start)
@@ -177,14 +177,14 @@ def _kill_during_start(exporter: Exporter, rng: random.Random) -> bool:
     return early
 
 
-def _is_running(exporter: Exporter) -> bool:
+def _is_running(exporter: ExporterProcess) -> bool:
     with suppress(ExitedError):
         return exporter.process.pid > 0
     return False
 
 
 def _compare(
-    exporter: Exporter, prometheus: Prometheus, traffic: Traffic, report: Report, began: float
+    exporter: ExporterProcess, prometheus: Prometheus, traffic: Traffic, report: Report, began: float
 ) -> None:
     def metric_differences() -> list[str]:
         at = prometheus.last_scrape()  # a later scrape may fail on a busy machine, which ends all series
@@ -214,21 +214,26 @@ def _compare(
 @contextmanager
 def _exporter_and_sender(
     by: By, directory: Path, messages: Sequence[Message], seed: int
-) -> Iterator[tuple[Exporter, Sender]]:
+) -> Iterator[tuple[ExporterProcess, Sender]]:
     hold = {"hold_seconds": _HOLD_SECONDS}
     if by == "pushes":
-        with open_door() as credentials, Exporter(directory, credentials, prometheus=hold) as exporter:
+        with (
+            issued_credentials() as credentials,
+            ExporterProcess(directory, credentials, prometheus=hold) as exporter,
+        ):
             sender = PushSender(port_of(exporter), messages, token=lambda: credentials.token, seed=seed)
             yield exporter, sender
     else:
-        with PubSubEmulator(directory) as pubsub, Exporter(directory, prometheus=hold) as exporter:
+        with PubSubEmulator(directory) as pubsub, ExporterProcess(directory, prometheus=hold) as exporter:
             yield exporter, _Publisher(pubsub, exporter, messages)
 
 
 class _Publisher:
     """Publishes to the Pub/Sub emulator, which does not report what is acknowledged."""
 
-    def __init__(self, pubsub: PubSubEmulator, exporter: Exporter, messages: Sequence[Message]) -> None:
+    def __init__(
+        self, pubsub: PubSubEmulator, exporter: ExporterProcess, messages: Sequence[Message]
+    ) -> None:
         self.acknowledged = 0
         """The number of published messages."""
         self.outcomes: Counter[str] = Counter()

@@ -14,9 +14,9 @@ from tests.chaos.fault_check import Size, check
 from tests.chaos.incarnations import traffic_of_incarnations
 from tests.chaos.push_sender import PushSender
 from tests.chaos.traffic import Labels, Traffic
-from tests.support.exporter import Exporter as InThread
+from tests.support.exporter import Exporter
 from tests.support.process import eventually
-from tests.support.program import Exporter, Samples
+from tests.support.program import ExporterProcess, Samples
 
 _RUN_TIMEOUT_SECONDS = 1800
 _SCRAPE_SECONDS = 0.2
@@ -52,13 +52,13 @@ class ExporterAccess(NamedTuple):
     metrics_url: str
 
     @classmethod
-    def of_process(cls, exporter: Exporter) -> Self:
+    def of_process(cls, exporter: ExporterProcess) -> Self:
         """Return access to a process, which may be killed and started again."""
         url = f"http://{exporter.metrics_address}"
         return cls(port_of(exporter), exporter.samples, exporter.client, url)
 
     @classmethod
-    def of_thread(cls, exporter: InThread) -> Self:
+    def of_thread(cls, exporter: Exporter) -> Self:
         """Return access to an exporter in a thread, which must have started."""
         return cls(exporter.ports[0], exporter.exposition, exporter.client, exporter.metrics_url)
 
@@ -172,7 +172,7 @@ def traffic_of(size: Size, seed: int) -> Traffic:
     return traffic_of_incarnations(rng, interruptions=size.interruptions, names=size.interruptions // 5)
 
 
-def port_of(exporter: Exporter) -> int:
+def port_of(exporter: ExporterProcess) -> int:
     """Return the port that takes pushes."""
     port: int = exporter.configured["server"]["port"]
     return port

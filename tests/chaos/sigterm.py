@@ -15,12 +15,12 @@ from tests.chaos.fault_check import Size, check
 from tests.chaos.load import port_of, running, traffic_of
 from tests.chaos.push_sender import CALLERS, PushConnection, PushSender
 from tests.chaos.traffic import Message, Traffic
-from tests.support.program import Exporter, open_door
+from tests.support.program import ExporterProcess, issued_credentials
 
 
 def sigterm(directory: Path, size: Size, seed: int) -> str:
     """Send SIGTERM. Each caller gets a complete answer or none; the ledger has what was acknowledged."""
-    with open_door() as credentials, Exporter(directory, credentials) as exporter:
+    with issued_credentials() as credentials, ExporterProcess(directory, credentials) as exporter:
         creations, interruptions = _split(traffic_of(size, seed))
         sender = PushSender(
             port_of(exporter), creations, token=lambda: credentials.token, short_timeout_share=0
@@ -69,7 +69,7 @@ def _identity(message: Message) -> tuple[str, str]:
 class _PushesDuringShutdown:
     """Pushes until the exporter has ended, and their results. SIGTERM comes when half are acknowledged."""
 
-    def __init__(self, exporter: Exporter, messages: Sequence[Message], token: str) -> None:
+    def __init__(self, exporter: ExporterProcess, messages: Sequence[Message], token: str) -> None:
         self.acknowledged: list[Message] = []
         self.cut_off: list[Message] = []
         """Pushes without any answer, over a connection that was not accepted or already closed."""

@@ -11,7 +11,7 @@ from uv import find_uv_bin
 from tests.support.requirement import require
 
 ROOT: Final = Path(__file__).parent.parent.parent
-TESTS: Final = ("tests/web", "tests/test_protocol.py")
+TESTS: Final = ("tests/web",)
 OPTIONS: Final = ("-q", "-pno:cacheprovider", "-pno:anyio")
 TOOLS: Final = ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist")
 ENVIRONMENT: Final = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}

@@ -12,7 +12,7 @@ import httpx
 
 from tests.support.entries import JsonObject, insert, made_id, preempted
 from tests.support.process import eventually
-from tests.support.program import Exporter, body_of, endpoint_of
+from tests.support.program import ExporterProcess, body_of, endpoint_of
 
 NAMES: Final = 60
 LIVES: Final = 5
@@ -75,7 +75,7 @@ def traffic(chance: random.Random) -> Traffic:
 def test_over_kills_every_event_counts_exactly_once(tmp_path: Path) -> None:
     chance = random.Random(20260302)  # noqa: S311  # to be repeated, not to be secret
     made = traffic(chance)
-    with Exporter(tmp_path) as exporter:
+    with ExporterProcess(tmp_path) as exporter:
         delivery = Delivery(exporter, made.entries, chance)
         asyncio.run(delivery.run())
         samples = exporter.samples()
@@ -102,7 +102,7 @@ def test_over_kills_every_event_counts_exactly_once(tmp_path: Path) -> None:
 class Delivery:
     """Delivers entries as Pub/Sub does, again until they are answered 200, and kills their receiver."""
 
-    def __init__(self, exporter: Exporter, entries: list[JsonObject], chance: random.Random) -> None:
+    def __init__(self, exporter: ExporterProcess, entries: list[JsonObject], chance: random.Random) -> None:
         self.cut_off = 0
         self.kills = 0
         self._exporter = exporter
@@ -148,7 +148,7 @@ class Delivery:
 
 
 def test_a_full_disk_is_answered_503_and_nothing_is_lost_once_there_is_room(tmp_path: Path) -> None:
-    with Exporter(tmp_path) as exporter:
+    with ExporterProcess(tmp_path) as exporter:
         pid = exporter.process.pid
         for number in range(20):
             assert exporter.outcome(insert(f"gke-{number}")) == "tracked"

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page
 from app.domain.history import DAY_SECONDS, HOUR_SECONDS
 from tests.simulation.fleet import POOLS
 from tests.support.browser import chromium
+from tests.support.clock import Clock
 from tests.support.exporter import Exporter
 from tests.support.ledgers import remember
 
@@ -63,16 +64,6 @@ _BRIGHTNESS: Final = """property => getComputedStyle(document.body)[property]
     .match(/[0-9]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 765"""
 
 
-class Clock:
-    """The clock of an exporter. It stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.at = MIDNIGHT + HOUR_SECONDS
-
-    def __call__(self) -> float:
-        return self.at
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
@@ -116,7 +107,7 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def clock() -> Clock:
-    return Clock()
+    return Clock(MIDNIGHT + HOUR_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +125,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Ex
         exporter.post("creation", b"{}")
         for number, pool in enumerate(pools * 5):
             name, zone = f"gke-{pool.cluster}-{pool.name}-{number:08x}-x8kd"[-63:], zones[number % 2]
-            now = f"{datetime.fromtimestamp(clock.at - number, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            now = f"{datetime.fromtimestamp(clock() - number, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
             exporter.create(
                 name,
                 project=pool.project,

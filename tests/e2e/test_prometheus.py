@@ -1,4 +1,4 @@
-"""What a real Prometheus makes of the exporter: first interruptions, and counters over restarts."""
+"""The exporter in a real Prometheus: first interruptions, and counters over restarts."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.entries import insert, preempted
 from tests.support.process import eventually
-from tests.support.program import Exporter
+from tests.support.program import ExporterProcess
 from tests.support.prometheus import Prometheus, Target
 
 # Named apart by a label of the target's.
@@ -18,7 +18,7 @@ HOLD_SECONDS = 2
 class Scraped:
     """Two exporters, of which one holds new label sets back, and the Prometheus that scrapes both."""
 
-    def __init__(self, prometheus: Prometheus, prompt: Exporter, holding: Exporter) -> None:
+    def __init__(self, prometheus: Prometheus, prompt: ExporterProcess, holding: ExporterProcess) -> None:
         self.prometheus = prometheus
         self.prompt = prompt
         self.holding = holding
@@ -33,8 +33,8 @@ class Scraped:
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     one, two, three = (tmp_path_factory.mktemp(name) for name in ("prompt", "holding", "prometheus"))
     with (
-        Exporter(one) as prompt,
-        Exporter(two, prometheus={"hold_seconds": HOLD_SECONDS}) as holding,
+        ExporterProcess(one) as prompt,
+        ExporterProcess(two, prometheus={"hold_seconds": HOLD_SECONDS}) as holding,
     ):
         targets = [Target(prompt.metrics_address, PROMPT), Target(holding.metrics_address, HOLDING)]
         with Prometheus(three, targets, scrape_interval=0.5) as prometheus:

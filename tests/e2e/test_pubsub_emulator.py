@@ -9,13 +9,13 @@ import pytest
 from tests.support.emulator import PubSubEmulator
 from tests.support.entries import JsonObject, cut_down, encoded, insert, preempted
 from tests.support.process import eventually
-from tests.support.program import SUBSCRIPTIONS, Exporter
+from tests.support.program import SUBSCRIPTIONS, ExporterProcess
 
 
 class Deployment:
     """Topics and push subscriptions as they are in production, and the exporter to which they lead."""
 
-    def __init__(self, pubsub: PubSubEmulator, exporter: Exporter) -> None:
+    def __init__(self, pubsub: PubSubEmulator, exporter: ExporterProcess) -> None:
         self.pubsub = pubsub
         self.exporter = exporter
         pubsub.create_topic("dead-letters")
@@ -55,7 +55,7 @@ class Deployment:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     directory = tmp_path_factory.mktemp("emulated")
     # Without a token: the emulator sends none.
-    with PubSubEmulator(directory) as pubsub, Exporter(directory) as exporter:
+    with PubSubEmulator(directory) as pubsub, ExporterProcess(directory) as exporter:
         yield Deployment(pubsub, exporter)
 
 

@@ -11,7 +11,7 @@ from tests.chaos.replicas import SHORT, run
 from tests.support.compute_api import ComputeApi, FakeInstance, node_labels
 from tests.support.entries import insert, made_id, preempted
 from tests.support.process import eventually
-from tests.support.program import Exporter
+from tests.support.program import ExporterProcess
 from tests.support.replicas import HOLD_SECONDS, SHARED, Replicas
 
 PROJECT, ZONE = "shop-prod", "europe-west1-c"
@@ -94,7 +94,7 @@ def test_while_redis_is_away_pushes_are_refused_at_once_and_taken_soon_after_its
     clock, number = time.monotonic, iter(range(1_000_000))
     exporters = [replicas[name] for name in replicas.names]
 
-    def push(exporter: Exporter) -> tuple[httpx.Response, float]:
+    def push(exporter: ExporterProcess) -> tuple[httpx.Response, float]:
         began = clock()
         response = exporter.push(insert("gke-away", instance_id=made_id(str(next(number)))))
         return response, clock() - began
@@ -157,7 +157,7 @@ def _until_all_are_ready(replicas: Replicas) -> None:
 
 
 def _shows(replicas: Replicas, name: str) -> set[str]:
-    """Which of the shared series a replica exposes."""
+    """Return the shared series that a replica exposes."""
     return {series for series, _ in replicas[name].samples()} & SHARED
 
 

@@ -26,7 +26,14 @@ from tests.fuzz.report import RECORDED, Report
 from tests.support.entries import insert, preempted
 from tests.support.measure import rss_mib
 from tests.support.output import print_line
-from tests.support.program import Door, Exporter, Samples, body_of, endpoint_of, open_door
+from tests.support.program import (
+    ExporterProcess,
+    PushCredentials,
+    Samples,
+    body_of,
+    endpoint_of,
+    issued_credentials,
+)
 from tests.support.redis import RedisServer
 
 Backend = Literal["sqlite", "redis"]
@@ -49,7 +56,7 @@ def run(
 ) -> Report:
     """Push the cases and valid messages to a new exporter, then check answers, log and counters."""
     report = Report()
-    with open_door() as credentials, _exporter(directory, credentials, store) as exporter:
+    with issued_credentials() as credentials, _exporter(directory, credentials, store) as exporter:
         began = time.perf_counter()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_push(exporter, iter(cases), report, on_progress))
@@ -68,20 +75,20 @@ def run(
 
 
 @contextmanager
-def _exporter(directory: Path, credentials: Door, store: Backend) -> Iterator[Exporter]:
+def _exporter(directory: Path, credentials: PushCredentials, store: Backend) -> Iterator[ExporterProcess]:
     attribution = {"grace_seconds": 86400}
     if store == "sqlite":
-        with Exporter(directory, credentials, attribution=attribution) as exporter:
+        with ExporterProcess(directory, credentials, attribution=attribution) as exporter:
             yield exporter
         return
     with RedisServer(directory / "redis") as redis:
         settings = {"url": redis.url, "replica": "single"}
-        with Exporter(directory, credentials, attribution=attribution, store=settings) as exporter:
+        with ExporterProcess(directory, credentials, attribution=attribution, store=settings) as exporter:
             yield exporter
 
 
 async def _push(
-    exporter: Exporter, cases: Iterator[Case], report: Report, on_progress: Callable[[Report], None]
+    exporter: ExporterProcess, cases: Iterator[Case], report: Report, on_progress: Callable[[Report], None]
 ) -> None:
     done = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -95,7 +102,7 @@ async def _push(
         done.set()
 
 
-async def _push_cases(exporter: Exporter, cases: Iterator[Case], report: Report) -> None:
+async def _push_cases(exporter: ExporterProcess, cases: Iterator[Case], report: Report) -> None:
     connection = Connection(exporter)
     for pushed in cases:
         first = await _deliver(connection, pushed, report)
@@ -131,7 +138,9 @@ async def _deliver(connection: Connection, pushed: Case, report: Report) -> tupl
     return answer.status, str(document.get("reason", result))
 
 
-async def _push_valid_messages(exporter: Exporter, number: int, report: Report, done: asyncio.Event) -> None:
+async def _push_valid_messages(
+    exporter: ExporterProcess, number: int, report: Report, done: asyncio.Event
+) -> None:
     """Create and interrupt instances, one after the other, in a cluster that no mutant names."""
     connection, cluster = Connection(exporter), f"valid-{number}"
     for instance in count():
@@ -160,7 +169,7 @@ async def _push_valid_messages(exporter: Exporter, number: int, report: Report, 
             return
 
 
-async def _scrape(exporter: Exporter, report: Report, done: asyncio.Event) -> None:
+async def _scrape(exporter: ExporterProcess, report: Report, done: asyncio.Event) -> None:
     """Scrape repeatedly. A counter that goes down is an error."""
     last: Samples = {}
     while True:

@@ -30,7 +30,7 @@ from tests.support.entries import insert, preempted
 from tests.support.exporter import OWN
 from tests.support.measure import rss_mib
 from tests.support.output import print_line
-from tests.support.program import Exporter, Samples, body_of, endpoint_of, open_door
+from tests.support.program import ExporterProcess, Samples, body_of, endpoint_of, issued_credentials
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _CALLERS: Final = 16
@@ -79,8 +79,8 @@ def run(directory: Path, *, number: int, limit: int) -> Report:
     """Create and interrupt an instance in each of this many clusters."""
     report = Report(number, limit)
     with (
-        open_door() as credentials,
-        Exporter(directory, credentials, prometheus={"max_label_sets": limit}) as exporter,
+        issued_credentials() as credentials,
+        ExporterProcess(directory, credentials, prometheus={"max_label_sets": limit}) as exporter,
     ):
         began, pid, clusters = time.perf_counter(), exporter.process.pid, list(names(number))
         report.mib_at_start = rss_mib(pid)
@@ -97,7 +97,7 @@ def run(directory: Path, *, number: int, limit: int) -> Report:
     return report
 
 
-async def _push(exporter: Exporter, clusters: Sequence[str], report: Report) -> None:
+async def _push(exporter: ExporterProcess, clusters: Sequence[str], report: Report) -> None:
     remaining = iter(clusters)
     async with asyncio.TaskGroup() as group:
         for _ in range(_CALLERS):
@@ -130,7 +130,7 @@ def _counter_errors(samples: Samples, clusters: Sequence[str], report: Report) -
         yield f"label_overflow_total is {report.overflowed:g}"
 
 
-def _exposition_errors(exporter: Exporter, report: Report) -> Iterator[str]:
+def _exposition_errors(exporter: ExporterProcess, report: Report) -> Iterator[str]:
     """Read the exposition with two parsers and with promtool; yield their errors."""
     url = f"http://{exporter.metrics_address}/metrics"
     text = httpx.get(url, timeout=30, trust_env=False).text

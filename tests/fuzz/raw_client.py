@@ -3,7 +3,7 @@
 from typing import Final
 from urllib.parse import urlsplit
 
-from tests.support.program import Exporter
+from tests.support.program import ExporterProcess
 from tests.support.raw_http import Answer, RawConnection
 
 _TIMEOUT_SECONDS: Final = 30.0
@@ -12,7 +12,7 @@ _TIMEOUT_SECONDS: Final = 30.0
 class Connection(RawConnection):
     """A connection to the exporter's main listener."""
 
-    def __init__(self, exporter: Exporter) -> None:
+    def __init__(self, exporter: ExporterProcess) -> None:
         address = urlsplit(exporter.url)
         super().__init__(str(address.hostname), int(address.port or 0))
         self._authorization = exporter.headers.get("authorization", "").encode()

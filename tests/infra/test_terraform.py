@@ -1,4 +1,4 @@
-"""What Terraform makes is what the exporter takes.
+"""The configuration that Terraform writes is accepted by the exporter.
 
 Where Terraform or its provider is missing these tests are skipped, in CI too: Debian has no package of
 either. The workflows of the project's home run them all.
@@ -92,7 +92,7 @@ def test_the_configuration_is_valid(initialised: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tested(initialised: Path) -> str:
-    """What `terraform test` said, outputs included."""
+    """Return the output of `terraform test`, with the values of the outputs."""
     version = json.loads(run("version", "-json", within=initialised).stdout)["terraform_version"]
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < (1, 7):
         pytest.skip(f"needs Terraform 1.7 or later to mock the provider, and this is {version}")

@@ -23,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 
 from tests.simulation.fleet import DAY, Event, Fleet
 from tests.simulation.truth import HOUR
+from tests.support.clock import Clock
 from tests.support.compute_api import FORBIDDEN, ComputeApi
 from tests.support.entries import push
 from tests.support.exporter import OWN, Exporter, subscription, token
@@ -45,16 +46,6 @@ _CONNECTIONS: Final = 8
 _BATCH_SECONDS: Final = 1.0
 """Events within this time are pushed together."""
 _SCRAPE_SECONDS: Final = 2
-
-
-class Clock:
-    """The exporter's clock: a fixed time, or the real time if `at` is None."""
-
-    def __init__(self, at: float) -> None:
-        self.at: float | None = at
-
-    def __call__(self) -> float:
-        return time.time() if self.at is None else self.at
 
 
 class Week:

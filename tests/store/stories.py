@@ -1,4 +1,4 @@
-"""What several tests of the stores do, and look at."""
+"""Steps and checks that several tests of the stores share."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -68,7 +68,7 @@ def list_fleet(
 
 
 def living(store: Store) -> int:
-    """What the gauges of Spot instances sum up to."""
+    """The sum of the gauges of Spot instances."""
     return sum(row.instances for row in store.state().totals.label_sets.values())
 
 

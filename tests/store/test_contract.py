@@ -1,4 +1,4 @@
-"""What every store promises: one run over all of them."""
+"""The contract of the store, tested on every implementation."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What every store's ledger promises to those who read it."""
+"""The contract of the ledger, tested on every implementation."""
 
 from collections.abc import Sequence
 from contextlib import closing

@@ -70,7 +70,7 @@ MOSTLY: Final = st.sampled_from([True, True, True, False])
 
 @dataclass
 class Model:
-    """What must have been counted: each name is of one cluster, so only the grace makes a difference."""
+    """The counts that are right. Each name has one cluster, so only the grace makes a difference."""
 
     counted: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, tuple[float, InstanceInterrupted]] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Listing:
 
     began: float
     fleet: list[Listed]
-    """What it has still to name."""
+    """The instances that the listing has not named yet."""
 
 
 def name_of(text: str) -> InstanceName:
@@ -151,7 +151,7 @@ def name_of(text: str) -> InstanceName:
 
 
 class Exporter(RuleBasedStateMachine):
-    """What happens in the cloud is told by messages, which are delivered at any time, or never, or again."""
+    """A cloud whose messages are delivered at any time, or never, or again."""
 
     messages = Bundle("messages")
 
@@ -191,7 +191,7 @@ class Exporter(RuleBasedStateMachine):
 
     @property
     def leader(self) -> Store:
-        """What does the periodic work."""
+        """The store that does the periodic work."""
         return self.store
 
     def happens(self) -> float:
@@ -286,7 +286,7 @@ class Exporter(RuleBasedStateMachine):
         self.leader.begin_listing(NAME.project, self.now)
 
     def true_fleet(self, ended: str) -> list[Listed]:
-        """What lives; and what was interrupted as far as it is listed then."""
+        """The instances alive, and the interrupted ones that are still listed."""
         fleet = []
         for name, event in self.newest.items():
             if event.id not in self.living and (event.id not in self.stopped or ended == "gone"):
@@ -524,7 +524,7 @@ class Replicas(Exporter):
         self.abandon_listing()
 
     def remembered(self) -> StoredState:
-        """What Prometheus sees: the sum of all counters, and what the leader shows of what they share."""
+        """The samples that Prometheus sees: the sum of all counters, and the shared gauges of the leader."""
         self.leader.sync(self.now)
         return self.sum()
 
@@ -635,7 +635,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
 
 
 def settled(batches: list[list[Event]], url: str = "sqlite:///:memory:") -> list[object]:
-    """What stands in the totals once every grace has ended."""
+    """Return the totals after the end of every grace period."""
     store = synced(open_store(url, RULES, lease_seconds=LEASE_SECONDS))
     for events in batches:
         store.apply(events, NOW)
@@ -658,7 +658,7 @@ def settled(batches: list[list[Event]], url: str = "sqlite:///:memory:") -> list
 
 
 def comparable(told: list[object], history: list[Event]) -> list[object]:
-    """What no order may change: an age is since the last start that was known at the interruption."""
+    """Return the facts that no order may change. An age counts from the last start that was known."""
     again = any(isinstance(event, InstanceCreated) and "again" in event.operation for event in history)
     return told[:-1] if again else told
 

@@ -1,4 +1,4 @@
-"""What is so of the shared store alone: connections that break, replicas that meet, servers that fail."""
+"""The shared store alone: broken connections, replicas that write at once, servers that fail."""
 
 import json
 import random
@@ -256,7 +256,7 @@ def test_what_another_replica_makes_of_an_instance_between_read_and_commit_is_re
 
 
 def observed(store: Store) -> int:
-    """How many lifetimes."""
+    """The number of lifetimes."""
     return sum(sum(row.buckets) for row in store.state().totals.lifetimes.values())
 
 
@@ -453,7 +453,7 @@ def test_only_the_replica_that_leads_shows_what_is_shared(start: Opener) -> None
 
 
 def metrics_of(store: SharedStore, *, later: float = 0.0) -> str:
-    """What a replica shows some seconds after it has synced."""
+    """The samples of a replica some seconds after its sync."""
     metrics = Metrics(monotonic=lambda: time.monotonic() + later)
     metrics.restore(store.state())
     metrics.show(store.sync(NOW))

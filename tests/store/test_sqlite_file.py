@@ -99,7 +99,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def on_a_small_disk(folder: Path) -> list[str]:
-    """What to put before a command so that the folder is a disk of 6 MiB to it, and to nothing else."""
+    """A prefix for a command: only for that command the folder is a disk of 6 MiB."""
     mount = ["bash", "-c", f"mount -t tmpfs -o size=6m tmpfs '{folder}' && exec \"$@\"", "bash"]
     for unshare in (["unshare", "--map-root-user"], ["unshare"], ["sudo", "-n", "unshare"]):
         command = [*unshare, "--mount", *mount]

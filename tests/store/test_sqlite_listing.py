@@ -1,4 +1,4 @@
-"""What a listing under way is to a SQLite store."""
+"""The state of a listing under way in a SQLite store."""
 
 from contextlib import closing
 from pathlib import Path

@@ -105,7 +105,7 @@ def test_who_waits_for_a_lock_file_that_is_removed_takes_the_next(path: Path) ->
 
 
 def descriptors_of(path: Path) -> int:
-    """How many of this process's descriptors are the file's."""
+    """The number of descriptors of the file in this process."""
     return sum(link.readlink() == path for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
 
 

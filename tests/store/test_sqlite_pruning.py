@@ -12,7 +12,7 @@ HOUR = 3600.0
 
 
 def passes(open_again: Opener, now: float, rules: Rules = RULES) -> bool:
-    """Whether a store that is opened looks at more than a slice."""
+    """Return True if a store that is opened reads more than a slice."""
     return len(until_done(open_again(rules=rules).prune, now)) > 1
 
 

@@ -1,4 +1,4 @@
-"""Where instances are kept: their numbers are part of the file's format, and names may share one."""
+"""The slots of instances: their numbers are part of the file's format, and names can share one."""
 
 from collections.abc import Sequence
 from typing import Final

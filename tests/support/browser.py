@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by Playwright; it talks to loopback alone."""
+"""A headless Chromium, controlled by Playwright. It connects to loopback only."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _FLAGS: Final = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The installed one, with an empty profile; Playwright brings none of its own."""
+    """Start the installed Chromium with an empty profile. The Python package of Playwright has no browser."""
     program = require("chromium", shutil.which("chromium"))
     with sync_playwright() as playwright:
         # Its sandbox does not work for root, as whom containers run tests.

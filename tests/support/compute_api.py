@@ -1,4 +1,4 @@
-"""A local Compute API: `instances.aggregatedList` over HTTP as Google answers it, errors included.
+"""A local Compute API: `instances.aggregatedList` over HTTP, with the answers and errors of Google.
 
 https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
 """
@@ -31,7 +31,7 @@ _REGIONS: Final = (
     *("us-south1", "us-west1", "us-west2", "us-west3", "us-west4"),
 )
 SCOPES: Final = tuple(f"zones/{region}-{letter}" for region in _REGIONS for letter in "abc")
-"""The scopes that are always answered for, mostly to say that they are empty."""
+"""The scopes in every answer; most of them are empty."""
 
 _ROOT: Final = "https://www.googleapis.com/compute/v1"
 _PATH: Final = re.compile(r"/compute/v1/projects/([^/]+)/aggregated/instances")
@@ -40,7 +40,7 @@ _POLL_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class FakeInstance:
-    """An instance as the API has it; a running Spot VM outside GKE unless told otherwise."""
+    """An instance of the API. By default it is a running Spot VM outside GKE."""
 
     name: str
     id: str = "4158127351007949610"
@@ -55,7 +55,7 @@ class FakeInstance:
     started: str | None = "2026-03-01T04:05:16.123-08:00"
 
     def rest(self, project: str) -> JsonObject:
-        """Its JSON, with as many fields as a real node has."""
+        """Return its JSON, with as many fields as a real node has."""
         where = f"{_ROOT}/projects/{project}/zones/{self.zone}"
         region = self.zone.rpartition("-")[0]
         times = {"creationTimestamp": self.created, "lastStartTimestamp": self.started}
@@ -141,7 +141,7 @@ class FakeInstance:
 
 
 def node_labels(cluster: str, location: str = "us-east1", pool: str = "spot-pool") -> dict[str, str]:
-    """The labels of a Spot node of a GKE cluster."""
+    """Return the labels of a Spot node of a GKE cluster."""
     return {
         "goog-gke-node": "",
         "goog-k8s-cluster-name": cluster,
@@ -153,7 +153,7 @@ def node_labels(cluster: str, location: str = "us-east1", pool: str = "spot-pool
 
 @dataclass(frozen=True, slots=True)
 class ManyInstances:
-    """So many Spot nodes, made when asked for: `node-0`, `node-1`, …, ids from 1, zone after zone."""
+    """A number of Spot nodes, created when they are read: `node-0`, `node-1`, …, ids from 1, zone by zone."""
 
     count: int
     cluster: str = "tills"
@@ -170,7 +170,7 @@ Fleet: TypeAlias = Sequence[FakeInstance] | ManyInstances
 
 
 class Answer(NamedTuple):
-    """What is answered instead of a page."""
+    """An answer instead of a page."""
 
     status: int
     body: bytes
@@ -179,14 +179,14 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The connection ends after so many bytes of the answer."""
+    """The number of bytes of the answer after which the connection ends."""
 
     after_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The answer waits for the event, and comes then; it is dropped when the server stops before."""
+    """An answer that waits for the event. If the server stops before it, there is no answer."""
 
     until: threading.Event = field(default_factory=threading.Event)
 
@@ -195,7 +195,7 @@ Failure: TypeAlias = Answer | Drop | Hold
 
 
 def error(code: int, reason: str, message: str, *, domain: str = "global", status: str = "") -> Answer:
-    """An error as Google puts it."""
+    """Return an error in the form of Google."""
     errors = [{"message": message, "domain": domain, "reason": reason}]
     told: JsonObject = {"code": code, "message": message, "errors": errors}
     return Answer(code, json.dumps({"error": told | ({"status": status} if status else {})}).encode())
@@ -223,7 +223,7 @@ EMPTY_OBJECT: Final = Answer(200, b"{}")
 
 
 class Request(NamedTuple):
-    """A request as it came."""
+    """A received request."""
 
     project: str
     page: int
@@ -232,10 +232,10 @@ class Request(NamedTuple):
 
 
 class ComputeApi:
-    """The API, for the time of a `with` block.
+    """The API during a `with` block.
 
-    A page holds what the filter leaves of `page_size` instances (of maxResults, if that is less), so with
-    a filter some have few or none, as Google's do. Pages count from 1.
+    A page reads `page_size` instances, or maxResults if that is less, and has those that pass the filter.
+    So with a filter some pages have few or no instances, as at Google. The first page has number 1.
     """
 
     def __init__(self, *, page_size: int = 500) -> None:
@@ -244,11 +244,11 @@ class ComputeApi:
         self.ignores_filters = False
         self.refuses_filters = False
         self.unreachables: dict[str, list[str]] = {}
-        """By project; without returnPartialSuccess, the listing fails."""
+        """Zones that cannot be read, by project. Without returnPartialSuccess, the listing fails."""
         self.scope_warnings: dict[str, str] = {}
-        """Scope to code, on every page."""
+        """Codes by scope, on every page."""
         self.warning: str | None = None
-        """The whole answer's code."""
+        """The code of the whole answer."""
         self.requests: list[Request] = []
         self._failures: defaultdict[tuple[str | None, int], list[Failure]] = defaultdict(list)
         self._lock = threading.Lock()
@@ -273,17 +273,17 @@ class ComputeApi:
         return f"http://{LOOPBACK}:{self._server.server_port}"
 
     def fail(self, failure: Failure, *, page: int = 1, times: int = 1, project: str | None = None) -> None:
-        """Have the next requests for a page, of any project unless named, answered so instead."""
+        """Answer the next requests for a page with this instead, for a project or for all."""
         with self._lock:
             self._failures[project, page] += [failure] * times
 
     def recover(self) -> None:
-        """Forget the failures that have not happened."""
+        """Remove the failures that have not happened yet."""
         with self._lock:
             self._failures.clear()
 
     def answer(self, target: str, headers: Mapping[str, str]) -> tuple[Answer, Drop | None]:
-        """What a GET is answered, and where that breaks off; it may wait."""
+        """Return the answer to a GET, and the byte at which it breaks off. It may wait."""
         url = urlsplit(target)
         path = _PATH.fullmatch(url.path)
         if path is None:
@@ -356,7 +356,7 @@ class ComputeApi:
 
 
 class _Mask:
-    """Which fields of an answer are asked for.
+    """The fields of an answer that a request selects.
 
     https://cloud.google.com/compute/docs/api/how-tos/performance#partial-response
     """
@@ -441,7 +441,7 @@ _TERM: Final = re.compile(
 
 
 def _parse_filter(text: str) -> _Keeps:
-    """Terms joined by OR, each `(labels.NAME:*)` or `(path = value)`; nothing else is known here."""
+    """Return a filter. It has terms joined by OR, each `(labels.NAME:*)` or `(path = value)`."""
     if not text:
         return lambda _: True
     terms = [_parse_term(term) for term in text.split(" OR ")]
@@ -469,7 +469,7 @@ def _parse_term(text: str) -> _Keeps:
 def _rendered(
     project: str, fleet: Fleet, indexes: range, keeps: _Keeps, mask: _Mask
 ) -> Iterator[tuple[str, str]]:
-    """Zones and JSON of the instances at the indexes that the filter leaves."""
+    """Yield the zone and the JSON of the instances at the indexes that pass the filter."""
     asked = mask.at("items", "zones/-", "instances")
     for index in indexes:
         if isinstance(fleet, ManyInstances):
@@ -495,7 +495,7 @@ class _Server(ThreadingHTTPServer):
         self.block_on_close = False
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was killed is nothing to tell."""
+        """Log nothing, because clients are killed on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -520,4 +520,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Requests are in `ComputeApi.requests`."""
+        """Log nothing; `ComputeApi.requests` has the requests."""

@@ -1,8 +1,8 @@
-"""The real Pub/Sub emulator, spoken to as Pub/Sub's REST API.
+"""The real Pub/Sub emulator, used through its REST API.
 
 It keeps everything in memory, sends no Authorization header on pushes, and no `deliveryAttempt` in them.
-What is not acknowledged comes again after 1 s; a retry policy, of however little, makes that 3 s and more
-from the second time on.
+A message that is not acknowledged is redelivered after 1 s. With a retry policy, however short, the second
+and later redeliveries take 3 s or more.
 https://cloud.google.com/pubsub/docs/emulator
 https://cloud.google.com/pubsub/docs/reference/rest
 """
@@ -25,12 +25,12 @@ _PROGRAM: Final = Path("platform/pubsub-emulator/bin/cloud-pubsub-emulator")
 
 
 class EmulatorError(Exception):
-    """The emulator refused a request; the message has its status and answer."""
+    """The emulator refused a request. The message has the status and the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class PulledMessage:
-    """A message as a pull subscription gets it."""
+    """A message of a pull subscription."""
 
     ack_id: str
     message_id: str
@@ -39,24 +39,24 @@ class PulledMessage:
 
 
 class SubscriptionOptions(TypedDict, total=False):
-    """What a subscription may have besides its topic. Durations are in seconds."""
+    """The options of a subscription. Durations are in seconds."""
 
     ack_deadline: int
-    """10 to 600; 10 unless given."""
+    """10 to 600; the default is 10."""
     dead_letter_topic: str | None
-    """Where a message goes after `max_delivery_attempts` deliveries that were not acknowledged."""
+    """The topic for messages that were not acknowledged in `max_delivery_attempts` deliveries."""
     max_delivery_attempts: int
-    """5 to 100; 5 unless given."""
+    """5 to 100; the default is 5."""
     min_backoff: float | None
-    """A retry policy: at least this long between two deliveries of a message."""
+    """The shortest time between two deliveries of a message, as a retry policy."""
     max_backoff: float | None
-    """A retry policy: at most this long."""
+    """The longest such time."""
 
 
 class PubSubEmulator:
-    """A Pub/Sub emulator for the time of a `with` block.
+    """A Pub/Sub emulator during a `with` block.
 
-    Topics and subscriptions go by their ids, of three characters or more.
+    Topics and subscriptions are named by ids of three or more characters.
     """
 
     def __init__(self, directory: Path, *, project: str = "emulated") -> None:
@@ -97,9 +97,9 @@ class PubSubEmulator:
         write_metadata: bool = False,
         **options: Unpack[SubscriptionOptions],
     ) -> None:
-        """Have the topic's messages posted to an endpoint, which may be http:// here.
+        """Push the messages of the topic to an endpoint, which may be http:// here.
 
-        `unwrapped` None says nothing of a wrapper, which means wrapped; false asks for it.
+        With `unwrapped` None the request has no wrapper field, which means wrapped, like False.
         """
         push: dict[str, Any] = {"pushEndpoint": endpoint}
         if unwrapped is not None:
@@ -110,14 +110,14 @@ class PubSubEmulator:
         self._call("PUT", f"subscriptions/{name}", self._subscription(topic, options))
 
     def publish(self, topic: str, data: bytes, attributes: Mapping[str, str] | None = None) -> str:
-        """Publish one message; its message id."""
+        """Publish a message, and return its id."""
         message = {"data": base64.b64encode(data).decode(), "attributes": dict(attributes or {})}
         answer = self._call("POST", f"topics/{topic}:publish", {"messages": [message]})
         message_id: str = answer["messageIds"][0]
         return message_id
 
     def pull(self, subscription: str, max_messages: int = 10) -> list[PulledMessage]:
-        """What waits in a subscription now, leased for its acknowledgement deadline; does not wait."""
+        """Return the messages that a subscription has now. They are leased until their deadline."""
         # Pub/Sub advises against returnImmediately; without it the emulator holds an empty answer for 90 s.
         body = {"maxMessages": max_messages, "returnImmediately": True}
         answer = self._call("POST", f"subscriptions/{subscription}:pull", body)
@@ -136,7 +136,7 @@ class PubSubEmulator:
         self._call("POST", f"subscriptions/{subscription}:acknowledge", body)
 
     def release(self, subscription: str, *messages: PulledMessage) -> None:
-        """Give messages back unacknowledged: they can be pulled again."""
+        """Return messages without acknowledgement, so that they can be pulled again."""
         body = {"ackIds": [message.ack_id for message in messages], "ackDeadlineSeconds": 0}
         self._call("POST", f"subscriptions/{subscription}:modifyAckDeadline", body)
 

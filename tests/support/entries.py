@@ -1,8 +1,8 @@
-"""Log entries and Pub/Sub deliveries, made as Google Cloud makes them.
+"""Log entries and Pub/Sub deliveries in the forms of Google Cloud.
 
-Entries are dictionaries, to be changed at will with `changed` and `without`; `encoded` makes them bytes.
-Ids that are not given follow from the project, zone and name: an insert and a preemption of one name agree
-on the instance id, and building the same entry twice gives the same operation, as a redelivery has it.
+Entries are dictionaries; `changed` and `without` return changed copies, `encoded` returns bytes. Ids that are
+not given are derived from the project, zone and name. So an insert and a preemption of a name have the same
+instance id, and the same entry has the same operation, as in a redelivery.
 """
 
 import json
@@ -45,11 +45,11 @@ def insert(  # noqa: PLR0913  each keyword is a fact that some test needs to be 
     operation: str | None = None,
     timestamp: str = CREATED_AT,
 ) -> JsonObject:
-    """The entries of an instance's creation: the first by default, `last` the other one.
+    """Return the first entry of an instance's creation or, with `last`, the second.
 
-    `project_number` None: asked for by a person, not an instance group, so `resourceName` has the id.
-    `cluster` None: no GKE node. `labels` are added to the node's own. `failed` is for a last entry;
-    `denied` makes the only entry of an insert that was refused.
+    Without `project_number` a person requested it, not an instance group, so `resourceName` has the id.
+    Without `cluster` it is not a GKE node. `labels` are added to those of the node. `failed` is for a last
+    entry; `denied` returns the only entry of an insert that was refused.
     """
     instance_id = instance_id or made_id(project, zone, name)
     parent = f"projects/{project_number or project}/zones/{zone}"
@@ -149,7 +149,7 @@ def preempted(
     operation: str | None = None,
     timestamp: str = PREEMPTED_AT,
 ) -> JsonObject:
-    """The entry of a preemption; another timestamp is another preemption, with another operation."""
+    """Return the entry of a preemption. Another timestamp means another preemption and operation."""
     entry = system_event(
         "compute.instances.preempted",
         name,
@@ -173,7 +173,7 @@ def system_event(
     operation: str | None = None,
     timestamp: str = PREEMPTED_AT,
 ) -> JsonObject:
-    """The entry of something that Compute Engine did to an instance by itself."""
+    """Return the entry of an operation that Compute Engine did without a request."""
     instance_id = instance_id or made_id(project, zone, name)
     return {
         "protoPayload": {
@@ -208,7 +208,7 @@ def system_event(
 def legacy(
     name: str = "gke-tills-spot-5c1e9a40-x7kd", *, project: str = PROJECT, zone: str = ZONE
 ) -> JsonObject:
-    """A preemption as the activity log told it before audit logs: no `protoPayload`."""
+    """Return a preemption in the form of the activity log before audit logs, without `protoPayload`."""
     instance_id = made_id(project, zone, name)
     return {
         "jsonPayload": {
@@ -243,10 +243,10 @@ def envelope(
     attributes: Mapping[str, str] | None = None,
     delivery_attempt: int | None = None,
 ) -> JsonObject:
-    """The wrapped delivery of a log sink's message; None leaves a field out.
+    """Return the wrapped delivery of a log sink's message. None leaves a field out.
 
-    The message id follows from the entry unless it is given: the same entry again is a redelivery.
-    By default, an entry with a later time than usual is published at that time.
+    By default the message id is derived from the entry, so the same entry again is a redelivery, and an entry
+    with a later time than usual is published at that time.
     """
     logged = str(entry.get("timestamp")) if isinstance(entry, dict) else ""
     if publish_time == PUBLISHED and _TIMESTAMP.fullmatch(logged):
@@ -273,12 +273,12 @@ def envelope(
 
 
 def push(entry: JsonObject | bytes, **fields: Any) -> bytes:  # noqa: ANN401  `envelope`'s own
-    """The body of a wrapped delivery."""
+    """Return the body of a wrapped delivery."""
     return encoded(envelope(entry, **fields))
 
 
 def gke_labels(cluster: str, location: str, node_pool: str, *, spot: bool) -> dict[str, str]:
-    """The labels that GKE gives to a node's VM."""
+    """Return the labels that GKE gives to the VM of a node."""
     return {
         "goog-k8s-cluster-name": cluster,
         "goog-k8s-cluster-location": location,
@@ -302,12 +302,12 @@ def _scheduling(*, spot: bool) -> JsonObject:
 
 
 def encoded(value: JsonObject | Sequence[Any]) -> bytes:
-    """As JSON, with the newline at its end that log sinks leave there at times."""
+    """Return the entry as JSON, with the newline that log sinks sometimes add."""
     return json.dumps(value).encode() + b"\n"
 
 
 def changed(value: JsonObject, path: str, new: object) -> JsonObject:
-    """A copy with one field set; the path has dots: `protoPayload.request.labels`."""
+    """Return a copy with a field set. The path has dots: `protoPayload.request.labels`."""
     copy = deepcopy(value)
     *parents, field = path.split(".")
     target = copy
@@ -318,7 +318,7 @@ def changed(value: JsonObject, path: str, new: object) -> JsonObject:
 
 
 def without(value: JsonObject, *paths: str) -> JsonObject:
-    """A copy without these fields."""
+    """Return a copy without these fields."""
     copy = deepcopy(value)
     for path in paths:
         *parents, field = path.split(".")
@@ -330,7 +330,7 @@ def without(value: JsonObject, *paths: str) -> JsonObject:
 
 
 def cut_down(entry: JsonObject) -> JsonObject:
-    """What the project's first README posted: the method and the name, and for an insert its labels."""
+    """Return an entry as in the project's first README: the method, the name, and the labels of an insert."""
     payload = {k: v for k, v in entry["protoPayload"].items() if k in {"@type", "methodName", "resourceName"}}
     if labels := entry["protoPayload"]["request"].get("labels"):
         payload["request"] = {"labels": labels}
@@ -338,19 +338,19 @@ def cut_down(entry: JsonObject) -> JsonObject:
 
 
 def made_id(*seed: str) -> str:
-    """A numeric id, as instances and messages have it, that follows from the seed."""
+    """Return a numeric id, as instances and messages have, derived from the seed."""
     return str(10**18 + int(_hex(*seed)[:14], 16))
 
 
 def made_operation(kind: str, timestamp: str, *seed: str) -> str:
-    """An operation id: its kind, milliseconds, and something that follows from the seed."""
+    """Return an operation id: its kind, milliseconds, and text derived from the seed."""
     made = _hex(timestamp, *seed)
     milliseconds = int(datetime.fromisoformat(timestamp).timestamp() * 1000)
     return f"{kind}-{milliseconds}-{made[:13]}-{made[13:21]}-{made[21:29]}"
 
 
 def made_insert_id(*seed: object) -> str:
-    """An insert id that follows from the seed."""
+    """Return an insert id derived from the seed."""
     return f"-{_hex(*map(str, seed))[:13]}"
 
 

@@ -1,4 +1,4 @@
-"""The exporter itself for tests: the real application on loopback, in a thread of the test's process."""
+"""The exporter for tests: the real application on loopback, in a thread of the test's process."""
 
 import asyncio
 import json
@@ -15,8 +15,9 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
-from app.main import Exporter as Parts
-from app.main import Surroundings, create_app
+from app.exporter import Exporter as Parts
+from app.exporter import Overrides
+from app.main import create_app
 from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable
@@ -25,10 +26,10 @@ from tests.support.process import LOOPBACK, free_port
 
 T = TypeVar("T")
 Samples: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Values by the sample's name and labels."""
+"""Values by the name and labels of the sample."""
 
 OWN: Final = "spot_interruption_exporter"
-"""What the names of the exporter's own series begin with."""
+"""The prefix of the exporter's metrics about itself."""
 AUDIENCE: Final = "https://sie.example.com"
 ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
 _WITHIN_SECONDS: Final = 120
@@ -36,27 +37,27 @@ _WITHIN_SECONDS: Final = 120
 
 @cache
 def issuer() -> Issuer:
-    """The issuer of all good tokens; making its key takes long."""
+    """Return the issuer of all valid tokens. There is only one, because creating its key takes long."""
     return Issuer()
 
 
 def token(by: Issuer | None = None, **fields: object) -> str:
-    """An Authorization header: good, but for the claims and the `header` given; see `Issuer.token`."""
+    """Return an Authorization header, valid except for the given claims and `header`; see `Issuer.token`."""
     usual: dict[str, Any] = {"audience": AUDIENCE, "email": ACCOUNT}
     return f"Bearer {(by or issuer()).token(**(usual | fields))}"
 
 
 def subscription(endpoint: Endpoint) -> str:
-    """The one that pushes to the endpoint."""
+    """Return the name of the subscription that pushes to the endpoint."""
     return f"projects/shop-prod/subscriptions/sie-{endpoint}-subscription"
 
 
 class Exporter:
-    """Runs between `start` and `stop`, or for the time of a `with` block; may be started again.
+    """Runs between `start` and `stop`, or during a `with` block. It may be started again.
 
-    `settings` are dotted keys with their values. The store is a file in the directory: what runs there
-    later remembers. With `two_listeners` the metrics have a port of their own. Other keywords are those of
-    `Surroundings`.
+    `settings` are dotted keys with their values. The store is a file in the directory, which later exporters
+    there use again. With `two_listeners` the metrics have a port of their own. Other keywords are those of
+    `Overrides`.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Exporter:
         settings: Mapping[str, object] | None = None,
         *,
         two_listeners: bool = False,
-        **surroundings: Any,  # noqa: ANN401  # of `Surroundings`
+        **overrides: Any,  # noqa: ANN401  # of `Overrides`
     ) -> None:
         self._settings = {
             "server.host": LOOPBACK,
@@ -78,7 +79,7 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        self._surroundings = surroundings
+        self._surroundings = overrides
         self._running = ExitStack()
         self.authorization = token()
 
@@ -90,7 +91,7 @@ class Exporter:
         self.stop()
 
     def start(self) -> None:
-        """Serve; raises what keeps it from starting."""
+        """Start to serve. Raises the exception of a start that fails."""
         with ExitStack() as running:
             self.client = running.enter_context(_client())
             self.certificates = running.enter_context(IssuerServer(issuer()))
@@ -104,7 +105,7 @@ class Exporter:
         self.metrics_url = f"http://{LOOPBACK}:{self.ports[-1]}"
 
     def stop(self) -> None:
-        """End it as SIGTERM does, without waiting for either delay."""
+        """Stop as after SIGTERM, without the drain and linger periods."""
         self._running.close()
 
     def post(
@@ -115,7 +116,7 @@ class Exporter:
         authorization: str | None = "the usual",
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Push a body as it is."""
+        """Push a body without change."""
         if authorization == "the usual":
             authorization = self.authorization
         return self.client.post(
@@ -141,11 +142,11 @@ class Exporter:
         return self.deliver("interruption", preempted(name, **fields))
 
     def scrape(self, accept: str = "text/plain") -> httpx.Response:
-        """The metrics as they are served."""
+        """Return the served metrics."""
         return self.client.get(f"{self.metrics_url}/metrics", headers={"accept": accept})
 
     def exposition(self) -> Samples:
-        """Every sample of a scrape."""
+        """Return every sample of a scrape."""
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(self.scrape().text)
@@ -153,15 +154,15 @@ class Exporter:
         }
 
     def value(self, series: str, **labels: str) -> float | None:
-        """A sample's value now; None where there is no such series."""
+        """Return the current value of a sample, or None if there is no such series."""
         return self.exposition().get((series, frozenset(labels.items())))
 
     def answered(self, endpoint: Endpoint, outcome: str) -> float:
-        """How many pushes were answered 200 with this outcome."""
+        """Return the number of pushes answered 200 with this outcome."""
         return self._own("push_messages_total", endpoint=endpoint, outcome=outcome)
 
     def refused(self, endpoint: Endpoint, reason: str) -> float:
-        """How many pushes were refused for this reason."""
+        """Return the number of pushes refused for this reason."""
         return self._own("push_errors_total", endpoint=endpoint, reason=reason)
 
     def _own(self, series: str, **labels: str) -> float:
@@ -183,21 +184,21 @@ def _client() -> httpx.Client:
 
 
 class _Server:
-    """One run of the application."""
+    """A run of the application."""
 
-    def __init__(self, environment: Mapping[str, str], surroundings: Mapping[str, Any]) -> None:
+    def __init__(self, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         self._environment = environment
-        self._surroundings = surroundings
+        self._surroundings = overrides
         self._ports: Future[Sequence[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="exporter")
 
     def start(self) -> Sequence[int]:
-        """The ports: the main listener's, and the metrics listener's where it is another."""
+        """Return the port of the main listener, and that of the metrics listener if it is another."""
         self._thread.start()
         return self._ports.result(_WITHIN_SECONDS)
 
     def stop(self) -> None:
-        """End it; what it raises in its thread, pytest reports."""
+        """Stop it. pytest reports an exception of its thread."""
         if self._ports.exception() is None:
             self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(_WITHIN_SECONDS)
@@ -205,7 +206,7 @@ class _Server:
             raise TimeoutError("the exporter does not stop")
 
     def perform(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Have something done in its event loop."""
+        """Run a coroutine in its event loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _run(self) -> None:
@@ -217,7 +218,7 @@ class _Server:
         self._stopped = asyncio.Event()
         try:
             settings, _ = load_settings(None, self._environment)
-            app = create_app(settings, surroundings=Surroundings(**self._surroundings))
+            app = create_app(settings, overrides=Overrides(**self._surroundings))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
             self._ports.set_exception(exc)
             return

@@ -1,4 +1,4 @@
-"""The Grafana dashboard, asked as Grafana asks it: its queries with the values of its variables."""
+"""The queries of the Grafana dashboard, with the values of its variables, as Grafana sends them."""
 
 import json
 import re
@@ -22,7 +22,7 @@ ANNOTATION_POINTS, POINTS = 100, 1000
 
 
 class Query(NamedTuple):
-    """A query as Grafana runs it: `points` across the range, or at its end if there are none."""
+    """A query of a panel: at `points` across the range, or at its end if there are none."""
 
     name: str
     expression: str
@@ -52,7 +52,7 @@ QUERIES: Final = {query.name: query for query in _queries()}
 def interpolated(
     expression: str, chosen: Mapping[str, str], *, seconds: float = SECONDS, step: float = 60
 ) -> str:
-    """A query over that many seconds, with the values of the dashboard's variables and of Grafana's own.
+    """Return a query over a number of seconds, with the values of the dashboard's and of Grafana's variables.
 
     https://grafana.com/docs/grafana/latest/dashboards/variables/add-template-variables/#global-variables
     """
@@ -67,18 +67,18 @@ def interpolated(
 
 @dataclass(frozen=True)
 class Grafana:
-    """Asks as Grafana does, with one choice for each variable. The range ends now, or at a Unix time."""
+    """Queries as Grafana does, with a choice for each variable. The range ends now, or at a Unix time."""
 
     url: str
     chosen: Mapping[str, str]
     ends: float | None = None
 
     def choosing(self, **chosen: str) -> Self:
-        """The same, with other choices."""
+        """Return a copy with other choices."""
         return replace(self, chosen={**self.chosen, **chosen})
 
     def series(self, query: Query) -> list[tuple[Mapping[str, str], list[float]]]:
-        """The labels and values of each series; raises what Prometheus says if it refuses."""
+        """Return the labels and values of each series. Raises an error with the reason of Prometheus."""
         if not query.points:
             found = self._get("query", query=interpolated(query.expression, self.chosen), time=self._now())
             return [(series["metric"], [float(series["value"][1])]) for series in found["result"]]
@@ -91,11 +91,11 @@ class Grafana:
         ]
 
     def values(self, query: Query) -> list[float]:
-        """The values of all series."""
+        """Return the values of all series."""
         return [value for _, values in self.series(query) for value in values]
 
     def choices(self, variable: Mapping[str, Any]) -> set[str]:
-        """What a variable offers."""
+        """Return the choices of a variable."""
         asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
         assert asked, variable["query"]
         series, label = interpolated(asked[1], self.chosen), asked[2]

@@ -1,4 +1,4 @@
-"""A store in which much has happened, made without a server."""
+"""A store with a large ledger, created without a server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ _TYPES = ("e2-standard-8", "n2-standard-8", "t2d-standard-16", "g2-standard-12")
 
 
 def remember(directory: Path, now: float, *, interruptions: int, pools: int) -> None:
-    """Have an exporter of the directory remember so many interruptions of the week, and a live VM a pool."""
+    """Store a number of interruptions of the last week, and a live VM per node pool, in the directory."""
     opened = open_store(f"sqlite:///{directory}/exporter.db", _RULES)
     events = list(_events(now, interruptions, pools))
     for first in range(0, len(events), SLICE):

@@ -1,4 +1,4 @@
-"""A real nginx that hands requests to replicas in turn, as a load balancer does.
+"""A real nginx that sends requests to replicas in turn, as a load balancer does.
 
 https://nginx.org/en/docs/http/ngx_http_upstream_module.html
 """
@@ -55,7 +55,7 @@ http {{
 
 
 class Nginx:
-    """An nginx for the time of a `with` block; round robin over the addresses."""
+    """An nginx during a `with` block; round robin over the addresses."""
 
     def __init__(self, directory: Path, addresses: Sequence[str]) -> None:
         program = require("nginx", shutil.which("nginx"))
@@ -81,7 +81,7 @@ class Nginx:
         self._process.stop()
 
     def retarget(self, addresses: Sequence[str]) -> None:
-        """Hand requests to these from now on; those under way end where they are."""
+        """Send further requests to these addresses. Requests in progress stay where they are."""
         self._generation += 1
         self._write(addresses)
         self._process.send(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""The status page as somebody reads it, and what it must never hold."""
+"""The status page as text, and the elements that it must not contain."""
 
 from collections import defaultdict
 from html.parser import HTMLParser
@@ -10,7 +10,7 @@ _VOID: Final = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class StatusPage(HTMLParser):
-    """Tables by their class, texts by their element, every tag and every attribute."""
+    """The tables by class, the texts by element, every tag and every attribute."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class StatusPage(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.tables: defaultdict[str, Rows] = defaultdict(list)
         self.texts: defaultdict[str, list[str]] = defaultdict(list)
-        """What stands in each `h2`, `dt`, `dd`, `li`, `style`, `title`, `time` …, in their order."""
+        """The texts of each `h2`, `dt`, `dd`, `li`, `style`, `title`, `time` …, in order."""
         self._table = ""
         self._open: list[tuple[str, list[str]]] = []
         self.feed(html)
@@ -55,7 +55,7 @@ class StatusPage(HTMLParser):
 
     @property
     def tiles(self) -> dict[str, str]:
-        """The numbers at a glance."""
+        """The numbers in the tiles."""
         return dict(zip(self.texts["dt"], self.texts["dd"][::2], strict=True))
 
     @property
@@ -69,12 +69,12 @@ class StatusPage(HTMLParser):
         if check not in self.attention:
             return finding
         assert finding == "See above"
-        (trouble,) = (text for text in self.texts["li"] if text.startswith(f"{check}: "))
-        return trouble.removeprefix(f"{check}: ")
+        (finding,) = (text for text in self.texts["li"] if text.startswith(f"{check}: "))
+        return finding.removeprefix(f"{check}: ")
 
     @property
     def links(self) -> list[str]:
-        """Where it leads, or what it would load."""
+        """The targets of its links, and the addresses that it would load."""
         return [
             value for name, value in self.attributes if name in {"href", "src", "srcset", "action", "data"}
         ]

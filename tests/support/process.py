@@ -1,4 +1,4 @@
-"""Servers as subprocesses: started on loopback, waited for, stopped or killed."""
+"""Servers as subprocesses on loopback, which can be started, awaited, stopped and killed."""
 
 import contextlib
 import itertools
@@ -20,18 +20,18 @@ T = TypeVar("T")
 LOOPBACK: Final = "127.0.0.1"
 _POLL_SECONDS: Final = 0.02
 _PATIENCE: Final = 6
-"""A machine with three times as many busy processes as cores, and some more."""
+"""The load of a machine with a little more than three times as many busy processes as cores."""
 _TAIL_BYTES: Final = 8_000
 
 
 class ExitedError(Exception):
-    """A process ended that should be running; the message ends with its output."""
+    """A process has ended that should run. The message ends with its output."""
 
 
 def free_port() -> int:
-    """A TCP port on which nothing listens on loopback, and that no outgoing connection takes.
+    """Return a TCP port of loopback without a listener, outside the range of outgoing connections.
 
-    Nothing keeps it free: bind it soon, or hand over a bound socket where the program takes one.
+    It is not reserved: bind it soon, or pass a bound socket if the program takes one.
     """
     while True:
         port = next(_ports)
@@ -52,10 +52,10 @@ _ports: Final = _below_the_ephemeral()
 
 
 def eventually(probe: Callable[[], T | None], *, within: float, what: str) -> T:
-    """The probe's first truthy answer; TimeoutError, naming the last one, if it takes too long.
+    """Return the first truthy result of the probe. Raises TimeoutError with the last result.
 
-    `within` seconds are too long on an idle machine. A loaded one gets more, in proportion: a deadline is
-    for what hangs. What the probe raises is not caught.
+    `within` is in seconds of an idle machine; a loaded machine gets more time, in proportion, because the
+    limit is for a probe that hangs. Exceptions of the probe are not caught.
     """
     deadline = time.monotonic() + within * _PATIENCE
     while not (answer := probe()):
@@ -66,7 +66,7 @@ def eventually(probe: Callable[[], T | None], *, within: float, what: str) -> T:
 
 
 def answers(url: str) -> Callable[[], bool]:
-    """Whether a GET of the URL is answered with a success now."""
+    """Return True if a GET of the URL succeeds now."""
 
     def probe() -> bool:
         try:
@@ -78,7 +78,7 @@ def answers(url: str) -> Callable[[], bool]:
 
 
 def listens(port: int) -> Callable[[], bool]:
-    """Whether a connection to the port is accepted now."""
+    """Return True if the port accepts a connection now."""
 
     def probe() -> bool:
         try:
@@ -91,11 +91,10 @@ def listens(port: int) -> Callable[[], bool]:
 
 
 class Process:
-    """A program that runs for the time of a `with` block, or between `start` and `stop`.
+    """A program that runs during a `with` block, or between `start` and `stop`.
 
-    Its output, of all its starts, is in the file `output`. `env` is added to the test's own
-    environment. It gets a process group of its own, which is killed with it: what it started may
-    outlive it by a moment, not more.
+    The output of all its starts is in the file `output`. `env` is added to the environment of the test. The
+    program has its own process group, which is killed with it, so its children end a moment later at most.
     """
 
     def __init__(
@@ -127,9 +126,9 @@ class Process:
         return f"<{Path(self.command[0]).name} {self.output}>"
 
     def start(self) -> None:
-        """Start it, once more if it ended, and return when it is ready.
+        """Start it, also again after its end, and return when it is ready.
 
-        Raises ExitedError the moment it ends instead, and TimeoutError when it takes too long.
+        Raises ExitedError if it ends before that, and TimeoutError.
         """
         if self._popen is not None:
             raise RuntimeError(f"{self!r} is running: stop or kill it first")
@@ -149,9 +148,9 @@ class Process:
             raise
 
     def stop(self, *, within: float = 10) -> int:
-        """Ask it to end with SIGTERM, kill it after `within` seconds; its exit status, as Popen has it.
+        """Send SIGTERM, kill it after `within` seconds, and return its exit status, as Popen has it.
 
-        Negative is the signal that ended it. 0 where it was not running.
+        A negative number is the signal that ended it. 0 if it was not running.
         """
         if self._popen is None:
             return 0
@@ -162,18 +161,18 @@ class Process:
         return self.kill()
 
     def send(self, number: signal.Signals) -> None:
-        """Send it, and not what it started, a signal."""
+        """Send a signal to the process, not to its children."""
         os.kill(self.pid, number)
 
     def wait(self, *, within: float = 10) -> int:
-        """Its exit status once it has ended by itself, 0 where it was not running; else TimeoutError."""
+        """Wait for its end, and return its exit status, 0 if it was not running. Raises TimeoutError."""
         if self._popen is None:
             return 0
         eventually(self._exited, within=within, what=f"the end of {self!r}")
         return self.kill()
 
     def kill(self) -> int:
-        """End it and all that it started with SIGKILL, as a container's end does; its exit status."""
+        """Kill it and its children, as the end of a container does, and return its exit status."""
         if self._popen is None:
             return 0
         with contextlib.suppress(ProcessLookupError):
@@ -184,13 +183,13 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id; raises ExitedError if it has ended."""
+        """The process id. Raises ExitedError if it has ended."""
         if self._popen is None or self._exited():
             raise self._ended()
         return self._popen.pid
 
     def text(self) -> str:
-        """All that it has written so far."""
+        """Return its output so far."""
         return self.output.read_text(errors="replace")
 
     def _wait_until_ready(self) -> None:

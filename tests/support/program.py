@@ -1,4 +1,4 @@
-"""The exporter as it is run: `python -m app` with a configuration file, a process of its own on loopback."""
+"""The exporter as a process: `python -m app` with a configuration file, on loopback."""
 
 import json
 import os
@@ -29,28 +29,28 @@ SUBSCRIPTIONS: Final = {
 }
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-"""An exposition: a series' name and labels, and its value."""
+"""The values of an exposition, by name and labels."""
 
 
-class Door(NamedTuple):
-    """How pushes authenticate: where the certificates are, and a token that is good for an hour."""
+class PushCredentials(NamedTuple):
+    """The credentials of pushes: the URL of the certificates, and a token that is valid for an hour."""
 
     server: IssuerServer
     token: str
 
 
 @contextmanager
-def open_door() -> Iterator[Door]:
-    """A local issuer, for the time of a `with` block."""
+def issued_credentials() -> Iterator[PushCredentials]:
+    """Run a local issuer during a `with` block."""
     issuer = Issuer()
     with IssuerServer(issuer) as server:
-        yield Door(server, issuer.token(audience=AUDIENCE, email=ACCOUNT))
+        yield PushCredentials(server, issuer.token(audience=AUDIENCE, email=ACCOUNT))
 
 
 def run(
     *arguments: str | Path, by: Sequence[str] = (), env: Mapping[str, str] | None = None, within: float = 180
 ) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself, with its output; `by` is a program that starts it."""
+    """Run a command that ends by itself, and return its output. `by` is a program that starts it."""
     return subprocess.run(
         [*by, *COMMAND, *map(str, arguments)],
         env=os.environ | ENVIRONMENT | dict(env or {}),
@@ -61,17 +61,19 @@ def run(
     )
 
 
-def configuration(directory: Path, door: Door | None, **sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with two listeners on free ports and a store in the directory.
+def configuration(
+    directory: Path, credentials: PushCredentials | None, **sections: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a configuration with two listeners on free ports and a store in the directory.
 
-    Without a door everybody may push. Each of the sections is laid over the one of that name.
+    Without credentials everybody may push. The keys of each section replace those of that section.
     """
     authentication: dict[str, Any] = {"authentication": "none"}
-    if door is not None:
+    if credentials is not None:
         authentication = {
             "audience": AUDIENCE,
             "service_account_email": ACCOUNT,
-            "certs_url": door.server.url,
+            "certs_url": credentials.server.url,
         }
     usual: dict[str, dict[str, Any]] = {
         "pubsub": {
@@ -87,19 +89,19 @@ def configuration(directory: Path, door: Door | None, **sections: Mapping[str, A
 
 
 def written(directory: Path, configured: Mapping[str, Any]) -> Path:
-    """The configuration as a file."""
+    """Write the configuration to a file, and return its path."""
     path = directory / "config.yaml"
     path.write_text(json.dumps(configured))  # JSON is YAML.
     return path
 
 
-class Exporter:
-    """A running exporter, for the time of a `with` block; and what one asks of it."""
+class ExporterProcess:
+    """An exporter process during a `with` block, with its answers, metrics and logs."""
 
     def __init__(
         self,
         directory: Path,
-        door: Door | None = None,
+        credentials: PushCredentials | None = None,
         *,
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -107,12 +109,12 @@ class Exporter:
         configured: Mapping[str, Any] | None = None,
         **sections: Mapping[str, Any],
     ) -> None:
-        """`named_by`: how it is told of its file; `configured`: the whole of it, in place of the usual."""
-        self.configured = configured or configuration(directory, door, **sections)
+        """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration."""
+        self.configured = configured or configuration(directory, credentials, **sections)
         self.url = f"http://{LOOPBACK}:{self.configured['server']['port']}"
         self.metrics_address = f"{LOOPBACK}:{self.configured['prometheus']['port']}"
         self.store = Path(self.configured["store"]["url"].removeprefix("sqlite:///"))
-        self.headers = {} if door is None else {"authorization": f"Bearer {door.token}"}
+        self.headers = {} if credentials is None else {"authorization": f"Bearer {credentials.token}"}
         self.client = httpx.Client(base_url=self.url, headers=self.headers, timeout=30, trust_env=False)
         path = str(written(directory, self.configured))
         option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})
@@ -134,28 +136,28 @@ class Exporter:
         self.process.stop(within=15)
 
     def push(self, entry: JsonObject) -> httpx.Response:
-        """Deliver an entry as Pub/Sub does."""
+        """Push an entry as Pub/Sub does."""
         endpoint = endpoint_of(entry)
         return self.client.post(f"/events/{endpoint}", content=body_of(entry))
 
     def outcome(self, entry: JsonObject) -> str:
-        """What became of an entry that must be answered 200."""
+        """Push an entry, which must be answered 200, and return its outcome."""
         response = self.push(entry)
         assert response.status_code == 200, response.text
         outcome: str = response.json()["outcome"]
         return outcome
 
     def reason(self, entry: JsonObject) -> tuple[int, str]:
-        """The status and the reason with which an entry is refused."""
+        """Push an entry that is refused, and return the status and the reason."""
         response = self.push(entry)
         return response.status_code, response.json()["reason"]
 
     def status(self, path: str) -> int:
-        """How the metrics listener answers."""
+        """Return the status that the metrics listener answers."""
         return self.client.get(f"http://{self.metrics_address}{path}").status_code
 
     def samples(self) -> Samples:
-        """Every series that is exposed now."""
+        """Return the samples of a scrape."""
         response = self.client.get(f"http://{self.metrics_address}/metrics")
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -164,23 +166,23 @@ class Exporter:
         }
 
     def value(self, name: str, **labels: str) -> float | None:
-        """One series' value; None where it is not exposed."""
+        """Return the value of a series, or None if there is no such series."""
         return self.samples().get((name, frozenset(labels.items())))
 
     def interruptions(self, cluster: str) -> float | None:
-        """How many interruptions of a cluster are counted."""
+        """Return the number of counted interruptions of a cluster."""
         return self.value("interruption_events_total", kubernetes_cluster=cluster)
 
     def logs(self) -> list[dict[str, Any]]:
-        """All lines that it has logged, of all its starts."""
+        """Return all log lines of all its starts."""
         return [json.loads(line) for line in self.process.text().splitlines()]
 
 
 def endpoint_of(entry: JsonObject) -> str:
-    """The endpoint to which an entry is pushed."""
+    """Return the endpoint to which an entry is pushed."""
     return "creation" if entry["protoPayload"]["methodName"].endswith("insert") else "interruption"
 
 
 def body_of(entry: JsonObject) -> bytes:
-    """The body of an entry's delivery, by the subscription of its endpoint."""
+    """Return the body of the delivery of an entry, from the subscription of its endpoint."""
     return push(entry, subscription=f"projects/shop-prod/subscriptions/{SUBSCRIPTIONS[endpoint_of(entry)]}")

@@ -1,4 +1,4 @@
-"""A real Prometheus server that scrapes what a test serves.
+"""A real Prometheus server that scrapes the targets of a test.
 
 https://prometheus.io/docs/prometheus/latest/querying/api/
 """
@@ -26,12 +26,12 @@ _HOUR_SECONDS: Final = 3600
 
 
 class QueryError(Exception):
-    """Prometheus refused a request; the message is its own."""
+    """Prometheus refused a request. The message is that of Prometheus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to scrape: `host:port`, and labels for its series.
+    """A target: `host:port`, and labels for its series.
 
     The labels `job` and `__metrics_path__` replace `exporter` and `/metrics`.
     """
@@ -41,21 +41,21 @@ class Target:
 
 
 class Sample(NamedTuple):
-    """One series' value at one time."""
+    """The value of a series at one time."""
 
     labels: Labels
     value: float
 
 
 class Series(NamedTuple):
-    """One series' samples as they were scraped: (Unix time, value), oldest first."""
+    """The scraped samples of a series: (Unix time, value), oldest first."""
 
     labels: Labels
     samples: list[tuple[float, float]]
 
 
 def backfill(history: Path, directory: Path) -> None:
-    """Make blocks of Prometheus' data in a directory, from samples of the past in OpenMetrics' format.
+    """Create blocks of Prometheus' data in a directory, from samples of the past in the OpenMetrics format.
 
     https://prometheus.io/docs/prometheus/latest/storage/#backfilling-from-openmetrics-format
     """
@@ -70,9 +70,9 @@ def backfill(history: Path, directory: Path) -> None:
 
 
 class Prometheus:
-    """A Prometheus server for the time of a `with` block; all that it keeps is in `directory`.
+    """A Prometheus server during a `with` block. All its data is in `directory`.
 
-    It takes up targets every 5 s, which no flag changes: so late is the first scrape.
+    It reads its targets every 5 s, which no flag changes, so the first scrape can be that late.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Prometheus:
         self._process.stop()
 
     def query(self, promql: str, time: float | None = None) -> list[Sample]:
-        """An instant vector or a scalar, now or at a Unix time. Raises QueryError for what is neither."""
+        """Return an instant vector or a scalar, now or at a Unix time. Raises QueryError."""
         match self._query(promql, time):
             case {"resultType": "vector", "result": result}:
                 return [Sample(one["metric"], float(one["value"][1])) for one in result]
@@ -125,7 +125,7 @@ class Prometheus:
                 raise QueryError(f"{promql} is a {other['resultType']}")
 
     def value(self, promql: str, time: float | None = None) -> float | None:
-        """The one value of a query, None where it has none. Raises QueryError for several."""
+        """Return the only value of a query, None if there is none. Raises QueryError if there are several."""
         match self.query(promql, time):
             case []:
                 return None
@@ -135,9 +135,9 @@ class Prometheus:
                 raise QueryError(f"{promql} has {len(several)} values: {several}")
 
     def raw(self, selector: str, seconds: float) -> list[Series]:
-        """The samples of the last seconds, as scraped, of every series that the selector matches.
+        """Return the scraped samples of the last seconds of every series that the selector matches.
 
-        The end of a series (staleness) is no sample: it shows as a gap.
+        The end of a series (staleness) is not a sample; it shows as a gap.
         """
         data = self._query(f"{selector}[{round(seconds * 1000)}ms]")
         return [
@@ -146,9 +146,10 @@ class Prometheus:
         ]
 
     def last_scrape(self) -> float:
-        """When a target was last scraped with success, in Unix seconds: a query at that time has its samples.
+        """Return the time of the last successful scrape of a target, in Unix seconds.
 
-        A query now has none, where a later scrape has failed. Raises QueryError when an hour had no success.
+        A query at that time has its samples; a query now has none if a later scrape has failed. Raises
+        QueryError if no scrape succeeded within an hour.
         """
         times = [at for series in self.raw("up", _HOUR_SECONDS) for at, up in series.samples if up]
         if not times:
@@ -172,7 +173,7 @@ class Prometheus:
         eventually(scraped, within=within, what=f"{n} scrapes of {self._targets}")
 
     def retarget(self, targets: Sequence[Target]) -> None:
-        """Scrape these targets from now on: an exporter that moved, a replica that came."""
+        """Replace the targets, for an exporter that moved or a new replica."""
         self._targets = targets
         self._write_config()
         response = self._client.post("/-/reload")

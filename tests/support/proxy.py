@@ -1,4 +1,4 @@
-"""A TCP proxy before a Redis that makes trouble at the right moment: when a transaction is to be executed."""
+"""A TCP proxy before a Redis that injects faults when a transaction is executed."""
 
 import socket
 import threading
@@ -14,9 +14,9 @@ _WITHIN_SECONDS: Final = 60
 
 
 class Proxy:
-    """Forwards to a port of loopback for the time of a `with` block.
+    """Forwards to a port of loopback during a `with` block.
 
-    Each trouble is made once, for the next EXEC that comes through.
+    Each fault is injected once, at the next EXEC.
     """
 
     def __init__(self, port: int) -> None:
@@ -25,8 +25,8 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"redis://{LOOPBACK}:{self.port}/0"
         self.connections = 0
-        """How many have been made."""
-        self._trouble: Callable[[_Connection, bytes], None] | None = None
+        """The number of injected faults."""
+        self._fault: Callable[[_Connection, bytes], None] | None = None
         self._dark = False
         self._open: list[_Connection] = []
         self._late: tuple[_Connection, bytes] | None = None
@@ -46,33 +46,33 @@ class Proxy:
             connection.close()
 
     def lose_reply(self, *, and_go_dark: bool = False) -> None:
-        """Let the next EXEC be executed, and break the connection in place of its reply."""
+        """Forward the next EXEC, and break the connection instead of its reply."""
 
-        def trouble(connection: "_Connection", request: bytes) -> None:
+        def fault(connection: "_Connection", request: bytes) -> None:
             connection.mute = True
             connection.server.sendall(request)
             assert connection.replied.wait(_WITHIN_SECONDS)
             self._dark = and_go_dark
             connection.close()
 
-        self._trouble = trouble
+        self._fault = fault
 
     def lose_request(self) -> None:
-        """Break the connection in place of the next EXEC."""
-        self._trouble = lambda connection, _: connection.close()
+        """Break the connection instead of the next EXEC."""
+        self._fault = lambda connection, _: connection.close()
 
     def delay(self) -> None:
-        """Break the connection to the client at the next EXEC, which is under way until `deliver`."""
+        """Break the connection to the client at the next EXEC, and hold the EXEC until `deliver`."""
 
-        def trouble(connection: "_Connection", request: bytes) -> None:
+        def fault(connection: "_Connection", request: bytes) -> None:
             connection.mute = True
             self._late = connection, request
             connection.hang_up()
 
-        self._trouble = trouble
+        self._fault = fault
 
     def deliver(self) -> bytes:
-        """What the server answers to the late EXEC."""
+        """Send the held EXEC, and return the reply of the server."""
         assert self._late is not None
         connection, request = self._late
         connection.server.sendall(request)
@@ -80,20 +80,20 @@ class Proxy:
         return connection.reply
 
     def before_exec(self, do: Callable[[], object]) -> None:
-        """Have something done before the next EXEC reaches the server."""
+        """Call a function before the next EXEC reaches the server."""
 
-        def trouble(connection: "_Connection", request: bytes) -> None:
+        def fault(connection: "_Connection", request: bytes) -> None:
             do()
             connection.server.sendall(request)
 
-        self._trouble = trouble
+        self._fault = fault
 
     def go_dark(self) -> None:
-        """Accept what comes, and answer nothing any more."""
+        """Accept connections, and answer nothing."""
         self._dark = True
 
     def light_up(self) -> None:
-        """Answer again those who come from now on."""
+        """Answer new connections again."""
         self._dark = False
 
     def cut(self) -> None:
@@ -122,10 +122,10 @@ class Proxy:
             while request := connection.client.recv(1 << 20):
                 if self._dark:
                     continue
-                trouble = self._trouble
-                if trouble is not None and request.endswith(_EXEC):
-                    self._trouble = None
-                    trouble(connection, request)
+                fault = self._fault
+                if fault is not None and request.endswith(_EXEC):
+                    self._fault = None
+                    fault(connection, request)
                 else:
                     connection.server.sendall(request)
 
@@ -145,7 +145,7 @@ class _Connection:
         self.client = client
         self.server = server
         self.mute = False
-        """The client hears nothing any more."""
+        """Send nothing more to the client."""
         self.reply = b""
         self.replied = threading.Event()
 

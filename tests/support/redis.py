@@ -1,4 +1,4 @@
-"""A real Redis server, and what it keeps.
+"""A real Redis server, and its keys.
 
 https://redis.io/docs/latest/operate/oss_and_stack/management/config/
 """
@@ -17,7 +17,7 @@ from tests.support.requirement import require
 
 
 class RedisServer:
-    """A Redis for the time of a `with` block, on disk at every write; it may be killed and started again."""
+    """A Redis during a `with` block. Each write is on disk, so it may be killed and started again."""
 
     def __init__(self, directory: Path, *options: str, program: str = "redis-server") -> None:
         """`options` are added to the command line."""

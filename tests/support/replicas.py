@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from tests.support.nginx import Nginx
 from tests.support.process import eventually
-from tests.support.program import Exporter, Samples
+from tests.support.program import ExporterProcess, Samples
 from tests.support.prometheus import Prometheus, Target
 from tests.support.redis import RedisServer
 
@@ -17,9 +17,9 @@ SCRAPE_SECONDS: Final = 1
 HOLD_SECONDS: Final = 2 * SCRAPE_SECONDS
 DRAIN_SECONDS: Final = 1
 REFRESH_SECONDS: Final = 5
-"""How often a replica looks whether it leads."""
+"""The interval at which a replica checks if it leads."""
 LINGER_SECONDS: Final = 2 * SCRAPE_SECONDS + 2
-"""What appears in the last moment shows 0 at the next scrape, and its value at the one after that."""
+"""Time for two scrapes: a series that is new at the end shows 0 at the first and its value at the second."""
 PREFIX: Final = "{spot-interruption-exporter}:"
 
 SHARED: Final = frozenset(
@@ -32,11 +32,11 @@ SHARED: Final = frozenset(
         "spot_interruption_exporter_inventory_instances",
     }
 )
-"""What only the replica that leads may show."""
+"""The series that only the leading replica exposes."""
 
 
 class Replicas:
-    """So many exporters under stable names, with nginx and Redis, for the time of a `with` block."""
+    """A number of exporters with stable names, nginx and Redis, during a `with` block."""
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class Replicas:
         env: Mapping[str, str] | None = None,
         inventory: Mapping[str, Any] | None = None,
     ) -> None:
-        """`inventory`: that section of every replica's configuration; by default nothing is listed."""
+        """`inventory` is that section of each configuration. By default nothing is listed."""
         self._directory = directory
         self._env = env
         self._inventory = inventory or {}
         self._stack = ExitStack()
-        self._all: dict[str, Exporter] = {}
+        self._all: dict[str, ExporterProcess] = {}
         self.redis = RedisServer(directory / "redis")
         self.names: list[str] = []
-        """Those that are to receive pushes."""
+        """The replicas that receive pushes."""
         self._grow(count)
         balancer = directory / "nginx"
         balancer.mkdir()
@@ -74,34 +74,34 @@ class Replicas:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def __getitem__(self, name: str) -> Exporter:
+    def __getitem__(self, name: str) -> ExporterProcess:
         return self._all[name]
 
     @property
     def addresses(self) -> list[str]:
-        """Where pushes go."""
+        """The URL for pushes."""
         return [self._all[name].url.removeprefix("http://") for name in self.names]
 
     @property
     def targets(self) -> list[Target]:
-        """What Prometheus scrapes: every replica that runs, under its name."""
+        """The targets of Prometheus: every running replica, by its name."""
         return [Target(self._all[name].metrics_address, {"instance": name}) for name in self.names]
 
     def prometheus(self, directory: Path) -> Prometheus:
-        """A Prometheus that scrapes them all."""
+        """A Prometheus that scrapes all replicas."""
         directory.mkdir()
         return Prometheus(directory, self.targets, scrape_interval=SCRAPE_SECONDS)
 
     def scale_out(self, count: int, prometheus: Prometheus) -> None:
-        """Start replicas until there are so many, and have them scraped and pushed to."""
+        """Start replicas until there are `number`, and add them to nginx and Prometheus."""
         self._start(self._grow(count))
         prometheus.retarget(self.targets)
         self.nginx.retarget(self.addresses)
 
     def scale_in(self, count: int, prometheus: Prometheus) -> list[int]:
-        """Stop the youngest until there are so many; their exit statuses.
+        """Stop the youngest replicas until there are `number`, and return their exit statuses.
 
-        As in Kubernetes, the signal comes first, and the balancer and Prometheus learn of it afterwards.
+        As in Kubernetes, the signal comes first; nginx and Prometheus change afterwards.
         """
         leaving = [self._all[name] for name in self.names[count:]]
         del self.names[count:]
@@ -113,17 +113,17 @@ class Replicas:
         return statuses
 
     def shown(self) -> dict[str, Samples]:
-        """What each of them exposes now. It is a scrape: the first one begins the hold of what is new."""
+        """Scrape each replica. The first scrape begins the hold of new series."""
         return {name: self._all[name].samples() for name in self.names}
 
     def leaders(self) -> list[str]:
-        """Those that show what only one may."""
+        """Return the replicas that expose the series of the leading one."""
         return [
             name for name, samples in self.shown().items() if any(series in SHARED for series, _ in samples)
         ]
 
     def leader(self, *, within: float = 30) -> str:
-        """The one that leads, once it is one."""
+        """Wait until exactly one replica leads, and return it."""
 
         def only() -> str:
             leaders = self.leaders()
@@ -132,12 +132,12 @@ class Replicas:
         return eventually(only, within=within, what="one replica leads")
 
     def end_lease(self) -> None:
-        """Let the lease run out at once, as it would by itself in 15 s."""
+        """End the lease now, instead of after 15 s."""
         self.redis.client.delete(f"{PREFIX}lease")
 
-    def made(self, name: str, directory: Path) -> Exporter:
-        """A process for that name, not yet started; its ports are its own."""
-        return Exporter(
+    def made(self, name: str, directory: Path) -> ExporterProcess:
+        """Return a process for that name, not started yet, with its own ports."""
+        return ExporterProcess(
             directory,
             env=self._env,
             store={"url": self.redis.url, "replica": name},

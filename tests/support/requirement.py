@@ -1,4 +1,4 @@
-"""What a test needs from its machine."""
+"""The programs that a test needs on its machine."""
 
 import os
 from typing import TypeVar
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def require(program: str, found: T | None) -> T:
-    """What was found of a program; where it is missing the test is skipped, and fails if CI is set.
+    """Return `found` if it is truthy, for example the path of a program.
 
-    `found` is its path, its client, or true: anything falsy means that it is missing.
+    Otherwise the program is missing: the test is skipped, and fails if CI is set.
     """
     if found:
         return found

@@ -1,4 +1,4 @@
-"""SQLite stores as tests need them: in use by this process or another, closed, or left by `kill -9`."""
+"""SQLite stores for tests: in use by this process or another, closed, or left by `kill -9`."""
 
 import subprocess
 import sys
@@ -36,14 +36,14 @@ def used(path: Path) -> None:
 
 
 def contents(folder: Path, *, but: str = "") -> dict[str, bytes]:
-    """Every file's bytes; none of the one with the suffix `but`."""
+    """Return the bytes of every file, without the file with the suffix `but`."""
     files = {file.name: file for file in folder.iterdir()}
     return {name: b"" if but and name.endswith(but) else file.read_bytes() for name, file in files.items()}
 
 
 @contextmanager
 def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the store open, with something in it."""
+    """Start another process that has the store open, with content in it."""
     command = [sys.executable, "-c", _HOLDER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -53,6 +53,6 @@ def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def killed(path: Path) -> None:
-    """Leave a store as `kill -9` leaves it: with a WAL that nobody has read in."""
+    """Leave a store as after `kill -9`: with a WAL that was not recovered."""
     with holder(path):
         pass

@@ -1,4 +1,4 @@
-"""A real store whose disk has troubles to order."""
+"""A real store whose disk can be made to fail."""
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -15,22 +15,22 @@ from app.store.port import OpenedStore, Prepared, Store, StoredState
 
 
 class Disk:
-    """What the tests do to a store: it is slow, away, loses answers, or meets a bug."""
+    """The faults of a store: it is slow or unavailable, loses replies, or meets a bug."""
 
     def __init__(self) -> None:
         self.away = False
         self.loses_answers = False
-        """What is asked for is committed, and then the connection breaks."""
+        """The commit succeeds, and then the connection breaks."""
         self.poisonous: set[str] = set()
-        """Names of instances whose events meet a bug."""
+        """The names of instances whose events meet a bug."""
         self.batches: list[Sequence[str]] = []
-        """The names of each batch's instances, of those that were tried."""
+        """The names of the instances of each attempted batch."""
         self._free = threading.Event()
         self._free.set()
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Commits begin, and come to their end only afterwards."""
+        """Block commits during the block, after they have begun."""
         self._free.clear()
         try:
             yield
@@ -38,12 +38,12 @@ class Disk:
             self._free.set()
 
     def open(self, url: str, *args: object, **options: object) -> OpenedStore:
-        """As `open_store`, on this disk."""
+        """Open a store on this disk, as `open_store` does."""
         opened = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
         return replace(opened, store=StoreOnDisk(opened.store, self))
 
     def write(self, events: Sequence[Event]) -> None:
-        """Take as long as the disk takes, and raise what it raises."""
+        """Wait for the disk, and raise its errors."""
         names = [event.name.instance for event in events]
         self.batches.append(names)
         self._free.wait(60)
@@ -52,18 +52,18 @@ class Disk:
             raise ZeroDivisionError("a bug")
 
     def read(self) -> None:
-        """Raise what the disk raises."""
+        """Raise the errors of the disk."""
         if self.away:
             raise StoreUnavailableError("the disk is away")
 
     def answer(self) -> None:
-        """Lose the answer, if that is the trouble."""
+        """Lose the reply, if that is the fault."""
         if self.loses_answers:
             raise StoreUnavailableError("the answer was lost")
 
 
 class StoreOnDisk:
-    """See `app.store.port.Store`: another store, with its disk's troubles."""
+    """See `app.store.port.Store`: a store with the faults of its disk."""
 
     def __init__(self, store: Store, disk: Disk) -> None:
         self._store = store

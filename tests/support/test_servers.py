@@ -33,7 +33,7 @@ class Push(NamedTuple):
 
 
 class Endpoint(http.server.ThreadingHTTPServer):
-    """Serves the same metrics always, and fails the first pushes to a path as often as `failures` says."""
+    """Serves constant metrics, and fails the first `failures` pushes to a path."""
 
     def __init__(self) -> None:
         super().__init__((LOOPBACK, 0), Handler)
@@ -107,7 +107,7 @@ def port() -> int:
 
 
 def web_server(tmp_path: Path, port: int, *, by: str = 'exec "$@"') -> Process:
-    """Python's own web server, started by a line of shell."""
+    """Return Python's web server, started by a line of shell."""
     server = [sys.executable, "-m", "http.server", "--bind", LOOPBACK, str(port)]
     ready = answers(f"http://{LOOPBACK}:{port}/")
     return Process(["sh", "-c", by, "sh", *server], output=tmp_path / "output", ready=ready)

@@ -1,6 +1,6 @@
-"""A disk whose `fsync` fails: for one thread the kernel answers it with EIO, whatever is in the file.
+"""A disk whose `fsync` fails: the kernel answers EIO in one thread, for every file.
 
-SQLite's COMMIT writes to the WAL and has it synced: it fails then, and what it has written is there.
+A COMMIT of SQLite writes to the WAL and syncs it. So it fails, although its data is in the file.
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html, https://www.sqlite.org/wal.html
 """
 
@@ -23,9 +23,9 @@ from tests.support.stores import Disk, StoreOnDisk
 T = TypeVar("T")
 
 _SYNCS: Final = {"x86_64": (74, 75), "aarch64": (82, 83)}
-"""The numbers of fsync and fdatasync."""
+"""The system call numbers of fsync and fdatasync."""
 POSSIBLE: Final = sys.platform == "linux" and platform.machine() in _SYNCS
-"""Whether any of this works here."""
+"""True if this machine supports it."""
 _SET_NO_NEW_PRIVILEGES: Final = 38
 _SET_SECCOMP: Final = 22
 _FILTER_MODE: Final = 2
@@ -48,18 +48,18 @@ class _Program(ctypes.Structure):
 
 
 def without_sync(work: Callable[[], T]) -> T:
-    """What the work gives or raises, done in a thread of its own that cannot sync any file."""
+    """Run the work in a thread that cannot sync any file, and return its result or raise its exception."""
     with ThreadPoolExecutor(1, initializer=_refuse_syncs) as thread:
         return thread.submit(work).result()
 
 
 class UnsyncedDisk(Disk):
-    """While `syncs` is false, commits are written and fail."""
+    """A disk on which commits are written and fail while `syncs` is false."""
 
     syncs = True
 
     def open(self, url: str, *args: object, **options: object) -> OpenedStore:
-        """As `open_store`, on this disk."""
+        """Open a store on this disk, as `open_store` does."""
         opened = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
         return replace(opened, store=_UnsyncedStore(opened.store, self))
 
@@ -75,7 +75,7 @@ class _UnsyncedStore(StoreOnDisk):
 
 
 def _refuse_syncs() -> None:
-    """For this thread, and for good: nothing takes a filter away."""
+    """Install the filter in this thread. It cannot be removed."""
     fsync, fdatasync = _SYNCS[platform.machine()]
     instructions = (
         _Instruction(_LOAD, 0, 0, 0),  # the system call's number

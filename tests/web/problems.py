@@ -1,4 +1,4 @@
-"""What every answer other than 200 looks like."""
+"""The form of every answer other than 200."""
 
 from http import HTTPStatus
 
@@ -6,7 +6,7 @@ import httpx
 
 
 def assert_problem(response: httpx.Response, status: HTTPStatus, reason: str) -> None:
-    """The response is this problem, whole, and has its status's own headers."""
+    """Assert that the response is this problem document, with the headers of its status."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()

@@ -22,7 +22,7 @@ def request_head(*headers: str, path: str = "/events/creation") -> bytes:
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes the connection."""
+    """Return all data until the other side closes the connection."""
     return b"".join(iter(partial(connection.recv, 65536), b""))
 
 

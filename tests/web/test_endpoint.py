@@ -1,4 +1,4 @@
-"""The endpoint by itself, for what a server and a store of ours would not do to it."""
+"""The endpoint alone, in cases that a real server and store do not produce."""
 
 import asyncio
 import json
@@ -14,15 +14,15 @@ from app.domain.attribution import Rules
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics
-from app.protocol import Answer as Given
-from app.recorder import Caller, Recorder
+from app.recorder import Recorder, Submission
 from app.store.opening import open_store
 from app.web.body import BodyReader
+from app.web.protocol import Answer as Given
 from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import insert, preempted, push, system_event
 
 
-class Broken:
+class BrokenAuthenticator:
     """An authenticator that meets a bug."""
 
     def cached(self, authorization: str) -> str | None:
@@ -32,8 +32,8 @@ class Broken:
         raise ZeroDivisionError(authorization)
 
 
-class Known:
-    """Says that it has verified every token but `new`."""
+class CachingAuthenticator:
+    """An authenticator that has cached every token except `new`."""
 
     def cached(self, authorization: str) -> str | None:
         return None if authorization == "new" else "somebody"
@@ -50,15 +50,15 @@ def endpoint_of(metrics: Metrics, authenticator: Authenticator | None = None) ->
         subscription="",
         authenticator=authenticator,
         recorder=Recorder(store, metrics),
-        pushes=metrics.pushes["creation"],
+        counters=metrics.pushes["creation"],
         gate=Gate(),
-        ask=lambda _: None,
+        request_listing=lambda _: None,
         bodies=BodyReader(10_000, 0.01),
     )
 
 
 class Answer:
-    """What the endpoint answers to a request, and what it counts."""
+    """The answer of the endpoint to a request, and its metrics."""
 
     def __init__(self, receive: Receive, authenticator: Authenticator | None = None) -> None:
         self.sent: list[Message] = []
@@ -78,7 +78,7 @@ class Answer:
 
 
 def receiving(*chunks: bytes, whole: bool) -> Receive:
-    """Gives the chunks of a body; where it is not `whole`, one waits for the rest for ever."""
+    """Return a `receive` that gives the chunks of a body. If it is not `whole`, the rest never comes."""
     rest = list(chunks)
 
     async def receive() -> Message:
@@ -98,19 +98,19 @@ def receiving(*chunks: bytes, whole: bool) -> Receive:
         pytest.param([b"12345", b"67890", b"1"], BodyTooLargeError, id="too-large-before-it-is-late"),
     ],
 )
-def test_a_body_is_waited_for_only_so_long(chunks: Sequence[bytes], error: type[Exception]) -> None:
+def test_a_body_has_limits_of_time_and_size(chunks: Sequence[bytes], error: type[Exception]) -> None:
     with pytest.raises(error):
         asyncio.run(BodyReader(10, 0.01).read(receiving(*chunks, whole=False)))
 
 
-def test_each_body_has_its_own_time_and_only_the_late_ones_are_given_up() -> None:
+def test_each_body_has_its_own_deadline() -> None:
     async def scenario() -> list[bytes | BaseException]:
         reader = BodyReader(10, 0.05)
 
         async def after(seconds: float, receive: Receive) -> bytes:
             await asyncio.sleep(seconds)
             body = await reader.read(receive)
-            await asyncio.sleep(0.1)  # what was read in time is not given up later
+            await asyncio.sleep(0.1)  # a body that was read in time is not cancelled later
             return body
 
         slow = (receiving(b"1", whole=False) for _ in range(3))
@@ -126,7 +126,7 @@ def test_each_body_has_its_own_time_and_only_the_late_ones_are_given_up() -> Non
     assert {type(one) for one in (*late, latest)} == {BodyTimeoutError}
 
 
-def test_a_caller_that_is_given_up_otherwise_is_no_late_one() -> None:
+def test_a_cancelled_request_is_not_a_late_one() -> None:
     async def scenario() -> None:
         task = asyncio.create_task(BodyReader(10, 60).read(receiving(whole=False)))
         await asyncio.sleep(0)
@@ -147,7 +147,7 @@ def test_a_slow_body_is_refused_and_counted() -> None:
     assert answer.refused("body_timeout")
 
 
-def test_what_is_under_way_when_the_server_gives_up_is_to_come_again() -> None:
+def test_a_request_that_the_server_cancels_at_its_end_is_answered_503() -> None:
     async def cut_short() -> Message:
         raise asyncio.CancelledError
 
@@ -159,8 +159,8 @@ def test_what_is_under_way_when_the_server_gives_up_is_to_come_again() -> None:
     assert answer.refused("stopping")
 
 
-def test_a_bug_is_answered_counted_and_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    answer = Answer(receiving(push(preempted()), whole=True), Broken())
+def test_a_bug_is_answered_counted_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    answer = Answer(receiving(push(preempted()), whole=True), BrokenAuthenticator())
 
     start, body = answer.sent
     assert start["status"] == HTTPStatus.INTERNAL_SERVER_ERROR
@@ -172,91 +172,91 @@ def test_a_bug_is_answered_counted_and_told_in_one_line(caplog: pytest.LogCaptur
 
 
 def document(answer: Given) -> dict[str, str]:
-    told: dict[str, str] = json.loads(answer.body)
-    return told
+    fields: dict[str, str] = json.loads(answer.body)
+    return fields
 
 
-class Replies:
-    """Takes the answers to pushes that were taken."""
+class RecordingReply:
+    """Records the answers to pushes on the fast path."""
 
     def __init__(self) -> None:
-        self.expected: list[Given] = []
-        self.given: list[Given] = []
+        self.prepared: list[Given] = []
+        self.sent: list[Given] = []
 
-    def expect(self, answer: Given) -> None:
-        assert not self.given
-        self.expected.append(answer)
+    def prepare(self, answer: Given) -> None:
+        assert not self.sent
+        self.prepared.append(answer)
 
-    def give(self, answer: Given) -> None:
-        self.given.append(answer)
+    def send(self, answer: Given) -> None:
+        self.sent.append(answer)
 
 
 GOOD = [(b"host", b"exporter"), (b"authorization", b"good")]
 
 
-def test_a_usual_push_is_taken_and_answered_once_it_is_committed() -> None:
-    replies = Replies()
+def test_a_usual_push_takes_the_fast_path_and_is_answered_after_its_commit() -> None:
+    replies = RecordingReply()
 
     async def scenario() -> None:
         metrics = Metrics()
-        endpoint = endpoint_of(metrics, Known())
-        assert endpoint.take(GOOD, push(insert("node-1")), replies)
-        assert not replies.given
+        endpoint = endpoint_of(metrics, CachingAuthenticator())
+        assert endpoint.try_fast_path(GOOD, push(insert("node-1")), replies)
+        assert not replies.sent
         assert b'last_push_timestamp_seconds{endpoint="creation"}' in metrics.render("")[0]
         endpoint.recorder.close()
         await endpoint.recorder.run()
 
     asyncio.run(scenario())
-    (answer,) = replies.given
+    (answer,) = replies.sent
     assert answer.status == HTTPStatus.OK
     assert document(answer)["outcome"] == "tracked"
 
 
-def test_of_many_pushes_the_answers_are_expected_before_they_are_given() -> None:
-    replies = Replies()
+def test_the_answers_of_a_large_batch_are_prepared_before_they_are_sent() -> None:
+    replies = RecordingReply()
 
     async def scenario() -> None:
-        endpoint = endpoint_of(Metrics(), Known())
-        assert all(endpoint.take(GOOD, push(insert(f"node-{number}")), replies) for number in range(20))
+        endpoint = endpoint_of(Metrics(), CachingAuthenticator())
+        assert all(
+            endpoint.try_fast_path(GOOD, push(insert(f"node-{number}")), replies) for number in range(20)
+        )
         endpoint.recorder.close()
         await endpoint.recorder.run()
 
     asyncio.run(scenario())
-    assert [document(answer)["instance"] for answer in replies.given] == [f"node-{n}" for n in range(20)]
-    assert list(map(id, replies.given)) == list(map(id, replies.expected))
+    assert [document(answer)["instance"] for answer in replies.sent] == [f"node-{n}" for n in range(20)]
+    assert list(map(id, replies.sent)) == list(map(id, replies.prepared))
 
 
-class Submitted:
-    """Stands where a recorder does, and keeps who waits."""
+class RecordingRecorder:
+    """A recorder that only keeps the submissions."""
 
     def __init__(self) -> None:
-        self.callers: list[Caller] = []
+        self.submissions: list[Submission] = []
 
-    def submit(self, caller: Caller) -> None:
-        self.callers.append(caller)
-
-
-def test_an_outcome_that_was_not_expected_is_answered_as_it_is() -> None:
-    replies, submitted = Replies(), Submitted()
-    endpoint = replace(endpoint_of(Metrics(), Known()), recorder=submitted)  # type: ignore[arg-type]
-    assert endpoint.take(GOOD, push(insert("node-1")), replies)
-    (caller,) = submitted.callers
-
-    caller.expect(Duplicate())
-    caller.tell(Pending("shop-prod"))
-
-    assert [document(answer) for answer in replies.expected] == [{"outcome": "duplicate"}]
-    assert [document(answer) for answer in replies.given] == [{"outcome": "pending"}]
+    def submit(self, submission: Submission) -> None:
+        self.submissions.append(submission)
 
 
-def test_what_is_no_event_is_answered_at_once() -> None:
-    replies = Replies()
+def test_the_answer_is_that_of_the_outcome_and_not_the_prepared_one() -> None:
+    replies, recorder = RecordingReply(), RecordingRecorder()
+    endpoint = replace(endpoint_of(Metrics(), CachingAuthenticator()), recorder=recorder)  # type: ignore[arg-type]
+    assert endpoint.try_fast_path(GOOD, push(insert("node-1")), replies)
+    (submission,) = recorder.submissions
+
+    submission.prepare_answer(Duplicate())
+    submission.answer(Pending("shop-prod"))
+
+    assert [document(answer) for answer in replies.prepared] == [{"outcome": "duplicate"}]
+    assert [document(answer) for answer in replies.sent] == [{"outcome": "pending"}]
+
+
+def test_a_message_that_is_not_an_event_is_answered_at_once() -> None:
+    replies = RecordingReply()
     ignored = push(system_event("compute.instances.hostError"))
 
-    assert endpoint_of(Metrics(), Known()).take(GOOD, ignored, replies)
-    assert [document(answer) for answer in replies.given] == [
-        {"outcome": "ignored", "reason": "other_method"}
-    ]
+    assert endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(GOOD, ignored, replies)
+    assert [document(answer) for answer in replies.sent] == [{"outcome": "ignored", "reason": "other_method"}]
 
 
 @pytest.mark.parametrize(
@@ -269,22 +269,24 @@ def test_what_is_no_event_is_answered_at_once() -> None:
         pytest.param(GOOD, push(insert()) + b" " * 10_000, id="too-large"),
     ],
 )
-def test_any_other_push_is_not_taken(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    replies = Replies()
+def test_any_other_push_does_not_take_the_fast_path(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    replies = RecordingReply()
 
-    assert not endpoint_of(Metrics(), Known()).take(headers, body, replies)
-    assert not replies.given
+    assert not endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(headers, body, replies)
+    assert not replies.sent
 
 
-def test_nothing_is_taken_any_more_when_the_gate_is_closed_or_the_writer_stops() -> None:
-    replies = Replies()
+def test_no_push_takes_the_fast_path_when_the_gate_is_closed_or_the_writer_stops() -> None:
+    replies = RecordingReply()
     closed, stopping = endpoint_of(Metrics()), endpoint_of(Metrics())
     closed.gate.closed = True
     stopping.recorder.close()
 
-    assert not any(endpoint.take([], push(insert()), replies) for endpoint in (closed, stopping))
-    assert not replies.given
+    assert not any(endpoint.try_fast_path([], push(insert()), replies) for endpoint in (closed, stopping))
+    assert not replies.sent
 
 
-def test_a_bug_keeps_a_push_from_being_taken() -> None:
-    assert not endpoint_of(Metrics(), Broken()).take(GOOD, push(insert()), Replies())
+def test_a_push_that_meets_a_bug_does_not_take_the_fast_path() -> None:
+    assert not endpoint_of(Metrics(), BrokenAuthenticator()).try_fast_path(
+        GOOD, push(insert()), RecordingReply()
+    )

@@ -31,7 +31,7 @@ def names(answer: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def fed_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
-    """Five interruptions, a minute apart, of two clusters in turn."""
+    """An exporter with five interruptions, a minute apart, of two clusters in turn."""
     with Exporter(tmp_path_factory.mktemp("exporter"), two_listeners=True) as exporter:
         for number, (name, at) in enumerate(zip(NAMES, AT, strict=True)):
             cluster = ("tills", "lab")[number % 2]
@@ -144,7 +144,7 @@ def test_a_full_last_page_promises_no_other(fed_exporter: Exporter) -> None:
     assert read(fed_exporter, limit=5)["next"] is None
 
 
-def test_a_page_has_a_hundred_rows_unless_told_and_never_more_than_a_thousand(exporter: Exporter) -> None:
+def test_a_page_has_a_hundred_rows_by_default_and_never_more_than_a_thousand(exporter: Exporter) -> None:
     bodies = [f"node-{number}" for number in range(MOST_ROWS + 1)]
     for name in bodies:
         exporter.create(name)
@@ -176,7 +176,7 @@ def test_a_page_has_a_hundred_rows_unless_told_and_never_more_than_a_thousand(ex
         ({"sinze": AT[0]}, "sinze"),
     ],
 )
-def test_a_wrong_question_is_told_by_its_parameter_and_not_repeated(
+def test_a_wrong_query_is_reported_by_its_parameter_and_not_repeated(
     fed_exporter: Exporter, parameters: dict[str, str], named: str
 ) -> None:
     response = fed_exporter.client.get(f"{fed_exporter.metrics_url}/interruptions", params=parameters)

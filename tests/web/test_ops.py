@@ -99,7 +99,7 @@ def test_of_two_listeners_the_metrics_one_does_not_serve_the_main_ones(
     assert_problem(response, HTTPStatus.NOT_FOUND, "not_found")
 
 
-def test_both_listeners_tell_of_the_same_exporter(split_exporter: Exporter) -> None:
+def test_both_listeners_serve_the_state_of_the_same_exporter(split_exporter: Exporter) -> None:
     split_exporter.create("node-1")
 
     assert split_exporter.value("interruption_events_total", kubernetes_cluster="tills") == 0
@@ -136,12 +136,12 @@ def test_the_metrics_are_compressed_for_those_who_accept_it(
 
 
 def series(response: httpx.Response) -> list[str]:
-    """Every line without its value."""
+    """Return every line without its value."""
     return [line.rpartition(" ")[0] for line in response.text.splitlines()]
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_the_description_tells_every_answer_to_a_push(description: dict[str, Any], endpoint: str) -> None:
+def test_the_description_has_every_answer_to_a_push(description: dict[str, Any], endpoint: str) -> None:
     push = description["paths"][f"/events/{endpoint}"]["post"]
     schemas = description["components"]["schemas"]
 

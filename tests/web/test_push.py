@@ -103,7 +103,7 @@ def test_a_preemption_of_what_is_known_to_be_no_node_is_ignored(exporter: Export
     assert exporter.interrupt("vm-1").json() == {"outcome": "ignored", "reason": "not_a_node"}
 
 
-def test_an_entrys_method_tells_what_it_means_and_not_its_endpoint(exporter: Exporter) -> None:
+def test_the_method_of_an_entry_decides_its_meaning_and_not_its_endpoint(exporter: Exporter) -> None:
     assert exporter.deliver("interruption", insert("node-1")).json()["outcome"] == "tracked"
     assert exporter.deliver("creation", preempted("node-1")).json()["outcome"] == "counted"
 

@@ -82,7 +82,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("body", "status", "reason"), UNREADABLE)
-def test_what_cannot_be_read_is_refused_and_told_so(
+def test_an_unreadable_message_is_refused_with_the_reason(
     shared_exporter: Exporter, body: bytes, status: HTTPStatus, reason: str
 ) -> None:
     before = shared_exporter.refused("interruption", reason)

@@ -17,7 +17,7 @@ from tests.support.process import eventually
 from tests.support.stores import Disk
 from tests.web.problems import assert_problem
 
-PATIENCE_SECONDS = 0.5
+COMMIT_TIMEOUT_SECONDS = 0.5
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def exporter(tmp_path: Path, disk: Disk) -> Iterator[Exporter]:
 
 @pytest.fixture
 def impatient(tmp_path: Path, disk: Disk) -> Iterator[Exporter]:
-    with Exporter(tmp_path, open_store=disk.open, patience_seconds=PATIENCE_SECONDS) as exporter:
+    with Exporter(tmp_path, open_store=disk.open, commit_timeout_seconds=COMMIT_TIMEOUT_SECONDS) as exporter:
         yield exporter
 
 
-def test_while_the_store_is_away_a_push_is_to_come_again(exporter: Exporter, disk: Disk) -> None:
+def test_a_push_without_the_store_is_refused_and_can_be_redelivered(exporter: Exporter, disk: Disk) -> None:
     exporter.create("node-1")
     disk.away = True
     assert_problem(exporter.interrupt("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
@@ -50,9 +50,7 @@ def test_while_the_store_is_away_a_push_is_to_come_again(exporter: Exporter, dis
     assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 1
 
 
-def test_what_was_committed_and_not_answered_is_counted_once_and_shown(
-    exporter: Exporter, disk: Disk
-) -> None:
+def test_an_event_that_was_committed_without_an_answer_counts_once(exporter: Exporter, disk: Disk) -> None:
     exporter.create("node-1")
     disk.loses_answers = True
     assert_problem(exporter.interrupt("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
@@ -64,7 +62,7 @@ def test_what_was_committed_and_not_answered_is_counted_once_and_shown(
 
 @contextmanager
 def creating(exporter: Exporter, disk: Disk, names: Sequence[str]) -> Iterator[dict[str, httpx.Response]]:
-    """Push these creations while another one's commit lasts, so that they will be one batch."""
+    """Push these creations during the commit of another one, so that they are one batch."""
     answers: dict[str, httpx.Response] = {}
 
     def create(name: str) -> None:
@@ -76,13 +74,13 @@ def creating(exporter: Exporter, disk: Disk, names: Sequence[str]) -> Iterator[d
         eventually(lambda: disk.batches, within=20, what="the first commit")
         for thread in others:
             thread.start()
-        eventually(lambda: exporter.parts.recorder.waiting == len(names), within=20, what="all pushes")
+        eventually(lambda: exporter.parts.recorder.queue_length == len(names), within=20, what="all pushes")
         yield answers
     for thread in (first, *others):
         thread.join()
 
 
-def test_a_bug_harms_only_the_event_that_meets_it(
+def test_a_bug_affects_only_the_event_that_meets_it(
     exporter: Exporter, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"node-{number}" for number in range(8)]
@@ -103,7 +101,7 @@ def test_a_bug_harms_only_the_event_that_meets_it(
     assert exporter.create("node-5").json()["outcome"] == "tracked"
 
 
-def test_nobody_is_answered_before_the_commit(exporter: Exporter, disk: Disk) -> None:
+def test_no_push_is_answered_before_its_commit(exporter: Exporter, disk: Disk) -> None:
     with creating(exporter, disk, ["node-1"]) as answers:
         assert exporter.value("interruption_events_total", kubernetes_cluster="tills") is None
         assert not answers
@@ -111,19 +109,17 @@ def test_nobody_is_answered_before_the_commit(exporter: Exporter, disk: Disk) ->
     assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 0
 
 
-def test_a_commit_that_lasts_too_long_is_told_and_counts_all_the_same(
-    impatient: Exporter, disk: Disk
-) -> None:
+def test_a_commit_that_lasts_too_long_is_refused_and_still_counts(impatient: Exporter, disk: Disk) -> None:
     with disk.busy():
         started = time.monotonic()
         assert_problem(impatient.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "store_slow")
-        assert time.monotonic() - started >= PATIENCE_SECONDS
+        assert time.monotonic() - started >= COMMIT_TIMEOUT_SECONDS
         assert impatient.client.get(f"{impatient.url}/healthz").is_success
 
     assert impatient.create("node-1").json()["outcome"] == "duplicate"
 
 
-def test_beyond_ten_thousand_waiting_events_the_next_is_to_come_again(exporter: Exporter, disk: Disk) -> None:
+def test_beyond_ten_thousand_queued_events_the_next_is_refused(exporter: Exporter, disk: Disk) -> None:
     async def record(numbers: range) -> list[Outcome]:
         return await asyncio.gather(*(exporter.parts.recorder.record(interruption(n)) for n in numbers))
 
@@ -131,7 +127,7 @@ def test_beyond_ten_thousand_waiting_events_the_next_is_to_come_again(exporter: 
         first = exporter.perform(record(range(1)))
         eventually(lambda: disk.batches, within=20, what="the first commit")
         others = exporter.perform(record(range(1, 10_001)))
-        eventually(lambda: exporter.parts.recorder.waiting == 10_000, within=20, what="all events")
+        eventually(lambda: exporter.parts.recorder.queue_length == 10_000, within=20, what="all events")
         assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "overload")
         assert exporter.refused("creation", "overload") == 1
 
@@ -143,7 +139,7 @@ def interruption(number: int) -> InstanceInterrupted:
     return InstanceInterrupted(str(number), 0.0, InstanceName("p", "z", f"n{number}"), str(number))
 
 
-def test_what_a_caller_does_not_wait_for_is_committed_all_the_same(exporter: Exporter, disk: Disk) -> None:
+def test_an_event_whose_caller_does_not_wait_is_still_committed(exporter: Exporter, disk: Disk) -> None:
     patient = exporter.client
     with disk.busy(), httpx.Client(trust_env=False, timeout=httpx.Timeout(20, read=0.1)) as hasty:
         exporter.client = hasty
@@ -155,7 +151,7 @@ def test_what_a_caller_does_not_wait_for_is_committed_all_the_same(exporter: Exp
     assert exporter.create("node-1").json()["outcome"] == "duplicate"
 
 
-def test_what_was_accepted_is_answered_when_the_exporter_stops(exporter: Exporter, disk: Disk) -> None:
+def test_accepted_events_are_answered_when_the_exporter_stops(exporter: Exporter, disk: Disk) -> None:
     with creating(exporter, disk, ["node-1", "node-2"]) as answers:
         exporter.perform(stop(exporter)).result(120)
         assert_problem(exporter.create("late"), HTTPStatus.SERVICE_UNAVAILABLE, "stopping")

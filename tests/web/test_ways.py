@@ -1,4 +1,4 @@
-"""A push that comes whole is answered without a task of its own: as any other, in every respect."""
+"""The fast path and the ASGI path: both answer and count every push in the same way."""
 
 import http.client
 import json
@@ -15,7 +15,7 @@ from tests.support.stores import Disk
 
 OTHER: Final = "projects/shop-prod/subscriptions/another"
 _CLOCKS: Final = ("process_", "python_", "timestamp", "store_commit_seconds", "event_delay_seconds_sum")
-"""Parts of the names of what differs from run to run."""
+"""Parts of the names of series that differ from run to run."""
 
 
 class Push(NamedTuple):
@@ -50,7 +50,7 @@ PUSHES: Final = {
 
 
 class Caller:
-    """Pushes on one connection: whole, or in a way that is never taken."""
+    """A caller with one connection, whose pushes take the fast path, or never do."""
 
     def __init__(self, exporter: Exporter, *, whole: bool) -> None:
         self._exporter = exporter
@@ -58,7 +58,7 @@ class Caller:
         self._connection = http.client.HTTPConnection("127.0.0.1", exporter.ports[0], timeout=20)
 
     def answer(self, one: Push) -> tuple[int, dict[str, str], object]:
-        """Status, headers and document."""
+        """Push, and return the status, the headers and the document."""
         given = self._exporter.authorization if one.authorization == "good" else one.authorization
         lines = [
             f"POST /events/{one.endpoint} HTTP/1.1",
@@ -93,7 +93,7 @@ def series(exporter: Exporter) -> list[str]:
     return [*pushed, *(line for line in lines if not any(clock in line for clock in _CLOCKS))]
 
 
-def test_both_ways_are_the_same(exporters: tuple[Exporter, Exporter]) -> None:
+def test_both_paths_answer_and_count_the_same(exporters: tuple[Exporter, Exporter]) -> None:
     one, other = Caller(exporters[0], whole=True), Caller(exporters[1], whole=False)
 
     answers = {name: (one.answer(sent), other.answer(sent)) for name, sent in PUSHES.items()}
@@ -105,7 +105,7 @@ def test_both_ways_are_the_same(exporters: tuple[Exporter, Exporter]) -> None:
     assert series(exporters[0]) == series(exporters[1])
 
 
-def test_a_store_that_is_away_is_told_either_way(tmp_path: Path) -> None:
+def test_without_the_store_both_paths_answer_the_same(tmp_path: Path) -> None:
     disk = Disk()
     with Exporter(tmp_path, open_store=disk.open) as exporter:
         whole, usual = Caller(exporter, whole=True), Caller(exporter, whole=False)

@@ -1,4 +1,4 @@
-"""The pipeline's checks: each says in a sentence how one part of it is, and if someone should look at it.
+"""The checks of the pipeline: a sentence about the state of each part, and if someone should look at it.
 
 Thresholds are for people who look at the page. The alerting rules have their own.
 """
@@ -11,10 +11,10 @@ from typing import Final
 
 from app.domain.history import PERIOD_SECONDS, PERIODS
 from app.metrics import ENDPOINTS, Endpoint
-from app.web.facts import Facts
 from app.web.problems import leaves, status_of
-from app.web.sentences import listing_failures, outcomes, refusals
-from app.web.words import ago, count, duration, percent, precisely, several
+from app.web.status.formats import ago, count, count_noun, duration, percent, short_duration
+from app.web.status.sentences import listing_failures, outcomes, refusals
+from app.web.status.snapshot import Snapshot
 
 _WEEK: Final = PERIODS * PERIOD_SECONDS
 _SILENT_SECONDS: Final = 1800.0
@@ -59,27 +59,27 @@ class Check:
     advice: str = ""
     """A sentence that says what to do, if someone should look."""
     runbook: str = ""
-    """The alert whose section in the runbook is about this trouble."""
+    """The alert whose section in the runbook is about this problem."""
 
 
-def checks(facts: Facts) -> Sequence[Check]:
-    """Return all checks, in the order of an event's way. Each trouble stands in one check only."""
-    fleets = list(_fleets(facts))
-    unauthenticated = _unauthenticated(facts)
+def checks(snapshot: Snapshot) -> Sequence[Check]:
+    """Return all checks, in the order of an event's way. Each problem stands in one check only."""
+    fleets = list(_fleets(snapshot))
+    unauthenticated = _unauthenticated(snapshot)
     return [
-        _service(facts, fleet_is_reported=_need_attention(fleets)),
+        _service(snapshot, fleet_is_reported=_need_attention(fleets)),
         *(
-            _pushes(facts, endpoint, refusals_are_reported=_need_attention([unauthenticated]))
+            _pushes(snapshot, endpoint, refusals_are_reported=_need_attention([unauthenticated]))
             for endpoint in ENDPOINTS
         ),
         unauthenticated,
-        _refused(facts),
-        _delay(facts),
-        _pending(facts),
-        _unknown(facts),
+        _refused(snapshot),
+        _delay(snapshot),
+        _pending(snapshot),
+        _unknown(snapshot),
         *fleets,
-        _commits(facts),
-        *_accidents(facts),
+        _commits(snapshot),
+        *_incidents(snapshot),
     ]
 
 
@@ -87,36 +87,36 @@ def _need_attention(found: Sequence[Check]) -> bool:
     return any(check.state is State.ATTENTION for check in found)
 
 
-def _service(facts: Facts, *, fleet_is_reported: bool) -> Check:
+def _service(snapshot: Snapshot, *, fleet_is_reported: bool) -> Check:
     name = "Service"
-    if facts.ailing:
+    if snapshot.unhealthy_reason:
         return Check(
             name,
-            f"{_capital(facts.ailing)}.",
+            f"{_capital(snapshot.unhealthy_reason)}.",
             State.ATTENTION,
             "Restart the exporter.",
             "SpotInterruptionExporterDown",
         )
-    up = f"Up for {duration(max(facts.now - facts.started_at, 0.0))}."
-    if not facts.missing:
+    up = f"Up for {duration(max(snapshot.now - snapshot.started_at, 0.0))}."
+    if not snapshot.not_ready_reasons:
         return Check(name, f"{up} Ready.")
     state = State.NONE if fleet_is_reported else State.ATTENTION
-    return Check(name, f"{up} Not ready: {'; '.join(facts.missing)}.", state)
+    return Check(name, f"{up} Not ready: {'; '.join(snapshot.not_ready_reasons)}.", state)
 
 
-def _pushes(facts: Facts, endpoint: Endpoint, *, refusals_are_reported: bool) -> Check:
+def _pushes(snapshot: Snapshot, endpoint: Endpoint, *, refusals_are_reported: bool) -> Check:
     name = f"Pushes of {endpoint}s"
-    last = facts.seen.value("last_push_timestamp_seconds", endpoint=endpoint)
-    silence = max(facts.now - (facts.started_at if last is None else last), 0.0)
+    last = snapshot.self_metrics.value("last_push_timestamp_seconds", endpoint=endpoint)
+    silence = max(snapshot.now - (snapshot.started_at if last is None else last), 0.0)
     finding = "No push since the start." if last is None else f"The last push came {ago(silence)}."
-    if listed := outcomes(facts.seen.by("outcome", "push_messages_total", endpoint=endpoint)):
+    if listed := outcomes(snapshot.self_metrics.by("outcome", "push_messages_total", endpoint=endpoint)):
         finding += f" Since the start: {listed}."
     # GKE replaces an interrupted node, so the interruptions show what is usual at both endpoints.
-    missed = (facts.ledger.last_week if facts.ledger else 0) * silence / _WEEK
+    missed = (snapshot.ledger.last_week if snapshot.ledger else 0) * silence / _WEEK
     if silence >= _SILENT_SECONDS and missed >= _MISSED and not refusals_are_reported:
         return Check(
             name,
-            f"{finding} About {several(missed, 'interruption')} would be usual in that time.",
+            f"{finding} About {count_noun(missed, 'interruption')} would be usual in that time.",
             State.ATTENTION,
             "Look at the log sink, and at the oldest unacknowledged message of the subscription.",
             "SpotInterruptionExporterSilent",
@@ -124,9 +124,9 @@ def _pushes(facts: Facts, endpoint: Endpoint, *, refusals_are_reported: bool) ->
     return Check(name, finding, State.NONE if last is None else State.OK)
 
 
-def _unauthenticated(facts: Facts) -> Check:
+def _unauthenticated(snapshot: Snapshot) -> Check:
     name = "Refused for authentication"
-    reasons, everything, accepted = _refusals(facts, authentication=True)
+    reasons, everything, accepted = _refusals(snapshot, authentication=True)
     if not reasons:
         return Check(name, "No push was refused for authentication since the start.")
     finding = _were_refused(reasons, everything)
@@ -141,9 +141,9 @@ def _unauthenticated(facts: Facts) -> Check:
     return Check(name, finding)
 
 
-def _refused(facts: Facts) -> Check:
+def _refused(snapshot: Snapshot) -> Check:
     name = "Refused for other reasons"
-    reasons, everything, accepted = _refusals(facts, authentication=False)
+    reasons, everything, accepted = _refusals(snapshot, authentication=False)
     if not reasons:
         return Check(name, "No push was refused for another reason since the start.")
     finding = _were_refused(reasons, everything)
@@ -159,13 +159,13 @@ def _refused(facts: Facts) -> Check:
     return Check(name, finding)
 
 
-def _refusals(facts: Facts, *, authentication: bool) -> tuple[Mapping[str, float], float, float]:
+def _refusals(snapshot: Snapshot, *, authentication: bool) -> tuple[Mapping[str, float], float, float]:
     """Return the refused pushes by reason, all pushes, and the accepted ones."""
     reasons: dict[str, float] = {}
     everything = accepted = 0.0
     for endpoint in ENDPOINTS:
-        answered = sum(facts.seen.by("outcome", "push_messages_total", endpoint=endpoint).values())
-        refused = facts.seen.by("reason", "push_errors_total", endpoint=endpoint)
+        answered = sum(snapshot.self_metrics.by("outcome", "push_messages_total", endpoint=endpoint).values())
+        refused = snapshot.self_metrics.by("reason", "push_errors_total", endpoint=endpoint)
         everything += answered + sum(refused.values())
         accepted += answered
         for reason, number in refused.items():
@@ -175,7 +175,7 @@ def _refusals(facts: Facts, *, authentication: bool) -> tuple[Mapping[str, float
 
 
 def _were_refused(reasons: Mapping[str, float], everything: float) -> str:
-    refused = f"{count(sum(reasons.values()))} of {several(everything, 'push', 'pushes')}"
+    refused = f"{count(sum(reasons.values()))} of {count_noun(everything, 'push', 'pushes')}"
     return f"{refused} since the start: {refusals(reasons)}."
 
 
@@ -184,14 +184,14 @@ def _many(reasons: Mapping[str, float], everything: float) -> bool:
     return number >= _FEW and number > _REFUSED * everything
 
 
-def _delay(facts: Facts) -> Check:
+def _delay(snapshot: Snapshot) -> Check:
     name, histogram = "Delay of events", "event_delay_seconds"
     parts, late = [], False
     for endpoint in ENDPOINTS:
-        if number := facts.seen.observed(histogram, endpoint=endpoint):
-            half = facts.seen.within(0.5, histogram, endpoint=endpoint)
+        if number := snapshot.self_metrics.observed(histogram, endpoint=endpoint):
+            half = snapshot.self_metrics.quantile_bound(0.5, histogram, endpoint=endpoint)
             late |= number >= _FEW and (half is None or half > _LATE_SECONDS)
-            parts.append(f"{_capital(endpoint)}s: {_halves(facts, histogram, endpoint=endpoint)}.")
+            parts.append(f"{_capital(endpoint)}s: {_halves(snapshot, histogram, endpoint=endpoint)}.")
     if not parts:
         return Check(name, "No event yet.", State.NONE)
     finding = " ".join(parts)
@@ -206,14 +206,14 @@ def _delay(facts: Facts) -> Check:
     return Check(name, finding)
 
 
-def _pending(facts: Facts) -> Check:
+def _pending(snapshot: Snapshot) -> Check:
     name = "Pending interruptions"
-    if not facts.pending:
+    if not snapshot.pending:
         return Check(name, "No interruption is pending.")
-    are = "interruption is" if facts.pending == 1 else "interruptions are"
-    finding = f"{count(facts.pending)} {are} pending, because the instance is not known yet."
-    week = facts.ledger.last_week if facts.ledger else 0
-    if facts.pending >= _FEW and facts.pending > _PENDING * week:
+    are = "interruption is" if snapshot.pending == 1 else "interruptions are"
+    finding = f"{count(snapshot.pending)} {are} pending, because the instance is not known yet."
+    week = snapshot.ledger.last_week if snapshot.ledger else 0
+    if snapshot.pending >= _FEW and snapshot.pending > _PENDING * week:
         return Check(
             name,
             finding,
@@ -224,14 +224,14 @@ def _pending(facts: Facts) -> Check:
     return Check(name, finding)
 
 
-def _unknown(facts: Facts) -> Check:
-    name, window = "Counted as unknown", facts.window.value
-    counted = facts.counted()
+def _unknown(snapshot: Snapshot) -> Check:
+    name, window = "Counted as unknown", snapshot.window.value
+    counted = snapshot.counted()
     unknown = sum(row.counted_as_unknown for row in counted)
     everything = sum(row.interruptions for row in counted)
     if not everything:
         return Check(name, f"No interruption {window}.", State.NONE)
-    finding = f"{count(unknown)} of {several(everything, 'interruption')} {window}"
+    finding = f"{count(unknown)} of {count_noun(everything, 'interruption')} {window}"
     if unknown >= _FEW and unknown > _UNATTRIBUTED * everything:
         return Check(
             name,
@@ -243,19 +243,19 @@ def _unknown(facts: Facts) -> Check:
     return Check(name, f"{finding}.")
 
 
-def _fleets(facts: Facts) -> Iterator[Check]:
-    failures = facts.seen.by_two("project", "reason", "inventory_failures_total")
+def _fleets(snapshot: Snapshot) -> Iterator[Check]:
+    failures = snapshot.self_metrics.by_labels("project", "reason", "inventory_failures_total")
     if not failures:
         finding = "The fleet is not listed: no project is configured, or inventory.enabled is false."
         yield Check("Fleet", finding, State.OFF)
     for project, reasons in failures.items():
-        yield _fleet(facts, project, reasons)
+        yield _fleet(snapshot, project, reasons)
 
 
-def _fleet(facts: Facts, project: str, reasons: Mapping[str, float]) -> Check:
-    name, seen = f"Fleet of {project}", facts.seen
+def _fleet(snapshot: Snapshot, project: str, reasons: Mapping[str, float]) -> Check:
+    name, metrics = f"Fleet of {project}", snapshot.self_metrics
     failed = listing_failures(reasons)
-    at = seen.value("inventory_last_success_timestamp_seconds", project=project)
+    at = metrics.value("inventory_last_success_timestamp_seconds", project=project)
     advice = "Check the permission compute.instances.list in the project. The log has the error."
     if at is None:
         finding = "Not listed since the start."
@@ -263,69 +263,69 @@ def _fleet(facts: Facts, project: str, reasons: Mapping[str, float]) -> Check:
             return Check(name, finding, State.NONE)
         runbook = "SpotInterruptionExporterInventoryFailing"
         return Check(name, f"{finding} {failed}", State.ATTENTION, advice, runbook)
-    age = max(facts.now - at, 0.0)
-    number = seen.value("inventory_instances", project=project) or 0.0
-    took = precisely(seen.value("inventory_duration_seconds", project=project) or 0.0)
-    finding = f"{several(number, 'GKE instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
-    if age > _OLD_LISTINGS * facts.listing_interval_seconds:
+    age = max(snapshot.now - at, 0.0)
+    number = metrics.value("inventory_instances", project=project) or 0.0
+    took = short_duration(metrics.value("inventory_duration_seconds", project=project) or 0.0)
+    finding = f"{count_noun(number, 'GKE instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
+    if age > _OLD_LISTINGS * snapshot.listing_interval_seconds:
         return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterInventoryStale")
     return Check(name, finding)
 
 
-def _commits(facts: Facts) -> Check:
+def _commits(snapshot: Snapshot) -> Check:
     name, histogram = "Store commits", "store_commit_seconds"
-    number = facts.seen.observed(histogram)
+    number = snapshot.self_metrics.observed(histogram)
     if not number:
         return Check(name, "No commit yet.", State.NONE)
-    half = facts.seen.within(0.5, histogram)
-    finding = f"{several(number, 'commit')} since the start: {_halves(facts, histogram)}."
+    half = snapshot.self_metrics.quantile_bound(0.5, histogram)
+    finding = f"{count_noun(number, 'commit')} since the start: {_halves(snapshot, histogram)}."
     if number >= _FEW and (half is None or half > _SLOW_SECONDS):
         advice = "Every push waits for the store. Look at its disk or its server."
         return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterEventsDelayed")
     return Check(name, finding)
 
 
-def _accidents(facts: Facts) -> Iterator[Check]:
+def _incidents(snapshot: Snapshot) -> Iterator[Check]:
     """Yield the checks that are shown only after something has happened."""
-    if facts.ledger is None:
+    if snapshot.ledger is None:
         yield Check(
             "Ledger",
-            f"{_capital(facts.ledger_trouble)}.",
+            f"{_capital(snapshot.ledger_error)}.",
             State.ATTENTION,
             "The page cannot show the last 7 days. The log may say more.",
             "SpotInterruptionExporterPushesFailing",
         )
-    if number := facts.seen.value("store_resets_total"):
+    if number := snapshot.self_metrics.value("store_resets_total"):
         yield Check(
             "Store",
-            f"Found damaged and moved aside {several(number, 'time')} since the start.",
+            f"Found damaged and moved aside {count_noun(number, 'time')} since the start.",
             State.ATTENTION,
             "The log names the damaged file.",
             "SpotInterruptionExporterStoreReset",
         )
-    if number := facts.seen.value("label_overflow_total"):
+    if number := snapshot.self_metrics.value("label_overflow_total"):
         yield Check(
             "Label sets",
-            f"{several(number, 'event')} counted under other, because there are too many label sets.",
+            f"{count_noun(number, 'event')} counted under other, because there are too many label sets.",
             State.ATTENTION,
             "Raise prometheus.max_label_sets.",
             "SpotInterruptionExporterLabelOverflow",
         )
 
 
-def _halves(facts: Facts, histogram: str, **labels: str) -> str:
+def _halves(snapshot: Snapshot, histogram: str, **labels: str) -> str:
     """Return the bounds of half and of nearly all observations: `half within 1 s, 99 % within 5 s`."""
     return ", ".join(
-        f"{words} {_bound(facts, share, histogram, **labels)}"
+        f"{words} {_bound(snapshot, share, histogram, **labels)}"
         for words, share in (("half", 0.5), ("99 %", 0.99))
     )
 
 
-def _bound(facts: Facts, share: float, histogram: str, **labels: str) -> str:
-    bound = facts.seen.within(share, histogram, **labels)
+def _bound(snapshot: Snapshot, share: float, histogram: str, **labels: str) -> str:
+    bound = snapshot.self_metrics.quantile_bound(share, histogram, **labels)
     if bound is None or bound == float("inf"):
-        return f"later than {precisely(facts.seen.largest_bound(histogram, **labels))}"
-    return f"within {precisely(bound)}"
+        return f"later than {short_duration(snapshot.self_metrics.largest_bound(histogram, **labels))}"
+    return f"within {short_duration(bound)}"
 
 
 def _capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The status page's view model, computed from the facts. It is pure; the template adds only words."""
+"""The view model of the status page, computed from a snapshot. It is pure; the template adds only words."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +8,12 @@ from typing import Final, TypeAlias
 from app.domain.events import UNKNOWN
 from app.domain.history import PERIODS, Entry, Pool, PoolHistory
 from app.domain.instances import OTHER, Labels
-from app.web.charts import Chart, chart
-from app.web.checks import Check, State, checks
-from app.web.facts import CountedLabels, Facts, Window
+from app.web.status.charts import Chart, chart
+from app.web.status.checks import Check, State, checks
+from app.web.status.snapshot import CountedLabels, Snapshot, Window
 
-MOST_POOLS: Final = 200
-MOST_FLAVOURS: Final = 12
+MAX_POOLS: Final = 200
+MAX_BREAKDOWNS: Final = 12
 _FEWEST_HOURS: Final = 10.0
 """No rate is shown below this number of instance-hours."""
 
@@ -69,7 +69,7 @@ class ClusterRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Flavour:
+class Breakdown:
     """A machine type or a zone."""
 
     name: str
@@ -82,7 +82,7 @@ class Overview:
 
     now: float
     window: Window
-    """The time that rates and shares are about."""
+    """The period of the rates and shares."""
     numbers: Numbers
     unknown: int
     """Interruptions in the window that were counted as unknown."""
@@ -90,10 +90,10 @@ class Overview:
     pools: int
     """Node pools with a live Spot instance."""
     clusters: Sequence[ClusterRows]
-    left_out: int
+    hidden_pools: int
     """Pools without a row, because there are too many."""
-    machine_types: Sequence[Flavour]
-    zones: Sequence[Flavour]
+    machine_types: Sequence[Breakdown]
+    zones: Sequence[Breakdown]
     chart: Chart
     newest: Sequence[Entry]
     checks: Sequence[Check]
@@ -101,49 +101,49 @@ class Overview:
     """No Spot instance is known yet."""
 
     @property
-    def troubles(self) -> Sequence[Check]:
+    def attention(self) -> Sequence[Check]:
         """The checks that someone should look at."""
         return [check for check in self.checks if check.state is State.ATTENTION]
 
 
-def overview(facts: Facts) -> Overview:
-    """Return the page of these facts."""
-    counted = facts.counted()
-    rows = sorted(_pool_rows(facts, counted), key=lambda row: row.weight)
+def overview(snapshot: Snapshot) -> Overview:
+    """Return the view model of a snapshot."""
+    counted = snapshot.counted()
+    rows = sorted(_pool_rows(snapshot, counted), key=lambda row: row.weight)
     numbers = _sum(row.numbers for row in rows)
     known = [row for row in counted if row.labels.cluster not in {UNKNOWN, OTHER}]
     return Overview(
-        now=facts.now,
-        window=facts.window,
+        now=snapshot.now,
+        window=snapshot.window,
         numbers=numbers,
         unknown=sum(row.counted_as_unknown for row in counted),
-        pending=facts.pending,
+        pending=snapshot.pending,
         pools=sum(row.numbers.instances > 0 for row in rows),
         clusters=_clusters(rows),
-        left_out=max(0, sum(_is_shown(row) for row in rows) - MOST_POOLS),
-        machine_types=_flavours(known, lambda labels: labels.machine_type),
-        zones=_flavours(known, lambda labels: labels.zone),
-        chart=chart(numbers.periods or [0] * PERIODS, facts.now),
-        newest=facts.ledger.newest if facts.ledger else (),
-        checks=checks(facts),
-        is_empty=_is_empty(facts),
+        hidden_pools=max(0, sum(_is_shown(row) for row in rows) - MAX_POOLS),
+        machine_types=_breakdowns(known, lambda labels: labels.machine_type),
+        zones=_breakdowns(known, lambda labels: labels.zone),
+        chart=chart(numbers.periods or [0] * PERIODS, snapshot.now),
+        newest=snapshot.ledger.newest if snapshot.ledger else (),
+        checks=checks(snapshot),
+        is_empty=_is_empty(snapshot),
     )
 
 
-def _is_empty(facts: Facts) -> bool:
-    known = any(row.labels.cluster != UNKNOWN or row.interruptions for row in facts.label_sets)
-    return not known and not facts.pending and not (facts.ledger and facts.ledger.newest)
+def _is_empty(snapshot: Snapshot) -> bool:
+    known = any(row.labels.cluster != UNKNOWN or row.interruptions for row in snapshot.label_sets)
+    return not known and not snapshot.pending and not (snapshot.ledger and snapshot.ledger.newest)
 
 
-def _pool_rows(facts: Facts, counted: Iterable[CountedLabels]) -> list[PoolRow]:
+def _pool_rows(snapshot: Snapshot, counted: Iterable[CountedLabels]) -> list[PoolRow]:
     """Return a row for every pool that the totals or the ledger know."""
     by_pool: defaultdict[Pool, list[CountedLabels]] = defaultdict(list)
     for row in counted:
         labels = row.labels
         by_pool[Pool(labels.project, labels.cluster, labels.cluster_location, labels.node_pool)].append(row)
-    histories = {history.pool: history for history in facts.ledger.pools} if facts.ledger else {}
+    histories = {history.pool: history for history in snapshot.ledger.pools} if snapshot.ledger else {}
     return [
-        _pool_row(pool, by_pool.get(pool, ()), histories.get(pool), read=facts.ledger is not None)
+        _pool_row(pool, by_pool.get(pool, ()), histories.get(pool), read=snapshot.ledger is not None)
         for pool in by_pool.keys() | histories.keys()
     ]
 
@@ -181,7 +181,7 @@ def _clusters(rows: Sequence[PoolRow]) -> Sequence[ClusterRows]:
     shown: defaultdict[_Cluster, list[PoolRow]] = defaultdict(list)
     for row in rows:
         everything[row.pool[:3]].append(row.numbers)
-    for row in [row for row in rows if _is_shown(row)][:MOST_POOLS]:
+    for row in [row for row in rows if _is_shown(row)][:MAX_POOLS]:
         shown[row.pool[:3]].append(row)
     clusters = [
         ClusterRows(project, name, location, _sum(everything[project, name, location]), pools)
@@ -190,15 +190,15 @@ def _clusters(rows: Sequence[PoolRow]) -> Sequence[ClusterRows]:
     return sorted(clusters, key=lambda row: (-(row.numbers.last_week or 0), -row.numbers.instances))
 
 
-def _flavours(rows: Iterable[CountedLabels], name_of: Callable[[Labels], str]) -> Sequence[Flavour]:
+def _breakdowns(rows: Iterable[CountedLabels], name_of: Callable[[Labels], str]) -> Sequence[Breakdown]:
     """Return the machine types, or the zones, with the highest rates."""
     by_name: defaultdict[str, list[CountedLabels]] = defaultdict(list)
     for row in rows:
         by_name[name_of(row.labels)].append(row)
-    flavours = [Flavour(name, Numbers(*_counted(of_name))) for name, of_name in by_name.items()]
-    seen = [flavour for flavour in flavours if flavour.numbers.instances or flavour.numbers.interruptions]
-    return sorted(seen, key=lambda row: (-(row.numbers.rate or 0.0), -row.numbers.instances, row.name))[
-        :MOST_FLAVOURS
+    breakdowns = [Breakdown(name, Numbers(*_counted(of_name))) for name, of_name in by_name.items()]
+    not_empty = [row for row in breakdowns if row.numbers.instances or row.numbers.interruptions]
+    return sorted(not_empty, key=lambda row: (-(row.numbers.rate or 0.0), -row.numbers.instances, row.name))[
+        :MAX_BREAKDOWNS
     ]
 
 

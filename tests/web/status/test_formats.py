@@ -1,6 +1,6 @@
 import pytest
 
-from app.web import words
+from app.web.status import formats
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from app.web import words
     ],
 )
 def test_a_duration_has_two_units(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert formats.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_duration_has_two_units(seconds: float, text: str) -> None:
     ],
 )
 def test_a_short_duration_is_precise(seconds: float, text: str) -> None:
-    assert words.precisely(seconds) == text
+    assert formats.short_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -50,21 +50,21 @@ def test_a_short_duration_is_precise(seconds: float, text: str) -> None:
     ],
 )
 def test_a_number_has_three_digits_at_most(number: float, text: str, rate: str) -> None:
-    assert (words.significant(number), words.rate(number)) == (text, rate)
+    assert (formats.significant(number), formats.rate(number)) == (text, rate)
 
 
 @pytest.mark.parametrize(
     ("share", "text"), [(0.0, "0 %"), (0.00612, "0.61 %"), (0.0996, "10 %"), (0.5, "50 %"), (1.0, "100 %")]
 )
 def test_a_share_is_per_cent(share: float, text: str) -> None:
-    assert words.percent(share) == text
+    assert formats.percent(share) == text
 
 
 def test_moments_are_utc() -> None:
-    assert words.moment(1_772_451_656.25) == "2 Mar 11:40:56"
-    assert words.machine_moment(1_772_451_656.25) == "2026-03-02T11:40:56.250Z"
-    assert (words.ago(-3), words.ago(0.5), words.ago(61)) == ("just now", "just now", "1 min 1 s ago")
-    assert (words.several(1, "push", "pushes"), words.several(2000, "push", "pushes")) == (
+    assert formats.moment(1_772_451_656.25) == "2 Mar 11:40:56"
+    assert formats.machine_moment(1_772_451_656.25) == "2026-03-02T11:40:56.250Z"
+    assert (formats.ago(-3), formats.ago(0.5), formats.ago(61)) == ("just now", "just now", "1 min 1 s ago")
+    assert (formats.count_noun(1, "push", "pushes"), formats.count_noun(2000, "push", "pushes")) == (
         "1 push",
         "2,000 pushes",
     )
@@ -72,6 +72,6 @@ def test_moments_are_utc() -> None:
 
 def test_a_name_is_read_in_the_order_in_which_it_is_written() -> None:
     assert (
-        words.legible("\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe\N{LEFT-TO-RIGHT ISOLATE}é")
+        formats.escape_bidi("\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe\N{LEFT-TO-RIGHT ISOLATE}é")
         == "\\u202egnp.exe\\u2066é"
     )

@@ -1,4 +1,4 @@
-"""Facts for the view model, from real metrics."""
+"""Snapshots for the view model, from real metrics."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -8,8 +8,8 @@ from app.domain.instances import Labels
 from app.domain.totals import LabelSetTotals
 from app.gcp.listing import FAILURES
 from app.metrics import Metrics
-from app.web.facts import Facts, Ledger, Seen
 from app.web.problems import leaves
+from app.web.status.snapshot import Ledger, SelfMetrics, Snapshot
 from tests.domain.examples import LABELS
 
 NOW: Final = 1_772_451_656.0
@@ -20,10 +20,10 @@ def new_metrics(*projects: str) -> Metrics:
     return Metrics(reasons=[leaf.reason for leaf in leaves()], projects=projects, listing_failures=FAILURES)
 
 
-def facts(metrics: Metrics | None = None, **fields: Any) -> Facts:  # noqa: ANN401  # of `Facts`
-    """Return the facts of a sound exporter that is up for a day, with these fields changed."""
-    seen = Seen((metrics or new_metrics()).own(Seen.SERIES))
-    quiet = Facts(NOW, NOW - DAY_SECONDS, label_sets=(), pending=0, seen=seen, ledger=Ledger())
+def snapshot(metrics: Metrics | None = None, **fields: Any) -> Snapshot:  # noqa: ANN401  # of `Snapshot`
+    """Return the snapshot of a healthy exporter that is up for a day, with these fields changed."""
+    seen = SelfMetrics((metrics or new_metrics()).self_samples(SelfMetrics.SERIES))
+    quiet = Snapshot(NOW, NOW - DAY_SECONDS, label_sets=(), pending=0, self_metrics=seen, ledger=Ledger())
     return replace(quiet, **fields)
 
 

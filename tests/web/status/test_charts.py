@@ -4,7 +4,7 @@ from typing import Final
 import pytest
 
 from app.domain.history import DAY_SECONDS, PERIODS
-from app.web.charts import HEIGHT, SPARK_HEIGHT, chart, described, spark
+from app.web.status.charts import HEIGHT, SPARK_HEIGHT, chart, described, spark
 
 NOW: Final = 1_772_451_656.0
 SOME: Final = [0] * (PERIODS - 3) + [1, 0, 200]

@@ -6,13 +6,13 @@ import pytest
 from app.domain.events import UNKNOWN
 from app.domain.history import PERIODS, Pool
 from app.domain.instances import OTHER_LABELS, UNKNOWN_LABELS
-from app.web.facts import Ledger, Window
-from app.web.overview import MOST_FLAVOURS, MOST_POOLS, Numbers, overview
+from app.web.status.overview import MAX_BREAKDOWNS, MAX_POOLS, Numbers, overview
+from app.web.status.snapshot import Ledger, Window
 from tests.domain.examples import LABELS
-from tests.web.facts import POOL, facts, history, totals, week
+from tests.web.status.snapshots import POOL, history, snapshot, totals, week
 
 YOUNG: Final = Ledger(week=[week(hours=1_000_000)])
-"""A store that counts for less than 7 days, so that the page shows its totals."""
+"""The ledger of a store that counts for less than 7 days, so that the page shows its totals."""
 GPU: Final = LABELS._replace(node_pool="gpu", machine_type="g2-standard-12")
 
 
@@ -21,7 +21,9 @@ def test_a_pools_numbers_are_those_of_its_zones_and_types_together() -> None:
         totals(hours=60, instances=2, interruptions=3),
         totals(LABELS._replace(zone="europe-west1-d"), hours=40, instances=1, interruptions=2),
     ]
-    page = overview(facts(label_sets=rows, ledger=replace(YOUNG, pools=[history(week=4, median_age=90.0)])))
+    page = overview(
+        snapshot(label_sets=rows, ledger=replace(YOUNG, pools=[history(week=4, median_age=90.0)]))
+    )
 
     (cluster,) = page.clusters
     (pool,) = cluster.pools
@@ -37,17 +39,17 @@ def test_no_rate_is_shown_of_a_few_hours() -> None:
 
 
 def test_a_pool_that_lives_and_was_never_interrupted_is_shown() -> None:
-    (cluster,) = overview(facts(label_sets=[totals(instances=1)])).clusters
+    (cluster,) = overview(snapshot(label_sets=[totals(instances=1)])).clusters
 
     assert [row.pool for row in cluster.pools] == [POOL]
     assert cluster.numbers.last_week == 0
 
 
 def test_what_neither_lives_nor_was_interrupted_this_week_is_not() -> None:
-    page = overview(facts(label_sets=[totals(interruptions=5), totals(UNKNOWN_LABELS)]))
+    page = overview(snapshot(label_sets=[totals(interruptions=5), totals(UNKNOWN_LABELS)]))
 
     assert page.clusters == []
-    assert page.left_out == 0
+    assert page.hidden_pools == 0
     assert not page.is_empty
 
 
@@ -58,7 +60,7 @@ def test_clusters_of_one_name_are_apart() -> None:
         POOL._replace(project="elsewhere"),
         POOL._replace(node_pool="second"),
     ]
-    page = overview(facts(ledger=Ledger([history(pool, 9 - n) for n, pool in enumerate(pools)])))
+    page = overview(snapshot(ledger=Ledger([history(pool, 9 - n) for n, pool in enumerate(pools)])))
 
     assert [(one.project, one.name, one.location) for one in page.clusters] == [
         ("shop-prod", "tills", "europe-west1"),
@@ -70,19 +72,19 @@ def test_clusters_of_one_name_are_apart() -> None:
 
 
 def test_the_pools_with_most_are_shown_and_the_sums_are_of_all() -> None:
-    several = [Pool("p", "one", "l", f"pool-{number:03}") for number in range(MOST_POOLS + 50)]
-    page = overview(facts(ledger=Ledger([history(pool, 1 + n) for n, pool in enumerate(several)])))
+    count_noun = [Pool("p", "one", "l", f"pool-{number:03}") for number in range(MAX_POOLS + 50)]
+    page = overview(snapshot(ledger=Ledger([history(pool, 1 + n) for n, pool in enumerate(count_noun)])))
     (cluster,) = page.clusters
 
-    assert len(cluster.pools) == MOST_POOLS
-    assert cluster.pools[0].pool == several[-1]
-    assert page.left_out == 50
-    assert page.numbers.last_week == cluster.numbers.last_week == sum(range(1, MOST_POOLS + 51))
+    assert len(cluster.pools) == MAX_POOLS
+    assert cluster.pools[0].pool == count_noun[-1]
+    assert page.hidden_pools == 50
+    assert page.numbers.last_week == cluster.numbers.last_week == sum(range(1, MAX_POOLS + 51))
 
 
 def test_without_a_ledger_the_week_is_not_known() -> None:
     rows = [totals(instances=2, interruptions=1), totals(GPU, interruptions=1), totals(UNKNOWN_LABELS)]
-    page = overview(facts(label_sets=rows, ledger=None))
+    page = overview(snapshot(label_sets=rows, ledger=None))
     (cluster,) = page.clusters
 
     assert len(cluster.pools) == 2
@@ -92,7 +94,7 @@ def test_without_a_ledger_the_week_is_not_known() -> None:
 def test_rates_and_shares_are_of_the_last_seven_days_wherever_they_are_shown() -> None:
     unknown = UNKNOWN_LABELS._replace(project=LABELS.project)
     page = overview(
-        facts(
+        snapshot(
             label_sets=[
                 totals(hours=9000, instances=1, interruptions=500),
                 totals(UNKNOWN_LABELS, interruptions=90),
@@ -128,7 +130,7 @@ def test_rates_and_shares_are_since_counting_began_if_that_is_younger_or_all_tha
     ledger: Ledger | None,
 ) -> None:
     rows = [totals(hours=20, instances=1, interruptions=3), totals(UNKNOWN_LABELS, interruptions=1)]
-    page = overview(facts(label_sets=rows, ledger=ledger))
+    page = overview(snapshot(label_sets=rows, ledger=ledger))
 
     assert page.window is Window.SINCE_COUNTING_BEGAN
     assert (page.numbers.interruptions, page.numbers.instance_hours, page.unknown) == (4, 20, 1)
@@ -144,7 +146,7 @@ def test_machine_types_and_zones_are_in_the_order_of_their_rates_and_without_the
         totals(UNKNOWN_LABELS, interruptions=7),
         totals(OTHER_LABELS, hours=100, instances=5, interruptions=7),
     ]
-    page = overview(facts(label_sets=rows, ledger=YOUNG))
+    page = overview(snapshot(label_sets=rows, ledger=YOUNG))
 
     assert [(one.name, one.numbers.rate) for one in page.machine_types] == [
         ("g2-standard-12", 90.0),
@@ -156,16 +158,16 @@ def test_machine_types_and_zones_are_in_the_order_of_their_rates_and_without_the
 
 
 def test_the_number_of_zones_is_limited() -> None:
-    rows = [totals(LABELS._replace(zone=f"z{number}"), instances=1) for number in range(MOST_FLAVOURS + 1)]
-    assert len(overview(facts(label_sets=rows)).zones) == MOST_FLAVOURS
+    rows = [totals(LABELS._replace(zone=f"z{number}"), instances=1) for number in range(MAX_BREAKDOWNS + 1)]
+    assert len(overview(snapshot(label_sets=rows)).zones) == MAX_BREAKDOWNS
 
 
 def test_an_exporter_is_empty_until_something_is_known() -> None:
-    nothing = facts(label_sets=[totals(UNKNOWN_LABELS)])
+    nothing = snapshot(label_sets=[totals(UNKNOWN_LABELS)])
 
     assert overview(nothing).is_empty
-    assert not overview(facts(pending=1)).is_empty
-    assert not overview(facts(label_sets=[totals()])).is_empty
+    assert not overview(snapshot(pending=1)).is_empty
+    assert not overview(snapshot(label_sets=[totals()])).is_empty
     assert not overview(
-        facts(label_sets=[totals(LABELS._replace(cluster=UNKNOWN), interruptions=1)])
+        snapshot(label_sets=[totals(LABELS._replace(cluster=UNKNOWN), interruptions=1)])
     ).is_empty

@@ -1,4 +1,4 @@
-"""The periodic work, as it comes to pass in the running exporter."""
+"""The periodic work of a running exporter."""
 
 from pathlib import Path
 
@@ -23,14 +23,14 @@ def test_when_the_grace_ends_an_interruption_is_counted_as_unknown(tmp_path: Pat
         assert exporter.interrupt("node-1").json()["outcome"] == "duplicate"
 
 
-def test_what_the_stores_absence_prevents_is_done_when_it_is_back(
+def test_work_that_failed_without_the_store_is_done_when_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
     with Exporter(tmp_path, {"attribution.grace_seconds": 0}, open_store=disk.open) as exporter:
         exporter.interrupt("node-1")
         disk.away = True
-        eventually(lambda: "periodic work was put off" in caplog.text, within=20, what="the warning")
+        eventually(lambda: "periodic work was postponed" in caplog.text, within=20, what="the warning")
         disk.away = False
         eventually(
             lambda: exporter.value("interruption_events_total", kubernetes_cluster="unknown"),

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from app.aside import Aside
+from app.worker_thread import WorkerThread
 
 WITHIN_SECONDS = 20
 
 
 @pytest.fixture
-def aside() -> Aside:
-    return Aside("test")
+def worker() -> WorkerThread:
+    return WorkerThread("test")
 
 
-def test_work_is_done_in_the_thread_one_after_the_other(aside: Aside) -> None:
+def test_jobs_run_in_the_thread_in_order(worker: WorkerThread) -> None:
     done: list[tuple[int, str]] = []
 
     def work(number: int) -> int:
@@ -22,14 +22,14 @@ def test_work_is_done_in_the_thread_one_after_the_other(aside: Aside) -> None:
         return number
 
     async def scenario() -> list[int]:
-        return await asyncio.gather(*(aside.run(lambda number=number: work(number)) for number in range(5)))  # type: ignore[misc]
+        return await asyncio.gather(*(worker.run(lambda number=number: work(number)) for number in range(5)))  # type: ignore[misc]
 
     assert asyncio.run(scenario()) == [0, 1, 2, 3, 4]
     assert done == [(number, "test") for number in range(5)]
-    aside.close()
+    worker.close()
 
 
-def test_something_else_is_done_here_while_the_work_waits(aside: Aside) -> None:
+def test_the_overlap_runs_here_while_the_job_waits(worker: WorkerThread) -> None:
     begun, ready = threading.Event(), threading.Event()
     here: list[str] = []
 
@@ -37,30 +37,30 @@ def test_something_else_is_done_here_while_the_work_waits(aside: Aside) -> None:
         begun.set()
         return ready.wait(WITHIN_SECONDS)
 
-    def meanwhile() -> None:
+    def overlap() -> None:
         assert begun.wait(WITHIN_SECONDS)
         here.append(threading.current_thread().name)
         ready.set()
 
-    assert asyncio.run(aside.run(work, meanwhile))
+    assert asyncio.run(worker.run(work, overlap))
     assert here == [threading.current_thread().name]
-    aside.close()
+    worker.close()
 
 
-def test_a_thread_that_is_late_is_not_waited_for(aside: Aside) -> None:
+def test_a_job_that_starts_late_does_not_block_the_overlap(worker: WorkerThread) -> None:
     late, ready = threading.Event(), threading.Event()
 
     async def scenario() -> bool:
-        before = asyncio.create_task(aside.run(lambda: late.wait(WITHIN_SECONDS)))
+        before = asyncio.create_task(worker.run(lambda: late.wait(WITHIN_SECONDS)))
         await asyncio.sleep(0)
-        after = asyncio.create_task(aside.run(ready.is_set, ready.set))
+        after = asyncio.create_task(worker.run(ready.is_set, ready.set))
         await asyncio.sleep(0)
         assert ready.is_set()
         late.set()
         return await before and await after
 
     assert asyncio.run(scenario())
-    aside.close()
+    worker.close()
 
 
 def failing() -> None:
@@ -68,22 +68,22 @@ def failing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "meanwhile"),
+    ("work", "overlap"),
     [(failing, None), (failing, lambda: None), (lambda: None, failing)],
-    ids=["the-work", "the-work-beside-something", "what-is-beside-it"],
+    ids=["job", "job-with-overlap", "overlap"],
 )
-def test_what_is_raised_is_told(
-    aside: Aside, work: Callable[[], None], meanwhile: Callable[[], None] | None
+def test_an_exception_is_raised_to_the_caller(
+    worker: WorkerThread, work: Callable[[], None], overlap: Callable[[], None] | None
 ) -> None:
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(aside.run(work, meanwhile))
-    aside.close()
+        asyncio.run(worker.run(work, overlap))
+    worker.close()
 
 
-def test_work_comes_to_its_end_whatever_is_raised_beside_it(aside: Aside) -> None:
+def test_a_job_ends_although_its_overlap_raises(worker: WorkerThread) -> None:
     done = threading.Event()
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(aside.run(done.set, failing))
+        asyncio.run(worker.run(done.set, failing))
     assert done.is_set()
-    aside.close()
+    worker.close()

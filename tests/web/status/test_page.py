@@ -19,8 +19,9 @@ from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, LabelSetWeek, P
 from app.domain.totals import LabelSetTotals
 from app.store.opening import open_store
 from app.store.port import LedgerReader, OpenedStore
-from app.web.page import NEWEST
-from app.web.words import DASH
+from app.web.status.formats import DASH
+from app.web.status.page import NEWEST
+from tests.support.clock import Clock
 from tests.support.exporter import Exporter, token
 from tests.support.ledgers import remember
 from tests.support.pages import StatusPage
@@ -37,19 +38,9 @@ HOSTILE: Final = [
 ]
 
 
-class Clock:
-    """The exporter's: it stands still until somebody sets it."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def __call__(self) -> float:
-        return self.at
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -69,12 +60,12 @@ def read(exporter: Exporter) -> StatusPage:
 
 
 def live(exporter: Exporter, name: str, *, ago: float, **fields: str) -> None:
-    """A VM that was created so long ago."""
+    """Create a VM, `ago` seconds before now."""
     assert exporter.create(name, timestamp=stamp(ago), **fields).json()["outcome"] == "tracked"
 
 
 def lose(exporter: Exporter, name: str, *, ago: float, age: float, **fields: str) -> None:
-    """A VM that was interrupted so long ago, at that age."""
+    """Create and interrupt a VM, `ago` seconds before now, at that age."""
     live(exporter, name, ago=ago + age, **fields)
     where = {key: value for key, value in fields.items() if key in {"project", "zone"}}
     assert exporter.interrupt(name, timestamp=stamp(ago), **where).json()["outcome"] == "counted"
@@ -112,7 +103,7 @@ def test_a_browser_may_load_and_run_nothing(shared_exporter: Exporter) -> None:
 )
 def test_texts_can_be_read_on_what_is_behind_them(scheme: str, text: str, back: str) -> None:
     """https://www.w3.org/TR/WCAG22/#contrast-minimum"""
-    style = files("app.web").joinpath("templates", "page.css").read_text()
+    style = files("app.web.status").joinpath("templates", "page.css").read_text()
     roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{3,6});", roots[scheme == "dark"]))
     light, dark = sorted((luminance(colours[text]), luminance(colours[back])), reverse=True)
@@ -185,7 +176,7 @@ def test_figures_are_those_of_what_was_pushed(clocked: Exporter, clock: Clock) -
     live(clocked, "b-2", ago=60, node_pool="gpu", machine_type="g2-standard-12")
     for number in range(20):
         live(clocked, f"c-{number}", ago=60, cluster="lab", cluster_location="us-east1", zone="us-east1-b")
-    clock.at += 60
+    clock.ahead += 60
     page = read(clocked)
 
     assert page.tiles == {
@@ -225,7 +216,7 @@ def test_the_window_of_rates_and_shares_is_named(clocked: Exporter, clock: Clock
     assert "0 of 1 since counting began" in page.texts["dd"]
     assert "Counting began less than 7 days ago" in page.texts["p"][1]
     for _ in range(8 * 24):
-        clock.at += HOUR_SECONDS
+        clock.ahead += HOUR_SECONDS
         account(clocked)
     page = read(clocked)
 
@@ -241,13 +232,13 @@ def test_the_rate_is_per_instance_hour(clocked: Exporter, clock: Clock) -> None:
         live(clocked, f"node-{number}", ago=0)
     clocked.interrupt("node-0", timestamp=stamp(0))
     account(clocked)
-    clock.at += HOUR_SECONDS
+    clock.ahead += HOUR_SECONDS
     account(clocked)
     page = read(clocked)
 
     assert page.tiles["Rate"] == "50.0"
     assert page.tables["pools"][1][6:8] == ["50.0", "1 in 20 h"]
-    assert page.tables["flavours"][1][:4] == ["e2-standard-8", "20", "50.0", "1 in 20 h"]
+    assert page.tables["breakdowns"][1][:4] == ["e2-standard-8", "20", "50.0", "1 in 20 h"]
 
 
 def account(exporter: Exporter) -> None:
@@ -272,7 +263,7 @@ def test_hostile_names_are_text(clocked: Exporter, clock: Clock, hostile: str) -
         node_pool=hostile,
         machine_type=name,
     )
-    clock.at += 60
+    clock.ahead += 60
     page = read(clocked)
 
     hostile, name = (text.replace("\u202e", "\\u202e") for text in (hostile, name))
@@ -291,16 +282,16 @@ def test_hostile_names_are_text(clocked: Exporter, clock: Clock, hostile: str) -
 def test_it_is_kept_for_some_seconds(clocked: Exporter, clock: Clock) -> None:
     assert read(clocked).finding("Pushes of creations") == "No push since the start."
     live(clocked, "node-1", ago=60)
-    clock.at += 4.9
+    clock.ahead += 4.9
     assert read(clocked).finding("Pushes of creations") == "No push since the start."
-    clock.at += 0.2
+    clock.ahead += 0.2
     assert read(clocked).finding("Pushes of creations") != "No push since the start."
 
 
 def test_a_clock_that_is_set_back_does_not_make_it_last(clocked: Exporter, clock: Clock) -> None:
     read(clocked)
     live(clocked, "node-1", ago=60)
-    clock.at -= DAY_SECONDS
+    clock.ahead -= DAY_SECONDS
     assert read(clocked).tiles["Live Spot instances"] == "1"
 
 
@@ -317,7 +308,7 @@ def test_without_its_ledger_it_shows_the_rest(clocked: Exporter, clock: Clock, t
     assert page.tiles["Live Spot instances"] == "1"
     assert "newest" not in page.tables
     (tmp_path / "elsewhere.db").rename(file)
-    clock.at += 60
+    clock.ahead += 60
     assert read(clocked).attention == []
 
 
@@ -325,7 +316,7 @@ def test_what_was_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> 
     with Exporter(tmp_path, {"attribution.grace_seconds": 1}, clock=clock) as exporter:
         assert exporter.interrupt("stranger", timestamp=stamp(1)).json()["outcome"] == "pending"
         assert read(exporter).tiles["Pending"] == "1"
-        clock.at += 10
+        clock.ahead += 10
         work = exporter.parts.recorder.perform(lambda store, now: store.expire(now))
         exporter.perform(work).result(120)
         page = read(exporter)
@@ -361,7 +352,7 @@ def test_of_ten_thousand_interruptions_it_shows_the_newest(tmp_path: Path, clock
 
 
 class SlowLedger:
-    """A ledger whose answers come when somebody allows it."""
+    """A ledger whose answers wait for a permission."""
 
     def __init__(self, ledger: LedgerReader) -> None:
         self._ledger = ledger

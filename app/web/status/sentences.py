@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from app.web.words import count, several
+from app.web.status.formats import count, count_noun
 
 OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
     "tracked": ("instance tracked", "instances tracked"),
@@ -50,7 +50,7 @@ LISTING_FAILURES: Final[Mapping[str, str]] = {
 
 def outcomes(numbers: Mapping[str, float]) -> str:
     """Return the outcomes above 0, the largest number first: `3 instances tracked, 1 message ignored`."""
-    return _listed(numbers, lambda number, slug: several(number, *OUTCOMES.get(slug, (_spelt(slug),) * 2)))
+    return _listed(numbers, lambda number, slug: count_noun(number, *OUTCOMES.get(slug, (_spelt(slug),) * 2)))
 
 
 def refusals(numbers: Mapping[str, float]) -> str:
@@ -62,7 +62,7 @@ def listing_failures(numbers: Mapping[str, float]) -> str:
     """Return a sentence about failed listings, or nothing if none failed.
 
     `1 listing failed since the start: no usable Google Cloud credentials.`
-    With several reasons, each has its number behind it.
+    With several reasons, each is followed by its number.
     """
     failures = {slug: number for slug, number in numbers.items() if number}
     if not failures:
@@ -74,7 +74,7 @@ def listing_failures(numbers: Mapping[str, float]) -> str:
             LISTING_FAILURES.get(slug, _spelt(slug)) + (f" ({count(number)})" if several_reasons else "")
         ),
     )
-    return f"{several(sum(failures.values()), 'listing')} failed since the start: {reasons}."
+    return f"{count_noun(sum(failures.values()), 'listing')} failed since the start: {reasons}."
 
 
 def _listed(numbers: Mapping[str, float], phrase: Callable[[float, str], str]) -> str:

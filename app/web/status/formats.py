@@ -11,15 +11,15 @@ _WHOLE: Final = 99.95
 """Larger numbers have three digits before the point."""
 _SHORT_SECONDS, _LONG_SECONDS = 0.1, 10.0
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-_TURNING: Final = {
+_BIDI_CONTROLS: Final = {
     code: f"\\u{code:04x}"
     for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
 
 
-def legible(name: str) -> str:
+def escape_bidi(name: str) -> str:
     """Return the name with its direction-changing characters as escapes, so that it reads as written."""
-    return name.translate(_TURNING)
+    return name.translate(_BIDI_CONTROLS)
 
 
 def count(number: float) -> str:
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
     return f"{text} {seconds % size // following[0]} {following[1]}"
 
 
-def precisely(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """Return a duration that may be short: `2.5 ms`, `0.5 s`. From ten seconds on, as `duration`."""
     if seconds < _SHORT_SECONDS:
         return f"{_tenths(seconds * 1000)} ms"
@@ -67,7 +67,7 @@ def percent(share: float) -> str:
     return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"  # noqa: PLR2004 - two digits
 
 
-def several(number: float, one: str, more: str | None = None) -> str:
+def count_noun(number: float, one: str, more: str | None = None) -> str:
     """Return a count with its noun: `1 push`, `2,000 pushes`."""
     return f"{count(number)} {one if number == 1 else more or f'{one}s'}"
 

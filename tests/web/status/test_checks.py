@@ -10,25 +10,25 @@ from app.domain.history import DAY_SECONDS, HOUR_SECONDS
 from app.domain.instances import UNKNOWN_LABELS
 from app.gcp.listing import FAILURES
 from app.metrics import OUTCOMES, Metrics
-from app.web import sentences
-from app.web.checks import Check, State, checks
-from app.web.facts import Facts, Ledger
 from app.web.problems import leaves
-from tests.web.facts import NOW, facts, history, new_metrics, totals, week
+from app.web.status import sentences
+from app.web.status.checks import Check, State, checks
+from app.web.status.snapshot import Ledger, Snapshot
+from tests.web.status.snapshots import NOW, history, new_metrics, snapshot, totals, week
 
-README: Final = Path(__file__).parents[2] / "README.md"
+README: Final = Path(__file__).parents[3] / "README.md"
 OK, ATTENTION, NONE, OFF = State.OK, State.ATTENTION, State.NONE, State.OFF
 
 
-def check(facts: Facts, name: str) -> Check:
-    (found,) = [one for one in checks(facts) if one.name == name]
+def check(state: Snapshot, name: str) -> Check:
+    (found,) = [one for one in checks(state) if one.name == name]
     return found
 
 
-def told(times: int, tell: Callable[[Metrics], None], *more: Callable[[Metrics], None]) -> Metrics:
+def after(times: int, record: Callable[[Metrics], None], *more: Callable[[Metrics], None]) -> Metrics:
     metrics = new_metrics()
     for _ in range(times):
-        tell(metrics)
+        record(metrics)
     for one in more:
         one(metrics)
     return metrics
@@ -38,12 +38,16 @@ def told(times: int, tell: Callable[[Metrics], None], *more: Callable[[Metrics],
     ("fields", "state", "finding"),
     [
         ({}, OK, "Up for 1 d. Ready."),
-        ({"missing": ["a", "b"]}, ATTENTION, "Up for 1 d. Not ready: a; b."),
-        ({"ailing": "not running: writer", "missing": ["a"]}, ATTENTION, "Not running: writer."),
+        ({"not_ready_reasons": ["a", "b"]}, ATTENTION, "Up for 1 d. Not ready: a; b."),
+        (
+            {"unhealthy_reason": "not running: writer", "not_ready_reasons": ["a"]},
+            ATTENTION,
+            "Not running: writer.",
+        ),
     ],
 )
 def test_the_service(fields: dict[str, Any], state: State, finding: str) -> None:
-    service = check(facts(**fields), "Service")
+    service = check(snapshot(**fields), "Service")
     assert (service.state, service.finding) == (state, finding)
 
 
@@ -77,19 +81,19 @@ def test_a_silence_is_judged_by_what_is_usual(
     metrics = new_metrics()
     if ago is not None:
         metrics.pushes["interruption"].last_at = NOW - ago
-    found = check(facts(metrics, ledger=Ledger([history(week=week)])), "Pushes of interruptions")
+    found = check(snapshot(metrics, ledger=Ledger([history(week=week)])), "Pushes of interruptions")
     assert (found.state, found.finding) == (state, finding)
 
 
 def test_outcomes_are_in_words_and_the_largest_number_is_first() -> None:
-    metrics = told(
+    metrics = after(
         3,
         lambda m: m.pushes["creation"].answered("tracked"),
         lambda m: m.pushes["creation"].answered("ignored"),
     )
     metrics.pushes["creation"].last_at = NOW - 10
 
-    finding = check(facts(metrics), "Pushes of creations").finding
+    finding = check(snapshot(metrics), "Pushes of creations").finding
     assert finding == "The last push came 10 s ago. Since the start: 3 instances tracked, 1 message ignored."
 
 
@@ -103,28 +107,40 @@ def accept(metrics: Metrics) -> None:
     [
         pytest.param(new_metrics(), OK, OK, id="none"),
         pytest.param(
-            told(1, lambda m: m.pushes["creation"].refused("not_authenticated")), ATTENTION, OK, id="all"
+            after(1, lambda m: m.pushes["creation"].refused("not_authenticated")),
+            ATTENTION,
+            OK,
+            id="all",
         ),
         pytest.param(
-            told(4, lambda m: m.pushes["creation"].refused("not_permitted"), accept), OK, OK, id="strangers"
+            after(4, lambda m: m.pushes["creation"].refused("not_permitted"), accept),
+            OK,
+            OK,
+            id="strangers",
         ),
         pytest.param(
-            told(9, lambda m: m.pushes["interruption"].refused("not_permitted"), accept),
+            after(9, lambda m: m.pushes["interruption"].refused("not_permitted"), accept),
             ATTENTION,
             OK,
             id="many",
         ),
         pytest.param(
-            told(9, lambda m: m.pushes["creation"].refused("store_slow"), accept), OK, ATTENTION, id="slow"
+            after(9, lambda m: m.pushes["creation"].refused("store_slow"), accept),
+            OK,
+            ATTENTION,
+            id="slow",
         ),
         pytest.param(
-            told(1, lambda m: m.pushes["creation"].refused("internal"), accept), OK, ATTENTION, id="a-bug"
+            after(1, lambda m: m.pushes["creation"].refused("internal"), accept),
+            OK,
+            ATTENTION,
+            id="a-bug",
         ),
     ],
 )
 def test_refusals(metrics: Metrics, authentication: State, others: State) -> None:
-    assert check(facts(metrics), "Refused for authentication").state is authentication
-    assert check(facts(metrics), "Refused for other reasons").state is others
+    assert check(snapshot(metrics), "Refused for authentication").state is authentication
+    assert check(snapshot(metrics), "Refused for other reasons").state is others
 
 
 @pytest.mark.parametrize(
@@ -132,7 +148,7 @@ def test_refusals(metrics: Metrics, authentication: State, others: State) -> Non
     [
         (new_metrics(), NONE, "No event yet."),
         (
-            told(
+            after(
                 99,
                 lambda m: m.pushes["creation"].answered("tracked", 0.7),
                 lambda m: m.pushes["creation"].answered("tracked", 20),
@@ -141,12 +157,12 @@ def test_refusals(metrics: Metrics, authentication: State, others: State) -> Non
             "Creations: half within 1 s, 99 % within 1 s.",
         ),
         (
-            told(5, lambda m: m.pushes["interruption"].answered("tracked", 61)),
+            after(5, lambda m: m.pushes["interruption"].answered("tracked", 61)),
             ATTENTION,
             "Interruptions: half within 5 min, 99 % within 5 min.",
         ),
         (
-            told(5, lambda m: m.pushes["creation"].answered("tracked", 8 * DAY_SECONDS)),
+            after(5, lambda m: m.pushes["creation"].answered("tracked", 8 * DAY_SECONDS)),
             ATTENTION,
             "Creations: half later than 7 d, 99 % later than 7 d.",
         ),
@@ -155,7 +171,7 @@ def test_refusals(metrics: Metrics, authentication: State, others: State) -> Non
 def test_delays_are_shown_by_the_bounds_of_their_histogram(
     metrics: Metrics, state: State, finding: str
 ) -> None:
-    found = check(facts(metrics), "Delay of events")
+    found = check(snapshot(metrics), "Delay of events")
     assert (found.state, found.finding) == (state, finding)
 
 
@@ -165,7 +181,7 @@ def test_delays_are_shown_by_the_bounds_of_their_histogram(
 )
 def test_pending_interruptions(pending: int, week: int, state: State) -> None:
     assert (
-        check(facts(pending=pending, ledger=Ledger([history(week=week)])), "Pending interruptions").state
+        check(snapshot(pending=pending, ledger=Ledger([history(week=week)])), "Pending interruptions").state
         is state
     )
 
@@ -186,7 +202,7 @@ def test_unknown_interruptions(unknown: int, known: int, state: State, finding: 
             week(interruptions=known),
         ]
     )
-    found = check(facts(label_sets=[totals(hours=1)], ledger=ledger), "Counted as unknown")
+    found = check(snapshot(label_sets=[totals(hours=1)], ledger=ledger), "Counted as unknown")
     assert (found.state, found.finding) == (state, finding)
 
 
@@ -197,7 +213,7 @@ def test_the_fleet_of_each_project_has_a_check() -> None:
     metrics.listed("stale", at=NOW - 1900, seconds=61, instances=1)
     metrics.listing_failed("failing", "deadline")
     no_credentials = "1 listing failed since the start: no usable Google Cloud credentials."
-    told = {one.name: (one.state, one.finding) for one in checks(facts(metrics)) if "Fleet" in one.name}
+    told = {one.name: (one.state, one.finding) for one in checks(snapshot(metrics)) if "Fleet" in one.name}
 
     assert told == {
         "Fleet of fresh": (
@@ -211,51 +227,51 @@ def test_the_fleet_of_each_project_has_a_check() -> None:
         ),
         "Fleet of untried": (NONE, "Not listed since the start."),
     }
-    assert check(facts(), "Fleet").state is OFF
+    assert check(snapshot(), "Fleet").state is OFF
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(0.004, OK), (3.0, ATTENTION)])
 def test_commits(seconds: float, state: State) -> None:
-    found = check(facts(told(5, lambda m: m.commit_seconds.observe(seconds))), "Store commits")
+    found = check(snapshot(after(5, lambda m: m.commit_seconds.observe(seconds))), "Store commits")
     assert found.state is state
 
 
-def test_accidents_are_shown_when_they_have_happened() -> None:
+def test_incidents_are_shown_after_they_have_happened() -> None:
     metrics = new_metrics()
-    metrics.reset()
-    usual = {one.name for one in checks(facts())}
+    metrics.count_store_reset()
+    usual = {one.name for one in checks(snapshot())}
     more = [
-        one for one in checks(facts(metrics, ledger=None, ledger_trouble="away")) if one.name not in usual
+        one for one in checks(snapshot(metrics, ledger=None, ledger_error="away")) if one.name not in usual
     ]
 
     assert [(one.name, one.state) for one in more] == [("Ledger", ATTENTION), ("Store", ATTENTION)]
 
 
-def troubles(facts: Facts) -> list[str]:
-    return [one.name for one in checks(facts) if one.state is ATTENTION]
+def attention(state: Snapshot) -> list[str]:
+    return [one.name for one in checks(state) if one.state is ATTENTION]
 
 
 def test_a_fleet_that_cannot_be_listed_is_reported_once() -> None:
     metrics = new_metrics("shop")
     metrics.listing_failed("shop", "forbidden")
-    missing = ["the fleet of no project could be listed; the log says why"]
+    reasons = ["the fleet of no project could be listed; the log has the reasons"]
 
-    assert troubles(facts(metrics, missing=missing)) == ["Fleet of shop"]
-    assert troubles(facts(new_metrics("shop"), missing=missing)) == ["Service"]
+    assert attention(snapshot(metrics, not_ready_reasons=reasons)) == ["Fleet of shop"]
+    assert attention(snapshot(new_metrics("shop"), not_ready_reasons=reasons)) == ["Service"]
 
 
 def test_refused_tokens_are_reported_once_and_not_as_a_silence_too() -> None:
-    metrics = told(9, lambda m: m.pushes["creation"].refused("not_authenticated"))
+    metrics = after(9, lambda m: m.pushes["creation"].refused("not_authenticated"))
     usual = Ledger([history(week=10_000)])
 
-    assert troubles(facts(metrics, ledger=usual)) == ["Refused for authentication"]
-    assert troubles(facts(ledger=usual)) == ["Pushes of creations", "Pushes of interruptions"]
+    assert attention(snapshot(metrics, ledger=usual)) == ["Refused for authentication"]
+    assert attention(snapshot(ledger=usual)) == ["Pushes of creations", "Pushes of interruptions"]
 
 
-def broken() -> Iterator[Facts]:
-    """Facts in which each check that there is needs attention, in one of them at least."""
-    metrics = told(9, lambda m: m.pushes["creation"].refused("internal"))
-    metrics.reset()
+def broken() -> Iterator[Snapshot]:
+    """Yield snapshots; each check needs attention in at least one of them."""
+    metrics = after(9, lambda m: m.pushes["creation"].refused("internal"))
+    metrics.count_store_reset()
     metrics.show(Applied(overflowed=1))
     for _ in range(9):
         metrics.commit_seconds.observe(15)
@@ -263,15 +279,19 @@ def broken() -> Iterator[Facts]:
     metrics.listing_failed("shop", "forbidden")
     metrics.listing_failed("stale", "cut_off")
     metrics.listed("stale", at=NOW - DAY_SECONDS, seconds=1, instances=1)
-    yield facts(metrics, ailing="not running: writer", ledger=None, ledger_trouble="away", pending=99)
-    refused = told(9, lambda m: m.pushes["creation"].refused("not_permitted"))
-    yield facts(refused, label_sets=[totals(UNKNOWN_LABELS, interruptions=9)], missing=["a fleet"])
-    yield facts(told(9, lambda m: m.pushes["creation"].refused("malformed_entry")))
-    yield facts(ledger=Ledger([history(week=10_000)]))
+    yield snapshot(
+        metrics, unhealthy_reason="not running: writer", ledger=None, ledger_error="away", pending=99
+    )
+    refused = after(9, lambda m: m.pushes["creation"].refused("not_permitted"))
+    yield snapshot(
+        refused, label_sets=[totals(UNKNOWN_LABELS, interruptions=9)], not_ready_reasons=["a fleet"]
+    )
+    yield snapshot(after(9, lambda m: m.pushes["creation"].refused("malformed_entry")))
+    yield snapshot(ledger=Ledger([history(week=10_000)]))
 
 
-def test_each_trouble_says_what_to_do_and_names_a_section_of_the_runbook() -> None:
-    found = [one for facts in broken() for one in checks(facts) if one.state is ATTENTION]
+def test_each_problem_says_what_to_do_and_names_a_section_of_the_runbook() -> None:
+    found = [one for state in broken() for one in checks(state) if one.state is ATTENTION]
     sections = set(re.findall(r"(?m)^#### (\w+)$", README.read_text()))
 
     assert len({one.name for one in found}) >= 14

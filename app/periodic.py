@@ -1,4 +1,4 @@
-"""The periodic work: when grace periods end, instances' time is added, old rows go and held series show."""
+"""The periodic work: the ends of grace periods, instance-seconds, pruning, and the release of held series."""
 
 import asyncio
 import logging
@@ -11,17 +11,17 @@ from app.metrics import Metrics
 from app.recorder import Recorder, Work
 from app.store.port import Sync
 
-_BEAT_SECONDS: Final = 1.0
+_TICK_SECONDS: Final = 1.0
 _MINUTE: Final = 60.0
-_PUT_OFF_SECONDS: Final = 10.0
-_PUT_OFF_SHARED_SECONDS: Final = 2.0
-"""Other replicas wait for who leads, and its lease is short."""
+_RETRY_SECONDS: Final = 10.0
+_RETRY_SHARED_SECONDS: Final = 2.0
+"""Other replicas wait for the leader, and its lease is short."""
 
 _log = logging.getLogger(__name__)
 
 
-class Chores:
-    """Asks the recorder for each piece of periodic work when it is due."""
+class PeriodicTasks:
+    """Runs each periodic task through the recorder when it is due."""
 
     def __init__(
         self,
@@ -29,23 +29,23 @@ class Chores:
         metrics: Metrics,
         *,
         sync: Sync | None = None,
-        tell: Callable[[Shared], None] = lambda _: None,
+        on_shared: Callable[[Shared], None] = lambda _: None,
     ) -> None:
-        """`sync`: None if there are no other replicas. `tell` receives what it has read."""
+        """`sync`: None if there are no other replicas. `on_shared` is called with what it has read."""
         self._recorder = recorder
         self._metrics = metrics
         self._sync = sync
-        self._tell = tell
-        self._put_off_seconds = _PUT_OFF_SECONDS if sync is None else _PUT_OFF_SHARED_SECONDS
+        self._on_shared = on_shared
+        self._retry_seconds = _RETRY_SECONDS if sync is None else _RETRY_SHARED_SECONDS
         self._next_minute_at = float("-inf")
         self._next_sync_at = float("-inf")
 
     async def run(self) -> None:
-        """Do what is due, again and again."""
+        """Run the tasks that are due, until cancelled."""
         while True:
             due = self._due(asyncio.get_running_loop().time())
-            done = [await self._do(name, chore) for name, chore in due]
-            await asyncio.sleep(_BEAT_SECONDS if all(done) else self._put_off_seconds)
+            done = [await self._run(name, work) for name, work in due]
+            await asyncio.sleep(_TICK_SECONDS if all(done) else self._retry_seconds)
 
     def _due(self, now: float) -> list[tuple[str, Work]]:
         due: list[tuple[str, Work]] = []
@@ -54,7 +54,7 @@ class Chores:
             due.append(("sync with other replicas", lambda _, at: sync.run(at)))
         if self._metrics.pending:
             due.append(("expiry", lambda store, at: store.expire(at)))
-        if rows := self._metrics.due():
+        if rows := self._metrics.ready_to_release():
             due.append(("release of held series", lambda store, at: store.release_held(rows, at)))
         if now >= self._next_minute_at:
             self._next_minute_at = now + _MINUTE
@@ -62,16 +62,16 @@ class Chores:
             due.append(("pruning", lambda store, at: store.prune(at)))
         return due
 
-    async def _do(self, name: str, chore: Work) -> bool:
-        """Have it done, slice by slice; whether it was. What was not is done when it is due again."""
+    async def _run(self, name: str, work: Work) -> bool:
+        """Run a task, slice by slice. Return False if it failed; it runs again when it is due again."""
         try:
             more = True
             while more:
-                applied = await self._recorder.perform(chore)
+                applied = await self._recorder.perform(work)
                 more = applied.more
                 if applied.shared is not None:
-                    self._tell(applied.shared)
+                    self._on_shared(applied.shared)
         except ExporterError as exc:
-            _log.warning("periodic work was put off", extra={"chore": name, "error": str(exc)})
+            _log.warning("periodic work was postponed", extra={"task": name, "error": str(exc)})
             return False
         return True

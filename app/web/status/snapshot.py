@@ -1,4 +1,4 @@
-"""The facts behind the status page, as they were at one moment."""
+"""The facts on the status page, as they were at one moment."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ from app.domain.totals import LabelSetTotals
 _Labels: TypeAlias = frozenset[tuple[str, str]]
 
 
-class Seen:
-    """The numbers of this process, by the names of the exporter's own series."""
+class SelfMetrics:
+    """The samples of the exporter's metrics about itself, by name and labels."""
 
     SERIES: Final = (
         "push_messages_total",
@@ -48,7 +48,7 @@ class Seen:
         found = ((dict(pairs), value) for pairs, value in self._of(series).items() if wanted <= pairs)
         return {pairs[label]: value for pairs, value in found}
 
-    def by_two(self, label: str, second: str, series: str) -> Mapping[str, Mapping[str, float]]:
+    def by_labels(self, label: str, second: str, series: str) -> Mapping[str, Mapping[str, float]]:
         """Return the values by two labels."""
         found: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for labels, value in self._of(series).items():
@@ -60,7 +60,7 @@ class Seen:
         """Return the number of observations of a histogram."""
         return self._buckets(histogram, **labels).get(float("inf"), 0.0)
 
-    def within(self, share: float, histogram: str, **labels: str) -> float | None:
+    def quantile_bound(self, share: float, histogram: str, **labels: str) -> float | None:
         """Return the lowest bound that covers this share of the observations.
 
         None if there is no observation; infinity if the share is above the largest bound.
@@ -82,7 +82,7 @@ class Seen:
 
 
 class Window(Enum):
-    """The time that rates and shares are about."""
+    """The period of the rates and shares."""
 
     WEEK = "in the last 7 days"
     SINCE_COUNTING_BEGAN = "since counting began"
@@ -98,7 +98,7 @@ class CountedLabels:
     """Spot instances that live now."""
     interruptions: int = 0
     counted_as_unknown: int = 0
-    """Of these interruptions, those that the metrics have under `unknown`."""
+    """The number of these interruptions that the metrics have under `unknown`."""
     instance_seconds: float = 0.0
 
 
@@ -117,7 +117,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Snapshot:
     """Everything that is on the page. Times are by the exporter's clock."""
 
     now: float
@@ -125,17 +125,17 @@ class Facts:
     label_sets: Sequence[LabelSetTotals]
     """The totals since counting began."""
     pending: int
-    seen: Seen
+    self_metrics: SelfMetrics
     ledger: Ledger | None
     """None if the ledger cannot be read."""
-    ledger_trouble: str = ""
-    ailing: str | None = None
-    missing: Sequence[str] = ()
+    ledger_error: str = ""
+    unhealthy_reason: str | None = None
+    not_ready_reasons: Sequence[str] = ()
     listing_interval_seconds: float = 600.0
 
     @property
     def window(self) -> Window:
-        """The time that rates and shares are about.
+        """The period of the rates and shares.
 
         The store knows starts and ends from before it began to count. So if the instance time of the
         last 7 days is more than the counted time, counting is younger than 7 days.

@@ -9,17 +9,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.protocol import Answer, Headers, Reply, Take, protocol_for
+from app.web.protocol import Answer, FastPath, Headers, Reply, protocol_for
 from tests.support.process import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n"
-POST = b"POST /taken HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\n"
+POST = b"POST /fast HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\n"
 FINE = Answer(200, ((b"content-type", b"text/plain"),), b"fine")
 OTHERWISE = Answer(503, (), b"gone")
 
 
 class Wire(asyncio.Transport):
-    """The end of a connection, and what was written to it, write by write."""
+    """The end of a connection, which records every write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ def refuse(_path: bytes, _headers: Headers, _body: bytes, _reply: Reply) -> bool
     return False
 
 
-def connected(app: ASGIApp, *wires: Wire, take: Take = refuse) -> list[HttpToolsProtocol]:
-    """One server's connections."""
-    protocol = protocol_for(take)
+def connected(app: ASGIApp, *wires: Wire, fast_path: FastPath = refuse) -> list[HttpToolsProtocol]:
+    """Return the connections of one server."""
+    protocol = protocol_for(fast_path)
     config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None)
     config.load()
     connections = [protocol(config=config, server_state=ServerState(), app_state={}) for _ in wires]
@@ -64,7 +64,7 @@ async def turns(number: int = 10) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, condition, within=20, what="what is waited for")
+    await asyncio.to_thread(eventually, condition, within=20, what="the condition")
 
 
 def test_an_answer_is_one_write() -> None:
@@ -81,7 +81,7 @@ def test_an_answer_is_one_write() -> None:
     assert answer.endswith(b"\r\n\r\n{}")
 
 
-def test_answers_of_one_turn_leave_together_and_each_on_its_own_connection() -> None:
+def test_answers_of_one_iteration_are_flushed_together_on_their_connections() -> None:
     async def scenario() -> tuple[Wire, Wire]:
         wires = Wire(), Wire()
         connections = connected(answering, *wires)
@@ -95,7 +95,7 @@ def test_answers_of_one_turn_leave_together_and_each_on_its_own_connection() -> 
     assert [len(wire.writes) for wire in asyncio.run(scenario())] == [1, 1]
 
 
-def test_a_caller_that_goes_before_its_answer_leaves_keeps_nobody_from_theirs() -> None:
+def test_a_caller_that_goes_before_its_answer_is_flushed_does_not_affect_the_others() -> None:
     async def scenario() -> tuple[Wire, Wire]:
         gone, waiting = Wire(), Wire()
         first, second = connected(answering, gone, waiting)
@@ -112,7 +112,7 @@ def test_a_caller_that_goes_before_its_answer_leaves_keeps_nobody_from_theirs() 
     assert (gone.writes, len(waiting.writes)) == ([], 1)
 
 
-def test_a_head_does_not_wait_for_a_body_that_is_late() -> None:
+def test_a_head_is_sent_before_a_late_body() -> None:
     late = asyncio.Event()
 
     async def slow(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -134,7 +134,7 @@ def test_a_head_does_not_wait_for_a_body_that_is_late() -> None:
     assert asyncio.run(scenario()).writes[1:] == [b"{}"]
 
 
-def test_what_is_written_before_a_close_is_sent() -> None:
+def test_data_written_before_a_close_is_sent() -> None:
     async def scenario() -> Wire:
         wire = Wire()
         (connection,) = connected(answering, wire)
@@ -150,10 +150,10 @@ def test_what_is_written_before_a_close_is_sent() -> None:
 
 @asynccontextmanager
 async def served(
-    app: ASGIApp, take: Take = refuse
+    app: ASGIApp, fast_path: FastPath = refuse
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to a real server of the application."""
-    config = uvicorn.Config(app, http=protocol_for(take), lifespan="off", log_config=None, port=0)
+    """Serve the application, and yield a connection to it."""
+    config = uvicorn.Config(app, http=protocol_for(fast_path), lifespan="off", log_config=None, port=0)
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
@@ -199,26 +199,26 @@ def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
     assert asyncio.run(scenario()) == size
 
 
-class Offer(NamedTuple):
+class Request(NamedTuple):
     path: bytes
     headers: Headers
     body: bytes
     reply: Reply
 
 
-class Taker:
-    """Is offered requests, and takes those to `/taken`."""
+class Handler:
+    """Records the requests that it may handle, and accepts those to `/fast`."""
 
     def __init__(self) -> None:
-        self.offers: list[Offer] = []
+        self.requests: list[Request] = []
 
     def __call__(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        self.offers.append(Offer(path, headers, body, reply))
-        return path == b"/taken"
+        self.requests.append(Request(path, headers, body, reply))
+        return path == b"/fast"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the path and the body, as ASGI applications get them."""
+    """Answer with the path and the body, as an ASGI application gets them."""
     message = await receive()
     body: bytes = message["body"]
     while message["more_body"]:
@@ -230,44 +230,44 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": text})
 
 
-def sent(*chunks: bytes) -> tuple[Taker, Wire]:
-    """What comes of these chunks of a connection; what is taken is answered `fine` afterwards."""
-    taker, wire = Taker(), Wire()
+def sent(*chunks: bytes) -> tuple[Handler, Wire]:
+    """Send the chunks on a connection, and answer the accepted requests with `fine`."""
+    handler, wire = Handler(), Wire()
 
     async def scenario() -> None:
-        (connection,) = connected(echo, wire, take=taker)
+        (connection,) = connected(echo, wire, fast_path=handler)
         for chunk in chunks:
             connection.data_received(chunk)
         await turns()
-        for offer in taker.offers:
-            if offer.path == b"/taken":
-                offer.reply.give(FINE)
+        for request in handler.requests:
+            if request.path == b"/fast":
+                request.reply.send(FINE)
         await turns()
         connection.connection_lost(None)
 
     asyncio.run(scenario())
-    return taker, wire
+    return handler, wire
 
 
-def test_a_request_that_has_come_whole_is_offered_and_answered_in_one_write() -> None:
-    taker, wire = sent(POST + b"body")
+def test_a_complete_request_takes_the_fast_path_and_is_answered_in_one_write() -> None:
+    handler, wire = sent(POST + b"body")
 
-    (offer,) = taker.offers
-    assert (offer.path, offer.body) == (b"/taken", b"body")
-    assert offer.headers == [(b"host", b"exporter"), (b"content-length", b"4")]
+    (request,) = handler.requests
+    assert (request.path, request.body) == (b"/fast", b"body")
+    assert request.headers == [(b"host", b"exporter"), (b"content-length", b"4")]
     (answer,) = wire.writes
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nfine"
 
 
-def test_an_answer_has_the_newest_of_the_headers_that_uvicorn_makes_each_second() -> None:
-    taker, wire = Taker(), Wire()
+def test_an_answer_has_the_newest_default_headers_of_uvicorn() -> None:
+    handler, wire = Handler(), Wire()
 
     async def scenario() -> None:
-        (connection,) = connected(echo, wire, take=taker)
+        (connection,) = connected(echo, wire, fast_path=handler)
         for date in (b"now", b"a second later"):
             connection.server_state.default_headers = [(b"date", date)]
             connection.data_received(POST + b"body")
-            taker.offers[-1].reply.give(FINE)
+            handler.requests[-1].reply.send(FINE)
             await turns()
         connection.connection_lost(None)
 
@@ -276,10 +276,10 @@ def test_an_answer_has_the_newest_of_the_headers_that_uvicorn_makes_each_second(
     assert [b"\r\ndate: a second later\r\n" in one for one in wire.writes] == [False, True]
 
 
-def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
-    taker, wire = sent(POST.replace(b"/taken", b"/other?a=b") + b"body")
+def test_a_request_that_the_fast_path_declines_reaches_the_application_unchanged() -> None:
+    handler, wire = sent(POST.replace(b"/fast", b"/other?a=b") + b"body")
 
-    assert [(offer.path, offer.body) for offer in taker.offers] == [(b"/other?a=b", b"body")]
+    assert [(request.path, request.body) for request in handler.requests] == [(b"/other?a=b", b"body")]
     assert b"".join(wire.writes).endswith(b"\r\n\r\n/other body")
 
 
@@ -297,11 +297,11 @@ def test_an_offer_that_is_not_taken_goes_to_the_application_whole() -> None:
         pytest.param([POST.replace(b"POST", b"PUT") + b"body"], id="another-method"),
     ],
 )
-def test_what_comes_in_another_way_is_not_offered(chunks: Sequence[bytes]) -> None:
-    taker, wire = sent(*chunks)
+def test_any_other_request_does_not_take_the_fast_path(chunks: Sequence[bytes]) -> None:
+    handler, wire = sent(*chunks)
 
-    assert not taker.offers
-    assert b"".join(wire.writes).endswith(b"\r\n\r\n/taken body")
+    assert not handler.requests
+    assert b"".join(wire.writes).endswith(b"\r\n\r\n/fast body")
 
 
 @pytest.mark.parametrize(
@@ -317,57 +317,57 @@ def test_what_comes_in_another_way_is_not_offered(chunks: Sequence[bytes]) -> No
         ),
     ],
 )
-def test_how_a_whole_request_was_cut_does_not_matter(chunks: Sequence[bytes]) -> None:
-    taker, wire = sent(*chunks)
+def test_a_complete_request_takes_the_fast_path_however_it_was_split(chunks: Sequence[bytes]) -> None:
+    handler, wire = sent(*chunks)
 
-    assert [offer.body for offer in taker.offers] == [b"body"]
+    assert [request.body for request in handler.requests] == [b"body"]
     assert wire.writes[0].endswith(b"fine")
 
 
-def test_a_request_to_change_the_protocol_is_not_offered() -> None:
+def test_a_protocol_upgrade_does_not_take_the_fast_path() -> None:
     upgrade = POST.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost")
 
-    assert not sent(upgrade + b"body")[0].offers
+    assert not sent(upgrade + b"body")[0].requests
 
 
-def test_a_request_behind_one_that_waits_is_not_offered_and_answered_after_it() -> None:
-    taker = Taker()
+def test_a_pipelined_request_does_not_take_the_fast_path_and_is_answered_in_order() -> None:
+    handler = Handler()
 
     async def scenario() -> None:
-        async with served(echo, take=taker) as (reader, writer):
+        async with served(echo, fast_path=handler) as (reader, writer):
             writer.write((POST + b"1111") + (POST + b"2222"))
-            await until(lambda: len(taker.offers) == 1)
-            taker.offers[0].reply.give(FINE)
-            assert (await reader.readuntil(b"/taken 2222")).count(b"fine") == 1
+            await until(lambda: len(handler.requests) == 1)
+            handler.requests[0].reply.send(FINE)
+            assert (await reader.readuntil(b"/fast 2222")).count(b"fine") == 1
 
     asyncio.run(scenario())
-    assert [offer.body for offer in taker.offers] == [b"1111"]
+    assert [request.body for request in handler.requests] == [b"1111"]
 
 
-def test_on_a_connection_that_is_kept_each_request_is_offered() -> None:
+def test_each_request_on_a_kept_connection_can_take_the_fast_path() -> None:
     async def scenario() -> list[bytes]:
-        taker = Taker()
-        async with served(echo, take=taker) as (reader, writer):
+        handler = Handler()
+        async with served(echo, fast_path=handler) as (reader, writer):
             for number in range(3):
                 writer.write(POST + b"%04d" % number)
-                await until(lambda: len(taker.offers) > number)  # noqa: B023 - it is waited for here
-                taker.offers[number].reply.give(FINE)
+                await until(lambda: len(handler.requests) > number)  # noqa: B023 - it is waited for here
+                handler.requests[number].reply.send(FINE)
                 await reader.readuntil(b"fine")
-        return [offer.body for offer in taker.offers]
+        return [request.body for request in handler.requests]
 
     assert asyncio.run(scenario()) == [b"0000", b"0001", b"0002"]
 
 
-def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -> None:
+def test_a_caller_that_has_gone_is_not_answered_and_does_not_affect_the_others() -> None:
     async def scenario() -> tuple[Wire, Wire]:
-        taker, gone, waiting = Taker(), Wire(), Wire()
-        first, second = connected(echo, gone, waiting, take=taker)
+        handler, gone, waiting = Handler(), Wire(), Wire()
+        first, second = connected(echo, gone, waiting, fast_path=handler)
         first.data_received(POST + b"body")
         second.data_received(POST + b"body")
         gone.closed = True
         first.connection_lost(None)
-        for offer in taker.offers:
-            offer.reply.give(FINE)
+        for request in handler.requests:
+            request.reply.send(FINE)
         await turns()
         second.connection_lost(None)
         return gone, waiting
@@ -376,15 +376,15 @@ def test_a_caller_that_has_gone_is_not_answered_and_keeps_nobody_from_theirs() -
     assert (gone.writes, len(waiting.writes)) == ([], 1)
 
 
-@pytest.mark.parametrize("expected", [FINE, OTHERWISE])
-def test_an_answer_is_what_is_given_whatever_was_expected(expected: Answer) -> None:
+@pytest.mark.parametrize("prepared", [FINE, OTHERWISE])
+def test_the_answer_is_the_sent_one_whatever_was_prepared(prepared: Answer) -> None:
     async def scenario() -> Wire:
-        taker, wire = Taker(), Wire()
-        (connection,) = connected(echo, wire, take=taker)
+        handler, wire = Handler(), Wire()
+        (connection,) = connected(echo, wire, fast_path=handler)
         connection.data_received(POST + b"body")
-        taker.offers[0].reply.expect(expected)
+        handler.requests[0].reply.prepare(prepared)
         assert not wire.writes
-        taker.offers[0].reply.give(FINE)
+        handler.requests[0].reply.send(FINE)
         await turns()
         connection.connection_lost(None)
         return wire
@@ -392,19 +392,19 @@ def test_an_answer_is_what_is_given_whatever_was_expected(expected: Answer) -> N
     assert asyncio.run(scenario()).writes == sent(POST + b"body")[1].writes
 
 
-@pytest.mark.parametrize("expected", [False, True])
-def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_connection_closes(
-    *, expected: bool
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_fast_path_request_is_answered_when_the_server_stops_and_its_connection_closes(
+    *, prepared: bool
 ) -> None:
     async def scenario() -> tuple[Wire, bool]:
-        taker, wire = Taker(), Wire()
-        (connection,) = connected(echo, wire, take=taker)
+        handler, wire = Handler(), Wire()
+        (connection,) = connected(echo, wire, fast_path=handler)
         connection.data_received(POST + b"body")
-        if expected:
-            taker.offers[0].reply.expect(FINE)
+        if prepared:
+            handler.requests[0].reply.prepare(FINE)
         connection.shutdown()
         assert not wire.closed
-        taker.offers[0].reply.give(FINE)
+        handler.requests[0].reply.send(FINE)
         await turns()
         closed = wire.closed
         connection.connection_lost(None)
@@ -415,29 +415,29 @@ def test_a_taken_request_is_still_answered_when_the_server_stops_and_then_its_co
     assert b"\r\nconnection: close\r\n" in wire.writes[0]
 
 
-def test_what_is_no_http_is_refused_and_not_offered() -> None:
+def test_data_that_is_not_http_is_refused_and_does_not_take_the_fast_path() -> None:
     broken = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"4\r\nbodyXX"
-    taker, wire = sent(broken)
+    handler, wire = sent(broken)
 
-    assert not taker.offers
+    assert not handler.requests
     assert wire.writes[0].startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_connection_is_kept_while_a_request_is_under_way_and_closed_when_it_is_idle() -> None:
+def test_a_connection_is_kept_during_a_request_and_closed_when_it_is_idle() -> None:
     idle_seconds = 0.1
 
     async def scenario() -> float:
         clock = asyncio.get_running_loop().time
-        taker, wire = Taker(), Wire()
-        (connection,) = connected(echo, wire, take=taker)
+        handler, wire = Handler(), Wire()
+        (connection,) = connected(echo, wire, fast_path=handler)
         connection.timeout_keep_alive = idle_seconds  # type: ignore[assignment]
         connection.data_received(POST + b"1111")
-        taker.offers[0].reply.give(FINE)
+        handler.requests[0].reply.send(FINE)
         connection.data_received(POST + b"2222")
         began = clock()
         await until(lambda: clock() > began + 3 * idle_seconds)
         assert not wire.closed
-        taker.offers[1].reply.give(FINE)
+        handler.requests[1].reply.send(FINE)
         answered_at = clock()
         await until(lambda: wire.closed)
         return clock() - answered_at
@@ -445,7 +445,7 @@ def test_a_connection_is_kept_while_a_request_is_under_way_and_closed_when_it_is
     assert asyncio.run(scenario()) >= idle_seconds
 
 
-def test_a_connection_that_goes_uvicorns_way_is_closed_when_it_is_idle() -> None:
+def test_a_connection_on_the_asgi_path_is_closed_when_it_is_idle() -> None:
     async def scenario() -> Wire:
         wire = Wire()
         (connection,) = connected(answering, wire)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from app.domain.history import DAY_SECONDS, PERIOD_SECONDS, PERIODS
-from app.web import words
+from app.web.status import formats
 
 SPARK_WIDTH: Final = PERIODS * 4 - 1
 SPARK_HEIGHT: Final = 22
@@ -97,7 +97,7 @@ def _bars(periods: Sequence[int], now: float, top: int) -> Iterator[Bar]:
         begins = now - _WEEK + place * PERIOD_SECONDS
         height = max(2.0, HEIGHT * number / top) if number else 0.0
         since, until = (datetime.fromtimestamp(at, UTC) for at in (begins, begins + PERIOD_SECONDS))
-        text = f"{since:%a} {since.day} {since:%b %H:%M} to {until:%H:%M}: {words.count(number)}"
+        text = f"{since:%a} {since.day} {since:%b %H:%M} to {until:%H:%M}: {formats.count(number)}"
         yield Bar(
             round(place * width + _GAP / 2, 3),
             round(HEIGHT - height, 1),
@@ -119,6 +119,6 @@ def _ticks(now: float) -> Iterator[Tick]:
 
 
 def _lines(top: int) -> Iterator[Line]:
-    yield Line(0.0, words.count(top))
+    yield Line(0.0, formats.count(top))
     if top % 2 == 0:
-        yield Line(HEIGHT / 2, words.count(top // 2))
+        yield Line(HEIGHT / 2, formats.count(top // 2))

@@ -21,20 +21,20 @@ from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.metrics import Metrics
 from app.store.port import LedgerReader
-from app.web import charts, words
-from app.web.facts import Facts, Ledger, Seen
 from app.web.ops import Condition
-from app.web.overview import Overview, overview
 from app.web.problems import INERT
+from app.web.status import charts, formats
+from app.web.status.overview import Overview, overview
+from app.web.status.snapshot import Ledger, SelfMetrics, Snapshot
 
 NEWEST: Final = 10
 _POOLS: Final = 10_000
 """More than the page shows, because the sums are those of all pools."""
 _KEEP_SECONDS: Final = 5.0
 _IDLE: Final = 10.0
-"""The page is kept for this many times the time that it took to make."""
+"""The page is kept for this many times the time that rendering took."""
 
-_STYLE: Final = Markup(files("app.web").joinpath("templates", "page.css").read_text())  # noqa: S704 - our own
+_STYLE: Final = Markup(files("app.web.status").joinpath("templates", "page.css").read_text())  # noqa: S704 - our own
 _STYLE_HASH: Final = b64encode(sha256(_STYLE.encode()).digest()).decode()
 _HEADERS: Final = {
     **INERT,
@@ -49,7 +49,7 @@ _HEADERS: Final = {
 
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("app.web"),
+        loader=PackageLoader("app.web.status"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -62,19 +62,19 @@ def _templates() -> Environment:
         unsure=(UNKNOWN, OTHER),
         charts=charts,
         newest_rows=NEWEST,
-        dash=words.DASH,
+        dash=formats.DASH,
     )
     environment.filters.update(
-        legible=words.legible,
-        count=words.count,
-        duration=words.duration,
-        ago=words.ago,
-        significant=words.significant,
-        rate=words.rate,
-        percent=words.percent,
-        several=words.several,
-        moment=words.moment,
-        machine_moment=words.machine_moment,
+        escape_bidi=formats.escape_bidi,
+        count=formats.count,
+        duration=formats.duration,
+        ago=formats.ago,
+        significant=formats.significant,
+        rate=formats.rate,
+        percent=formats.percent,
+        count_noun=formats.count_noun,
+        moment=formats.moment,
+        machine_moment=formats.machine_moment,
         spark=charts.spark,
         described=charts.described,
     )
@@ -91,7 +91,7 @@ def render(page: Overview, metrics_path: str) -> str:
 
 @dataclass(slots=True)
 class StatusPage:
-    """The page, made in one thread and kept for a few seconds, so that reloading browsers cost nothing."""
+    """The page, rendered in one thread and kept for a few seconds, so that reloads cost nothing."""
 
     condition: Condition
     metrics: Metrics
@@ -100,24 +100,24 @@ class StatusPage:
     metrics_path: str
     listing_interval_seconds: float
     _started_at: float = field(init=False)
-    _made: bytes = field(default=b"", init=False)
-    _made_at: float = field(default=0.0, init=False)
-    _made_until: float = field(default=0.0, init=False)
+    _page: bytes = field(default=b"", init=False)
+    _rendered_at: float = field(default=0.0, init=False)
+    _expires_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._started_at = self.clock()
 
-    def get(self, ailing: str | None, missing: Sequence[str]) -> bytes:
-        """Return the page; make it again if the kept page is too old."""
+    def get(self, unhealthy_reason: str | None, not_ready_reasons: Sequence[str]) -> bytes:
+        """Return the page; render it again if the kept page is too old."""
         now = self.clock()
-        # A page from the future was made before the clock was set back.
-        if not self._made_at <= now < self._made_until:
-            ledger, label_sets, trouble = self._read(now)
-            self._made_at = self.clock()
-            page = overview(self._facts(ledger, label_sets, trouble, ailing, missing))
-            self._made = render(page, self.metrics_path).encode()
-            self._made_until = self._made_at + max(_KEEP_SECONDS, _IDLE * (self._made_at - now))
-        return self._made
+        # A page from the future was rendered before the clock was set back.
+        if not self._rendered_at <= now < self._expires_at:
+            ledger, label_sets, error = self._read(now)
+            self._rendered_at = self.clock()
+            page = overview(self._snapshot(ledger, label_sets, error, unhealthy_reason, not_ready_reasons))
+            self._page = render(page, self.metrics_path).encode()
+            self._expires_at = self._rendered_at + max(_KEEP_SECONDS, _IDLE * (self._rendered_at - now))
+        return self._page
 
     def _read(self, now: float) -> tuple[Ledger | None, Sequence[LabelSetTotals], str]:
         """Return the ledger and all totals. Without a ledger: this replica's totals, and the reason."""
@@ -128,24 +128,24 @@ class StatusPage:
         except StoreUnavailableError as exc:
             return None, self.metrics.label_sets(), str(exc)
 
-    def _facts(
+    def _snapshot(
         self,
         ledger: Ledger | None,
         label_sets: Sequence[LabelSetTotals],
-        trouble: str,
-        ailing: str | None,
-        missing: Sequence[str],
-    ) -> Facts:
-        return Facts(
-            now=self._made_at,
+        error: str,
+        unhealthy_reason: str | None,
+        not_ready_reasons: Sequence[str],
+    ) -> Snapshot:
+        return Snapshot(
+            now=self._rendered_at,
             started_at=self._started_at,
             label_sets=label_sets,
             pending=self.metrics.pending,
-            seen=Seen(self.metrics.own(Seen.SERIES)),
+            self_metrics=SelfMetrics(self.metrics.self_samples(SelfMetrics.SERIES)),
             ledger=ledger,
-            ledger_trouble=trouble,
-            ailing=ailing,
-            missing=missing,
+            ledger_error=error,
+            unhealthy_reason=unhealthy_reason,
+            not_ready_reasons=not_ready_reasons,
             listing_interval_seconds=self.listing_interval_seconds,
         )
 
@@ -158,6 +158,6 @@ def add_page(app: FastAPI, page: StatusPage) -> None:
     async def status() -> Response:
         condition = page.condition
         body = await asyncio.get_running_loop().run_in_executor(
-            thread, page.get, condition.ailing(), condition.missing()
+            thread, page.get, condition.unhealthy_reason(), condition.not_ready_reasons()
         )
         return Response(body, media_type="text/html; charset=utf-8", headers=_HEADERS)

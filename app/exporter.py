@@ -1,0 +1,179 @@
+"""The exporter: everything that runs, wired together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.domain.attribution import Rules
+from app.gcp.client import make_client
+from app.gcp.listing import FAILURES, PAGE_SECONDS
+from app.gcp.oidc import Verifier
+from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
+from app.metrics import Metrics
+from app.periodic import PeriodicTasks
+from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
+from app.settings import Settings
+from app.store.opening import open_store
+from app.store.port import OpenedStore
+from app.web.problems import leaves
+from app.web.push import Gate
+
+if TYPE_CHECKING:
+    from httpx import AsyncClient
+
+_DAY: Final = 86400.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """The values that are not settings, and that a test may replace: the store, the clock, the timeouts."""
+
+    open_store: Callable[..., OpenedStore] = open_store
+    clock: Callable[[], float] = time.time
+    commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
+    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
+    page_seconds: float = PAGE_SECONDS
+
+
+DEFAULTS: Final = Overrides()
+
+
+class Exporter:
+    """Everything that runs, wired together, and its health."""
+
+    def __init__(
+        self, settings: Settings, *, reset_totals: bool = False, overrides: Overrides = DEFAULTS
+    ) -> None:
+        """Open the store. Raises StartError."""
+        self.settings = settings
+        self.client = self._make_client()
+        self.clock = overrides.clock
+        self.metrics = Metrics(
+            cluster_label=settings.prometheus.cluster_label,
+            hold_seconds=settings.prometheus.hold_seconds,
+            reasons=[leaf.reason for leaf in leaves()],
+            projects=_projects(settings),
+            listing_failures=FAILURES,
+            clock=overrides.clock,
+        )
+        opened = overrides.open_store(
+            settings.store.url,
+            Rules(
+                grace_seconds=settings.attribution.grace_seconds,
+                retention_seconds=settings.store.retention_days * _DAY,
+                max_label_sets=settings.prometheus.max_label_sets,
+            ),
+            replica=settings.store.replica,
+            hold=settings.prometheus.hold_seconds > 0,
+            reset_totals=reset_totals,
+        )
+        if reset_totals:
+            _log.warning(
+                "--reset-totals: this exporter's counters start at 0, everything else is kept;"
+                " remove the option, because every start with it resets them"
+            )
+        if opened.moved_aside_to is not None:
+            _log.error(
+                "the store was damaged: it was moved aside, and the exporter starts with an empty one",
+                extra={"moved_to": str(opened.moved_aside_to)},
+            )
+            self.metrics.count_store_reset()
+        for warning in opened.warnings:
+            _log.warning("the counts may be lost", extra={"reason": warning})
+        self.store = opened.store
+        self.ledger = opened.ledger
+        self._sync = opened.sync
+        self.recorder = Recorder(
+            self.store,
+            self.metrics,
+            commit_timeout_seconds=overrides.commit_timeout_seconds,
+            clock=overrides.clock,
+        )
+        self.verifier = self._make_verifier()
+        self.gate = Gate()
+        self.stopping = False
+        state = self.store.state()
+        self.metrics.restore(state)
+        self.inventory = Inventory(
+            _projects(settings),
+            self.recorder,
+            self.metrics,
+            remembered=state.listed,
+            interval_seconds=settings.inventory.interval_seconds,
+            endpoint=settings.inventory.endpoint,
+            shortest_pause_seconds=overrides.shortest_pause_seconds,
+            page_seconds=overrides.page_seconds,
+            clock=overrides.clock,
+        )
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def _make_client(self) -> "AsyncClient | None":
+        pubsub = self.settings.pubsub
+        return None if pubsub.authentication == "none" else make_client(pubsub.certs_url)
+
+    def _make_verifier(self) -> Verifier | None:
+        pubsub = self.settings.pubsub
+        if self.client is None:
+            return None
+        return Verifier(
+            self.client,
+            certs_url=pubsub.certs_url,
+            audiences=pubsub.audience,
+            accounts=pubsub.service_account_email,
+            clock_skew_seconds=pubsub.clock_skew_seconds,
+        )
+
+    def unhealthy_reason(self) -> str | None:
+        """Return the reason for which a restart is needed, or None while the writer and the tasks run."""
+        ended = [task.get_name() for task in self._tasks if task.done()]
+        return None if self._tasks and not ended else f"not running: {', '.join(ended) or 'the writer'}"
+
+    def not_ready_reasons(self) -> Sequence[str]:
+        """Return the reasons for which some interruptions cannot be attributed at once."""
+        return ["the exporter is stopping"] if self.stopping else self.inventory.not_ready_reasons()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the writer and the periodic work; at the end, commit what was accepted and close the store."""
+        writer = asyncio.create_task(self.recorder.run(), name="writer")
+        tasks = PeriodicTasks(
+            self.recorder,
+            self.metrics,
+            sync=self._sync,
+            on_shared=self.inventory.update_from_replicas,
+        )
+        periodic = [
+            asyncio.create_task(tasks.run(), name="periodic work"),
+            asyncio.create_task(self.inventory.run(), name="inventory"),
+        ]
+        self._tasks = (writer, *periodic)
+        try:
+            yield
+        finally:
+            for task in periodic:
+                task.cancel()
+            await asyncio.wait(periodic)
+            self.recorder.close()
+            await asyncio.wait([writer])
+            if self.verifier is not None:
+                await self.verifier.aclose()
+            if self.client is not None:
+                await self.client.aclose()
+            self.store.close()
+
+    async def wait_until_fatal(self) -> str:
+        """Wait until a restart is needed, and return the reason."""
+        fatal = asyncio.create_task(self.recorder.fatal.wait())
+        await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        fatal.cancel()
+        return self.recorder.fatal_error or str(self.unhealthy_reason())
+
+
+def _projects(settings: Settings) -> Sequence[str]:
+    return settings.project_ids if settings.inventory.enabled else ()

@@ -1,0 +1,87 @@
+"""The FastAPI application, in which the push endpoints bypass FastAPI's layers."""
+
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Lifespan, Message, Receive, Scope, Send
+
+from app import VERSION
+from app.errors import InternalError
+from app.web.problems import as_response, problem, problem_of
+from app.web.protocol import Headers, Reply
+from app.web.push import PushEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Application(FastAPI):
+    """FastAPI for everything but the pushes, because its layers would cost more than the rest of a push."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        """`options` are those of FastAPI."""
+        self._pushes: dict[str, PushEndpoint] = {}
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """While it returns True, each connection is closed after its next answer. Its balancer opens one."""
+        super().__init__(**options)
+
+    def add_push(self, path: str, push: PushEndpoint) -> None:
+        """Send each POST at the path to the endpoint. The router only refuses the other methods."""
+        self._pushes[path] = push
+        self.router.routes.append(Route(path, push, methods=["POST"]))
+
+    def try_fast_path(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
+        """Handle a POST that arrived completely if it is a usual push; see `PushEndpoint.try_fast_path`."""
+        push = self._pushes.get(path.decode("latin-1"))
+        return push is not None and not self.is_stopping() and push.try_fast_path(headers, body, reply)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if self.is_stopping():
+            send = partial(_send_and_close, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._pushes:
+            await self._pushes[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def _send_and_close(send: Send, message: Message) -> None:
+    """Send an answer that closes its connection. A kept connection would later be reset during a request."""
+    if message["type"] == "http.response.start":
+        others = [header for header in message["headers"] if header[0] != b"connection"]
+        message = {**message, "headers": [*others, (b"connection", b"close")]}
+    await send(message)
+
+
+def make_application(
+    lifespan: Lifespan[FastAPI] | None = None, *, openapi_url: str | None = "/openapi.json"
+) -> Application:
+    """Return an application without routes, which answers errors with problem documents."""
+    app = Application(
+        title="spot-interruption-exporter",
+        version=VERSION,
+        lifespan=lifespan,
+        openapi_url=openapi_url,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(Exception, _bug)
+    return app
+
+
+async def _http_problem(_request: Request, exc: Exception) -> Response:
+    """Return a problem document for an unknown path or method, which the router refuses."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - FastAPI calls it for this class only
+    status = HTTPStatus(exc.status_code)
+    reason = status.phrase.lower().replace(" ", "_")
+    return as_response(problem(status, reason, str(exc.detail).lower(), exc.headers))
+
+
+async def _bug(_request: Request, _exc: Exception) -> Response:
+    return as_response(problem_of(InternalError("a bug; the log has the trace")))

@@ -1,0 +1,1 @@
+"""The status page: a snapshot of the exporter, the view model computed from it, and the template."""
