@@ -244,14 +244,14 @@ def _serve_compute_api(pipe: Connection, fleet: ManyInstances) -> None:
 
 
 def _scrape_repeatedly(pipe: Connection) -> None:
-    """Scrape the URL from the pipe every second until the next message arrives, then send all scrapes."""
+    """Scrape the URL from the pipe every second until the next message, at least once. Send all scrapes."""
     url = pipe.recv()
     if url == "end":
         return
     scrapes: list[Scrape] = []
     with httpx.Client(headers=_AS_PROMETHEUS, trust_env=False) as client:
         due = time.monotonic()
-        while not pipe.poll(max(due - time.monotonic(), 0)):
+        while not scrapes or not pipe.poll(max(due - time.monotonic(), 0)):
             due += _SCRAPE_SECONDS
             started = time.monotonic()
             lines = client.get(url).raise_for_status().text.splitlines()

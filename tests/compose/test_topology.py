@@ -51,11 +51,11 @@ def test_the_counters_rise_and_the_pending_interruption_becomes_unknown(
     rows = [re.fullmatch(r"\d\d:\d\d:\d\d  (.*)", line) for line in shown]
 
     assert all(rows)
-    assert rows[0] is not None
-    assert rows[0][1] in (
-        "pending 1  fake-cluster 0  shop 0  unknown 0",  # the new series is held at 0
-        "pending 1  fake-cluster 0  shop 1  unknown 0",
-    )
+    # On a slow machine, `show` starts late, or before the last series was scraped for the first time.
+    values = [dict(re.findall(r"([\w-]+) (\d+)", row[1])) for row in rows if row is not None]
+    for name, falls in (("pending", True), ("shop", False), ("unknown", False)):
+        numbers = [int(value.get(name, 0)) for value in values]
+        assert numbers == sorted(numbers, reverse=falls)
     assert rows[-1] is not None
     assert rows[-1][1] == "pending 0  fake-cluster 0  shop 1  unknown 1"
 

@@ -58,7 +58,9 @@ def test_the_page_shows_the_true_rates(week: Week) -> None:
     interruptions = week.truth.interruptions(begins, inf, "machine_type")
     hours = week.truth.instance_hours(begins, week.ends, "machine_type")
 
-    shown = {row[0]: float(row[2]) for row in page.tables["flavours"] if row[0] in {key[0] for key in hours}}
+    shown = {
+        row[0]: float(row[2]) for row in page.tables["breakdowns"] if row[0] in {key[0] for key in hours}
+    }
     assert shown == {
         machine_type: pytest.approx(1000 * interruptions[machine_type,] / lived, rel=0.05)
         for (machine_type,), lived in hours.items()

@@ -1,7 +1,4 @@
-import socket
 from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -9,21 +6,9 @@ import pytest
 
 from tests.support.entries import insert, push
 from tests.support.exporter import OWN, Exporter, subscription
-from tests.support.process import LOOPBACK, eventually
+from tests.support.process import eventually
+from tests.support.raw_http import connected, read_answer, request_head
 from tests.web.problems import assert_problem
-
-
-def connected(exporter: Exporter) -> "closing[socket.socket]":
-    return closing(socket.create_connection((LOOPBACK, exporter.ports[0]), timeout=20))
-
-
-def request_head(*headers: str, path: str = "/events/creation") -> bytes:
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: exporter", *headers, "", ""]).encode()
-
-
-def read_answer(connection: socket.socket) -> bytes:
-    """Return all data until the other side closes the connection."""
-    return b"".join(iter(partial(connection.recv, 65536), b""))
 
 
 def test_authentication_comes_before_the_body_is_read(exporter: Exporter) -> None:

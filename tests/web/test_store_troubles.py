@@ -12,8 +12,10 @@ import pytest
 
 from app.domain.events import InstanceInterrupted, InstanceName
 from app.domain.outcomes import Outcome, Pending
-from tests.support.exporter import Exporter
+from tests.support.entries import insert, push
+from tests.support.exporter import Exporter, subscription
 from tests.support.process import eventually
+from tests.support.raw_http import connected, request_head
 from tests.support.stores import Disk
 from tests.web.problems import assert_problem
 
@@ -140,12 +142,10 @@ def interruption(number: int) -> InstanceInterrupted:
 
 
 def test_an_event_whose_caller_does_not_wait_is_still_committed(exporter: Exporter, disk: Disk) -> None:
-    patient = exporter.client
-    with disk.busy(), httpx.Client(trust_env=False, timeout=httpx.Timeout(20, read=0.1)) as hasty:
-        exporter.client = hasty
-        with pytest.raises(httpx.ReadTimeout):
-            exporter.create("node-1")
-        exporter.client = patient
+    body = push(insert("node-1"), subscription=subscription("creation"))
+    head = request_head(f"Authorization: {exporter.authorization}", f"Content-Length: {len(body)}")
+    with disk.busy(), connected(exporter) as connection:
+        connection.sendall(head + body)
         eventually(lambda: disk.batches, within=20, what="the commit")
 
     assert exporter.create("node-1").json()["outcome"] == "duplicate"
