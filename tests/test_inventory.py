@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.events import UNKNOWN
+from tests.support.children import children, ignore_present_children
 from tests.support.clock import Clock
 from tests.support.compute_api import (
     ACCESS_NOT_CONFIGURED,
@@ -120,10 +121,9 @@ def list_again(exporter: Exporter) -> None:
     eventually(lambda: listed_at(exporter) > last, within=WITHIN, what="another listing")
 
 
-def children() -> list[str]:
-    """Return the process ids of current listings, with zombies."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [pid for task in tasks for pid in (task / "children").read_text().split()]
+@pytest.fixture(autouse=True)
+def _only_own_children() -> None:
+    ignore_present_children()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ import uvloop
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.errors import InventoryUnavailableError
 from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, list_fleet, parse_lines
+from tests.support.children import children, ignore_present_children
 from tests.support.compute_api import (
     BACKEND_ERROR,
     FORBIDDEN,
@@ -77,13 +78,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - some are gone before they could be inspected
 
 
-def children() -> list[int]:
-    """Return the ids of the child processes of this process, zombies included."""
-    found: list[int] = []
-    for thread in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
-            found += map(int, (thread / "children").read_text().split())
-    return found
+@pytest.fixture(autouse=True)
+def _only_own_children() -> None:
+    ignore_present_children()
 
 
 def listing(
