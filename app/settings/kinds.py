@@ -53,7 +53,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check(is_right: Callable[[Any], object], message: str) -> AfterValidator:
-    def check(value: Any) -> Any:  # noqa: ANN401 - whatever kind it is a check of
+    def check(value: Any) -> Any:  # noqa: ANN401 - a value of any kind
         if not is_right(value):
             raise ValueError(message)
         return value
