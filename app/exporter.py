@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier

@@ -162,9 +162,9 @@ class Inventory:
     def update_from_replicas(self, shared: Shared) -> None:
         """Note the listings that another replica has done or requests."""
         for project in self._projects.values():
-            if project.id in shared.listed:
+            if project.id in shared.last_listed_at:
                 project.known = project.attempted = self._remembered = True
-        for requested in shared.asked:
+        for requested in shared.requested:
             self.request(requested)
 
     def not_ready_reasons(self) -> Sequence[str]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic_core import from_json, to_json
 
-from app.domain.moments import rfc3339
+from app.domain.times import rfc3339
 
 _SEVERITIES: Final = {
     logging.DEBUG: "DEBUG",

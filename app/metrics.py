@@ -82,7 +82,7 @@ class Metrics:
     ) -> None:
         """`reasons` are those of refused pushes; `listing_failures` those of failed listings."""
         self._monotonic = monotonic
-        self._leads_until = inf
+        self._lease_ends_at = inf
         self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
@@ -173,7 +173,7 @@ class Metrics:
         return self._does_lead()
 
     def _does_lead(self) -> bool:
-        return self._monotonic() < self._leads_until
+        return self._monotonic() < self._lease_ends_at
 
     @property
     def pending(self) -> int:
@@ -182,17 +182,17 @@ class Metrics:
 
     def restore(self, state: StoredState) -> None:
         """Show the state of the store, after it was opened or was unavailable."""
-        self._leads_until = state.leads_until
+        self._lease_ends_at = state.lease_ends_at
         self._totals.restore(state.totals)
         self._show_pending(state.pending)
 
     def show(self, applied: Applied) -> None:
         """Show the changes of a commit."""
         if applied.shared is not None:
-            self._leads_until = applied.shared.leads_until
-            for project, at in applied.shared.listed.items():
+            self._lease_ends_at = applied.shared.lease_ends_at
+            for project, at in applied.shared.last_listed_at.items():
                 self._listed_at.labels(project).set(at)
-        self._totals.update(applied.changed, applied.dropped)
+        self._totals.update(applied.changed, applied.removed)
         self._show_pending(applied.pending)
         for releaser, number in applied.released.items():
             self._released.labels(releaser).inc(number)
@@ -350,9 +350,9 @@ class _TotalsCollector(Collector):
     def restore(self, totals: Totals) -> None:
         self._totals = totals
 
-    def update(self, changed: Totals, dropped: Totals) -> None:
+    def update(self, changed: Totals, removed: Totals) -> None:
         self._totals.update(changed)
-        self._totals.drop(dropped)
+        self._totals.remove(removed)
 
     def ready_to_release(self) -> Totals:
         """Return the rows whose hold has ended, and forget those that the store has released since."""
@@ -393,9 +393,9 @@ class _TotalsCollector(Collector):
         A new row shows 0 for `hold_seconds` after its first scrape. Without a hold, rows that an earlier
         configuration held are released at once.
         """
-        if not row.revealed:
+        if not row.released:
             self._held_since.setdefault(key, now)
-        return row.revealed or self.hold_seconds <= 0
+        return row.released or self.hold_seconds <= 0
 
     def _cluster_families(self, rows: Sequence[tuple[ClusterTotals, bool]]) -> Iterator[Metric]:
         total = CounterMetricFamily(
@@ -459,4 +459,4 @@ class _TotalsCollector(Collector):
 
 
 def _held(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
-    return {key: row for key, row in rows.items() if key in keys and not row.revealed}
+    return {key: row for key, row in rows.items() if key in keys and not row.released}

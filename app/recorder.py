@@ -17,8 +17,8 @@ from typing import Final, TypeAlias
 
 from app.domain.batch import Applied
 from app.domain.events import Event
-from app.domain.moments import rfc3339
 from app.domain.outcomes import Counted, Outcome
+from app.domain.times import rfc3339
 from app.errors import (
     InternalError,
     OverloadError,

@@ -16,7 +16,7 @@ import pytest
 
 from app.arguments import parse_arguments
 from app.cli import run as run_command
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from tests.support.compute_api import ACCESS_NOT_CONFIGURED, FORBIDDEN, ComputeApi, Hold, ManyInstances
 from tests.support.entries import insert, preempted

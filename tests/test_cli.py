@@ -23,7 +23,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from tests.support.compute_api import ComputeApi, Hold, ManyInstances
 from tests.support.entries import JsonObject, insert, preempted

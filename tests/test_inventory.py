@@ -70,16 +70,16 @@ def exporting(
 
 def node(name: str, cluster: str = "tills", **fields: Any) -> FakeInstance:  # noqa: ANN401  # FakeInstance's own
     """Return a Spot node whose id is derived from its name."""
-    return FakeInstance(name, id=id_of(name), labels=node_labels(cluster), **fields)
+    return FakeInstance(name, id=instance_id_of(name), labels=node_labels(cluster), **fields)
 
 
-def id_of(name: str) -> str:
+def instance_id_of(name: str) -> str:
     return str(sum(byte * 257**place for place, byte in enumerate(name.encode()[:8])))
 
 
 def interrupt(exporter: Exporter, name: str, at: str = "2026-03-02T11:40:55.308114Z", **fields: str) -> str:
     """Push an interruption, and return its outcome."""
-    fields = {"zone": ZONE, "instance_id": id_of(name), "timestamp": at} | fields
+    fields = {"zone": ZONE, "instance_id": instance_id_of(name), "timestamp": at} | fields
     outcome: str = exporter.interrupt(name, **fields).json()["outcome"]
     return outcome
 

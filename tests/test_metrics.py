@@ -306,7 +306,7 @@ def test_a_newest_interruption_that_has_still_to_come_is_not_shown(
     at: float | None, shown: float | None
 ) -> None:
     metrics = Metrics(clock=lambda: NOW)
-    row = ClusterTotals("tills", 7, at, revealed=True)
+    row = ClusterTotals("tills", 7, at, released=True)
     metrics.show(Applied(changed=Totals(clusters={"tills": row})))
 
     assert value(metrics, "spot_last_interruption_timestamp_seconds", kubernetes_cluster="tills") == shown
@@ -448,8 +448,8 @@ def test_no_counter_ever_goes_down(tmp_path: Path) -> None:
     assert scrapes[-1]["interruption_events_total", frozenset({("kubernetes_cluster", "tills")})] == 6
 
 
-def cluster_row(interruptions: int, *, revealed: bool = False) -> Totals:
-    return Totals(clusters={"tills": ClusterTotals("tills", interruptions, revealed=revealed)})
+def cluster_row(interruptions: int, *, released: bool = False) -> Totals:
+    return Totals(clusters={"tills": ClusterTotals("tills", interruptions, released=released)})
 
 
 def held(clock: Clock, hold_seconds: float = 30) -> Metrics:
@@ -498,17 +498,17 @@ def test_a_held_series_shows_its_value_only_once_that_is_durable() -> None:
     assert interruptions(metrics) == 0
     assert metrics.ready_to_release()
 
-    metrics.show(Applied(changed=cluster_row(4, revealed=True)))
+    metrics.show(Applied(changed=cluster_row(4, released=True)))
     assert interruptions(metrics) == 4
     assert not metrics.ready_to_release()
-    metrics.show(Applied(changed=cluster_row(5, revealed=True)))
+    metrics.show(Applied(changed=cluster_row(5, released=True)))
     assert interruptions(metrics) == 5
 
 
 def test_every_row_is_held_by_itself() -> None:
     clock = Clock(1000.0)
     metrics = held(clock)
-    metrics.restore(StoredState(cluster_row(3, revealed=True)))
+    metrics.restore(StoredState(cluster_row(3, released=True)))
     lifetime = LifetimeTotals("tills", "e2-standard-8")
     lifetime.observe(90)
     metrics.show(
@@ -537,7 +537,7 @@ def test_every_row_is_held_by_itself() -> None:
 
 def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
     metrics = held(Clock(1000.0), hold_seconds=0)
-    metrics.show(Applied(changed=cluster_row(3, revealed=True)))
+    metrics.show(Applied(changed=cluster_row(3, released=True)))
 
     assert interruptions(metrics) == 3
     assert not metrics.ready_to_release()
@@ -556,7 +556,7 @@ def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> Non
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
     interruptions(metrics)
-    metrics.show(Applied(dropped=cluster_row(3)))
+    metrics.show(Applied(removed=cluster_row(3)))
     clock.ahead += 30
 
     assert interruptions(metrics) is None
@@ -591,7 +591,7 @@ def test_the_lifetimes_bounds_are_the_contracts() -> None:
     for bound in bounds:
         row.observe(bound)
         row.observe(bound + 0.001)
-    metrics.show(Applied(changed=Totals(lifetimes={("tills", "n2"): replace(row, revealed=True)})))
+    metrics.show(Applied(changed=Totals(lifetimes={("tills", "n2"): replace(row, released=True)})))
 
     found = {
         dict(labels)["le"]: number

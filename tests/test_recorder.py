@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.domain.attribution import Rules
 from app.domain.batch import Applied
+from app.domain.changes import Rules
 from app.domain.events import Event, InstanceCreated, InstanceInterrupted, InstanceName, Node
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
 from app.errors import (

@@ -1,20 +1,21 @@
 """A batch of events: it decides them in order, over rows that the store has read, and collects the changes.
 
-Each store reads the rows for `names_of` and `keys_of`, decides the events, writes the changes, and commits.
+Each store reads the rows that `instance_names_of`, `event_keys_of` and `identities_of` name, decides the
+events, writes the changes, and commits.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Final, assert_never
 
-from app.domain import attribution, fleet
-from app.domain.attribution import (
+from app.domain import attribution, interruptions, moves, reconcile
+from app.domain.changes import (
     AddPending,
+    Attribute,
     Change,
     Decision,
     EnsureSeries,
-    Explain,
     Known,
     MarkSeen,
     ReleasePending,
@@ -22,21 +23,23 @@ from app.domain.attribution import (
     Rules,
     StoreInstance,
 )
-from app.domain.events import CreationFailed, Event, InstanceName, Listed
-from app.domain.instances import OTHER_LABELS, Instance, Labels, Parked
+from app.domain.draft import created_at_or_start_of_time, start_identity_of
+from app.domain.events import CreationFailed, Event, InstanceInterrupted, InstanceName, Listed
+from app.domain.failures import is_final_failure
+from app.domain.instances import OTHER_LABELS, Instance, Labels, PendingInterruption
 from app.domain.outcomes import Counted, Outcome
-from app.domain.totals import Tally, Totals
+from app.domain.totals import Totals, TotalsDelta
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
     """The state that several replicas of the exporter share, as it was last read."""
 
-    leads_until: float
+    lease_ends_at: float
     """End of this replica's lease, by the monotonic clock. The leader does the periodic work."""
-    asked: Collection[str] = ()
-    """Projects for which a replica has asked the leader for a listing."""
-    listed: Mapping[str, float] = field(default_factory=dict)
+    requested: Collection[str] = ()
+    """Projects for which a replica has requested a listing from the leader."""
+    last_listed_at: Mapping[str, float] = field(default_factory=dict)
     """The time when each project's last complete listing began."""
 
 
@@ -50,7 +53,7 @@ class Applied:
     """All counted interruptions, including those that were pending before."""
     changed: Totals = field(default_factory=Totals)
     """The new values of all totals that changed."""
-    dropped: Totals = field(default_factory=Totals)
+    removed: Totals = field(default_factory=Totals)
     """Totals that were removed."""
     released: Mapping[str, int] = field(default_factory=dict)
     """Number of pending interruptions that were released, by the cause of the release."""
@@ -64,36 +67,50 @@ class Applied:
     """The periodic work is not complete: call again."""
 
 
-def keys_of(events: Iterable[Event]) -> list[str]:
+def event_keys_of(events: Iterable[Event]) -> list[str]:
     """Return the event keys that the store must look up for these events."""
     return [event.key for event in events if not isinstance(event, CreationFailed)]
 
 
-def names_of(events: Iterable[Event]) -> list[InstanceName]:
+def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
     """Return the instance names whose rows the store must read for these events."""
     return list({event.name: None for event in events})
 
 
-def in_project_ids(event: Event, projects: Mapping[str, str]) -> Event:
+def identities_of(event: Event) -> list[str]:
+    """Return the identities by which the store must look up an archived incarnation for the event."""
+    identities = [event.id] if event.id else []
+    if not isinstance(event, InstanceInterrupted) and event.operation:
+        identities.append(start_identity_of(event.operation))
+    return identities
+
+
+def with_project_id(event: Event, projects: Mapping[str, str]) -> Event:
     """Return the event with the project's id in its instance name, if `projects` has an id for the number."""
     project = projects.get(event.name.project)
     return event if project is None else replace(event, name=event.name._replace(project=project))
 
 
+MAX_INCARNATIONS: Final = 8
+"""Largest number of incarnations of one name that every event of the name reads."""
+
+
 class Batch:
     """Rows that the store has read, changed in memory by one decision after the other."""
 
-    def __init__(self, tally: Tally, rules: Rules, now: float) -> None:
-        self.tally = tally
-        self.seen: dict[str, bool] = {}
+    def __init__(self, totals: TotalsDelta, rules: Rules, now: float) -> None:
+        self.totals = totals
+        self.event_keys: dict[str, bool] = {}
         """Recorded event keys. True: an event of this batch had the key, and the store must write it."""
-        self.kept: dict[tuple[InstanceName, str], Instance | None] = {}
+        self.instances: dict[tuple[InstanceName, str], Instance | None] = {}
         """Incarnations to write; None: remove the row."""
-        self.parked: dict[str, Parked | None] = {}
+        self.archived: dict[tuple[InstanceName, str], Instance | None] = {}
+        """Archived incarnations to write; None: remove the row."""
+        self.pending_interruptions: dict[str, PendingInterruption | None] = {}
         """Pending interruptions to write, by event key; None: remove the row."""
         self.counted: list[tuple[Counted, str]] = []
         """Ledger rows to add, each with the identity of its incarnation."""
-        self.explained: list[Explain] = []
+        self.attributed: list[Attribute] = []
         """Nodes to write into ledger rows that exist."""
         self.released: Counter[str] = Counter()
         self.pending = 0
@@ -103,84 +120,129 @@ class Batch:
         self._now = now
         self._read: set[InstanceName] = set()
         self._incarnations: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
-        self._pending: defaultdict[InstanceName, dict[str, Parked]] = defaultdict(dict)
+        self._archive: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
+        """The archived incarnations that were read, or were archived by this batch."""
+        self._pending: defaultdict[InstanceName, dict[str, PendingInterruption]] = defaultdict(dict)
 
-    def unread(self, names: Iterable[InstanceName]) -> list[InstanceName]:
+    def mark_read(self, names: Iterable[InstanceName]) -> list[InstanceName]:
         """Return the names whose rows the store must read, and mark them as read."""
         names = [name for name in names if name not in self._read]
         self._read.update(names)
         return names
 
-    def load(self, seen: Iterable[str], incarnations: Iterable[Instance], parked: Iterable[Parked]) -> None:
+    def load(
+        self,
+        seen: Iterable[str],
+        incarnations: Iterable[Instance],
+        pending: Iterable[PendingInterruption],
+    ) -> None:
         """Add rows that the store has read."""
         for key in seen:
-            self.seen[key] = False
+            self.event_keys[key] = False
         for instance in incarnations:
             self._incarnations[instance.name][instance.identity] = instance
-        for interruption in parked:
+        for interruption in pending:
             self._pending[interruption.event.name][interruption.event.key] = interruption
+
+    def without_known(self, identities: Iterable[tuple[InstanceName, str]]) -> list[tuple[InstanceName, str]]:
+        """Return the incarnations that were not read yet, and that the batch has not changed."""
+        return [
+            (name, identity)
+            for name, identity in identities
+            if identity not in self._incarnations[name]
+            and (name, identity) not in self.instances
+            and (name, identity) not in self.archived
+        ]
+
+    def load_archived(self, incarnations: Iterable[Instance]) -> None:
+        """Add archived incarnations that the store has read."""
+        for instance in incarnations:
+            self._archive[instance.name][instance.identity] = instance
 
     def decide(self, event: Event) -> Outcome:
         """Decide an event, and apply its changes in memory."""
-        seen = not isinstance(event, CreationFailed) and event.key in self.seen
+        seen = not isinstance(event, CreationFailed) and event.key in self.event_keys
         return self._apply_decision(
-            attribution.decide(event, self._known_under(event.name, seen=seen), self._rules, self._now)
+            event.name,
+            attribution.decide(
+                event, self._known_under(event.name, identities_of(event), seen=seen), self._rules, self._now
+            ),
         )
 
-    def expire(self, parked: Parked) -> Outcome:
+    def expire(self, pending: PendingInterruption) -> Outcome:
         """Decide a pending interruption at the end of its grace period."""
         return self._apply_decision(
-            attribution.expire(parked, self._known_under(parked.event.name), self._now)
+            pending.event.name,
+            interruptions.expire(
+                pending, self._known_under(pending.event.name, identities_of(pending.event)), self._now
+            ),
         )
 
-    def hear(self, listed: Listed, began: float) -> None:
+    def observe_listed(self, listed: Listed, began: float) -> None:
         """Apply that a listing contains the instance. `began` is the start of the listing."""
-        self._apply(fleet.observe_listed(listed, self._known_under(listed.name), began, self._now))
+        known = self._known_under(listed.name, [listed.id])
+        self._apply(listed.name, reconcile.observe_listed(listed, known, began, self._now))
 
-    def miss(self, name: InstanceName, identity: str, began: float) -> None:
+    def observe_missing(self, name: InstanceName, identity: str, began: float) -> None:
         """Apply that a complete listing does not contain the incarnation."""
-        self._apply(fleet.observe_missing(self._incarnations[name][identity], began, self._now))
+        self._apply(name, reconcile.observe_missing(self._incarnations[name][identity], began, self._now))
 
-    def rename(self, name: InstanceName, project: str) -> None:
+    def move(self, name: InstanceName, project: str) -> None:
         """Move all rows of a name to the same name in `project`."""
         renamed = name._replace(project=project)
-        moving = self._known_under(name).incarnations.values()
+        moving = list(self._incarnations[name].values())
+        for identity, instance in self._archive.pop(name, {}).items():
+            self.archived[name, identity] = None
+            self._put_into_archive(instance._replace(name=renamed))
         for pending in self._pending.pop(name, {}).values():
             self._add_pending(replace(pending, event=replace(pending.event, name=renamed)))
-        self._apply(attribution.move_incarnations(moving, self._known_under(renamed), renamed, self._now))
+        known = self._known_under(renamed, [instance.identity for instance in moving])
+        self._apply(renamed, moves.move_incarnations(moving, known, renamed, self._now))
 
-    def forget(self, name: InstanceName, identity: str) -> None:
-        """Remove an incarnation."""
-        forgotten = self._incarnations[name].pop(identity)
-        self._move_gauge(_series_of(forgotten) if forgotten.live_spot else None, None)
-        self.kept[name, identity] = None
+    def remove(self, name: InstanceName, identity: str) -> bool:
+        """Remove an incarnation. Return False if there is none."""
+        if self._archive[name].pop(identity, None) is not None:
+            self.archived[name, identity] = None
+            return True
+        removed = self._incarnations[name].pop(identity, None)
+        if removed is None:
+            return False
+        self._move_gauge(_series_of(removed) if removed.live_spot else None, None)
+        self.instances[name, identity] = None
+        return True
 
     def applied(self, outcomes: Sequence[Outcome], pending: int) -> Applied:
         """Return the effects of the batch once it is committed. `pending` is the number before the batch."""
         return Applied(
             outcomes,
             [counted for counted, _ in self.counted],
-            self.tally.changed,
+            self.totals.changed,
             released=self.released,
             overflowed=self.overflowed,
             pending=pending + self.pending,
         )
 
-    def _known_under(self, name: InstanceName, *, seen: bool = False) -> Known:
+    def _known_under(self, name: InstanceName, identities: Iterable[str], *, seen: bool = False) -> Known:
         pending = self._pending.get(name)
-        return Known(seen, self._incarnations[name], tuple(pending.values()) if pending else ())
+        incarnations = self._incarnations[name]
+        archive = self._archive.get(name)
+        if archive:
+            found = {identity: archive[identity] for identity in identities if identity in archive}
+            incarnations = {**found, **incarnations}
+        return Known(seen, incarnations, tuple(pending.values()) if pending else ())
 
-    def _apply_decision(self, decision: Decision) -> Outcome:
-        self._apply(decision.changes)
+    def _apply_decision(self, name: InstanceName, decision: Decision) -> Outcome:
+        self._apply(name, decision.changes)
         if isinstance(decision.outcome, Counted):
             return self.counted[-1][0]  # `counted_as` may be `other`
         return decision.outcome
 
-    def _apply(self, changes: Iterable[Change]) -> None:
+    def _apply(self, name: InstanceName, changes: Iterable[Change]) -> None:
+        """Apply changes to the rows of a name, and archive what is too much for it."""
         # `match` would allocate a set and a list for each class pattern that matches.
         for change in changes:
             if isinstance(change, MarkSeen):
-                self.seen[change.key] = True
+                self.event_keys[change.key] = True
             elif isinstance(change, StoreInstance):
                 self._store_instance(change)
             elif isinstance(change, EnsureSeries):
@@ -191,21 +253,47 @@ class Batch:
             elif isinstance(change, ReleasePending):
                 self.pending -= 1
                 self.released[change.by] += 1
-                self.parked[change.key] = None
+                self.pending_interruptions[change.key] = None
                 self._pending[change.name].pop(change.key, None)
             elif isinstance(change, RemoveInstance):
-                self.forget(change.name, change.identity)
-            elif isinstance(change, Explain):
-                self.explained.append(change)
+                self.remove(change.name, change.identity)
+            elif isinstance(change, Attribute):
+                self.attributed.append(change)
             else:
                 assert_never(change)
+        if len(self._incarnations[name]) > MAX_INCARNATIONS:
+            self._archive_oldest(name)
+
+    def _archive_oldest(self, name: InstanceName) -> None:
+        """Archive the ended incarnations of a name that were changed longest ago.
+
+        So an event takes the same time for the first life of a name and for the thousandth. A later event
+        finds an archived incarnation by its identity. A failed creation is removed: no event will follow it,
+        and a stock-out can repeat it for weeks.
+        """
+        incarnations = self._incarnations[name]
+        ended = [instance for instance in incarnations.values() if not instance.alive]
+        ended.sort(key=lambda instance: (instance.recorded_at, created_at_or_start_of_time(instance)))
+        for instance in ended[: len(incarnations) - MAX_INCARNATIONS]:
+            del incarnations[instance.identity]
+            self.instances[name, instance.identity] = None
+            if not is_final_failure(instance):
+                self._put_into_archive(instance)
+
+    def _put_into_archive(self, instance: Instance) -> None:
+        self.archived[instance.name, instance.identity] = instance
+        self._archive[instance.name][instance.identity] = instance
 
     def _store_instance(self, change: StoreInstance) -> None:
         incarnations = self._incarnations[change.instance.name]
         before = incarnations.get(change.instance.identity)
+        if before is None:
+            before = self._archive[change.instance.name].pop(change.instance.identity, None)
+            if before is not None:
+                self.archived[before.name, before.identity] = None
         instance, series = self._with_series(change.instance, before)
         incarnations[instance.identity] = instance
-        self.kept[instance.name, instance.identity] = instance
+        self.instances[instance.name, instance.identity] = instance
         series_before = None
         if before is not None and before.live_spot:
             # A live instance keeps its series unless its node has changed.
@@ -221,7 +309,7 @@ class Batch:
         labels = instance.labels
         overflowed = instance.overflowed if before is None else before.overflowed
         if instance.spot and not overflowed:
-            overflowed = not self.tally.admits(labels)
+            overflowed = not self.totals.admits(labels)
         if overflowed != instance.overflowed:
             instance = instance._replace(overflowed=overflowed)
         return instance, OTHER_LABELS if overflowed else labels
@@ -230,35 +318,35 @@ class Batch:
         if before == after:
             return
         if before is not None:
-            self.tally.label_set(before).instances -= 1
+            self.totals.label_set(before).instances -= 1
         if after is not None:
-            self.tally.label_set(after).instances += 1
+            self.totals.label_set(after).instances += 1
 
     def _count(self, counted: Counted, instance: Instance, series: Labels) -> None:
         self.overflowed += instance.overflowed
         if counted.counted_as != series.cluster:
             counted = replace(counted, counted_as=series.cluster)
-        self.tally.count(series, counted.at, counted.age)
+        self.totals.count(series, counted.at, counted.age)
         self.counted.append((counted, instance.identity))
 
     def _count_creation(self, change: StoreInstance, instance: Instance, series: Labels) -> None:
         self.overflowed += (change.created + change.failed) * instance.overflowed
-        row = self.tally.label_set(series)
+        row = self.totals.label_set(series)
         row.created += change.created
         row.failed += change.failed
 
-    def _add_pending(self, pending: Parked) -> None:
-        self.parked[pending.event.key] = pending
+    def _add_pending(self, pending: PendingInterruption) -> None:
+        self.pending_interruptions[pending.event.key] = pending
         self._pending[pending.event.name][pending.event.key] = pending
 
     def _ensure_series(self, change: EnsureSeries) -> None:
         labels = change.labels
         if change.only_cluster:
-            self.tally.show_cluster(
-                labels.cluster if self.tally.admits_cluster(labels.cluster) else OTHER_LABELS.cluster
+            self.totals.ensure_cluster(
+                labels.cluster if self.totals.admits_cluster(labels.cluster) else OTHER_LABELS.cluster
             )
         else:
-            self.tally.show(labels if self.tally.admits(labels) else OTHER_LABELS)
+            self.totals.ensure_series(labels if self.totals.admits(labels) else OTHER_LABELS)
 
 
 def _series_of(instance: Instance) -> Labels:

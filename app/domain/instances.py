@@ -7,8 +7,7 @@ clock; the others are event times.
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from app.domain.events import UNKNOWN, UNKNOWN_NODE, InstanceInterrupted, InstanceName, Node
-from app.domain.values import maker, value
+from app.domain.events import UNKNOWN, UNKNOWN_NODE, InstanceInterrupted, InstanceName, Node, frozen
 
 OTHER: Final = "other"
 
@@ -29,7 +28,7 @@ OTHER_LABELS: Final = Labels(*[OTHER] * 6)
 _RESERVED: Final = frozenset((UNKNOWN, OTHER))
 
 
-def shown_cluster(name: str) -> str:
+def display_cluster(name: str) -> str:
     """Return the name of a real cluster as all series, log lines and responses show it.
 
     The exporter uses the names `unknown` and `other` itself. GKE does not accept a name with a colon.
@@ -40,16 +39,17 @@ def shown_cluster(name: str) -> str:
 class Kind(IntEnum):
     """The kind of an incarnation."""
 
-    UNEXPLAINED = 0
+    UNDESCRIBED = 0
     """No description yet, neither by a creation event nor by a listing."""
     NODE = 1
-    NOT_A_NODE = 2
+    PLAIN_INSTANCE = 2
+    """Described, and not a GKE node."""
 
 
 # In Python 3.11 the access through the class takes ten times as long, and each event needs several members.
-UNEXPLAINED: Final = Kind.UNEXPLAINED
+UNDESCRIBED: Final = Kind.UNDESCRIBED
 NODE: Final = Kind.NODE
-NO_NODE: Final = Kind.NOT_A_NODE
+PLAIN_INSTANCE: Final = Kind.PLAIN_INSTANCE
 
 
 class Instance(NamedTuple):
@@ -70,7 +70,7 @@ class Instance(NamedTuple):
     """Described by a creation event, not only by a listing."""
     failed: bool = False
     """Ended because its creation failed."""
-    timed: bool = False
+    lifetime_observed: bool = False
     """Observed: the histogram has the lifetime since the last start."""
     overflowed: bool = False
     """Counted under `other`, because there were too many label sets when it appeared."""
@@ -86,7 +86,7 @@ class Instance(NamedTuple):
     @property
     def id(self) -> str:
         """The instance id; "" if it is not known yet."""
-        return id_of(self.identity)
+        return instance_id_of(self.identity)
 
     @property
     def labels(self) -> Labels:
@@ -101,11 +101,8 @@ class Instance(NamedTuple):
         return self.alive and self.spot and self.kind is NODE
 
 
-instance_of: Final = maker(Instance)
-
-
-@value
-class Parked:
+@frozen
+class PendingInterruption:
     """A pending interruption: its instance has not been described yet."""
 
     event: InstanceInterrupted
@@ -113,11 +110,11 @@ class Parked:
     """End of the grace period, by the exporter's clock."""
 
 
-def id_of(identity: str) -> str:
+def instance_id_of(identity: str) -> str:
     """Return the instance id of an identity; "" if it is not known yet."""
     return "" if identity.startswith("~") else identity
 
 
-def unexplained(name: InstanceName, identity: str, now: float) -> Instance:
+def undescribed_instance(name: InstanceName, identity: str, now: float) -> Instance:
     """Return an incarnation that has not been described yet."""
-    return Instance(name, identity, UNEXPLAINED, UNKNOWN_NODE, now)
+    return Instance(name, identity, UNDESCRIBED, UNKNOWN_NODE, now)

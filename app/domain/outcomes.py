@@ -2,13 +2,12 @@
 
 from typing import Literal, TypeAlias
 
-from app.domain.events import Ignored, InstanceName, Node
-from app.domain.values import value
+from app.domain.events import Ignored, InstanceName, Node, frozen
 
 ReleasedBy: TypeAlias = Literal["creation", "inventory", "expiry"]
 
 
-@value
+@frozen
 class Tracked:
     """The instance was stored."""
 
@@ -16,7 +15,7 @@ class Tracked:
     node: Node
 
 
-@value
+@frozen
 class Counted:
     """A counted interruption: a row of the ledger."""
 
@@ -29,18 +28,18 @@ class Counted:
     """The cluster that the totals count it under; empty if the totals do not include it."""
     age: float | None
     """Seconds since the last start; None if unknown, or if the histogram already has this start."""
-    explained: bool
+    attributed: bool
     """False: the node is a guess or unknown. A later event or listing may complete the row."""
     released_by: ReleasedBy | None = None
     """The cause that released it; None if it was not pending."""
 
 
-@value
+@frozen
 class Duplicate:
     """An event that was already recorded."""
 
 
-@value
+@frozen
 class Pending:
     """An interruption that is stored until its instance is described."""
 

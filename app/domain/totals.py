@@ -33,9 +33,9 @@ class LabelSetTotals:
     instances: int = 0
     """Number of live instances."""
     instance_seconds: float = 0.0
-    touched_at: float = 0.0
+    changed_at: float = 0.0
     """Time when the last event was recorded, by the exporter's clock."""
-    revealed: bool = False
+    released: bool = False
     """The counters are released. Held counters show 0, so that `increase()` sees the first value."""
 
     def copy(self) -> "LabelSetTotals":
@@ -47,8 +47,8 @@ class LabelSetTotals:
             self.failed,
             self.instances,
             self.instance_seconds,
-            self.touched_at,
-            self.revealed,
+            self.changed_at,
+            self.released,
         )
 
 
@@ -59,13 +59,13 @@ class ClusterTotals:
     cluster: str
     interruptions: int = 0
     last_interruption_at: float | None = None
-    touched_at: float = 0.0
-    revealed: bool = False
+    changed_at: float = 0.0
+    released: bool = False
 
     def copy(self) -> "ClusterTotals":
         """Return a copy of the row."""
         return ClusterTotals(
-            self.cluster, self.interruptions, self.last_interruption_at, self.touched_at, self.revealed
+            self.cluster, self.interruptions, self.last_interruption_at, self.changed_at, self.released
         )
 
 
@@ -77,8 +77,8 @@ class LifetimeTotals:
     machine_type: str
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LIFETIME_BOUNDS) + 1))
     sum: float = 0.0
-    touched_at: float = 0.0
-    revealed: bool = False
+    changed_at: float = 0.0
+    released: bool = False
 
     def observe(self, age: float) -> None:
         """Add one age, in seconds."""
@@ -88,7 +88,7 @@ class LifetimeTotals:
     def copy(self) -> "LifetimeTotals":
         """Return a copy of the row."""
         return LifetimeTotals(
-            self.cluster, self.machine_type, list(self.buckets), self.sum, self.touched_at, self.revealed
+            self.cluster, self.machine_type, list(self.buckets), self.sum, self.changed_at, self.released
         )
 
 
@@ -110,7 +110,7 @@ class Totals:
         self.clusters.update(changed.clusters)
         self.lifetimes.update(changed.lifetimes)
 
-    def drop(self, gone: "Totals") -> None:
+    def remove(self, gone: "Totals") -> None:
         """Remove these rows."""
         for labels in gone.label_sets:
             self.label_sets.pop(labels, None)
@@ -127,7 +127,7 @@ class Totals:
         label_sets = {
             labels: row
             for labels, row in self.label_sets.items()
-            if not row.instances and row.touched_at < before and labels != UNKNOWN_LABELS
+            if not row.instances and row.changed_at < before and labels != UNKNOWN_LABELS
         }
         kept = self.label_sets.keys() - label_sets.keys()
         clusters = {labels.cluster for labels in kept}
@@ -137,23 +137,23 @@ class Totals:
             {
                 name: row
                 for name, row in self.clusters.items()
-                if name not in clusters and row.touched_at < before and name != UNKNOWN
+                if name not in clusters and row.changed_at < before and name != UNKNOWN
             },
-            {key: row for key, row in self.lifetimes.items() if key not in types and row.touched_at < before},
+            {key: row for key, row in self.lifetimes.items() if key not in types and row.changed_at < before},
         )
 
 
-class Tally:
+class TotalsDelta:
     """The changes of a batch to the totals: changed copies of rows."""
 
-    __slots__ = ("_base", "_max_label_sets", "_now", "_revealed", "changed")
+    __slots__ = ("_base", "_max_label_sets", "_now", "_released", "changed")
 
-    def __init__(self, base: Totals, *, max_label_sets: int, revealed: bool, now: float) -> None:
-        """Begin without changes. `revealed`: new rows are not held at 0."""
+    def __init__(self, base: Totals, *, max_label_sets: int, released: bool, now: float) -> None:
+        """Begin without changes. `released`: new rows are not held at 0."""
         self.changed = Totals()
         self._base = base
         self._max_label_sets = max_label_sets
-        self._revealed = revealed
+        self._released = released
         self._now = now
 
     def admits(self, labels: Labels) -> bool:
@@ -203,15 +203,15 @@ class Tally:
             or self._add(key, changed, LifetimeTotals(cluster, machine_type))
         )
 
-    def show(self, labels: Labels) -> None:
+    def ensure_series(self, labels: Labels) -> None:
         """Make sure that the series of the label set and of its cluster exist."""
         if labels not in self._base.label_sets:
             self.label_set(labels)
-        self.show_cluster(labels.cluster)
+        self.ensure_cluster(labels.cluster)
         if (labels.cluster, labels.machine_type) not in self._base.lifetimes:
             self.lifetime(labels.cluster, labels.machine_type)
 
-    def show_cluster(self, cluster: str) -> None:
+    def ensure_cluster(self, cluster: str) -> None:
         """Make sure that the series of the cluster exist."""
         if cluster not in self._base.clusters:
             self.cluster(cluster)
@@ -233,11 +233,11 @@ class Tally:
         if key not in base:
             return None
         row = changed[key] = base[key].copy()
-        row.touched_at = self._now
+        row.changed_at = self._now
         return row
 
     def _add(self, key: _Key, changed: dict[_Key, _Row], row: _Row) -> _Row:
-        row.touched_at = self._now
-        row.revealed = self._revealed
+        row.changed_at = self._now
+        row.released = self._released
         changed[key] = row
         return row

@@ -24,9 +24,8 @@ from app.domain.events import (
     InstanceInterrupted,
     InstanceName,
     Node,
-    instance_name_of,
 )
-from app.domain.instances import shown_cluster
+from app.domain.instances import display_cluster
 from app.errors import MalformedEntryError
 from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL, is_spot
 from app.gcp.values import MAX_CHARACTERS, epoch_seconds, is_valid_text
@@ -204,7 +203,7 @@ def _number_in(name: InstanceName | None) -> str:
 def _instance_name(link: str | None) -> InstanceName | None:
     """Return the instance's name at the end of a path or a URL of any API version and host."""
     found = _INSTANCE.search(link) if link else None
-    return instance_name_of(found.groups()) if found else None
+    return InstanceName._make(found.groups()) if found else None
 
 
 def _labels(entry: _LogEntry) -> Mapping[str, str | None]:
@@ -219,7 +218,7 @@ def _node(entry: _LogEntry, labels: Mapping[str, str | None]) -> Node | None:
     if not cluster:
         return None
     node = Node(
-        shown_cluster(cluster),
+        display_cluster(cluster),
         labels.get(CLUSTER_LOCATION) or UNKNOWN,
         labels.get(NODE_POOL) or UNKNOWN,
         (entry.get("machine_type") or "").rpartition("/")[2] or UNKNOWN,

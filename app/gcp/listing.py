@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
-from app.domain.instances import shown_cluster
+from app.domain.instances import display_cluster
 from app.errors import InventoryUnavailableError, StartError
 from app.gcp.egress import child_environment
 
@@ -236,7 +236,7 @@ def parse_lines(project: str, lines: Sequence[bytes]) -> list[Listed]:
 def _parse_instance(project: str, raw: Sequence[Any]) -> Listed:
     zone, name, instance_id, is_node, cluster, location, pool, machine_type = raw[:8]
     spot, status, created_at, started_at = raw[8:]
-    cluster = shown_cluster(cluster) if cluster else UNKNOWN
+    cluster = display_cluster(cluster) if cluster else UNKNOWN
     node = Node(cluster, location or UNKNOWN, pool or UNKNOWN, machine_type or UNKNOWN)
     return Listed(
         InstanceName(project, zone, name),

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, ValidationError, with_config
 from pydantic_core import from_json
 from typing_extensions import TypedDict
 
-from app.domain.values import value
+from app.domain.events import frozen
 from app.errors import MalformedEntryError, MalformedEnvelopeError
 from app.gcp.values import epoch_seconds
 from app.gcp.wire import is_log_entry, path, reader
@@ -24,7 +24,7 @@ _DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._/-]*/[A-Za-z0-9]+")
 
 
-@value
+@frozen
 class PushMessage:
     """A delivered message: its data, and Pub/Sub's own fields."""
 

@@ -6,9 +6,9 @@ from math import inf
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from app.domain.batch import Applied, in_project_ids, keys_of, names_of
+from app.domain.batch import Applied, event_keys_of, identities_of, instance_names_of, with_project_id
 from app.domain.events import Event, Listed
-from app.domain.fleet import ends_what_it_misses
+from app.domain.reconcile import may_end_unlisted
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
 from app.store.port import (
@@ -41,8 +41,8 @@ class Engine:
     def state(self) -> StoredState:
         self._backend.connect()
         memory = self._memory
-        leads_until = inf if memory.leads_until is None else memory.leads_until
-        return StoredState(memory.snapshot(), memory.pending, dict(memory.listed), leads_until)
+        lease_ends_at = inf if memory.lease_ends_at is None else memory.lease_ends_at
+        return StoredState(memory.snapshot(), memory.pending, dict(memory.listed), lease_ends_at)
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
         finish, decided, garbage = self._backend.transact(partial(self._decide, events), now)
@@ -68,11 +68,11 @@ class Engine:
 
     def accrue_instance_seconds(self, now: float) -> Applied:
         def work(transaction: Transaction) -> Applied:
-            since, tally = transaction.accrued_until(), transaction.batch.tally
+            since, changes = transaction.accrued_until(), transaction.batch.totals
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
                 if row.instances:
-                    tally.label_set(row.labels).instance_seconds += row.instances * elapsed
+                    changes.label_set(row.labels).instance_seconds += row.instances * elapsed
             transaction.set_accrued_until(now)
             return self._applied(transaction)
 
@@ -99,9 +99,10 @@ class Engine:
         def work(transaction: Transaction) -> Applied:
             listing = self._listing(project, transaction)
             transaction.add_listed(listing, [instance.id for instance in listed])
-            transaction.load(list({instance.name: None for instance in listed}))
+            names = list({instance.name: None for instance in listed})
+            transaction.load(names, archived=[(instance.name, instance.id) for instance in listed])
             for instance in listed:
-                transaction.batch.hear(instance, began)
+                transaction.batch.observe_listed(instance, began)
             return self._applied(transaction)
 
         return self._memory.commit(self._transact(work, now, leading=True))
@@ -109,11 +110,11 @@ class Engine:
     def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, str | None]:
             listing = self._listing(project, transaction)
-            sweeps = ends_what_it_misses(began, transaction.last_sweep(project))
+            sweeps = may_end_unlisted(began, transaction.last_sweep(project))
             unlisted = transaction.load_unlisted(listing) if sweeps else _NOTHING_UNLISTED
             for name, identity in unlisted.instances:
                 if name.zone not in unread_zones:
-                    transaction.batch.miss(name, identity, began)
+                    transaction.batch.observe_missing(name, identity, began)
             if unlisted.position is None:
                 transaction.complete_listing(listing, began, swept=sweeps)
             return self._applied(transaction), unlisted.position
@@ -129,13 +130,13 @@ class Engine:
 
     def release_held(self, rows: Totals, now: float) -> Applied:
         def work(transaction: Transaction) -> Applied:
-            tally, known = transaction.batch.tally, self._memory.totals
+            changes, known = transaction.batch.totals, self._memory.totals
             for labels in rows.label_sets.keys() & known.label_sets.keys():
-                tally.label_set(labels).revealed = True
+                changes.label_set(labels).released = True
             for cluster in rows.clusters.keys() & known.clusters.keys():
-                tally.cluster(cluster).revealed = True
+                changes.cluster(cluster).released = True
             for cluster, machine_type in rows.lifetimes.keys() & known.lifetimes.keys():
-                tally.lifetime(cluster, machine_type).revealed = True
+                changes.lifetime(cluster, machine_type).released = True
             return self._applied(transaction)
 
         return self._memory.commit(self._transact(work, now))
@@ -150,10 +151,14 @@ class Engine:
         learnt = {number: project for number, project in taught.items() if projects.get(number) != project}
         for number, project in learnt.items():
             for name in transaction.learn(number, project):
-                batch.rename(name, project)
+                batch.move(name, project)
             projects = {**projects, number: project}
-        events = [in_project_ids(event, projects) for event in events]
-        transaction.load(names_of(events), keys_of(events))
+        events = [with_project_id(event, projects) for event in events]
+        transaction.load(
+            instance_names_of(events),
+            event_keys_of(events),
+            [(event.name, identity) for event in events for identity in identities_of(event)],
+        )
         outcomes = [batch.decide(event) for event in events]
         return batch.applied(outcomes, self._memory.pending), projects
 

@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Final
 
-from app.domain.attribution import Rules
 from app.domain.batch import Applied, Batch, Shared
+from app.domain.changes import Rules
 from app.domain.events import UNKNOWN
 from app.domain.instances import UNKNOWN_LABELS
-from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
+from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals, TotalsDelta
 
 PERMANENT: Final = Totals(
     {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS)},
     {UNKNOWN: ClusterTotals(UNKNOWN)},
     {(UNKNOWN, UNKNOWN): LifetimeTotals(UNKNOWN, UNKNOWN)},
 )
-"""Rows that exist from the start and are never dropped."""
+"""Rows that exist from the start and are never removed."""
 
 
 class Memory:
@@ -29,7 +29,7 @@ class Memory:
         """Project number to project id."""
         self.listed: dict[str, float] = {}
         """Project id to the time at which its last complete listing began."""
-        self.leads_until: float | None = None
+        self.lease_ends_at: float | None = None
         """See `Shared`. None: there are no other replicas."""
         self._hold = hold
         self._unreported = Totals()
@@ -37,11 +37,11 @@ class Memory:
 
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
-        return Batch(self.tally(self.totals, now), self.rules, now)
+        return Batch(self.delta(self.totals, now), self.rules, now)
 
-    def tally(self, base: Totals, now: float) -> Tally:
-        """Return an empty tally over these totals."""
-        return Tally(base, max_label_sets=self.rules.max_label_sets, revealed=not self._hold, now=now)
+    def delta(self, base: Totals, now: float) -> TotalsDelta:
+        """Return an empty delta over these totals."""
+        return TotalsDelta(base, max_label_sets=self.rules.max_label_sets, released=not self._hold, now=now)
 
     def load(
         self, totals: Totals, *, pending: int, projects: Mapping[str, str], listed: Mapping[str, float]
@@ -52,9 +52,9 @@ class Memory:
         self.pending = pending
         self.projects = projects
         self.listed = dict(listed)
-        permanent = self.tally(totals, 0.0)
+        permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
-            permanent.show(labels)
+            permanent.ensure_series(labels)
         totals.update(permanent.changed)
 
     def snapshot(self) -> Totals:
@@ -65,15 +65,15 @@ class Memory:
     def commit(self, applied: Applied) -> Applied:
         """Make a commit's changes, and return them as they must be reported."""
         self.totals.update(applied.changed)
-        self.totals.drop(applied.dropped)
+        self.totals.remove(applied.removed)
         self.pending = applied.pending
-        if self.leads_until is not None and applied.shared is None:
-            applied.shared = Shared(self.leads_until, (), self.listed)
+        if self.lease_ends_at is not None and applied.shared is None:
+            applied.shared = Shared(self.lease_ends_at, (), self.listed)
         if self._unreported:
             gone, self._unreported = self._unreported, Totals()
-            gone.drop(self.totals)
-            gone.update(applied.dropped)
-            applied.dropped = gone
+            gone.remove(self.totals)
+            gone.update(applied.removed)
+            applied.removed = gone
             applied.changed = copy_of(self.totals)
         return applied
 

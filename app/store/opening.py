@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.errors import StartError
 from app.store.engine import Engine, SharedEngine
 from app.store.memory import Memory

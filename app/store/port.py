@@ -8,8 +8,8 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from app.domain.batch import Applied, Batch
 from app.domain.events import Event, InstanceName, Listed
-from app.domain.history import Entry, LabelSetWeek, PoolHistory, Query
-from app.domain.instances import Parked
+from app.domain.instances import PendingInterruption
+from app.domain.ledger import LabelSetWeek, LedgerEntry, PoolWeek, Query
 from app.domain.outcomes import Outcome
 from app.domain.totals import LabelSetTotals, Totals
 from app.store.memory import Memory
@@ -41,7 +41,7 @@ class StoredState:
     """Number of pending interruptions."""
     listed: Mapping[str, float] = field(default_factory=dict)
     """Project id to the time at which its last complete listing began."""
-    leads_until: float = field(default=inf, compare=False)
+    lease_ends_at: float = field(default=inf, compare=False)
     """See `Shared`. Infinite if there are no other replicas."""
 
 
@@ -128,11 +128,11 @@ class LedgerReader(Protocol):
     Every method raises StoreUnavailableError if the backend fails, or needs longer than READ_SECONDS.
     """
 
-    def interruptions(self, query: Query) -> Sequence[Entry]:
+    def interruptions(self, query: Query) -> Sequence[LedgerEntry]:
         """Return the newest interruptions that match the query, newest first."""
         ...
 
-    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
+    def pools(self, now: float, limit: int) -> Sequence[PoolWeek]:
         """Return the node pools with most interruptions in the week before `now`, most first."""
         ...
 
@@ -187,7 +187,7 @@ class Listing:
 class Due(NamedTuple):
     """Pending interruptions whose grace period has ended."""
 
-    pending: Sequence[Parked]
+    pending: Sequence[PendingInterruption]
     more: bool
     """More of them may be stored."""
 
@@ -208,8 +208,16 @@ class Transaction(Protocol):
 
     batch: Batch
 
-    def load(self, names: Iterable[InstanceName], keys: Sequence[str] = ()) -> None:
-        """Load everything about the names into the batch, and which of the event keys were seen."""
+    def load(
+        self,
+        names: Iterable[InstanceName],
+        keys: Sequence[str] = (),
+        archived: Iterable[tuple[InstanceName, str]] = (),
+    ) -> None:
+        """Load everything about the names into the batch, and which of the event keys are recorded.
+
+        Of the archived incarnations, load only those with these names and identities.
+        """
         ...
 
     def load_due(self) -> Due:

@@ -14,9 +14,9 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from app.domain import history
-from app.domain.history import Entry, Place
-from app.domain.moments import rfc3339
+from app.domain import ledger
+from app.domain.ledger import LedgerEntry, LedgerPosition
+from app.domain.times import rfc3339
 from app.errors import StoreUnavailableError
 from app.store.port import LedgerReader
 from app.web.problems import INERT, as_response, problem, problem_of
@@ -29,7 +29,7 @@ _SPACED_OFFSET: Final = re.compile(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$", re.ASCII)
 
 def _place(cursor: object) -> object:
     try:
-        return Place(*_PLACE.validate_json(urlsafe_b64decode(str(cursor))))
+        return LedgerPosition(*_PLACE.validate_json(urlsafe_b64decode(str(cursor))))
     except ValueError:
         raise ValueError("is not a cursor of an earlier answer") from None
 
@@ -70,10 +70,10 @@ class _Parameters(BaseModel):
         ),
     ] = None
 
-    def query(self) -> history.Query:
+    def query(self) -> ledger.Query:
         """Return the query. It reads a row more than the page shows, to know if there is a next page."""
-        most = history.Query()
-        return history.Query(
+        most = ledger.Query()
+        return ledger.Query(
             since=self.since.timestamp() if self.since else most.since,
             until=self.until.timestamp() if self.until else most.until,
             project=self.project,
@@ -104,7 +104,7 @@ def add_interruptions(app: FastAPI, ledger: LedgerReader) -> None:
         except StoreUnavailableError as exc:
             return as_response(problem_of(exc))
         page = entries[: query.limit - 1]
-        following = _cursor(page[-1].place) if len(entries) > len(page) else None
+        following = _cursor(page[-1].position) if len(entries) > len(page) else None
         return Response(_body(page, following), media_type="application/json", headers=INERT)
 
 
@@ -134,17 +134,17 @@ def _sentence(parameter: str, error: Mapping[str, Any]) -> str:
     return f"{parameter}: {wrong}; it takes {known[parameter].description}"
 
 
-def _body(page: Sequence[Entry], following: str | None) -> bytes:
+def _body(page: Sequence[LedgerEntry], following: str | None) -> bytes:
     # Row by row, because the process would keep the memory of all dictionaries together.
     rows = b",".join([to_json(_row(entry)) for entry in page])
     return b'{"interruptions":[%b],"next":%b}' % (rows, to_json(following))
 
 
-def _cursor(place: Place) -> str:
+def _cursor(place: LedgerPosition) -> str:
     return urlsafe_b64encode(_PLACE.dump_json((place.at, place.key))).decode()
 
 
-def _row(entry: Entry) -> dict[str, object]:
+def _row(entry: LedgerEntry) -> dict[str, object]:
     counted = entry.counted
     return {
         "interrupted_at": rfc3339(counted.at),

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from tests.bench.deliveries import Delivery, PushResults, push_all
 from tests.bench.report import machine, progress
@@ -224,7 +224,7 @@ def _prune(store: Path) -> Pruning:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (left,) = connection.execute(
-            "SELECT (SELECT count(*) FROM seen) + (SELECT count(*) FROM instances) + count(*) FROM ledger"
+            "SELECT (SELECT count(*) FROM event_keys) + (SELECT count(*) FROM instances) + count(*) FROM ledger"
         ).fetchone()
     return Pruning(slices, left, _mib(store), free / pages)
 
@@ -274,7 +274,7 @@ def _is_pruned(connection: sqlite3.Connection) -> bool:
     """Return whether no row is left that was recorded before the clock was set ahead."""
     before = time.time() + _DAY
     (is_left,) = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM seen WHERE seen_at < :before)"
+        "SELECT EXISTS (SELECT 1 FROM event_keys WHERE recorded_at < :before)"
         " OR EXISTS (SELECT 1 FROM ledger WHERE recorded_at < :before)"
         " OR EXISTS (SELECT 1 FROM instances WHERE recorded_at < :before)",
         {"before": before},

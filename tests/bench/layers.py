@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, TypeVar
 
 from app import logs
-from app.domain.attribution import Rules
 from app.domain.batch import Applied, Batch
+from app.domain.changes import Rules
 from app.domain.events import Event, Ignored, InstanceInterrupted, Node
 from app.domain.instances import Instance, Kind
 from app.domain.outcomes import Counted, Outcome
-from app.domain.totals import Tally, Totals
+from app.domain.totals import Totals, TotalsDelta
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import decode_push
 from app.metrics import Metrics
@@ -133,7 +133,7 @@ def _measured(inputs: Sequence[_T], work: Callable[[_T], object]) -> float:
 def _rules(events: Sequence[Event]) -> float:
     node = Node("shop", "europe-west1", "spot-pool", "n2-standard-8")
     now = time.time()
-    batch = Batch(Tally(Totals(), max_label_sets=10_000, revealed=True, now=now), Rules(), now)
+    batch = Batch(TotalsDelta(Totals(), max_label_sets=10_000, released=True, now=now), Rules(), now)
     interruptions = [event for event in events if isinstance(event, InstanceInterrupted)]
     known = [
         Instance(

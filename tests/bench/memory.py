@@ -21,7 +21,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from tests.bench.deliveries import Delivery, PushResults, push_all
 from tests.bench.prefilled_store import fill

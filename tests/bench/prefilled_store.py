@@ -12,15 +12,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.events import Event, Ignored, InstanceCreated, InstanceName, Listed, Node
-from app.domain.history import Query
+from app.domain.ledger import Query
 from app.domain.outcomes import Duplicate
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
 from app.store.opening import open_store
 from app.store.port import OpenedStore
-from app.store.sqlite.slots import bucket_of
 from tests.bench.deliveries import POOLS, Delivery, entry_of
 from tests.bench.report import progress
 from tests.bench.wrk import PROJECT, ZONE, instance_name
@@ -35,7 +34,7 @@ _AGE_SECONDS: Final = 7200.0
 _FIRST_TEMPLATE: Final = 700_000_000_000
 """The number of the first template instance. Its digits occur nowhere else in the rows."""
 _ROWS_PER_STATEMENT: Final = 20_000
-_TABLES: Final = ("seen", "instances", "ledger")
+_TABLES: Final = ("event_keys", "instances", "ledger")
 _MAX_SUMMED_ROWS: Final = 100_000
 """The store sums a ledger of this size within its read timeout, also on a slow machine."""
 _DURATION_COLUMNS: Final = ("age_seconds",)
@@ -60,7 +59,7 @@ def _created(number: int, now: float) -> InstanceCreated:
 def fill(path: Path, instances: int) -> None:
     """Make a store file with this many living instances, numbered from 0, each interrupted once.
 
-    The ledger has as many rows, the table of seen events twice as many. Raises ValueError if `instances`
+    The ledger has as many rows, the table of event keys twice as many. Raises ValueError if `instances`
     is not a multiple of POOLS.
     """
     if instances % POOLS:
@@ -70,7 +69,6 @@ def fill(path: Path, instances: int) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
-        connection.create_function("place_of", 1, lambda text: bucket_of(InstanceName.from_path(text)))
         with progress(f"preparing {instances:,} instances", instances) as update:
             for copied in _copy(connection, instances):
                 update(copied)
@@ -139,11 +137,7 @@ def _copy_statement(connection: sqlite3.Connection, table: str) -> str:
         f"CREATE TABLE {templates} AS SELECT *, {digits} AS template_number, {digits} % {POOLS} AS pool"  # noqa: S608 - our own names
         f" FROM {table} WHERE {_is_template(table)}"
     )
-    columns = [
-        (name, kind)
-        for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
-        if name != "serial"
-    ]
+    columns = [(name, kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")]
     values = ", ".join(_copied_value(name, kind) for name, kind in columns)
     names = ", ".join(name for name, _ in columns)
     return (
@@ -154,8 +148,6 @@ def _copy_statement(connection: sqlite3.Connection, table: str) -> str:
 
 
 def _copied_value(column: str, kind: str) -> str:
-    if column == "slot":
-        return f"place_of({_copied_value('name', 'TEXT')})"
     if kind == "TEXT":
         return f"replace({column}, template_number, printf('%012d', n))"
     if kind == "REAL" and column not in _DURATION_COLUMNS:

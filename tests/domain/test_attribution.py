@@ -5,19 +5,8 @@ from typing import Final
 
 import pytest
 
-from app.domain.attribution import (
-    FAILED_INSERT,
-    NO_CLUSTER_LABEL,
-    NOT_A_NODE,
-    AddPending,
-    Decision,
-    Known,
-    MarkSeen,
-    ReleasePending,
-    Rules,
-    decide,
-    expire,
-)
+from app.domain.attribution import IGNORED_NO_CLUSTER_LABEL, decide
+from app.domain.changes import AddPending, Decision, Known, MarkSeen, ReleasePending, Rules
 from app.domain.events import (
     UNKNOWN,
     UNKNOWN_NODE,
@@ -26,9 +15,11 @@ from app.domain.events import (
     InstanceInterrupted,
     Node,
 )
-from app.domain.instances import Instance, Kind, Parked
+from app.domain.failures import IGNORED_FAILED_INSERT
+from app.domain.instances import Instance, Kind, PendingInterruption
+from app.domain.interruptions import IGNORED_NOT_A_NODE, expire
 from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
-from tests.domain.examples import (
+from tests.support.examples import (
     GRACE,
     LAB,
     NAME,
@@ -334,14 +325,16 @@ def test_a_story_has_this_result(story: Sequence[Event | None], result: Result) 
         pytest.param([created(), created()], Duplicate(), id="duplicate-creation"),
         pytest.param([interrupted()], Pending("shop-prod"), id="pending"),
         pytest.param([interrupted(), interrupted()], Duplicate(), id="duplicate-of-a-pending-interruption"),
-        pytest.param([created(), failed()], FAILED_INSERT, id="failed-insert"),
-        pytest.param([failed()], FAILED_INSERT, id="failed-insert-without-a-creation"),
-        pytest.param([NOT_OURS], NO_CLUSTER_LABEL, id="no-cluster-label"),
-        pytest.param([NOT_OURS, NOT_OURS], NO_CLUSTER_LABEL, id="no-cluster-label-again"),
-        pytest.param([NOT_OURS, interrupted()], NOT_A_NODE, id="not-a-node"),
-        pytest.param([NOT_OURS, interrupted(), interrupted()], NOT_A_NODE, id="not-a-node-again"),
+        pytest.param([created(), failed()], IGNORED_FAILED_INSERT, id="failed-insert"),
+        pytest.param([failed()], IGNORED_FAILED_INSERT, id="failed-insert-without-a-creation"),
+        pytest.param([NOT_OURS], IGNORED_NO_CLUSTER_LABEL, id="no-cluster-label"),
+        pytest.param([NOT_OURS, NOT_OURS], IGNORED_NO_CLUSTER_LABEL, id="no-cluster-label-again"),
+        pytest.param([NOT_OURS, interrupted()], IGNORED_NOT_A_NODE, id="not-a-node"),
+        pytest.param([NOT_OURS, interrupted(), interrupted()], IGNORED_NOT_A_NODE, id="not-a-node-again"),
         pytest.param(
-            [interrupted("2"), created("1", node=None), END_OF_GRACE], NOT_A_NODE, id="not-a-node-expired"
+            [interrupted("2"), created("1", node=None), END_OF_GRACE],
+            IGNORED_NOT_A_NODE,
+            id="not-a-node-expired",
         ),
     ],
 )
@@ -434,7 +427,7 @@ def test_operations_are_distinguished_in_every_order_and_when_repeated(
 
 def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object) -> Counted:
     plain = Counted(
-        "interrupted gke-tills-spot-1 1 1000.0", 1000.0, NAME, "1", TILLS, counted_as, age, explained=True
+        "interrupted gke-tills-spot-1 1 1000.0", 1000.0, NAME, "1", TILLS, counted_as, age, attributed=True
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -446,7 +439,7 @@ def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object)
         pytest.param([interrupted(), created()], row(released_by="creation"), id="released"),
         pytest.param(
             [interrupted(), END_OF_GRACE],
-            row(UNKNOWN, None, node=UNKNOWN_NODE, explained=False, released_by="expiry"),
+            row(UNKNOWN, None, node=UNKNOWN_NODE, attributed=False, released_by="expiry"),
             id="expired",
         ),
         pytest.param(
@@ -456,7 +449,7 @@ def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object)
         ),
         pytest.param(
             [created("0", node=LAB), interrupted(), END_OF_GRACE],
-            row("lab", None, node=LAB, explained=False, released_by="expiry"),
+            row("lab", None, node=LAB, attributed=False, released_by="expiry"),
             id="expired-with-another-incarnation",
         ),
         pytest.param(
@@ -466,7 +459,7 @@ def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object)
         ),
         pytest.param(
             [interrupted(), END_OF_GRACE, NOT_OURS],
-            row(UNKNOWN, None, node=UNKNOWN_NODE, explained=False, released_by="expiry"),
+            row(UNKNOWN, None, node=UNKNOWN_NODE, attributed=False, released_by="expiry"),
             id="not-completed-by-a-plain-instance",
         ),
     ],
@@ -555,7 +548,7 @@ def test_an_interruption_before_the_last_start_counts_and_ends_nothing() -> None
     assert isinstance(outcome, Counted)
     assert outcome.age is None
     assert simulator.instance().alive
-    assert not simulator.instance().timed
+    assert not simulator.instance().lifetime_observed
 
 
 def test_a_lifetime_begins_at_the_last_start() -> None:
@@ -572,13 +565,13 @@ def test_a_lifetime_begins_at_the_last_start() -> None:
 def test_a_pending_interruption_of_a_known_instance_is_counted_at_the_end_of_its_grace_period() -> None:
     instance = Instance(NAME, "1", Kind.NODE, TILLS, NOW, spot=True, alive=True, created_at=100)
 
-    decision = expire(Parked(interrupted(), NOW), Known(incarnations={"1": instance}), NOW)
+    decision = expire(PendingInterruption(interrupted(), NOW), Known(incarnations={"1": instance}), NOW)
 
     assert decision.outcome == row(released_by="expiry", key=interrupted().key)
 
 
 def test_an_interruption_is_pending_for_the_grace_period() -> None:
-    parked = Parked(interrupted(), NOW + GRACE)
+    parked = PendingInterruption(interrupted(), NOW + GRACE)
 
     changes = decide(interrupted(), Known(), Rules(grace_seconds=GRACE), NOW).changes
 
@@ -591,7 +584,12 @@ def test_an_expired_interruption_stores_an_ended_incarnation() -> None:
 
     stub = simulator.instance("2")
 
-    assert (stub.kind, stub.alive, stub.ended_at, stub.timed) == (Kind.UNEXPLAINED, False, 1000.0, True)
+    assert (stub.kind, stub.alive, stub.ended_at, stub.lifetime_observed) == (
+        Kind.UNDESCRIBED,
+        False,
+        1000.0,
+        True,
+    )
 
 
 def test_an_ended_instance_is_recorded_by_the_exporters_clock() -> None:
@@ -621,20 +619,20 @@ def test_a_creation_ensures_the_series_that_it_may_change(spot: bool | None) -> 
     simulator = Simulator()
     simulator.apply(created(spot=spot))
 
-    assert set(simulator.tally.changed.clusters) == {"tills"}
-    assert bool(simulator.tally.changed.label_sets) == (spot is not False)
+    assert set(simulator.totals.changed.clusters) == {"tills"}
+    assert bool(simulator.totals.changed.label_sets) == (spot is not False)
 
 
 def test_a_pending_interruption_ensures_the_series_of_unknown() -> None:
     simulator = Simulator()
     simulator.apply(interrupted())
 
-    assert {labels.cluster for labels in simulator.tally.changed.label_sets} == {UNKNOWN}
-    assert set(simulator.tally.changed.clusters) == {UNKNOWN}
+    assert {labels.cluster for labels in simulator.totals.changed.label_sets} == {UNKNOWN}
+    assert set(simulator.totals.changed.clusters) == {UNKNOWN}
 
 
 def test_released_interruptions_are_counted_in_the_order_of_their_times() -> None:
-    pending = [Parked(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
+    pending = [PendingInterruption(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
 
     changes = decide(created(), Known(pending=pending), Rules(), NOW).changes
 
@@ -647,7 +645,7 @@ def test_a_later_id_replaces_a_missing_id() -> None:
     simulator = Simulator()
     simulate(simulator, [interrupted(""), END_OF_GRACE, created("1")])
 
-    identities = {identity: kept is not None for (_, identity), kept in simulator.batch.kept.items()}
+    identities = {identity: kept is not None for (_, identity), kept in simulator.batch.instances.items()}
 
     assert identities == {f"~{interrupted('').key}": False, "1": True}
     assert simulator.ledger[0].node == TILLS
@@ -676,7 +674,7 @@ STOCK_OUT: Final = [
 def test_failed_creations_count_once_each_and_only_the_newest_are_stored(story: Sequence[Event]) -> None:
     simulator = Simulator()
     simulate(simulator, story)
-    described = [one for one in simulator.batch.kept.values() if one is not None and one.announced]
+    described = [one for one in simulator.batch.instances.values() if one is not None and one.announced]
 
     assert simulator.creations == (50, 50)
     assert len(described) <= 20
@@ -696,4 +694,4 @@ def test_only_the_newest_failed_creations_of_a_plain_instance_are_stored() -> No
         [replace(event, node=None) if isinstance(event, InstanceCreated) else event for event in STOCK_OUT],
     )
 
-    assert len([one for one in simulator.batch.kept.values() if one is not None]) <= 20
+    assert len([one for one in simulator.batch.instances.values() if one is not None]) <= 20

@@ -4,12 +4,12 @@ from typing import Final
 
 import pytest
 
-from app.domain.batch import in_project_ids, keys_of, names_of
+from app.domain.batch import event_keys_of, instance_names_of, with_project_id
 from app.domain.events import UNKNOWN, Event, InstanceCreated, InstanceName
-from app.domain.instances import OTHER, OTHER_LABELS, Instance, Kind, Parked
+from app.domain.instances import OTHER, OTHER_LABELS, Instance, Kind, PendingInterruption
 from app.domain.outcomes import Counted, Duplicate, Tracked
 from app.domain.totals import ClusterTotals, LabelSetTotals, Totals
-from tests.domain.examples import (
+from tests.support.examples import (
     GRACE,
     LAB,
     LABELS,
@@ -28,7 +28,7 @@ NUMBERED: Final = NAME._replace(project="123456789")
 
 def gauges(simulator: Simulator) -> dict[str, int]:
     gauges: dict[str, int] = {}
-    for labels, row in simulator.tally.changed.label_sets.items():
+    for labels, row in simulator.totals.changed.label_sets.items():
         gauges[labels.cluster] = gauges.get(labels.cluster, 0) + row.instances
     return gauges
 
@@ -44,15 +44,15 @@ def at_limit() -> Simulator:
 def test_a_batch_asks_for_each_name_once_and_for_every_key() -> None:
     events: list[Event] = [created(), failed(), interrupted(), created(name=OTHER_NAME)]
 
-    assert names_of(events) == [NAME, OTHER_NAME]
-    assert keys_of(events) == [created().key, interrupted().key, created(name=OTHER_NAME).key]
+    assert instance_names_of(events) == [NAME, OTHER_NAME]
+    assert event_keys_of(events) == [created().key, interrupted().key, created(name=OTHER_NAME).key]
 
 
 def test_names_are_read_once() -> None:
     batch = Simulator().batch
 
-    assert batch.unread([NAME]) == [NAME]
-    assert batch.unread([NAME, OTHER_NAME]) == [OTHER_NAME]
+    assert batch.mark_read([NAME]) == [NAME]
+    assert batch.mark_read([NAME, OTHER_NAME]) == [OTHER_NAME]
 
 
 def test_an_event_repeated_in_one_batch_is_a_duplicate() -> None:
@@ -61,7 +61,7 @@ def test_an_event_repeated_in_one_batch_is_a_duplicate() -> None:
     outcomes = simulator.apply(created(), created(), interrupted(), interrupted())
 
     assert [type(outcome) for outcome in outcomes] == [Tracked, Duplicate, Counted, Duplicate]
-    assert simulator.batch.seen == {created().key: True, interrupted().key: True}
+    assert simulator.batch.event_keys == {created().key: True, interrupted().key: True}
 
 
 def test_a_stored_key_is_written_only_when_an_event_has_it_again() -> None:
@@ -69,7 +69,7 @@ def test_a_stored_key_is_written_only_when_an_event_has_it_again() -> None:
     simulator.batch.load([created().key, interrupted().key], (), ())
     simulator.apply(created())
 
-    assert simulator.batch.seen == {created().key: True, interrupted().key: False}
+    assert simulator.batch.event_keys == {created().key: True, interrupted().key: False}
 
 
 def test_a_batch_reports_its_effects() -> None:
@@ -80,7 +80,7 @@ def test_a_batch_reports_its_effects() -> None:
 
     assert (applied.outcomes, applied.pending, applied.released) == (outcomes, 11, {"creation": 1})
     assert [counted.released_by for counted in applied.counted] == ["creation"]
-    assert applied.changed is simulator.tally.changed
+    assert applied.changed is simulator.totals.changed
     assert not applied.more
 
 
@@ -97,10 +97,10 @@ def test_the_gauge_follows_an_instance_to_its_new_labels() -> None:
 def test_the_gauge_decreases_with_a_removed_instance() -> None:
     simulator = Simulator()
     simulator.apply(created())
-    simulator.batch.forget(NAME, "1")
+    simulator.batch.remove(NAME, "1")
 
     assert gauges(simulator) == {"tills": 0}
-    assert simulator.batch.kept == {(NAME, "1"): None}
+    assert simulator.batch.instances == {(NAME, "1"): None}
 
 
 # too many label sets
@@ -114,8 +114,8 @@ def test_above_the_limit_all_events_are_committed_under_other() -> None:
     assert isinstance(outcome, Counted)
     assert (outcome.node, outcome.counted_as) == (TILLS, OTHER)
     assert simulator.ledger == [outcome]
-    assert simulator.tally.changed.label_sets == {
-        OTHER_LABELS: LabelSetTotals(OTHER_LABELS, 1, 2, 1, 0, touched_at=NOW, revealed=True)
+    assert simulator.totals.changed.label_sets == {
+        OTHER_LABELS: LabelSetTotals(OTHER_LABELS, 1, 2, 1, 0, changed_at=NOW, released=True)
     }
     assert simulator.interruptions == {OTHER: 1}
     assert simulator.batch.overflowed == 4
@@ -154,7 +154,7 @@ def test_a_cluster_above_the_limit_is_shown_as_other() -> None:
     simulator = at_limit()
     simulator.apply(created(spot=False))
 
-    assert set(simulator.tally.changed.clusters) == {OTHER}
+    assert set(simulator.totals.changed.clusters) == {OTHER}
 
 
 # a project's number
@@ -166,23 +166,23 @@ def test_a_cluster_above_the_limit_is_shown_as_other() -> None:
 def test_a_known_project_number_becomes_the_project_id(project: str, named: str) -> None:
     event = created(name=NAME._replace(project=project))
 
-    assert in_project_ids(event, {"123456789": "shop-prod"}).name.project == named
+    assert with_project_id(event, {"123456789": "shop-prod"}).name.project == named
 
 
 def renamed(*before: InstanceCreated) -> Simulator:
     simulator = Simulator()
     simulator.apply(*before)
-    simulator.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.move(NUMBERED, "shop-prod")
     return simulator
 
 
 def test_an_instance_moves_to_the_name_with_its_projects_id() -> None:
     simulator = renamed(created(name=NUMBERED))
 
-    assert simulator.batch.kept[NUMBERED, "1"] is None
+    assert simulator.batch.instances[NUMBERED, "1"] is None
     assert simulator.instance().alive
     assert simulator.creations == (1, 0)
-    assert {labels.project: row.instances for labels, row in simulator.tally.changed.label_sets.items()} == {
+    assert {labels.project: row.instances for labels, row in simulator.totals.changed.label_sets.items()} == {
         "123456789": 0,
         "shop-prod": 1,
     }
@@ -193,7 +193,7 @@ def test_an_interruption_pending_under_the_id_is_released_by_a_creation_under_th
     simulator.apply(interrupted(), created(name=NUMBERED))
     assert simulator.pending == 1
 
-    simulator.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.move(NUMBERED, "shop-prod")
 
     assert (simulator.interruptions, simulator.pending, simulator.living) == ({"tills": 1}, 0, set())
 
@@ -201,7 +201,7 @@ def test_an_interruption_pending_under_the_id_is_released_by_a_creation_under_th
 def test_an_interruption_pending_under_the_number_is_released_by_a_creation_under_the_id() -> None:
     simulator = Simulator()
     simulator.apply(interrupted(name=NUMBERED), created())
-    simulator.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.move(NUMBERED, "shop-prod")
 
     assert (simulator.interruptions, simulator.pending, simulator.living) == ({"tills": 1}, 0, set())
 
@@ -209,9 +209,11 @@ def test_an_interruption_pending_under_the_number_is_released_by_a_creation_unde
 def test_a_pending_interruption_moves_to_the_name_with_the_id() -> None:
     simulator = Simulator()
     simulator.apply(interrupted(name=NUMBERED))
-    simulator.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.move(NUMBERED, "shop-prod")
 
-    assert simulator.batch.parked == {interrupted().key: Parked(interrupted(), NOW + GRACE)}
+    assert simulator.batch.pending_interruptions == {
+        interrupted().key: PendingInterruption(interrupted(), NOW + GRACE)
+    }
     assert simulator.pending == 1
 
 
@@ -229,12 +231,12 @@ def test_an_incarnation_stored_under_both_names_becomes_a_single_one() -> None:
     simulator.apply(interrupted())
     simulator.end_grace()
     simulator.apply(created(name=NUMBERED))
-    simulator.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.move(NUMBERED, "shop-prod")
 
     assert simulator.living == set()
     assert simulator.interruptions == {UNKNOWN: 1}
     assert simulator.creations == (1, 0)
-    assert [(row.node, row.explained) for row in simulator.ledger] == [(TILLS, True)]
+    assert [(row.node, row.attributed) for row in simulator.ledger] == [(TILLS, True)]
     assert simulator.instance() == Instance(
         NAME,
         "1",
@@ -243,13 +245,13 @@ def test_an_incarnation_stored_under_both_names_becomes_a_single_one() -> None:
         NOW,
         spot=True,
         announced=True,
-        timed=True,
+        lifetime_observed=True,
         operation="insert-1",
         created_at=100.0,
         interrupted_at=1000.0,
         ended_at=1000.0,
     )
-    assert LABELS in simulator.tally.changed.label_sets
+    assert LABELS in simulator.totals.changed.label_sets
 
 
 def test_a_creation_counts_once_when_its_instance_expired_under_the_number() -> None:
@@ -258,7 +260,7 @@ def test_a_creation_counts_once_when_its_instance_expired_under_the_number() -> 
     simulator.end_grace()
     simulator.apply(created())
 
-    simulator.batch.rename(NUMBERED, "shop-prod")
+    simulator.batch.move(NUMBERED, "shop-prod")
 
     assert simulator.creations == (1, 0)
 
@@ -273,7 +275,7 @@ def test_operations_are_distinguished_across_project_number_and_id(numbered: tup
             *(replace(event, name=NUMBERED) if by_number else event for event, by_number in story)
         )
 
-        simulator.batch.rename(NUMBERED, "shop-prod")
+        simulator.batch.move(NUMBERED, "shop-prod")
         assert simulator.creations == (2, 1), story
         assert not simulator.living, story
 

@@ -5,25 +5,32 @@ import pytest
 
 from app.domain.events import UNKNOWN
 from app.domain.instances import OTHER, OTHER_LABELS, UNKNOWN_LABELS, Labels
-from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Tally, Totals
-from tests.domain.examples import LABELS, NOW
+from app.domain.totals import (
+    LIFETIME_BOUNDS,
+    ClusterTotals,
+    LabelSetTotals,
+    LifetimeTotals,
+    Totals,
+    TotalsDelta,
+)
+from tests.support.examples import LABELS, NOW
 
 LAB: Final = LABELS._replace(cluster="lab")
 OLD: Final = NOW - 100
 
 
-def tally(base: Totals | None = None, *, limit: int = 100, revealed: bool = True) -> Tally:
-    return Tally(base or Totals(), max_label_sets=limit, revealed=revealed, now=NOW)
+def tally(base: Totals | None = None, *, limit: int = 100, released: bool = True) -> TotalsDelta:
+    return TotalsDelta(base or Totals(), max_label_sets=limit, released=released, now=NOW)
 
 
 def totals(*label_sets: LabelSetTotals) -> Totals:
     """Return the label sets, with rows of their clusters and histograms of the same age."""
     return Totals(
         {row.labels: row for row in label_sets},
-        {row.labels.cluster: ClusterTotals(row.labels.cluster, touched_at=OLD) for row in label_sets},
+        {row.labels.cluster: ClusterTotals(row.labels.cluster, changed_at=OLD) for row in label_sets},
         {
             (row.labels.cluster, row.labels.machine_type): LifetimeTotals(
-                row.labels.cluster, row.labels.machine_type, touched_at=OLD
+                row.labels.cluster, row.labels.machine_type, changed_at=OLD
             )
             for row in label_sets
         },
@@ -66,14 +73,14 @@ def test_an_interruption_in_the_future_is_not_the_newest(stored: float | None, s
 
 
 def test_a_shared_row_is_never_changed() -> None:
-    base = totals(LabelSetTotals(LABELS, touched_at=OLD))
+    base = totals(LabelSetTotals(LABELS, changed_at=OLD))
     before = deepcopy(base)
 
     change = tally(base)
     change.count(LABELS, 5.0, 70.0)
 
     assert base == before
-    assert change.changed.label_sets[LABELS] == LabelSetTotals(LABELS, interruptions=1, touched_at=NOW)
+    assert change.changed.label_sets[LABELS] == LabelSetTotals(LABELS, interruptions=1, changed_at=NOW)
 
 
 def test_the_newest_interruption_stays_the_newest() -> None:
@@ -81,7 +88,7 @@ def test_the_newest_interruption_stays_the_newest() -> None:
     for at in (-5.0, 0.0, 7.0, 3.0):
         change.count(LABELS, at, None)
 
-    assert change.changed.clusters["tills"] == ClusterTotals("tills", 4, 7.0, NOW, revealed=True)
+    assert change.changed.clusters["tills"] == ClusterTotals("tills", 4, 7.0, NOW, released=True)
 
 
 def test_times_before_the_epoch_are_ordered_too() -> None:
@@ -94,9 +101,9 @@ def test_times_before_the_epoch_are_ordered_too() -> None:
 
 def test_show_adds_all_three_rows_and_changes_no_existing_row() -> None:
     change = tally()
-    change.show(LABELS)
+    change.ensure_series(LABELS)
     again = tally(change.changed)
-    again.show(LABELS)
+    again.ensure_series(LABELS)
 
     assert (len(change.changed.label_sets), len(change.changed.clusters), len(change.changed.lifetimes)) == (
         1,
@@ -106,14 +113,14 @@ def test_show_adds_all_three_rows_and_changes_no_existing_row() -> None:
     assert not again.changed
 
 
-@pytest.mark.parametrize("revealed", [True, False])
-def test_new_rows_are_held_if_the_batch_holds_them(revealed: bool) -> None:  # noqa: FBT001 - a row
-    change = tally(totals(LabelSetTotals(LAB, revealed=False)), revealed=revealed)
-    change.show(LABELS)
+@pytest.mark.parametrize("released", [True, False])
+def test_new_rows_are_held_if_the_batch_holds_them(released: bool) -> None:  # noqa: FBT001 - a row
+    change = tally(totals(LabelSetTotals(LAB, released=False)), released=released)
+    change.ensure_series(LABELS)
     change.count(LAB, 5.0, None)
 
-    assert change.changed.label_sets[LABELS].revealed == revealed
-    assert not change.changed.label_sets[LAB].revealed
+    assert change.changed.label_sets[LABELS].released == released
+    assert not change.changed.label_sets[LAB].released
 
 
 @pytest.mark.parametrize(
@@ -129,7 +136,7 @@ def test_new_rows_are_held_if_the_batch_holds_them(revealed: bool) -> None:  # n
 def test_label_sets_are_admitted_up_to_the_limit(labels: Labels, admitted: bool) -> None:  # noqa: FBT001 - a row
     known = totals(LabelSetTotals(UNKNOWN_LABELS), LabelSetTotals(OTHER_LABELS), LabelSetTotals(LABELS))
     change = tally(known, limit=2)
-    change.show(LAB)
+    change.ensure_series(LAB)
     change.count(LABELS, 5.0, None)
 
     assert change.admits(labels) == admitted
@@ -144,8 +151,8 @@ def test_unknown_and_other_do_not_count_towards_the_limit() -> None:
 
 def test_clusters_are_admitted_up_to_the_limit() -> None:
     change = tally(limit=1)
-    change.show_cluster(UNKNOWN)
-    change.show_cluster("tills")
+    change.ensure_cluster(UNKNOWN)
+    change.ensure_cluster("tills")
 
     assert [change.admits_cluster(name) for name in ("tills", "lab", UNKNOWN, OTHER)] == [
         True,
@@ -158,11 +165,11 @@ def test_clusters_are_admitted_up_to_the_limit() -> None:
 @pytest.mark.parametrize(
     ("row", "idle"),
     [
-        pytest.param(LabelSetTotals(LABELS, interruptions=5, touched_at=OLD), True, id="old"),
-        pytest.param(LabelSetTotals(LABELS, touched_at=NOW), False, id="recent-event"),
-        pytest.param(LabelSetTotals(LABELS, instances=1, touched_at=OLD), False, id="living"),
-        pytest.param(LabelSetTotals(UNKNOWN_LABELS, touched_at=OLD), False, id="unknown-from-the-start"),
-        pytest.param(LabelSetTotals(OTHER_LABELS, touched_at=OLD), True, id="other"),
+        pytest.param(LabelSetTotals(LABELS, interruptions=5, changed_at=OLD), True, id="old"),
+        pytest.param(LabelSetTotals(LABELS, changed_at=NOW), False, id="recent-event"),
+        pytest.param(LabelSetTotals(LABELS, instances=1, changed_at=OLD), False, id="living"),
+        pytest.param(LabelSetTotals(UNKNOWN_LABELS, changed_at=OLD), False, id="unknown-from-the-start"),
+        pytest.param(LabelSetTotals(OTHER_LABELS, changed_at=OLD), True, id="other"),
     ],
 )
 def test_an_idle_label_set_is_idle_with_its_cluster_and_histogram(row: LabelSetTotals, idle: bool) -> None:  # noqa: FBT001 - a row
@@ -173,18 +180,18 @@ def test_an_idle_label_set_is_idle_with_its_cluster_and_histogram(row: LabelSetT
 
 def test_a_cluster_stays_while_one_of_its_label_sets_does() -> None:
     gone, kept = (
-        LabelSetTotals(LABELS, touched_at=OLD),
+        LabelSetTotals(LABELS, changed_at=OLD),
         LabelSetTotals(LABELS._replace(zone="b"), instances=1),
     )
     everything = totals(gone, kept)
 
     assert everything.idle(NOW) == Totals({LABELS: gone})
 
-    everything.drop(Totals({LABELS: gone}))
+    everything.remove(Totals({LABELS: gone}))
     assert set(everything.label_sets) == {kept.labels}
 
 
 def test_a_cluster_with_a_recent_event_is_not_idle() -> None:
-    lately = Totals({}, {"tills": ClusterTotals("tills", touched_at=NOW)})
+    lately = Totals({}, {"tills": ClusterTotals("tills", changed_at=NOW)})
 
     assert not lately.idle(NOW)

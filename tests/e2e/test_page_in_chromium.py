@@ -10,7 +10,7 @@ from typing import Final, Literal
 import pytest
 from playwright.sync_api import Browser, Page
 
-from app.domain.history import DAY_SECONDS, HOUR_SECONDS
+from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS
 from tests.simulation.fleet import POOLS
 from tests.support.browser import chromium
 from tests.support.clock import Clock

@@ -4,11 +4,11 @@ from typing import TypeAlias
 
 import pytest
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from app.store.port import OpenedStore, Store
-from tests.domain.examples import DAY, GRACE
 from tests.store.stories import synced
+from tests.support.examples import DAY, GRACE
 from tests.support.redis import RedisServer
 
 LEASE_SECONDS = 3600.0

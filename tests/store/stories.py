@@ -11,7 +11,7 @@ from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.store.engine import SharedEngine
 from app.store.port import SLICE, OpenedStore, SharedStore, Store
-from tests.domain.examples import (
+from tests.support.examples import (
     LABELS,
     NAME,
     NOW,

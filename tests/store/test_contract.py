@@ -6,14 +6,27 @@ from typing import Final
 
 import pytest
 
-from app.domain.attribution import Rules
+from app.domain.batch import MAX_INCARNATIONS
+from app.domain.changes import Rules
 from app.domain.events import UNKNOWN, Event, InstanceName
 from app.domain.instances import OTHER, UNKNOWN_LABELS
 from app.domain.outcomes import Counted, Duplicate, Pending, Tracked
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StoreUnavailableError
-from app.store.port import SLICE, Store
-from tests.domain.examples import (
+from app.store.port import SLICE, OpenedStore, Store
+from tests.store.conftest import RULES, Opener
+from tests.store.stories import (
+    NUMBERED,
+    TEACHES,
+    interruptions,
+    list_fleet,
+    living,
+    name,
+    name_all,
+    row_of,
+    until_done,
+)
+from tests.support.examples import (
     DAY,
     GRACE,
     LAB,
@@ -27,18 +40,6 @@ from tests.domain.examples import (
     interrupted,
     listed,
 )
-from tests.store.conftest import RULES, Opener
-from tests.store.stories import (
-    NUMBERED,
-    TEACHES,
-    interruptions,
-    list_fleet,
-    living,
-    name,
-    name_all,
-    row_of,
-    until_done,
-)
 
 UNSTORABLE: Final = replace(created("66", name=OTHER_NAME), operation="\ud800")
 
@@ -50,9 +51,9 @@ def test_a_new_store_has_the_unknown_series_at_zero(store: Store) -> None:
     remembered = store.state()
 
     assert remembered.totals == Totals(
-        {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS, revealed=True)},
-        {UNKNOWN: ClusterTotals(UNKNOWN, revealed=True)},
-        {(UNKNOWN, UNKNOWN): LifetimeTotals(UNKNOWN, UNKNOWN, revealed=True)},
+        {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS, released=True)},
+        {UNKNOWN: ClusterTotals(UNKNOWN, released=True)},
+        {(UNKNOWN, UNKNOWN): LifetimeTotals(UNKNOWN, UNKNOWN, released=True)},
     )
     assert remembered.pending == 0
 
@@ -94,7 +95,7 @@ def test_an_event_that_cannot_be_committed_leaves_nothing_of_its_batch(store: St
     store.apply([created("1")], NOW)
     before = store.state()
 
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(ValueError, match="surrogates"):
         store.apply([interrupted("1"), UNSTORABLE, interrupted("2")], NOW)
 
     assert store.state() == before
@@ -103,7 +104,7 @@ def test_an_event_that_cannot_be_committed_leaves_nothing_of_its_batch(store: St
 
 
 def test_a_number_learnt_in_a_failed_batch_is_not_learnt(store: Store) -> None:
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(ValueError, match="surrogates"):
         store.apply([TEACHES, UNSTORABLE], NOW)
 
     assert store.apply([created(name=NUMBERED)], NOW).outcomes == [Tracked(NUMBERED, TILLS)]
@@ -269,10 +270,59 @@ def test_log_timestamps_have_nothing_forgotten(open_again: Opener, at: float) ->
 def test_instances_that_nothing_confirms_are_forgotten(store: Store) -> None:
     store.apply([created("1"), interrupted("1"), created("2", 2000)], NOW)
 
-    applied = until_done(store.prune, NOW + 31 * DAY + 1)[-1]
+    slices = until_done(store.prune, NOW + 31 * DAY + 1)
 
-    assert applied.changed.label_sets[LABELS].instances == 0
+    (changed,) = (applied.changed.label_sets[LABELS] for applied in slices if applied.changed)
+    assert changed.instances == 0
     assert isinstance(store.apply([interrupted("1", 7.0)], NOW + 32 * DAY).outcomes[0], Pending)
+
+
+def test_each_of_many_lives_of_a_name_is_found_by_its_id(reopen: Opener) -> None:
+    lives = [str(number) for number in range(3 * MAX_INCARNATIONS)]
+    store = reopen()
+    for number, life in enumerate(lives):
+        store.apply([created(life, 100.0 + number)], NOW + number)
+
+    store = reopen()
+    late = [interrupted(life, 5000.0 + number) for number, life in enumerate(lives)]
+    counted = store.apply(late, NOW + 100).counted
+
+    assert [(row.id, row.node, row.age, row.attributed) for row in counted] == [
+        (life, TILLS, 4900.0, True) for life in lives
+    ]
+    assert living(store) == 0
+    assert {type(outcome) for outcome in store.apply(late, NOW + 101).outcomes} == {Duplicate}
+
+
+def test_the_lives_of_a_name_are_found_after_its_project_is_known(store: Store) -> None:
+    lives = [str(number) for number in range(2 * MAX_INCARNATIONS)]
+    for number, life in enumerate(lives):
+        store.apply([created(life, 100.0 + number, name=NUMBERED)], NOW + number)
+    store.apply([TEACHES], NOW + 100)
+
+    counted = store.apply([interrupted(life, 5000.0) for life in lives], NOW + 101).counted
+
+    assert [(row.name, row.id) for row in counted] == [(NAME, life) for life in lives]
+
+
+def test_the_lives_of_a_name_are_forgotten_after_the_retention(store: Store) -> None:
+    lives = [str(number) for number in range(2 * MAX_INCARNATIONS)]
+    store.apply([created(life, 100.0 + number) for number, life in enumerate(lives)], NOW)
+    until_done(store.prune, NOW + 31 * DAY + 1)
+
+    outcomes = store.apply([interrupted(life, 5000.0) for life in lives], NOW + 32 * DAY).outcomes
+
+    assert {type(outcome) for outcome in outcomes} == {Pending}
+
+
+def test_the_ledger_sums_the_time_of_all_lives_of_a_name(opened: OpenedStore) -> None:
+    lives = 3 * MAX_INCARNATIONS
+    for number in range(lives):
+        opened.store.apply([created(str(number), NOW + number)], NOW + number)
+
+    rows = opened.ledger.week(NOW + lives)
+
+    assert sum(row.instance_seconds for row in rows) == lives
 
 
 def test_an_instance_that_was_interrupted_lately_is_remembered(store: Store) -> None:
@@ -313,7 +363,7 @@ def test_an_idle_label_set_goes_with_its_cluster_and_histogram(reopen: Opener) -
     store.apply([created(), interrupted()], NOW)
     store.apply([created("2", name=OTHER_NAME, node=LAB)], NOW + 20 * DAY)
 
-    dropped = until_done(store.prune, NOW + 32 * DAY)[-1].dropped
+    dropped = until_done(store.prune, NOW + 32 * DAY)[-1].removed
 
     assert set(dropped.label_sets) == {LABELS}
     assert set(dropped.clusters) == {"tills"}
@@ -344,12 +394,12 @@ def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
 
     changed = store.release_held(rows, NOW).changed
 
-    assert all(row.revealed for row in changed.label_sets.values())
+    assert all(row.released for row in changed.label_sets.values())
     for again in (store.state, lambda: reopen(hold=True).state()):
         totals = again().totals
-        assert {key for key, row in totals.label_sets.items() if row.revealed} == {LABELS}
-        assert {key for key, row in totals.clusters.items() if row.revealed} == {"tills"}
-        assert {key for key, row in totals.lifetimes.items() if row.revealed} == {("tills", "e2-standard-8")}
+        assert {key for key, row in totals.label_sets.items() if row.released} == {LABELS}
+        assert {key for key, row in totals.clusters.items() if row.released} == {"tills"}
+        assert {key for key, row in totals.lifetimes.items() if row.released} == {("tills", "e2-standard-8")}
         assert totals.label_sets[LABELS].interruptions == 1
 
 
@@ -357,9 +407,9 @@ def test_nothing_is_held_where_nothing_asks_for_it(store: Store) -> None:
     store.apply([created(), interrupted()], NOW)
     totals = store.state().totals
 
-    assert all(row.revealed for row in totals.label_sets.values())
-    assert all(row.revealed for row in totals.clusters.values())
-    assert all(row.revealed for row in totals.lifetimes.values())
+    assert all(row.released for row in totals.label_sets.values())
+    assert all(row.released for row in totals.clusters.values())
+    assert all(row.released for row in totals.lifetimes.values())
 
 
 # counters that begin at 0
@@ -377,11 +427,11 @@ def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
         remembered = again()
         totals = remembered.totals
         assert totals.label_sets[LABELS] == LabelSetTotals(
-            LABELS, instances=1, touched_at=NOW + 60, revealed=True
+            LABELS, instances=1, changed_at=NOW + 60, released=True
         )
-        assert totals.clusters["tills"] == ClusterTotals("tills", 0, 1000.0, NOW, revealed=True)
+        assert totals.clusters["tills"] == ClusterTotals("tills", 0, 1000.0, NOW, released=True)
         assert totals.lifetimes["tills", "e2-standard-8"] == LifetimeTotals(
-            "tills", "e2-standard-8", touched_at=NOW, revealed=True
+            "tills", "e2-standard-8", changed_at=NOW, released=True
         )
         assert remembered.pending == 1
     assert isinstance(reopen().apply([interrupted("1")], NOW).outcomes[0], Duplicate)
@@ -641,7 +691,7 @@ def test_a_slice_that_cannot_be_committed_leaves_nothing_behind(store: Store) ->
     before = store.state()
     unstorable = listed("2", name=OTHER_NAME, node=TILLS._replace(node_pool="\ud800"))
 
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(ValueError, match="surrogates"):
         store.record_listed(NAME.project, NOW, [listed("1"), unstorable], NOW)
 
     assert store.state() == before

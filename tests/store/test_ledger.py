@@ -7,16 +7,16 @@ from typing import Final
 
 import pytest
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName
-from app.domain.history import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, Entry, Pool, Query
 from app.domain.instances import OTHER_LABELS, Labels
+from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, LedgerEntry, Pool, Query
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.store.opening import open_store
 from app.store.port import LedgerReader, OpenedStore
-from tests.domain.examples import DAY, GRACE, LAB, LABELS, NAME, NOW, TILLS, created, failed, interrupted
 from tests.store.stories import NUMBERED, TEACHES, life, lives, synced
+from tests.support.examples import DAY, GRACE, LAB, LABELS, NAME, NOW, TILLS, created, failed, interrupted
 
 WEEK: Final = PERIODS * PERIOD_SECONDS
 TILLS_POOL: Final = Pool(NAME.project, "tills", "europe-west1", "spot-pool")
@@ -24,7 +24,7 @@ END_OF_GRACE: Final = None
 LAB_POOL: Final = Pool(NAME.project, "lab", "europe-west1", "lab-pool")
 
 
-def ids(entries: Sequence[Entry]) -> list[str]:
+def ids(entries: Sequence[LedgerEntry]) -> list[str]:
     return [entry.counted.id for entry in entries]
 
 
@@ -33,7 +33,7 @@ def pages(ledger: LedgerReader, query: Query) -> list[list[str]]:
     read: list[list[str]] = []
     while page := ledger.interruptions(query):
         read.append(ids(page))
-        query = replace(query, before=page[-1].place)
+        query = replace(query, before=page[-1].position)
     return read
 
 
@@ -46,7 +46,9 @@ def test_a_row_has_all_that_is_known_of_the_interruption(opened: OpenedStore) ->
     opened.store.apply([created("1", 100.0), interrupted("1", 1000.0)], NOW)
 
     assert list(opened.ledger.interruptions(Query())) == [
-        Entry(Counted(interrupted().key, 1000.0, NAME, "1", TILLS, "tills", 900.0, explained=True), NOW)
+        LedgerEntry(
+            Counted(interrupted().key, 1000.0, NAME, "1", TILLS, "tills", 900.0, attributed=True), NOW
+        )
     ]
 
 
@@ -87,7 +89,7 @@ def test_a_page_is_not_moved_by_what_comes_in_meanwhile(opened: OpenedStore) -> 
     (first,) = opened.ledger.interruptions(Query(limit=1))
     opened.store.apply(life(3, at=NOW + 3), NOW)
 
-    assert ids(opened.ledger.interruptions(Query(before=first.place))) == ["1"]
+    assert ids(opened.ledger.interruptions(Query(before=first.position))) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ def test_an_interruption_stands_in_the_ledger_so(
         counted.node.cluster,
         counted.counted_as,
         counted.age,
-        counted.explained,
+        counted.attributed,
         counted.released_by,
     )
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.events import (
     UNKNOWN,
     CreationFailed,
@@ -34,7 +34,9 @@ from app.store.opening import open_store
 from app.store.port import SharedStore, Store, StoredState
 from app.store.redis.rows import decode_entry, decode_name_record, flatten
 from app.store.redis.rows import key as key_of
-from tests.domain.examples import (
+from tests.store.conftest import LEASE_SECONDS
+from tests.store.stories import shared_store, synced
+from tests.support.examples import (
     DAY,
     GRACE,
     LAB,
@@ -47,8 +49,6 @@ from tests.domain.examples import (
     interrupted,
     listed,
 )
-from tests.store.conftest import LEASE_SECONDS
-from tests.store.stories import shared_store, synced
 from tests.support.redis import RedisServer
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
@@ -454,7 +454,7 @@ class Exporter(RuleBasedStateMachine):
         assert not alive & {
             (name_of(name), identity)
             for name, identity, key, at in self.read(
-                "SELECT name, identity, key, at FROM ledger WHERE explained"
+                "SELECT name, identity, key, at FROM ledger WHERE attributed"
             )
             if f" {identity} " in key and at > self.starts.get(identity, [0.0])[-1]
         }
@@ -505,7 +505,7 @@ class Replicas(Exporter):
 
     @property
     def leader(self) -> SharedStore:
-        (leader,) = (store for store in self.stores if store.state().leads_until > 0)
+        (leader,) = (store for store in self.stores if store.state().lease_ends_at > 0)
         return leader
 
     def take(self, events: list[Event]) -> None:
@@ -549,16 +549,16 @@ class Replicas(Exporter):
         """From tables filled with what Redis has."""
         client: Any = self.server.client
         with closing(apsw.Connection(":memory:")) as tables:
-            tables.execute("CREATE TABLE ledger (key, at, name, identity, counted_as, explained)")
+            tables.execute("CREATE TABLE ledger (key, at, name, identity, counted_as, attributed)")
             tables.execute(
                 "CREATE TABLE instances (name, identity, alive, spot, kind,"
                 " cluster, cluster_location, node_pool, machine_type)"
             )
-            projects, explained = client.hgetall(key_of("projects")), client.hgetall(key_of("explained"))
+            projects, attributed = client.hgetall(key_of("projects")), client.hgetall(key_of("attributed"))
             for event_key, value in client.hgetall(key_of("ledger")).items():
-                entry = decode_entry(event_key, value, explained.get(event_key), projects).counted
+                entry = decode_entry(event_key, value, attributed.get(event_key), projects).counted
                 name = "/".join(entry.name)
-                row = (event_key, entry.at, name, entry.id, entry.counted_as, entry.explained)
+                row = (event_key, entry.at, name, entry.id, entry.counted_as, entry.attributed)
                 tables.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)", row)
             texts = [text for name in client.keys(key_of("names", "*")) for text in client.smembers(name)]
             assert {key_of("name", text) for text in texts} == set(client.keys(key_of("name", "*")))

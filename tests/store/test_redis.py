@@ -11,30 +11,16 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import pytest
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.events import UNKNOWN, Event, InstanceName
-from app.domain.history import Query
+from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
 from app.store.port import SharedStore, Store
 from app.store.redis.connection import Link
-from app.store.redis.rows import key
-from tests.domain.examples import (
-    DAY,
-    GRACE,
-    LAB,
-    LABELS,
-    NAME,
-    NOW,
-    OTHER_NAME,
-    TILLS,
-    created,
-    failed,
-    interrupted,
-    listed,
-)
+from app.store.redis.rows import SCHEMA, key
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import (
     NUMBERED,
@@ -48,6 +34,20 @@ from tests.store.stories import (
     shared_store,
     until_done,
     until_up,
+)
+from tests.support.examples import (
+    DAY,
+    GRACE,
+    LAB,
+    LABELS,
+    NAME,
+    NOW,
+    OTHER_NAME,
+    TILLS,
+    created,
+    failed,
+    interrupted,
+    listed,
 )
 from tests.support.process import LOOPBACK, eventually, free_port
 from tests.support.proxy import Proxy
@@ -145,7 +145,7 @@ def test_a_transaction_that_arrives_after_its_process_has_reconnected_is_refused
 
     assert proxy.deliver().endswith(b"*-1\r\n")
     assert everything(client) == before
-    assert row_of(store).revealed
+    assert row_of(store).released
 
 
 def test_a_reconnection_whose_reply_is_lost_is_made_again(start: Opener, proxy: Proxy) -> None:
@@ -292,11 +292,11 @@ def test_each_replica_holds_and_reveals_its_own(start: Opener) -> None:
     one.release_held(one.state().totals, NOW)
     other.sync(NOW)
 
-    assert row_of(one).revealed
-    assert not row_of(other).revealed
+    assert row_of(one).released
+    assert not row_of(other).released
     other.apply([interrupted(at=2000)], NOW)
     other.release_held(other.state().totals, NOW)
-    assert row_of(start("other", hold=True)).revealed
+    assert row_of(start("other", hold=True)).released
 
 
 def test_counters_stay_with_their_replicas_name(start: Opener) -> None:
@@ -349,7 +349,7 @@ def test_a_name_that_is_taken_between_read_and_commit_is_not_written_under(
 
 
 def leads(store: Store) -> bool:
-    return store.state().leads_until > time.monotonic()
+    return store.state().lease_ends_at > time.monotonic()
 
 
 def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) -> None:
@@ -466,7 +466,7 @@ def test_a_replica_that_does_not_lead_asks_the_leading_one_for_a_listing(start: 
     assert isinstance(outcome, Pending)
 
     told = other.sync(NOW).shared, leader.sync(NOW).shared, leader.sync(NOW).shared
-    assert [shared is not None and list(shared.asked) for shared in told] == [[], [NAME.project], []]
+    assert [shared is not None and list(shared.requested) for shared in told] == [[], [NAME.project], []]
 
 
 # servers that fail
@@ -635,8 +635,8 @@ def test_an_older_state_behind_an_unbroken_connection_is_noticed(start: Opener, 
 
     for again in (store, start(hold=True)):
         assert interruptions(again) == {"tills": 1, "lab": 1}
-        assert row_of(again).revealed
-        assert row_of(again, in_lab).revealed
+        assert row_of(again).released
+        assert row_of(again, in_lab).released
     assert isinstance(start().apply([interrupted(name=OTHER_NAME)], NOW).outcomes[0], Counted)  # forgotten
 
 
@@ -688,7 +688,7 @@ def test_a_lease_that_is_not_renewed_ends_within_15_seconds(server: RedisServer,
     store.sync(NOW)
 
     assert 0 < client.ttl(LEASE) <= 15
-    assert time.monotonic() < store.state().leads_until < time.monotonic() + 15
+    assert time.monotonic() < store.state().lease_ends_at < time.monotonic() + 15
     store.close()
 
 
@@ -716,9 +716,9 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
     assert left - of_replicas == {
         *("schema", "lease", "clock", "replicas"),
         *("projects", "listings", "swept"),  # a field a project
-        *("touched", "newest"),  # of `unknown`
+        *("changed", "newest"),  # of `unknown`
     }
-    of_series = [client.zrange(key("touched"), 0, -1)]
+    of_series = [client.zrange(key("changed"), 0, -1)]
     of_series += [client.hkeys(key(one)) for one in left if one.endswith("totals")]
     assert {word for texts in of_series for text in texts for word in json.loads(text)} == {UNKNOWN}
 
@@ -742,7 +742,7 @@ def test_what_was_counted_under_a_number_is_completed_with_what_teaches_it(
     store.apply([TEACHES, created()], NOW + GRACE)
 
     (row,) = open_store(server.url, RULES, replica="reader").ledger.interruptions(Query())
-    assert (row.counted.explained, row.counted.node, row.counted.name) == (True, TILLS, NAME)
+    assert (row.counted.attributed, row.counted.node, row.counted.name) == (True, TILLS, NAME)
 
 
 def test_a_project_moves_without_leaving_a_key_under_its_number(start: Opener, client: Client) -> None:
@@ -777,12 +777,15 @@ def test_a_ledger_of_many_pages_is_read_whole_and_in_order(start: Opener, server
 # opening and looking
 
 
-def test_a_newer_schema_is_left_alone(start: Opener, client: Client, server: RedisServer) -> None:
-    client.set(key("schema"), 2)
+@pytest.mark.parametrize(("version", "reason"), [(SCHEMA + 1, "newer"), (1, "from a version before 1.0")])
+def test_the_schema_of_another_version_is_left_alone(
+    start: Opener, client: Client, server: RedisServer, version: int, reason: str
+) -> None:
+    client.set(key("schema"), version)
 
-    with pytest.raises(StartError, match="newer"):
+    with pytest.raises(StartError, match=reason):
         start()
-    with pytest.raises(StartError, match="newer"):
+    with pytest.raises(StartError, match=reason):
         inspect_store(server.url)
     assert client.keys("*") == [key("schema")]
 
@@ -791,11 +794,11 @@ def test_a_schema_that_another_version_has_written_meanwhile_stays(
     start: Opener, proxy: Proxy, client: Client
 ) -> None:
     store = start(url=proxy.url)
-    client.set(key("schema"), 2)
+    client.set(key("schema"), SCHEMA + 1)
     proxy.cut()
 
     until_up(lambda: store.apply([created()], NOW))
-    assert client.get(key("schema")) == "2"
+    assert client.get(key("schema")) == str(SCHEMA + 1)
 
 
 def test_looking_changes_nothing(start: Opener, client: Client, server: RedisServer) -> None:

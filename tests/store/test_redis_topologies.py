@@ -19,9 +19,9 @@ from app.domain.outcomes import Duplicate
 from app.errors import StartError
 from app.store.opening import open_store
 from app.store.redis.rows import key
-from tests.domain.examples import NOW, OTHER_NAME, created, interrupted, listed
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import interruptions, list_fleet, living, synced, until_up
+from tests.support.examples import NOW, OTHER_NAME, created, interrupted, listed
 from tests.support.process import LOOPBACK, Process, eventually, free_port, listens
 from tests.support.redis import RedisServer
 from tests.support.requirement import require

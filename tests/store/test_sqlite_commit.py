@@ -7,8 +7,8 @@ import pytest
 
 from app.domain.outcomes import Duplicate
 from app.errors import StoreUnavailableError
-from tests.domain.examples import NOW, created, interrupted
 from tests.store.conftest import Opener
+from tests.support.examples import NOW, created, interrupted
 from tests.support.exporter import Exporter
 from tests.support.requirement import require
 from tests.support.unsynced import POSSIBLE, UnsyncedDisk, without_sync

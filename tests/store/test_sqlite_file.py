@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -14,24 +14,23 @@ from typing import Final
 import apsw
 import pytest
 
-from app.domain.attribution import Rules
-from app.domain.events import UNKNOWN_NODE, InstanceCreated
+from app.domain.changes import Rules
 from app.domain.outcomes import Duplicate
 from app.errors import StartError, StoreCorruptError
 from app.store.opening import inspect_store, open_store
 from app.store.port import SLICE
 from app.store.sqlite.damage import inspect_file
 from app.store.sqlite.file import SQLiteFile
-from app.store.sqlite.schema import MIGRATIONS
-from tests.domain.examples import DAY, LAB, NOW, OTHER_NAME, created, interrupted
+from app.store.sqlite.schema import EARLIER_APPLICATION_ID, MIGRATIONS
 from tests.store.stories import MANY
+from tests.support.examples import NOW, OTHER_NAME, created, interrupted
 from tests.support.requirement import require
 from tests.support.sqlite_files import contents, holder, killed, opened, used
 
 BACKUP: Final = re.compile(r"python -c \\\n  \"(.*C\('([^']+)'\)\.backup\('main', C\('([^']+)'\).*)\"")
 FIRST_START: Final = """
 import signal, sys
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from app.store.sqlite import backend
 signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
@@ -40,10 +39,10 @@ signal.pause()
 """
 FULL_DISK: Final = """
 import resource, signal, sys
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.errors import StoreUnavailableError
 from app.store.opening import open_store
-from tests.domain.examples import NOW
+from tests.support.examples import NOW
 from tests.store.stories import MANY
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
@@ -67,7 +66,7 @@ import sys
 from pathlib import Path
 from app.errors import StartError
 from app.store.opening import inspect_store, open_store
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 folder = Path(sys.argv[1])
 url = f"sqlite:///{folder}/store.db"
 def begin(): open_store(url, Rules()).store.close()
@@ -281,6 +280,12 @@ def foreign_in_our_place(path: Path) -> None:
     foreign_database(path)
 
 
+def earlier_database(path: Path) -> None:
+    used(path)
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute(f"PRAGMA application_id = {EARLIER_APPLICATION_ID}; PRAGMA user_version = 4")
+
+
 def newer_database(path: Path) -> None:
     used(path)
     with closing(apsw.Connection(str(path))) as connection:
@@ -292,7 +297,7 @@ def newer_database_after_kill_9(path: Path) -> None:
     script = (
         "import os, signal, sys, apsw\n"
         "connection = apsw.Connection(sys.argv[1])\n"
-        "connection.execute('DELETE FROM seen')\n"
+        "connection.execute('DELETE FROM event_keys')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
@@ -305,6 +310,7 @@ def newer_database_after_kill_9(path: Path) -> None:
         pytest.param(lambda path: path.write_text("a diary"), "something else", id="text"),
         pytest.param(lambda path: path.write_text("x"), "something else", id="one-byte"),
         pytest.param(foreign_database, "something else", id="another-database"),
+        pytest.param(earlier_database, "from a version before 1.0", id="earlier-version"),
         pytest.param(
             foreign_in_our_place,
             "something else",
@@ -384,75 +390,12 @@ def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
     assert "more" not in tables
 
 
-def of_schema_1(path: Path, instances: Sequence[InstanceCreated]) -> None:
-    """Leave a file of the first schema that knows these living instances."""
-    SQLiteFile.open(str(path), migrations=MIGRATIONS[:1]).release()
-    with closing(apsw.Connection(str(path))) as connection, connection:
-        for one in instances:
-            node = one.node or UNKNOWN_NODE
-            connection.execute("INSERT INTO seen VALUES (?, ?)", (one.key, NOW))
-            connection.execute(
-                "INSERT INTO instances VALUES (?,?,1,?,?,?,?,?,1,1,1,0,0,0,?,?,NULL,NULL,NULL)",
-                ("/".join(one.name), one.id, *node, NOW, one.operation, one.at),
-            )
-
-
-def version_of(path: Path) -> int:
-    with closing(apsw.Connection(str(path))) as connection:
-        return int(connection.execute("PRAGMA user_version").get)
-
-
-LIVES: Final = [created("1", 100.0), created("2", 200.0), created("3", 300.0, name=OTHER_NAME, node=LAB)]
-
-
-@pytest.mark.parametrize("already", range(1, len(MIGRATIONS)))
-def test_an_older_file_is_migrated_and_nothing_of_it_is_lost(path: Path, already: int) -> None:
-    of_schema_1(path, [*LIVES, *MANY])
-    # As an earlier start leaves it that was cut off.
-    SQLiteFile.open(str(path), migrations=MIGRATIONS[:already]).release()
-
-    store = opened(path)
-
-    assert version_of(path) == len(MIGRATIONS)
-    assert all(isinstance(one, Duplicate) for one in store.apply([*LIVES, *MANY], NOW).outcomes)
-    ends = [interrupted(one.id, 1000.0, name=one.name) for one in (*LIVES, *MANY)]
-    counted = store.apply(ends, NOW).counted
-    assert [(one.name, one.id, one.node, one.age) for one in counted] == [
-        (one.name, one.id, one.node, 1000.0 - one.at) for one in (*LIVES, *MANY)
-    ]
-    store.close()
-
-
-def test_a_migration_leaves_nothing_of_what_it_replaced(path: Path) -> None:
-    of_schema_1(path, LIVES)
-    opened(path).close()
-
-    with closing(apsw.Connection(str(path))) as connection:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-    assert not names & {"instances_by_name", "instances_by_place", "seen_by_age"}
-
-
-def test_an_older_file_that_was_migrated_is_pruned(path: Path) -> None:
-    of_schema_1(path, LIVES)
-    store = opened(path)
-    later = NOW + 40 * DAY
-    while store.prune(later).more:
-        pass
-    store.close()
-
-    with closing(apsw.Connection(str(path))) as connection:
-        assert connection.execute("SELECT count(*) FROM seen").get == 0
-        assert connection.execute("SELECT count(*) FROM instances").get == 0
-
-
-def test_a_migration_tells_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    of_schema_1(path, LIVES)
+def test_a_migration_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    used(path)
     with caplog.at_level("INFO"):
-        opened(path).close()
+        SQLiteFile.open(str(path), migrations=(*MIGRATIONS, "CREATE TABLE notes (text);")).release()
 
-    assert [record.message for record in caplog.records].count("the store is being migrated") == len(
-        MIGRATIONS
-    ) - 1
+    assert [record.message for record in caplog.records].count("the store is being migrated") == 1
 
 
 @pytest.mark.parametrize("milliseconds", [0.1, 0.3, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30])

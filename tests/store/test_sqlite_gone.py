@@ -9,14 +9,14 @@ from typing import Final
 import apsw
 import pytest
 
-from app.domain.attribution import Rules
-from app.domain.history import Query
+from app.domain.changes import Rules
+from app.domain.ledger import Query
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import StartError, StoreGoneError, StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import OpenedStore
 from app.store.sqlite.damage import inspect_file
-from tests.domain.examples import NOW, OTHER_NAME, created, interrupted
+from tests.support.examples import NOW, OTHER_NAME, created, interrupted
 from tests.support.sqlite_files import holder, opened, used
 
 PUSH: Final = [created("later", name=OTHER_NAME)]

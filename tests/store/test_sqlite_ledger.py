@@ -10,9 +10,9 @@ from app.store.memory import Memory
 from app.store.sqlite.backend import SQLiteBackend
 from app.store.sqlite.file import SQLiteFile
 from app.store.sqlite.ledger import SQLiteLedger
-from tests.domain.examples import NOW
 from tests.store.conftest import RULES
 from tests.store.stories import life, lives
+from tests.support.examples import NOW
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 
 from app.errors import StoreUnavailableError
 from app.store.port import Store
-from tests.domain.examples import NAME, NOW, OTHER_NAME, created, listed
 from tests.store.conftest import Opener
 from tests.store.stories import list_fleet, living, name_all
+from tests.support.examples import NAME, NOW, OTHER_NAME, created, listed
 
 
 def test_a_listing_is_lost_with_the_connection_and_ends_nothing(

@@ -10,13 +10,13 @@ from typing import Final
 
 import pytest
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.outcomes import Duplicate
 from app.errors import StartError
 from app.store.opening import open_store
 from app.store.sqlite.damage import inspect_file
 from app.store.sqlite.file import SQLiteFile
-from tests.domain.examples import NOW, interrupted
+from tests.support.examples import NOW, interrupted
 from tests.support.requirement import require
 from tests.support.sqlite_files import opened, used
 

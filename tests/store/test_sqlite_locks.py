@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import StartError, StoreUnavailableError
 from app.store.sqlite.file import SQLiteFile
-from tests.domain.examples import NAME, NOW, created, interrupted
+from tests.support.examples import NAME, NOW, created, interrupted
 from tests.support.process import eventually
 from tests.support.requirement import require
 from tests.support.sqlite_files import holder, opened, used
@@ -31,7 +31,7 @@ except StartError as exc:
     print(exc)
 """
 READ: Final = (
-    "import sys, sqlite3; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM seen'); c.close()"
+    "import sys, sqlite3; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM event_keys'); c.close()"
 )
 
 

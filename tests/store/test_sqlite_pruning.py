@@ -1,11 +1,11 @@
 """When the SQLite store looks for what it may forget."""
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.outcomes import Pending
 from app.store.port import SLICE
-from tests.domain.examples import DAY, NAME, NOW, created, interrupted
 from tests.store.conftest import RULES, Opener
 from tests.store.stories import until_done
+from tests.support.examples import DAY, NAME, NOW, created, interrupted
 
 MANY = [created(str(number), name=NAME._replace(instance=f"node-{number}")) for number in range(2 * SLICE)]
 HOUR = 3600.0

@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.store.opening import open_store
-from tests.domain.examples import NOW, created, interrupted
 from tests.store.conftest import RULES
+from tests.support.examples import NOW, created, interrupted
 
 
 @given(st.floats(0, 1e10), st.floats(0, 1e10))

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.events import Event, InstanceCreated, InstanceInterrupted, InstanceName, Node
 from app.store.opening import open_store
 from app.store.port import SLICE
-from tests.domain.examples import DAY, GRACE
+from tests.support.examples import DAY, GRACE
 
 _RULES = Rules(grace_seconds=GRACE, retention_seconds=31 * DAY)
 _ZONES = ("europe-west1-b", "europe-west1-c", "europe-west1-d")

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
 from app.store.port import Store
-from tests.domain.examples import NOW, created, interrupted
+from tests.support.examples import NOW, created, interrupted
 
 _HOLDER: Final = """
 import sys
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.store.opening import open_store
-from tests.domain.examples import NOW, created, interrupted
+from tests.support.examples import NOW, created, interrupted
 store = open_store(f"sqlite:///{sys.argv[1]}", Rules()).store
 store.apply([created(), interrupted()], NOW)
 print("ready", flush=True)

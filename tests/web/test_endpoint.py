@@ -10,7 +10,7 @@ from http import HTTPStatus
 import pytest
 from starlette.types import Message, Receive
 
-from app.domain.attribution import Rules
+from app.domain.changes import Rules
 from app.domain.outcomes import Duplicate, Pending
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.metrics import Metrics

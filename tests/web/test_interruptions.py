@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from app.domain.history import Entry, Query
+from app.domain.ledger import LedgerEntry, Query
 from app.errors import StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import OpenedStore
@@ -224,7 +224,7 @@ def test_of_two_listeners_the_main_one_does_not_have_it(fed_exporter: Exporter) 
 class _Unreadable:
     """A ledger whose backend is away while the store's is there."""
 
-    def interruptions(self, _query: Query) -> Sequence[Entry]:
+    def interruptions(self, _query: Query) -> Sequence[LedgerEntry]:
         raise StoreUnavailableError("the ledger cannot be read")
 
 

@@ -36,7 +36,7 @@ SYNC_SECONDS: Final = 5.0
 _LEASE_MARGIN_SECONDS: Final = 1.0
 _CONFLICT_TIMEOUT_SECONDS: Final = 10.0
 
-# Drops the series that are still idle, if this process leads. KEYS: lease, touched, alive, newest, the
+# Drops the series that are still idle, if this process leads. KEYS: lease, changed, alive, newest, the
 # leader's totals. ARGV: leader, before; then pairs of a member and, if it is a cluster, the cluster's name.
 _DROP_IDLE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {} end
@@ -74,7 +74,7 @@ class RedisBackend:
     ) -> None:
         """`replica`: the name under which this process stores its own counters."""
         self.memory = memory
-        memory.leads_until = float("-inf")
+        memory.lease_ends_at = float("-inf")
         self._link = link
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
@@ -150,8 +150,8 @@ class RedisBackend:
         began = self._monotonic()
 
         def work(transaction: RedisTransaction) -> tuple[Applied, bool, Sequence[str]]:
-            leader, asked, *replies = transaction.read(
-                ("GET", key("lease")), ("SMEMBERS", key("asked")), *shared.COMMANDS, watch=[key("lease")]
+            leader, requested, *replies = transaction.read(
+                ("GET", key("lease")), ("SMEMBERS", key("requested")), *shared.COMMANDS, watch=[key("lease")]
             )
             leads = leader in (None, self._id)
             known = SharedReplies._make(replies)
@@ -164,19 +164,19 @@ class RedisBackend:
                 ),
                 ("ZADD", key("replicas"), now, self._replica),
                 *self._drop_own(gone),
-                *(self._lead(asked, now) if leads else ()),
+                *(self._lead(requested, now) if leads else ()),
             ]
             return (
-                Applied(changed=changed, dropped=gone, pending=known.pending),
+                Applied(changed=changed, removed=gone, pending=known.pending),
                 leads,
-                asked if leads else (),
+                requested if leads else (),
             )
 
-        applied, leads, asked = self._transact(work, now)
-        self.memory.leads_until = (
+        applied, leads, requested = self._transact(work, now)
+        self.memory.lease_ends_at = (
             began + self._lease_seconds - _LEASE_MARGIN_SECONDS if leads else float("-inf")
         )
-        applied.shared = Shared(self.memory.leads_until, asked, dict(self.memory.listed))
+        applied.shared = Shared(self.memory.lease_ends_at, requested, dict(self.memory.listed))
         return applied
 
     def prune(self, before: float, now: float) -> Applied:
@@ -192,7 +192,7 @@ class RedisBackend:
         if applied is None:
             return Applied(pending=self.memory.pending)
         if not applied.more and self._leads:
-            applied.dropped = self._drop_idle(before)
+            applied.removed = self._drop_idle(before)
         return applied
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class RedisBackend:
                 self._needs_unwatch = True
                 self._read((), (), leading=True)
                 self._link.commit([("DEL", key("lease"))])
-        self.memory.leads_until = float("-inf")
+        self.memory.lease_ends_at = float("-inf")
         self._link.close()
 
     # transactions
@@ -231,11 +231,15 @@ class RedisBackend:
     def _commands(self, transaction: RedisTransaction) -> list[Command]:
         batch, writes = transaction.batch, transaction.writes
         writes.add_batch(batch, self.memory.totals, self.memory.rules.retention_seconds)
-        commands = [*writes.finish(), *replica_commands(self._totals_key, batch.tally.changed)]
+        commands = [*writes.finish(), *replica_commands(self._totals_key, batch.totals.changed)]
         if not self._leads:
             # The leading replica lists these projects, because interruptions wait for their instances.
-            asked = {pending.event.name.project for pending in batch.parked.values() if pending is not None}
-            commands += [("SADD", key("asked"), *asked)] if asked else []
+            requested = {
+                pending.event.name.project
+                for pending in batch.pending_interruptions.values()
+                if pending is not None
+            }
+            commands += [("SADD", key("requested"), *requested)] if requested else []
         return commands
 
     def _commit(self, commands: Sequence[Command]) -> bool:
@@ -267,7 +271,7 @@ class RedisBackend:
             self._link.close()
             raise RetryTransactionError
         if leading and leader != self._id:
-            self.memory.leads_until = float("-inf")
+            self.memory.lease_ends_at = float("-inf")
             raise NotLeadingError
         return replies
 
@@ -319,7 +323,7 @@ class RedisBackend:
         if gone:
             self._write_or_raise(self._drop_own(gone))
         totals.update(changed)
-        totals.drop(gone)
+        totals.remove(gone)
         self.memory.load(totals, pending=known.pending, projects=known.project_ids(), listed=known.listed())
 
     def _drop_own(self, gone: Totals) -> list[Command]:
@@ -334,15 +338,15 @@ class RedisBackend:
 
     @property
     def _leads(self) -> bool:
-        leads_until = self.memory.leads_until
-        return leads_until is not None and self._monotonic() < leads_until
+        lease_ends_at = self.memory.lease_ends_at
+        return lease_ends_at is not None and self._monotonic() < lease_ends_at
 
-    def _lead(self, asked: Sequence[str], now: float) -> list[Command]:
+    def _lead(self, requested: Sequence[str], now: float) -> list[Command]:
         """Return the commands of the replica that leads: take what others ask for, forget absent replicas."""
         oldest = now - self.memory.rules.retention_seconds
         return [
             ("SET", key("lease"), self._id, "PX", round(self._lease_seconds * 1000)),
-            *([("SREM", key("asked"), *asked)] if asked else ()),
+            *([("SREM", key("requested"), *requested)] if requested else ()),
             ("ZREMRANGEBYSCORE", key("replicas"), "-inf", f"({oldest!r}"),
         ]
 
@@ -355,7 +359,7 @@ class RedisBackend:
         members = flatten(
             (member, series if isinstance(series, str) else "") for member, series in by_member.items()
         )
-        keys = [*(key(name) for name in ("lease", "touched", "alive", "newest")), self._totals_key]
+        keys = [*(key(name) for name in ("lease", "changed", "alive", "newest")), self._totals_key]
         (gone,) = self._link.ask([("EVAL", _DROP_IDLE, len(keys), *keys, self._id, before, *members)])
         kept = {by_member[member] for member in by_member.keys() - gone}
         return Totals(

@@ -9,18 +9,18 @@ from statistics import median
 from typing import Any, Final
 
 from app.domain.events import UNKNOWN
-from app.domain.history import (
+from app.domain.instances import NODE, OTHER, OTHER_LABELS, Instance, Labels
+from app.domain.ledger import (
     DAY_SECONDS,
     HOUR_SECONDS,
     PERIOD_SECONDS,
     PERIODS,
-    Entry,
     LabelSetWeek,
+    LedgerEntry,
     Pool,
-    PoolHistory,
+    PoolWeek,
     Query,
 )
-from app.domain.instances import NODE, OTHER, OTHER_LABELS, Instance, Labels
 from app.domain.outcomes import Counted
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
@@ -48,20 +48,20 @@ class RedisLedger:
         self._read_seconds = read_seconds
         self._lock = threading.Lock()
 
-    def interruptions(self, query: Query) -> Sequence[Entry]:
+    def interruptions(self, query: Query) -> Sequence[LedgerEntry]:
         until = query.until if query.before is None else min(query.until, query.before.at)
         with self._lock:
             fitting = (
                 entry
                 for entry in self._newest_first(query.since, until)
                 if entry.counted.at < query.until
-                and (query.before is None or entry.place < query.before)
+                and (query.before is None or entry.position < query.before)
                 and _fits(entry.counted, query)
             )
             return [entry for entry, _ in zip(fitting, range(query.limit), strict=False)]
 
-    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
-        entries: defaultdict[Pool, list[Entry]] = defaultdict(list)
+    def pools(self, now: float, limit: int) -> Sequence[PoolWeek]:
+        entries: defaultdict[Pool, list[LedgerEntry]] = defaultdict(list)
         with self._lock:
             for entry in self._newest_first(now - PERIODS * PERIOD_SECONDS, now):
                 if entry.counted.at < now:
@@ -94,7 +94,7 @@ class RedisLedger:
             owns = self._ask([("HGETALL", key("of", replica, "totals")) for replica in replicas])
         for reply in owns:
             for labels, own in decode_replica_totals(reply).label_sets.items():
-                row = sums.setdefault(labels, LabelSetTotals(labels, revealed=True))
+                row = sums.setdefault(labels, LabelSetTotals(labels, released=True))
                 row.interruptions += own.interruptions
                 row.created += own.created
                 row.failed += own.failed
@@ -102,7 +102,7 @@ class RedisLedger:
         for text, living in pairs(alive):
             series = decode_series(text)
             assert isinstance(series, Labels)  # noqa: S101 - the key has label sets only
-            sums.setdefault(series, LabelSetTotals(series, revealed=True)).instances = int(living)
+            sums.setdefault(series, LabelSetTotals(series, released=True)).instances = int(living)
         return list(sums.values())
 
     def _ask(self, commands: Sequence[Command]) -> list[Any]:
@@ -118,10 +118,10 @@ class RedisLedger:
         for first in range(0, len(members), _PAGE_SIZE):
             self._check(deadline)
             indexed = [split_member(member) for member in members[first : first + _PAGE_SIZE]]
-            values = self._link.ask(
-                [("HGET", key("name", name.path), f"i:{identity}") for name, identity in indexed]
-            )
-            for (name, identity), value in zip(indexed, values, strict=True):
+            values = self._link.ask([("HGET", key("name", name.path), f"i:{part}") for name, part in indexed])
+            archived = self._link.ask([("HGET", key("archive", name.path), part) for name, part in indexed])
+            for (name, identity), *found in zip(indexed, values, archived, strict=True):
+                value = found[0] or found[1]
                 if value is not None:
                     project = project_ids.get(name.project, name.project)
                     yield decode_instance(name._replace(project=project), identity, value)
@@ -130,7 +130,7 @@ class RedisLedger:
         if time.monotonic() > deadline:
             raise StoreUnavailableError(f"reading the ledger takes longer than {self._read_seconds:g} s")
 
-    def _newest_first(self, since: float, until: float) -> Iterator[Entry]:
+    def _newest_first(self, since: float, until: float) -> Iterator[LedgerEntry]:
         """Return every row from `since` to `until`, both included, newest first."""
         deadline = time.monotonic() + self._read_seconds
         seen: set[str] = set()
@@ -146,7 +146,7 @@ class RedisLedger:
             more = len(times) == len(seen) + _PAGE_SIZE
             keys = [event_key for event_key in times if event_key not in seen]
             if keys:
-                rows = self._link.ask([("HMGET", key("ledger"), *keys), ("HMGET", key("explained"), *keys)])
+                rows = self._link.ask([("HMGET", key("ledger"), *keys), ("HMGET", key("attributed"), *keys)])
                 project_ids = dict(pairs(projects))
                 for event_key, value, described_as in zip(keys, *rows, strict=True):
                     if value is not None:
@@ -185,14 +185,14 @@ def _lived(instance: Instance, begins: float, now: float) -> float:
     return max(0.0, min(ended, now) - max(started, instance.created_at or 0.0, begins))
 
 
-def _history(pool: Pool, entries: Sequence[Entry], now: float) -> PoolHistory:
+def _history(pool: Pool, entries: Sequence[LedgerEntry], now: float) -> PoolWeek:
     week = now - PERIODS * PERIOD_SECONDS
     times = [entry.counted.at for entry in entries]
     ages = [entry.counted.age for entry in entries if entry.counted.age is not None]
     periods = [0] * PERIODS
     for at in times:
         periods[min(int((at - week) / PERIOD_SECONDS), PERIODS - 1)] += 1
-    return PoolHistory(
+    return PoolWeek(
         pool,
         sum(at >= now - HOUR_SECONDS for at in times),
         sum(at >= now - DAY_SECONDS for at in times),

@@ -4,13 +4,14 @@ schema                    version of all this
 seen:<event key>          exists as long as the event is remembered
 name:<instance path>      hash; field i:<identity> is an incarnation, p:<event key> a pending interruption,
                           u:<event key> the identity of an undescribed row of the ledger
+archive:<instance path>   hash; the archived incarnations by identity
 names:<project>           paths of the instance names that have such a hash
 recorded                  path and identity of each incarnation, by the time at which it was recorded
 until                     path and event key of each pending interruption, by the end of its grace period
-ledger, explained         by event key: the row, and the node that has described it since
+ledger, attributed        by event key: the row, and the node that has described it since
 ledger:at                 event keys by their time
 ledger:recorded           event keys by the time at which the row was recorded
-touched                   all series (label sets, clusters, pairs of cluster and machine type), by the time of
+changed                   all series (label sets, clusters, pairs of cluster and machine type), by the time of
                           their last event
 alive                     number of living Spot instances by label set
 newest                    clusters, by the time of their newest interruption
@@ -18,7 +19,7 @@ projects                  project ids by project number
 listings                  time at which the last complete listing of each project began
 swept                     the same, of the last listing that ended unlisted instances
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
-asked                     projects that should be listed soon
+requested                 projects that should be listed soon
 clock                     time up to which instance-seconds were added
 lease                     process that does the periodic work
 replicas                  names of the replicas, by the time at which each was last seen
@@ -33,16 +34,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from app.domain.events import InstanceInterrupted, InstanceName, Node
-from app.domain.history import Entry
-from app.domain.instances import Instance, Kind, Labels, Parked, id_of
+from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
+from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StartError
 from app.store.redis.connection import PREFIX
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""Version 1 was of development versions from before the first release."""
 
-_FLAGS: Final = ("spot", "alive", "announced", "failed", "timed", "overflowed")
+_FLAGS: Final = ("spot", "alive", "announced", "failed", "lifetime_observed", "overflowed")
 """The fields of `Instance` that are stored as bits of one number, from the lowest bit on."""
 
 _Row = TypeVar("_Row", LabelSetTotals, ClusterTotals, LifetimeTotals)
@@ -94,14 +96,14 @@ class LabelSetRow(NamedTuple):
     created: int
     failed: int
     instance_seconds: float
-    revealed: bool
+    released: bool
 
 
 class ClusterRow(NamedTuple):
     """A replica's counter of a cluster."""
 
     interruptions: int
-    revealed: bool
+    released: bool
 
 
 class LifetimeRow(NamedTuple):
@@ -109,7 +111,7 @@ class LifetimeRow(NamedTuple):
 
     buckets: list[int]
     sum: float
-    revealed: bool
+    released: bool
 
 
 def key(*parts: str) -> str:
@@ -125,6 +127,11 @@ def check_schema(schema: str | None) -> None:
         raise StartError(f"redis has something else under {key('schema')}")
     if int(schema) > SCHEMA:
         raise StartError(f"redis has schema {schema}, newer than this program's {SCHEMA}")
+    if int(schema) < SCHEMA:
+        raise StartError(
+            f"redis has schema {schema}, from a version before 1.0, which this version cannot read; it was "
+            "left alone; use an empty database, or go back to the version that wrote it"
+        )
 
 
 def pairs(reply: Pairs) -> Iterator[tuple[str, str]]:
@@ -163,7 +170,7 @@ class NameRecord:
     """Everything that is stored under an instance name."""
 
     incarnations: list[Instance] = field(default_factory=list)
-    pending: list[Parked] = field(default_factory=list)
+    pending: list[PendingInterruption] = field(default_factory=list)
     undescribed: dict[str, str] = field(default_factory=dict)
     """The identities of ledger rows that nothing has described, by event key."""
 
@@ -180,7 +187,9 @@ def decode_name_record(name: InstanceName, reply: Pairs) -> NameRecord:
             record.incarnations.append(decode_instance(name, part, value))
         elif kind == "p:":
             row = PendingRow._make(json.loads(value))
-            record.pending.append(Parked(InstanceInterrupted(part, row.at, name, row.instance_id), row.until))
+            record.pending.append(
+                PendingInterruption(InstanceInterrupted(part, row.at, name, row.instance_id), row.until)
+            )
         else:
             record.undescribed[part] = value
     return record
@@ -221,7 +230,7 @@ def encode_instance(instance: Instance) -> str:
     )
 
 
-def encode_pending(pending: Parked) -> str:
+def encode_pending(pending: PendingInterruption) -> str:
     """Return the value of a pending interruption's field."""
     return dumps(PendingRow(pending.event.id, pending.event.at, pending.until))
 
@@ -237,7 +246,7 @@ def encode_counted(counted: Counted, identity: str, now: float) -> str:
             counted.node,
             counted.counted_as,
             counted.age,
-            counted.explained,
+            counted.attributed,
             counted.released_by,
         )
     )
@@ -254,21 +263,23 @@ def name_in_ledger(row: LedgerRow, projects: Mapping[str, str]) -> InstanceName:
     return name._replace(project=projects.get(name.project, name.project))
 
 
-def decode_entry(event_key: str, value: str, described_as: str | None, projects: Mapping[str, str]) -> Entry:
+def decode_entry(
+    event_key: str, value: str, described_as: str | None, projects: Mapping[str, str]
+) -> LedgerEntry:
     """Return an entry of the ledger; `described_as` is the node that has described it since."""
     row = decode_ledger_row(value)
     counted = Counted(
         event_key,
         row.at,
         name_in_ledger(row, projects),
-        id_of(row.identity),
+        instance_id_of(row.identity),
         Node(*(row.node if described_as is None else json.loads(described_as))),
         row.counted_as,
         row.age,
         row.is_described or described_as is not None,
         row.released_by,
     )
-    return Entry(counted, row.recorded_at)
+    return LedgerEntry(counted, row.recorded_at)
 
 
 Series: TypeAlias = Labels | str | tuple[str, str]
@@ -276,7 +287,7 @@ Series: TypeAlias = Labels | str | tuple[str, str]
 
 
 def decode_series(text: str) -> Series:
-    """Return the series of a member of `touched`, or of a field of a replica's totals."""
+    """Return the series of a member of `changed`, or of a field of a replica's totals."""
     parts = json.loads(text)
     match len(parts):
         case 1:
@@ -295,11 +306,11 @@ def encode_series(series: Series) -> str:
 def all_series(totals: Totals) -> Iterator[tuple[Series, float]]:
     """Return all series, and the time of the last event of each."""
     for labels, row in totals.label_sets.items():
-        yield labels, row.touched_at
+        yield labels, row.changed_at
     for cluster, row_of_cluster in totals.clusters.items():
-        yield cluster, row_of_cluster.touched_at
+        yield cluster, row_of_cluster.changed_at
     for lifetime, row_of_lifetime in totals.lifetimes.items():
-        yield lifetime, row_of_lifetime.touched_at
+        yield lifetime, row_of_lifetime.changed_at
 
 
 def encode_replica_totals(totals: Totals) -> Iterator[tuple[str, str]]:
@@ -308,13 +319,13 @@ def encode_replica_totals(totals: Totals) -> Iterator[tuple[str, str]]:
         yield (
             encode_series(labels),
             dumps(
-                LabelSetRow(row.interruptions, row.created, row.failed, row.instance_seconds, row.revealed)
+                LabelSetRow(row.interruptions, row.created, row.failed, row.instance_seconds, row.released)
             ),
         )
     for name, cluster in totals.clusters.items():
-        yield encode_series(name), dumps(ClusterRow(cluster.interruptions, cluster.revealed))
+        yield encode_series(name), dumps(ClusterRow(cluster.interruptions, cluster.released))
     for pair, lifetime in totals.lifetimes.items():
-        yield encode_series(pair), dumps(LifetimeRow(lifetime.buckets, lifetime.sum, lifetime.revealed))
+        yield encode_series(pair), dumps(LifetimeRow(lifetime.buckets, lifetime.sum, lifetime.released))
 
 
 def decode_replica_totals(reply: Pairs) -> Totals:
@@ -330,15 +341,15 @@ def decode_replica_totals(reply: Pairs) -> Totals:
                 row.created,
                 row.failed,
                 instance_seconds=row.instance_seconds,
-                revealed=row.revealed,
+                released=row.released,
             )
         elif isinstance(series, str):
             cluster = ClusterRow._make(counters)
-            totals.clusters[series] = ClusterTotals(series, cluster.interruptions, revealed=cluster.revealed)
+            totals.clusters[series] = ClusterTotals(series, cluster.interruptions, released=cluster.released)
         else:
             lifetime = LifetimeRow._make(counters)
             totals.lifetimes[series] = LifetimeTotals(
-                *series, lifetime.buckets, lifetime.sum, revealed=lifetime.revealed
+                *series, lifetime.buckets, lifetime.sum, released=lifetime.released
             )
     return totals
 
@@ -364,7 +375,7 @@ def _is_ahead(row: _Row, stored: _Row, counters: Callable[[_Row], Sequence[float
     if any(one > other for one, other in zip(mine, theirs, strict=True)):
         return True
     # A row that exports its values must not be held again. A row of zeros has nothing to hold.
-    return any(mine) and row.revealed and not stored.revealed
+    return any(mine) and row.released and not stored.released
 
 
 def _label_set_counters(row: LabelSetTotals) -> Sequence[float]:

@@ -13,7 +13,7 @@ from app.store.redis.rows import Pairs, Series, decode_series, key, pairs, score
 class SharedReplies(NamedTuple):
     """The replies to `COMMANDS`, in their order."""
 
-    touched: Pairs
+    changed: Pairs
     alive: Pairs
     newest: Pairs
     pending: int
@@ -30,7 +30,7 @@ class SharedReplies(NamedTuple):
 
 
 COMMANDS: Final[Sequence[Command]] = (
-    ("ZRANGE", key("touched"), 0, -1, "WITHSCORES"),
+    ("ZRANGE", key("changed"), 0, -1, "WITHSCORES"),
     ("HGETALL", key("alive")),
     ("ZRANGE", key("newest"), 0, -1, "WITHSCORES"),
     ("ZCARD", key("until")),
@@ -45,34 +45,34 @@ class SharedTotals:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._series: Mapping[str, Series] = {}
-        """The series of each member of `touched`, because decoding thousands takes long."""
+        """The series of each member of `changed`, because decoding thousands takes long."""
 
     def diff(self, known: Totals, replies: SharedReplies) -> tuple[Totals, Totals]:
         """Return the rows that differ from the known ones, as they are now, and the rows that are gone."""
         alive, newest = dict(pairs(replies.alive)), scores(replies.newest)
-        tally, gone = self._memory.tally(known, 0.0), copy_of(known)
-        touched = scores(replies.touched)
-        self._series = {text: self._series.get(text) or decode_series(text) for text in touched}
-        for text, touched_at in touched.items():
+        changes, gone = self._memory.delta(known, 0.0), copy_of(known)
+        times = scores(replies.changed)
+        self._series = {text: self._series.get(text) or decode_series(text) for text in times}
+        for text, changed_at in times.items():
             series = self._series[text]
             match series:
                 case Labels():
                     row = gone.label_sets.pop(series, None)
                     instances = max(int(alive.get(text, 0)), 0)
-                    if row is None or (row.instances, row.touched_at) != (instances, touched_at):
-                        row = tally.label_set(series)
-                        row.instances, row.touched_at = instances, touched_at
+                    if row is None or (row.instances, row.changed_at) != (instances, changed_at):
+                        row = changes.label_set(series)
+                        row.instances, row.changed_at = instances, changed_at
                 case str():
                     cluster, last = gone.clusters.pop(series, None), newest.get(series)
-                    if cluster is None or (cluster.last_interruption_at, cluster.touched_at) != (
+                    if cluster is None or (cluster.last_interruption_at, cluster.changed_at) != (
                         last,
-                        touched_at,
+                        changed_at,
                     ):
-                        cluster = tally.cluster(series)
-                        cluster.last_interruption_at, cluster.touched_at = last, touched_at
+                        cluster = changes.cluster(series)
+                        cluster.last_interruption_at, cluster.changed_at = last, changed_at
                 case _:
                     lifetime = gone.lifetimes.pop(series, None)
-                    if lifetime is None or lifetime.touched_at != touched_at:
-                        tally.lifetime(*series).touched_at = touched_at
-        gone.drop(PERMANENT)
-        return tally.changed, gone
+                    if lifetime is None or lifetime.changed_at != changed_at:
+                        changes.lifetime(*series).changed_at = changed_at
+        gone.remove(PERMANENT)
+        return changes.changed, gone

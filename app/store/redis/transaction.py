@@ -3,6 +3,7 @@
 https://redis.io/docs/latest/develop/using-commands/transactions/
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from app.store.redis.connection import Command
 from app.store.redis.rows import (
     NameRecord,
     Pairs,
+    decode_instance,
     decode_ledger_row,
     decode_name_record,
     index_member,
@@ -54,19 +56,32 @@ class RedisTransaction:
         """Watch the keys, and return the commands' replies."""
         return self._read(commands, watch)
 
-    def load(self, names: Iterable[InstanceName], keys: Sequence[str] = ()) -> None:
-        names = self.batch.unread(names)
+    def load(
+        self,
+        names: Iterable[InstanceName],
+        keys: Sequence[str] = (),
+        archived: Iterable[tuple[InstanceName, str]] = (),
+    ) -> None:
+        names, wanted = self.batch.mark_read(names), self.batch.without_known(archived)
+        archives = defaultdict(list)
+        for name, identity in wanted:
+            archives[name].append(identity)
+        archive_keys = [key("archive", name.path) for name in archives]
         name_keys = [key("name", name.path) for name in names]
         seen_keys = [key("seen", event_key) for event_key in keys]
         projects, *replies = self.read(
             ("HGETALL", key("projects")),
             *(("HGETALL", name_key) for name_key in name_keys),
+            *(
+                ("HMGET", archive_key, *identities)
+                for archive_key, identities in zip(archive_keys, archives.values(), strict=True)
+            ),
             *([("MGET", *seen_keys)] if seen_keys else []),
-            watch=[key("projects"), *name_keys, *seen_keys],
+            watch=[key("projects"), *name_keys, *archive_keys, *seen_keys],
         )
         seen = replies.pop() if seen_keys else ()
         self._check_projects(projects)
-        records = {name: decode_name_record(name, reply) for name, reply in zip(names, replies, strict=True)}
+        records = {name: decode_name_record(name, reply) for name, reply in zip(names, replies, strict=False)}
         self._records |= records
         # The server's clock expires the keys, but the retention is by the caller's clock.
         oldest = self._now - self._memory.rules.retention_seconds
@@ -74,6 +89,12 @@ class RedisTransaction:
             [event_key for event_key, at in zip(keys, seen, strict=False) if at and float(at) >= oldest],
             [instance for record in records.values() for instance in record.incarnations],
             [pending for record in records.values() for pending in record.pending],
+        )
+        self.batch.load_archived(
+            decode_instance(name, identity, value)
+            for (name, identities), values in zip(archives.items(), replies[len(names) :], strict=True)
+            for identity, value in zip(identities, values, strict=True)
+            if value is not None
         )
 
     def _check_projects(self, reply: Pairs) -> None:
@@ -89,7 +110,7 @@ class RedisTransaction:
         self.load(list(dict.fromkeys(name for name, _ in places)))
         pending = []
         for name, event_key in places:
-            found = {parked.event.key: parked for parked in self._records[name].pending}
+            found = {waiting.event.key: waiting for waiting in self._records[name].pending}
             if event_key in found:
                 pending.append(found[event_key])
             else:
@@ -104,6 +125,8 @@ class RedisTransaction:
         self.load([*names, *renamed])
         for name, new_name in zip(names, renamed, strict=True):
             self.writes.move_undescribed(name, new_name)
+            (archive,) = self.read(("HGETALL", key("archive", name.path)), watch=[key("archive", name.path)])
+            self.writes.move_archive(name, new_name, archive)
         self.writes.commands.append(("HSET", key("projects"), number, project))
         return names
 
@@ -185,18 +208,16 @@ class RedisTransaction:
         for event_key, name in undescribed.items():
             self.writes.drop_undescribed(name, event_key)
         self.writes.commands += [("ZREM", key(index), *old) for index in ("ledger:at", "ledger:recorded")]
-        self.writes.commands += [("HDEL", key(hash_), *old) for hash_ in ("ledger", "explained")]
+        self.writes.commands += [("HDEL", key(hash_), *old) for hash_ in ("ledger", "attributed")]
         return len(old) == SLICE
 
     def prune_instances(self, before: float) -> bool:
         """Delete a slice of old incarnations. Return True if there may be more."""
         (old,) = self.read(_older("recorded", before))
         places = [split_member(member) for member in old]
-        self.load(list(dict.fromkeys(name for name, _ in places)))
+        self.load(list(dict.fromkeys(name for name, _ in places)), archived=places)
         for name, identity in places:
-            if any(instance.identity == identity for instance in self._records[name].incarnations):
-                self.batch.forget(name, identity)
-            else:
+            if not self.batch.remove(name, identity):
                 self.writes.drop_orphan("recorded", index_member(name, identity))
         return len(old) == SLICE
 

@@ -10,7 +10,9 @@ from app.domain.totals import Totals
 from app.store.redis.connection import Command
 from app.store.redis.rows import (
     NameRecord,
+    Pairs,
     all_series,
+    decode_instance,
     dumps,
     encode_counted,
     encode_instance,
@@ -20,6 +22,7 @@ from app.store.redis.rows import (
     flatten,
     index_member,
     key,
+    pairs,
 )
 
 
@@ -62,13 +65,13 @@ class Writes:
     def add_batch(self, batch: Batch, before: Totals, retention_seconds: float) -> None:
         """Add all changes of the batch; `before` are the totals at its start."""
         milliseconds = round(retention_seconds * 1000)
-        for event_key, new in batch.seen.items():
+        for event_key, new in batch.event_keys.items():
             if new:
                 self.commands.append(("SET", key("seen", event_key), repr(self._now), "PX", milliseconds))
         self._add_instances(batch)
         self._add_pending(batch)
         self._add_ledger(batch)
-        self.commands += shared_commands(batch.tally.changed, before)
+        self.commands += shared_commands(batch.totals.changed, before)
 
     def move_undescribed(self, name: InstanceName, renamed: InstanceName) -> None:
         """Move the undescribed ledger rows of a name to another name."""
@@ -77,6 +80,17 @@ class Writes:
         for event_key, identity in rows.items():
             self._hash(name).remove(f"u:{event_key}")
             self._add_undescribed(renamed, event_key, identity)
+
+    def move_archive(self, name: InstanceName, renamed: InstanceName, archive: Pairs) -> None:
+        """Move the archived incarnations of a name, given as fields and values, to another name."""
+        if not archive:
+            return
+        self.commands.append(("DEL", key("archive", name.path)))
+        self.commands.append(("HSET", key("archive", renamed.path), *archive))
+        for identity, value in pairs(archive):
+            instance = decode_instance(renamed, identity, value)
+            self._index("recorded", index_member(name, identity), None)
+            self._index("recorded", index_member(renamed, identity), instance.recorded_at)
 
     def drop_undescribed(self, name: InstanceName, event_key: str) -> None:
         """Remove an undescribed ledger row from its name, because nothing will describe it any more."""
@@ -126,18 +140,26 @@ class Writes:
             self._added[index][member] = at
 
     def _add_instances(self, batch: Batch) -> None:
-        for (name, identity), kept in batch.kept.items():
-            if kept is None:
+        for (name, identity), row in batch.instances.items():
+            if row is None:
                 self._hash(name).remove(f"i:{identity}")
             else:
-                self._hash(name).put(f"i:{identity}", encode_instance(kept))
-            self._index("recorded", index_member(name, identity), None if kept is None else kept.recorded_at)
+                self._hash(name).put(f"i:{identity}", encode_instance(row))
+        for (name, identity), row in batch.archived.items():
+            if row is None:
+                self.commands.append(("HDEL", key("archive", name.path), identity))
+            else:
+                self.commands.append(("HSET", key("archive", name.path), identity, encode_instance(row)))
+        rows = [*batch.instances.items(), *batch.archived.items()]
+        # An incarnation that was archived, or brought back, has a row in one table and none in the other.
+        for (name, identity), row in sorted(rows, key=lambda item: item[1] is not None):
+            self._index("recorded", index_member(name, identity), None if row is None else row.recorded_at)
 
     def _add_pending(self, batch: Batch) -> None:
         stored = {
             pending.event.key: name for name, record in self._records.items() for pending in record.pending
         }
-        for event_key, pending in batch.parked.items():
+        for event_key, pending in batch.pending_interruptions.items():
             old = stored.get(event_key)
             if old is not None and (pending is None or pending.event.name != old):
                 self._hash(old).remove(f"p:{event_key}")
@@ -154,15 +176,15 @@ class Writes:
             )
             self._index("ledger:at", counted.key, counted.at)
             self._index("ledger:recorded", counted.key, self._now)
-            if not counted.explained:
+            if not counted.attributed:
                 self._add_undescribed(counted.name, counted.key, identity)
-        for explain in batch.explained:
-            undescribed = self._undescribed_of(explain.name)
+        for attribution in batch.attributed:
+            undescribed = self._undescribed_of(attribution.name)
             for event_key, identity in list(undescribed.items()):
-                if identity == explain.identity:
+                if identity == attribution.identity:
                     del undescribed[event_key]
-                    self._hash(explain.name).remove(f"u:{event_key}")
-                    self.commands.append(("HSET", key("explained"), event_key, dumps(explain.node)))
+                    self._hash(attribution.name).remove(f"u:{event_key}")
+                    self.commands.append(("HSET", key("attributed"), event_key, dumps(attribution.node)))
 
     def _add_undescribed(self, name: InstanceName, event_key: str, identity: str) -> None:
         self._undescribed_of(name)[event_key] = identity
@@ -180,9 +202,9 @@ def _hash_commands(name: InstanceName, changes: _HashChanges) -> Iterator[Comman
 
 def shared_commands(changed: Totals, before: Totals) -> Iterator[Command]:
     """Return the commands that write the shared part of changed totals; `before` are the earlier totals."""
-    touched = flatten((at, encode_series(series)) for series, at in all_series(changed))
-    if touched:
-        yield ("ZADD", key("touched"), "GT", *touched)
+    times = flatten((at, encode_series(series)) for series, at in all_series(changed))
+    if times:
+        yield ("ZADD", key("changed"), "GT", *times)
     for labels, row in changed.label_sets.items():
         known = before.label_sets.get(labels)
         more = row.instances - (known.instances if known is not None else 0)

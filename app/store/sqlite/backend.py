@@ -64,7 +64,7 @@ class SQLiteBackend:
             idle = self.memory.totals.idle(before) if passed else Totals()
             delete_totals(connection, idle)
             applied = transaction.batch.applied((), self.memory.pending)
-            applied.dropped = idle
+            applied.removed = idle
             applied.more = more or not passed
             return self._commit(applied, {})
 
@@ -137,7 +137,7 @@ class SQLiteBackend:
     def _load_memory(self, connection: apsw.Connection) -> None:
         self.memory.load(
             select_totals(connection),
-            pending=connection.execute("SELECT count(*) FROM parked").get,
+            pending=connection.execute("SELECT count(*) FROM pending").get,
             projects=dict(connection.execute("SELECT number, id FROM projects")),
             listed=dict(connection.execute("SELECT project, began FROM listings")),
         )

@@ -14,13 +14,12 @@ import apsw
 from app.errors import StartError
 from app.store.sqlite.location import INDEX, LOCK, WAL, Location, refuse_other_nodes
 from app.store.sqlite.locks import is_held, is_marked
-from app.store.sqlite.schema import MIGRATIONS, version_of
+from app.store.sqlite.schema import APPLICATION_ID, EARLIER_APPLICATION_ID, MIGRATIONS, version_of
 
-APPLICATION_ID: Final = 0x53494531
-"""The text "SIE1" in the file's header. A database with another id is not ours."""
 DAMAGE: Final = (apsw.CorruptError, apsw.NotADBError)
 OPEN: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")
+_EARLIER_NAME: Final = EARLIER_APPLICATION_ID.to_bytes(4, "big")
 _HEADER: Final = b"SQLite format 3\0"
 _FREE_BYTES: Final = 1 << 22
 """The free space that a store needs: the largest size of the WAL, and as much again."""
@@ -40,6 +39,11 @@ def find_damage(location: Location, schema: int, *, exclusive: bool) -> str | No
     if not header:
         return _orphaned_wal(path, marked=marked)
     ours = header.startswith(_HEADER) and header[68:72] == _OUR_NAME
+    if header.startswith(_HEADER) and header[68:72] == _EARLIER_NAME:
+        raise StartError(
+            f"the store {location} is from a version before 1.0, which this version cannot read; it was left "
+            "alone; move it away to begin with an empty store, or go back to the version that wrote it"
+        )
     foreign = StartError(f"the store {location} is a file of something else, and was left alone")
     if not ours and not marked:
         raise foreign

@@ -15,7 +15,7 @@ from uuid import uuid4
 import apsw
 
 from app.errors import StartError, StoreCorruptError, StoreGoneError, StoreUnavailableError
-from app.store.sqlite.damage import APPLICATION_ID, DAMAGE, OPEN, find_damage, header_of, unusable_reason
+from app.store.sqlite.damage import DAMAGE, OPEN, find_damage, header_of, unusable_reason
 from app.store.sqlite.location import (
     INDEX,
     WAL,
@@ -25,7 +25,7 @@ from app.store.sqlite.location import (
     refuse_other_nodes,
 )
 from app.store.sqlite.locks import Locks
-from app.store.sqlite.schema import MIGRATIONS, migrate, version_of
+from app.store.sqlite.schema import APPLICATION_ID, MIGRATIONS, migrate, version_of
 
 _PAGE_BYTES: Final = 2048
 """Half the default, because an interruption changes one row of a page, and a commit writes whole pages."""

@@ -9,19 +9,19 @@ from typing import Final, NamedTuple
 import apsw
 
 from app.domain.events import UNKNOWN
-from app.domain.history import (
+from app.domain.instances import NODE, OTHER, OTHER_LABELS, Labels
+from app.domain.ledger import (
     DAY_SECONDS,
     HOUR_SECONDS,
     PERIOD_SECONDS,
     PERIODS,
-    Entry,
     LabelSetWeek,
-    Place,
+    LedgerEntry,
+    LedgerPosition,
     Pool,
-    PoolHistory,
+    PoolWeek,
     Query,
 )
-from app.domain.instances import NODE, OTHER, OTHER_LABELS, Labels
 from app.domain.totals import LabelSetTotals
 from app.store.port import READ_SECONDS
 from app.store.sqlite.file import SQLiteFile, translate_error
@@ -77,7 +77,8 @@ _LIVED: Final = f"""
     FROM (
         SELECT *, {_SPLIT}, CASE WHEN alive THEN :now ELSE min(ended_at, :now) END AS until,
             max(coalesce(started_at, created_at, recorded_at), coalesce(created_at, 0), :week) AS since
-        FROM instances WHERE spot AND NOT failed AND kind = {NODE:d} AND (alive OR ended_at > :week))
+        FROM (SELECT * FROM instances UNION ALL SELECT * FROM archived_instances)
+        WHERE spot AND NOT failed AND kind = {NODE:d} AND (alive OR ended_at > :week))
     GROUP BY 1, 2, 3, 4, 5, 6, 7"""  # noqa: S608 - constants of this module
 
 
@@ -98,8 +99,8 @@ class SQLiteLedger:
         self._file = file
         self._read_seconds = read_seconds
 
-    def interruptions(self, query: Query) -> Sequence[Entry]:
-        before = query.before or Place(float("inf"), "")
+    def interruptions(self, query: Query) -> Sequence[LedgerEntry]:
+        before = query.before or LedgerPosition(float("inf"), "")
         values = {
             "since": query.since,
             "until": query.until,
@@ -113,9 +114,9 @@ class SQLiteLedger:
         }
         with self._reading() as connection:
             rows = map(LedgerRow._make, connection.execute(_PAGE, values))
-            return [Entry(counted_of_row(row), row.recorded_at) for row in rows]
+            return [LedgerEntry(counted_of_row(row), row.recorded_at) for row in rows]
 
-    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
+    def pools(self, now: float, limit: int) -> Sequence[PoolWeek]:
         begin = now - PERIODS * PERIOD_SECONDS
         moments = {
             "now": now,
@@ -136,7 +137,7 @@ class SQLiteLedger:
                 periods[Pool(*pool)][min(period, PERIODS - 1)] = number
             medians = {Pool(*pool): age for *pool, age in connection.execute(_MEDIANS, moments)}
         return [
-            PoolHistory(
+            PoolWeek(
                 row.pool,
                 row.last_hour,
                 row.last_day,

@@ -3,6 +3,7 @@
 A temporary table is lost with the connection. https://www.sqlite.org/tempfiles.html
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ import apsw
 
 from app.domain.events import InstanceName
 from app.store.port import SLICE, Listing, Unlisted
-from app.store.sqlite.slots import slots_of
 
 
 def begin(connection: apsw.Connection, listing: Listing) -> None:
@@ -33,21 +33,19 @@ def add(connection: apsw.Connection, listing: Listing, identities: Sequence[str]
 
 
 def find_unlisted(connection: apsw.Connection, listing: Listing) -> Unlisted:
-    """Return the slice of unlisted instances at the listing's position, which is a slot."""
-    first, last = slots_of(listing.project)
+    """Return the slice of unlisted instances at the listing's position: a name and an identity, as JSON."""
+    first, last = f"{listing.project}/", f"{listing.project}0"  # "0" is the character after "/"
     rows: list[Any] = connection.execute(
-        "SELECT slot, name, identity, alive AND NOT EXISTS"  # noqa: S608 - our own name
+        "SELECT name, identity, alive AND NOT EXISTS"  # noqa: S608 - our own name
         f" (SELECT 1 FROM temp.{_table(listing)} AS listed WHERE listed.identity = instances.identity)"
-        " FROM instances WHERE slot > ? AND slot <= ? ORDER BY slot LIMIT ?",
-        (int(listing.position or first - 1), last, SLICE),
+        " FROM instances WHERE (name, identity) > (?, ?) AND name < ? ORDER BY name, identity LIMIT ?",
+        (*(json.loads(listing.position) if listing.position else (first, "")), last, SLICE),
     ).fetchall()
-    unlisted = [
-        (InstanceName.from_path(path), identity) for _, path, identity, is_missing in rows if is_missing
-    ]
-    # Instances of another project can be in the same slots.
+    unlisted = [(InstanceName.from_path(path), identity) for path, identity, missing in rows if missing]
+    # A project's id may have a slash in it, and begin with the id of another project.
     return Unlisted(
         [(name, identity) for name, identity in unlisted if name.project == listing.project],
-        str(rows[-1][0]) if len(rows) == SLICE else None,
+        json.dumps(rows[-1][:2]) if len(rows) == SLICE else None,
     )
 
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 from pydantic_core import to_json
 
-from app.domain.events import InstanceInterrupted, InstanceName, Node, node_of
-from app.domain.instances import Instance, Kind, Labels, Parked, id_of, instance_of
+from app.domain.events import InstanceInterrupted, InstanceName, Node
+from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.outcomes import Counted, ReleasedBy
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 
@@ -37,8 +37,8 @@ class PendingRow(NamedTuple):
 class LedgerRow(NamedTuple):
     """A counted interruption."""
 
-    key: str
     at: float
+    key: str
     recorded_at: float
     name: str
     identity: str
@@ -48,7 +48,7 @@ class LedgerRow(NamedTuple):
     machine_type: str
     counted_as: str
     age_seconds: float | None
-    explained: int
+    attributed: int
     released_by: ReleasedBy | None
 
 
@@ -66,8 +66,8 @@ class LabelSetRow(NamedTuple):
     failed: int
     instances: int
     instance_seconds: float
-    touched_at: float
-    revealed: int
+    changed_at: float
+    released: int
 
 
 class ClusterRow(NamedTuple):
@@ -76,8 +76,8 @@ class ClusterRow(NamedTuple):
     cluster: str
     interruptions: int
     last_interruption_at: float | None
-    touched_at: float
-    revealed: int
+    changed_at: float
+    released: int
 
 
 class LifetimeRow(NamedTuple):
@@ -88,14 +88,14 @@ class LifetimeRow(NamedTuple):
     buckets: str
     """JSON."""
     sum_seconds: float
-    touched_at: float
-    revealed: int
+    changed_at: float
+    released: int
 
 
-SEEN_COLUMNS: Final = ("key", "seen_at")
+EVENT_KEY_COLUMNS: Final = ("key", "recorded_at")
 _SHARED_FIELDS: Final = Instance._fields[Instance._fields.index("recorded_at") :]
 """Fields of `Instance` that are also columns, in the same order."""
-INSTANCE_COLUMNS: Final = ("slot", "name", "identity", "kind", *Node._fields, *_SHARED_FIELDS)
+INSTANCE_COLUMNS: Final = ("name", "identity", "kind", *Node._fields, *_SHARED_FIELDS)
 
 
 def select(columns: Sequence[str], rest: str) -> str:
@@ -103,15 +103,22 @@ def select(columns: Sequence[str], rest: str) -> str:
     return f"SELECT {', '.join(columns)} {rest}"
 
 
-_SELECT_SEEN: Final = "SELECT seen.key FROM json_each(?) AS keys CROSS JOIN seen ON seen.key = keys.value"
+_SELECT_EVENT_KEYS: Final = (
+    "SELECT event_keys.key FROM json_each(?) AS keys CROSS JOIN event_keys ON event_keys.key = keys.value"
+)
 _SELECT_INSTANCES: Final = select(
     INSTANCE_COLUMNS,
-    "FROM json_each(?) AS buckets CROSS JOIN instances ON slot BETWEEN buckets.value AND buckets.value + ?",
+    "FROM json_each(?) AS names CROSS JOIN instances ON name = names.value",
+)
+_SELECT_ARCHIVED: Final = select(
+    INSTANCE_COLUMNS,
+    "FROM json_each(?) AS wanted CROSS JOIN archived_instances"
+    " ON (name, identity) = (wanted.value ->> 0, wanted.value ->> 1)",
 )
 _SELECT_PENDING: Final = select(
-    PendingRow._fields, "FROM parked WHERE name IN (SELECT value FROM json_each(?))"
+    PendingRow._fields, "FROM pending WHERE name IN (SELECT value FROM json_each(?))"
 )
-_SELECT_DUE: Final = select(PendingRow._fields, "FROM parked WHERE until <= ? ORDER BY until LIMIT ?")
+_SELECT_DUE: Final = select(PendingRow._fields, "FROM pending WHERE until <= ? ORDER BY until LIMIT ?")
 _SELECT_LABEL_SETS: Final = select(LabelSetRow._fields, "FROM label_sets")
 _SELECT_CLUSTERS: Final = select(ClusterRow._fields, "FROM clusters")
 _SELECT_LIFETIMES: Final = select(LifetimeRow._fields, "FROM lifetimes")
@@ -132,34 +139,38 @@ def _statement(into: str, columns: tuple[str, ...], rows: int) -> str:
     return f"{into} ({','.join(columns)}) VALUES {','.join([row] * rows)}"
 
 
-def select_seen(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
-    """Return those of the event keys that were seen."""
-    return [key for (key,) in connection.execute(_SELECT_SEEN, (json_array(keys),))]
+def select_event_keys(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
+    """Return the event keys that are recorded."""
+    return [key for (key,) in connection.execute(_SELECT_EVENT_KEYS, (json_array(keys),))]
 
 
-def select_instances(
-    connection: apsw.Connection, buckets: Sequence[int], size: int, by_path: Mapping[str, InstanceName]
-) -> Iterator[tuple[int, Instance | None]]:
-    """Return the used slots in the buckets, and their incarnations; None for those of other names."""
-    for slot, path, identity, kind, *rest in connection.execute(
-        _SELECT_INSTANCES, (json_array(buckets), size - 1)
-    ):
-        name = by_path.get(path)
-        if name is None:
-            yield slot, None
-            continue
-        node, shared = node_of(rest[:_NODE_FIELDS]), rest[_NODE_FIELDS:]
-        # The flags stay 0 and 1, which are equal to False and True: six calls fewer.
-        yield slot, instance_of((name, identity, _KINDS[kind], node, *shared))
+def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> Iterator[Instance]:
+    """Return the incarnations of these names, which are given by their paths."""
+    for path, identity, kind, *rest in connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),)):
+        yield _instance(by_path[path], identity, kind, rest)
 
 
-def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[Parked]:
+def select_archived(
+    connection: apsw.Connection, wanted: Sequence[tuple[InstanceName, str]]
+) -> Iterator[Instance]:
+    """Return the archived incarnations that have one of these names and identities."""
+    pairs = to_json([(name.path, identity) for name, identity in wanted]).decode()
+    for path, identity, kind, *rest in connection.execute(_SELECT_ARCHIVED, (pairs,)):
+        yield _instance(InstanceName.from_path(path), identity, kind, rest)
+
+
+def _instance(name: InstanceName, identity: str, kind: int, rest: Sequence[Any]) -> Instance:
+    # The flags stay 0 and 1, which are equal to False and True: six calls fewer.
+    return Instance(name, identity, _KINDS[kind], Node._make(rest[:_NODE_FIELDS]), *rest[_NODE_FIELDS:])
+
+
+def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[PendingInterruption]:
     """Return the pending interruptions of instance names, given as paths."""
     rows = connection.execute(_SELECT_PENDING, (json_array(paths),))
     return [_pending(row) for row in map(PendingRow._make, rows)]
 
 
-def select_due(connection: apsw.Connection, until: float, limit: int) -> list[Parked]:
+def select_due(connection: apsw.Connection, until: float, limit: int) -> list[PendingInterruption]:
     """Return pending interruptions whose grace period has ended, those of the earliest end first."""
     rows = connection.execute(_SELECT_DUE, (until, limit))
     return [_pending(row) for row in map(PendingRow._make, rows)]
@@ -183,8 +194,8 @@ def select_label_sets(connection: apsw.Connection) -> list[LabelSetTotals]:
             row.failed,
             row.instances,
             row.instance_seconds,
-            row.touched_at,
-            bool(row.revealed),
+            row.changed_at,
+            bool(row.released),
         )
         for row in rows
     ]
@@ -198,8 +209,8 @@ def select_totals(connection: apsw.Connection) -> Totals:
             cluster.cluster,
             cluster.interruptions,
             cluster.last_interruption_at,
-            cluster.touched_at,
-            bool(cluster.revealed),
+            cluster.changed_at,
+            bool(cluster.released),
         )
     for lifetime in map(LifetimeRow._make, connection.execute(_SELECT_LIFETIMES)):
         totals.lifetimes[lifetime.cluster, lifetime.machine_type] = LifetimeTotals(
@@ -207,8 +218,8 @@ def select_totals(connection: apsw.Connection) -> Totals:
             lifetime.machine_type,
             json.loads(lifetime.buckets),
             lifetime.sum_seconds,
-            lifetime.touched_at,
-            bool(lifetime.revealed),
+            lifetime.changed_at,
+            bool(lifetime.released),
         )
     return totals
 
@@ -223,18 +234,18 @@ def insert_totals(connection: apsw.Connection, changed: Totals) -> None:
             row.failed,
             row.instances,
             row.instance_seconds,
-            row.touched_at,
-            row.revealed,
+            row.changed_at,
+            row.released,
         )
         for row in changed.label_sets.values()
     ]
     clusters = [
-        ClusterRow(row.cluster, row.interruptions, row.last_interruption_at, row.touched_at, row.revealed)
+        ClusterRow(row.cluster, row.interruptions, row.last_interruption_at, row.changed_at, row.released)
         for row in changed.clusters.values()
     ]
     lifetimes = [
         LifetimeRow(
-            row.cluster, row.machine_type, json_array(row.buckets), row.sum, row.touched_at, row.revealed
+            row.cluster, row.machine_type, json_array(row.buckets), row.sum, row.changed_at, row.released
         )
         for row in changed.lifetimes.values()
     ]
@@ -256,20 +267,22 @@ def delete_totals(connection: apsw.Connection, gone: Totals) -> None:
     connection.executemany("DELETE FROM lifetimes WHERE (cluster, machine_type) = (?, ?)", gone.lifetimes)
 
 
-def row_of_instance(slot: int, instance: Instance) -> tuple[object, ...]:
+def row_of_instance(instance: Instance) -> tuple[object, ...]:
     """Return the row of an incarnation, in the order of `INSTANCE_COLUMNS`."""
     name, identity, kind, node, *shared = instance
-    return (slot, name.path, identity, kind, *node, *shared)
+    return (name.path, identity, kind, *node, *shared)
 
 
-def row_of_pending(pending: Parked) -> PendingRow:
+def row_of_pending(pending: PendingInterruption) -> PendingRow:
     """Return the row of a pending interruption."""
     event = pending.event
     return PendingRow(event.key, event.name.path, event.id, event.at, pending.until)
 
 
-def _pending(row: PendingRow) -> Parked:
-    return Parked(InstanceInterrupted(row.key, row.at, InstanceName.from_path(row.name), row.id), row.until)
+def _pending(row: PendingRow) -> PendingInterruption:
+    return PendingInterruption(
+        InstanceInterrupted(row.key, row.at, InstanceName.from_path(row.name), row.id), row.until
+    )
 
 
 def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object, ...]:
@@ -278,15 +291,15 @@ def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object,
     A plain tuple, as for instances, because named ones took 7 % of the store's time per event.
     """
     return (
-        counted.key,
         counted.at,
+        counted.key,
         now,
         counted.name.path,
         identity,
         *counted.node,
         counted.counted_as,
         counted.age,
-        counted.explained,
+        counted.attributed,
         counted.released_by,
     )
 
@@ -297,11 +310,11 @@ def counted_of_row(row: LedgerRow) -> Counted:
         row.key,
         row.at,
         InstanceName.from_path(row.name),
-        id_of(row.identity),
+        instance_id_of(row.identity),
         Node(row.cluster, row.cluster_location, row.node_pool, row.machine_type),
         row.counted_as,
         row.age_seconds,
-        bool(row.explained),
+        bool(row.attributed),
         row.released_by,
     )
 

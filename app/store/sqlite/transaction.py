@@ -4,15 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import apsw
 
-from app.domain.batch import names_of
+from app.domain.batch import instance_names_of
 from app.domain.events import InstanceName
-from app.domain.instances import Instance
 from app.store.memory import Memory
 from app.store.port import SLICE, Due, Listing, Unlisted
 from app.store.sqlite import listing as listings
 from app.store.sqlite.rows import (
+    EVENT_KEY_COLUMNS,
     INSTANCE_COLUMNS,
-    SEEN_COLUMNS,
     LedgerRow,
     PendingRow,
     insert,
@@ -20,12 +19,13 @@ from app.store.sqlite.rows import (
     row_of_counted,
     row_of_instance,
     row_of_pending,
+    select_archived,
     select_due,
+    select_event_keys,
     select_instances,
     select_pending,
-    select_seen,
 )
-from app.store.sqlite.slots import BUCKET_SLOTS, bucket_of, slots_of
+from app.store.sqlite.schema import progress_until, set_progress
 
 
 class SQLiteTransaction:
@@ -42,34 +42,26 @@ class SQLiteTransaction:
         self._sweeps = sweeps
         self._now = now
         self._any_pending = memory.pending > 0
-        self._loaded_buckets: set[int] = set()
-        self._used_slots: set[int] = set()
-        """The slots in the loaded buckets that hold a row."""
-        self._slots: dict[tuple[InstanceName, str], int] = {}
-        """The slot of each loaded incarnation, by name and identity."""
 
-    def load(self, names: Iterable[InstanceName], keys: Sequence[str] = ()) -> None:
-        by_path = {name.path: name for name in self.batch.unread(names)}
+    def load(
+        self,
+        names: Iterable[InstanceName],
+        keys: Sequence[str] = (),
+        archived: Iterable[tuple[InstanceName, str]] = (),
+    ) -> None:
+        by_path = {name.path: name for name in self.batch.mark_read(names)}
         self.batch.load(
-            select_seen(self.connection, keys) if keys else (),
-            self._load_instances(by_path),
+            select_event_keys(self.connection, keys) if keys else (),
+            select_instances(self.connection, by_path),
             select_pending(self.connection, [*by_path]) if self._any_pending else (),
         )
-
-    def _load_instances(self, by_path: Mapping[str, InstanceName]) -> list[Instance]:
-        buckets = {bucket_of(name) for name in by_path.values()}
-        self._loaded_buckets |= buckets
-        instances = []
-        for slot, instance in select_instances(self.connection, [*buckets], BUCKET_SLOTS, by_path):
-            self._used_slots.add(slot)
-            if instance is not None:
-                self._slots[instance.name, instance.identity] = slot
-                instances.append(instance)
-        return instances
+        wanted = self.batch.without_known(archived)
+        if wanted:
+            self.batch.load_archived(select_archived(self.connection, wanted))
 
     def load_due(self) -> Due:
         pending = select_due(self.connection, self._now, SLICE)
-        self.load(names_of(parked.event for parked in pending))
+        self.load(instance_names_of(interruption.event for interruption in pending))
         return Due(pending, more=len(pending) == SLICE)
 
     def learn(self, number: str, project: str) -> Sequence[InstanceName]:
@@ -77,12 +69,17 @@ class SQLiteTransaction:
         execute("INSERT OR REPLACE INTO projects (number, id) VALUES (?, ?)", (number, project))
         under_number = (f"{number}/", f"{number}0")  # "0" is the character after "/"
         paths = execute(
-            "SELECT name FROM instances WHERE slot BETWEEN ? AND ? AND name >= ? AND name < ?"
-            " UNION SELECT name FROM parked WHERE name >= ? AND name < ?",
-            (*slots_of(number), *under_number, *under_number),
+            "SELECT name FROM instances WHERE name >= ? AND name < ?"
+            " UNION SELECT name FROM pending WHERE name >= ? AND name < ?",
+            (*under_number, *under_number),
         ).fetchall()
         names = [InstanceName.from_path(str(path)) for (path,) in paths]
         self.load([*names, *(name._replace(project=project) for name in names)])
+        execute(
+            "UPDATE OR REPLACE archived_instances SET name = ? || substr(name, ?)"
+            " WHERE name >= ? AND name < ?",
+            (project, len(number) + 1, *under_number),
+        )
         if names:
             execute(
                 "UPDATE ledger SET name = ? || substr(name, ?) WHERE name >= ? AND name < ?",
@@ -91,12 +88,10 @@ class SQLiteTransaction:
         return names
 
     def accrued_until(self) -> float | None:
-        at: float | None = self.connection.execute("SELECT accounted_at FROM clock").get
-        return at
+        return progress_until(self.connection, "instance_seconds")
 
     def set_accrued_until(self, at: float) -> None:
-        self.connection.execute("DELETE FROM clock")
-        self.connection.execute("INSERT INTO clock (accounted_at) VALUES (?)", (at,))
+        set_progress(self.connection, "instance_seconds", at)
 
     def begin_listing(self, listing: Listing) -> None:
         listings.begin(self.connection, listing)
@@ -131,19 +126,23 @@ class SQLiteTransaction:
         connection, batch = self.connection, self.batch
         insert(
             connection,
-            "INSERT OR REPLACE INTO seen",
-            SEEN_COLUMNS,
-            [(key, self._now) for key, new in batch.seen.items() if new],
+            "INSERT OR REPLACE INTO event_keys",
+            EVENT_KEY_COLUMNS,
+            [(key, self._now) for key, new in batch.event_keys.items() if new],
         )
         self._write_instances()
-        released = [(key,) for key, pending in batch.parked.items() if pending is None]
+        released = [(key,) for key, pending in batch.pending_interruptions.items() if pending is None]
         if released:
-            connection.executemany("DELETE FROM parked WHERE key = ?", released)
+            connection.executemany("DELETE FROM pending WHERE key = ?", released)
         insert(
             connection,
-            "INSERT OR REPLACE INTO parked",
+            "INSERT OR REPLACE INTO pending",
             PendingRow._fields,
-            [row_of_pending(pending) for pending in batch.parked.values() if pending is not None],
+            [
+                row_of_pending(pending)
+                for pending in batch.pending_interruptions.values()
+                if pending is not None
+            ],
         )
         insert(
             connection,
@@ -151,40 +150,28 @@ class SQLiteTransaction:
             LedgerRow._fields,
             [row_of_counted(counted, identity, self._now) for counted, identity in batch.counted],
         )
-        if batch.explained:
+        if batch.attributed:
             connection.executemany(
                 "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?,"
-                " explained = 1 WHERE name = ? AND identity = ? AND NOT explained",
-                [(*explain.node, explain.name.path, explain.identity) for explain in batch.explained],
+                " attributed = 1 WHERE name = ? AND identity = ? AND NOT attributed",
+                [
+                    (*attribution.node, attribution.name.path, attribution.identity)
+                    for attribution in batch.attributed
+                ],
             )
-        insert_totals(connection, batch.tally.changed)
+        insert_totals(connection, batch.totals.changed)
 
     def _write_instances(self) -> None:
-        kept = self.batch.kept
-        gone = [
-            (self._slots[key],) for key, instance in kept.items() if instance is None and key in self._slots
-        ]
-        if gone:
-            self.connection.executemany("DELETE FROM instances WHERE slot = ?", gone)
-        insert(
-            self.connection,
-            "INSERT OR REPLACE INTO instances",
-            INSTANCE_COLUMNS,
-            [
-                row_of_instance(self._slot(key), instance)
-                for key, instance in kept.items()
-                if instance is not None
-            ],
-        )
-
-    def _slot(self, key: tuple[InstanceName, str]) -> int:
-        """Return the incarnation's slot: its present one, or the first free one of the name's bucket."""
-        slot = self._slots.get(key)
-        if slot is None:
-            bucket = bucket_of(key[0])
-            if bucket not in self._loaded_buckets:
-                raise ValueError("an instance cannot be written before its name was loaded")
-            slot = next(free for free in range(bucket, bucket + BUCKET_SLOTS) if free not in self._used_slots)
-            self._used_slots.add(slot)
-            self._slots[key] = slot
-        return slot
+        for table, rows in (("instances", self.batch.instances), ("archived_instances", self.batch.archived)):
+            removed = [(name.path, identity) for (name, identity), row in rows.items() if row is None]
+            if removed:
+                self.connection.executemany(
+                    f"DELETE FROM {table} WHERE (name, identity) = (?, ?)",  # noqa: S608 - our own names
+                    removed,
+                )
+            insert(
+                self.connection,
+                f"INSERT OR REPLACE INTO {table}",
+                INSTANCE_COLUMNS,
+                [row_of_instance(row) for row in rows.values() if row is not None],
+            )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from app.domain.history import DAY_SECONDS, PERIOD_SECONDS, PERIODS
+from app.domain.ledger import DAY_SECONDS, PERIOD_SECONDS, PERIODS
 from app.web.status import formats
 
 SPARK_WIDTH: Final = PERIODS * 4 - 1

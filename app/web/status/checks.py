@@ -9,7 +9,7 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Final
 
-from app.domain.history import PERIOD_SECONDS, PERIODS
+from app.domain.ledger import PERIOD_SECONDS, PERIODS
 from app.metrics import ENDPOINTS, Endpoint
 from app.web.problems import leaves, status_of
 from app.web.status.formats import ago, count, count_noun, duration, percent, short_duration

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from app.domain.moments import rfc3339
+from app.domain.times import rfc3339
 
 DASH: Final = "\N{EN DASH}"
 """Shown in place of a number that is not known."""

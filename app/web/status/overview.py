@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from app.domain.events import UNKNOWN
-from app.domain.history import PERIODS, Entry, Pool, PoolHistory
 from app.domain.instances import OTHER, Labels
+from app.domain.ledger import PERIODS, LedgerEntry, Pool, PoolWeek
 from app.web.status.charts import Chart, chart
 from app.web.status.checks import Check, State, checks
 from app.web.status.snapshot import CountedLabels, Snapshot, Window
@@ -95,7 +95,7 @@ class Overview:
     machine_types: Sequence[Breakdown]
     zones: Sequence[Breakdown]
     chart: Chart
-    newest: Sequence[Entry]
+    newest: Sequence[LedgerEntry]
     checks: Sequence[Check]
     is_empty: bool
     """No Spot instance is known yet."""
@@ -148,9 +148,7 @@ def _pool_rows(snapshot: Snapshot, counted: Iterable[CountedLabels]) -> list[Poo
     ]
 
 
-def _pool_row(
-    pool: Pool, rows: Sequence[CountedLabels], history: PoolHistory | None, *, read: bool
-) -> PoolRow:
+def _pool_row(pool: Pool, rows: Sequence[CountedLabels], history: PoolWeek | None, *, read: bool) -> PoolRow:
     counted = _counted(rows)
     if history is None:
         none = 0 if read else None

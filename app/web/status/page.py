@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from app import DOCS_URL, VERSION
 from app.domain.events import UNKNOWN
-from app.domain.history import Query
 from app.domain.instances import OTHER
+from app.domain.ledger import Query
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.metrics import Metrics

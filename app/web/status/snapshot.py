@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 from prometheus_client.samples import Sample
 
 from app.domain.events import UNKNOWN
-from app.domain.history import Entry, LabelSetWeek, PoolHistory
 from app.domain.instances import Labels
+from app.domain.ledger import LabelSetWeek, LedgerEntry, PoolWeek
 from app.domain.totals import LabelSetTotals
 
 _Labels: TypeAlias = frozenset[tuple[str, str]]
@@ -106,8 +106,8 @@ class CountedLabels:
 class Ledger:
     """The ledger's rows of the last 7 days, by node pool and by label set, and the newest rows."""
 
-    pools: Sequence[PoolHistory] = ()
-    newest: Sequence[Entry] = ()
+    pools: Sequence[PoolWeek] = ()
+    newest: Sequence[LedgerEntry] = ()
     week: Sequence[LabelSetWeek] = ()
 
     @property

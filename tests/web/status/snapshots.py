@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import Any, Final
 
-from app.domain.history import DAY_SECONDS, PERIODS, LabelSetWeek, Pool, PoolHistory
 from app.domain.instances import Labels
+from app.domain.ledger import DAY_SECONDS, PERIODS, LabelSetWeek, Pool, PoolWeek
 from app.domain.totals import LabelSetTotals
 from app.gcp.listing import FAILURES
 from app.metrics import Metrics
 from app.web.problems import leaves
 from app.web.status.snapshot import Ledger, SelfMetrics, Snapshot
-from tests.domain.examples import LABELS
+from tests.support.examples import LABELS
 
 NOW: Final = 1_772_451_656.0
 POOL: Final = Pool(*LABELS[:4])
@@ -31,9 +31,9 @@ def totals(labels: Labels = LABELS, *, hours: float = 0.0, **fields: Any) -> Lab
     return LabelSetTotals(labels, instance_seconds=hours * 3600, **fields)
 
 
-def history(pool: Pool = POOL, week: int = 1, **fields: Any) -> PoolHistory:  # noqa: ANN401  # of `PoolHistory`
+def history(pool: Pool = POOL, week: int = 1, **fields: Any) -> PoolWeek:  # noqa: ANN401  # of `PoolWeek`
     """Return a pool whose interruptions were all in the last hour."""
-    return replace(PoolHistory(pool, week, week, week, NOW - 1, 60.0, [0] * (PERIODS - 1) + [week]), **fields)
+    return replace(PoolWeek(pool, week, week, week, NOW - 1, 60.0, [0] * (PERIODS - 1) + [week]), **fields)
 
 
 def week(labels: Labels = LABELS, *, hours: float = 0.0, **fields: Any) -> LabelSetWeek:  # noqa: ANN401  # of `LabelSetWeek`

@@ -3,7 +3,7 @@ from typing import Final
 
 import pytest
 
-from app.domain.history import DAY_SECONDS, PERIODS
+from app.domain.ledger import DAY_SECONDS, PERIODS
 from app.web.status.charts import HEIGHT, SPARK_HEIGHT, chart, described, spark
 
 NOW: Final = 1_772_451_656.0

@@ -6,8 +6,8 @@ from typing import Any, Final
 import pytest
 
 from app.domain.batch import Applied
-from app.domain.history import DAY_SECONDS, HOUR_SECONDS
 from app.domain.instances import UNKNOWN_LABELS
+from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS
 from app.gcp.listing import FAILURES
 from app.metrics import OUTCOMES, Metrics
 from app.web.problems import leaves

@@ -4,11 +4,11 @@ from typing import Final
 import pytest
 
 from app.domain.events import UNKNOWN
-from app.domain.history import PERIODS, Pool
 from app.domain.instances import OTHER_LABELS, UNKNOWN_LABELS
+from app.domain.ledger import PERIODS, Pool
 from app.web.status.overview import MAX_BREAKDOWNS, MAX_POOLS, Numbers, overview
 from app.web.status.snapshot import Ledger, Window
-from tests.domain.examples import LABELS
+from tests.support.examples import LABELS
 from tests.web.status.snapshots import POOL, history, snapshot, totals, week
 
 YOUNG: Final = Ledger(week=[week(hours=1_000_000)])

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from app import DOCS_URL
-from app.domain.history import DAY_SECONDS, HOUR_SECONDS, Entry, LabelSetWeek, PoolHistory, Query
+from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS, LabelSetWeek, LedgerEntry, PoolWeek, Query
 from app.domain.totals import LabelSetTotals
 from app.store.opening import open_store
 from app.store.port import LedgerReader, OpenedStore
@@ -360,13 +360,13 @@ class SlowLedger:
         self.times = 0
         self.free = threading.Event()
 
-    def interruptions(self, query: Query) -> Sequence[Entry]:
+    def interruptions(self, query: Query) -> Sequence[LedgerEntry]:
         self.times += 1
         self.asked.set()
         assert self.free.wait(120)
         return self._ledger.interruptions(query)
 
-    def pools(self, now: float, limit: int) -> Sequence[PoolHistory]:
+    def pools(self, now: float, limit: int) -> Sequence[PoolWeek]:
         return self._ledger.pools(now, limit)
 
     def week(self, now: float) -> Sequence[LabelSetWeek]:

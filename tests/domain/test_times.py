@@ -1,6 +1,6 @@
 import pytest
 
-from app.domain.moments import rfc3339
+from app.domain.times import rfc3339
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,11 @@ began, and does not undo a later event.
 from collections.abc import Sequence
 from typing import Final
 
-from app.domain.attribution import (
-    Change,
-    Draft,
-    EnsureSeries,
-    Explain,
-    Known,
-    StoreInstance,
-    order_among_incarnations,
-    release_pending,
-)
+from app.domain.changes import Attribute, Change, EnsureSeries, Known, StoreInstance
+from app.domain.draft import Draft, order_among_incarnations
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Listed, Node
-from app.domain.instances import NO_NODE, NODE, UNEXPLAINED, Instance, Kind
+from app.domain.instances import NODE, PLAIN_INSTANCE, UNDESCRIBED, Instance, Kind
+from app.domain.interruptions import release_pending
 
 _REWRITE_SECONDS: Final = 43200.0
 """Time after which an unchanged instance is written again. Most of a fleet is the same in each listing.
@@ -45,13 +38,13 @@ def observe_listed(listed: Listed, known: Known, began: float, now: float) -> Se
         draft.keep(instance._replace(recorded_at=now))
     if instance.kind is NODE:
         draft.changes.append(EnsureSeries(instance.labels, only_cluster=not instance.spot))
-        if before is not None and before.kind is UNEXPLAINED:
-            draft.changes.append(Explain(instance.name, before.identity, instance.node))
+        if before is not None and before.kind is UNDESCRIBED:
+            draft.changes.append(Attribute(instance.name, before.identity, instance.node))
     release_pending(known.pending, draft, "inventory")
     return draft.changes
 
 
-def ends_what_it_misses(began: float, previous: float | None) -> bool:
+def may_end_unlisted(began: float, previous: float | None) -> bool:
     """Return True if a complete listing may end instances that are missing from it.
 
     Unchanged instances are not written, so their last confirmation can be as recent as `previous`, the start
@@ -86,7 +79,7 @@ def _discovered(listed: Listed, began: float, now: float) -> Instance:
     return Instance(
         listed.name,
         listed.id,
-        NO_NODE if listed.node is None else NODE,
+        PLAIN_INSTANCE if listed.node is None else NODE,
         listed.node or UNKNOWN_NODE,
         now,
         spot=listed.spot,
@@ -107,7 +100,7 @@ def _updated(before: Instance, listed: Listed, began: float) -> Instance:
         node=_node(before, listed),
         spot=before.spot or listed.spot,
         alive=alive,
-        timed=before.timed and not (restarted and started_at != before.started_at),
+        lifetime_observed=before.lifetime_observed and not (restarted and started_at != before.started_at),
         created_at=listed.created_at if before.created_at is None else before.created_at,
         started_at=started_at,
         ended_at=None if alive else began if before.ended_at is None else before.ended_at,
@@ -126,7 +119,7 @@ def _lives(before: Instance, listed: Listed, began: float, *, restarted: bool) -
 def _kind(before: Instance, listed: Listed) -> Kind:
     if listed.node is not None:
         return NODE
-    return NO_NODE if before.kind is UNEXPLAINED else before.kind
+    return PLAIN_INSTANCE if before.kind is UNDESCRIBED else before.kind
 
 
 def _node(before: Instance, listed: Listed) -> Node:

@@ -4,12 +4,13 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from app.domain.attribution import NOT_A_NODE, Change, EnsureSeries, Known, StoreInstance
+from app.domain.changes import Change, EnsureSeries, Known, StoreInstance
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, Listed, Node
-from app.domain.fleet import ends_what_it_misses, observe_listed, observe_missing
-from app.domain.instances import Instance, Kind, Parked
+from app.domain.instances import Instance, Kind, PendingInterruption
+from app.domain.interruptions import IGNORED_NOT_A_NODE
 from app.domain.outcomes import Counted, Tracked
-from tests.domain.examples import (
+from app.domain.reconcile import may_end_unlisted, observe_listed, observe_missing
+from tests.support.examples import (
     DAY,
     GRACE,
     LAB,
@@ -271,19 +272,24 @@ def test_the_ledger_has_this_row(
 ) -> None:
     (row,) = simulate(story).ledger
 
-    assert (row.node, row.counted_as, row.released_by, row.explained) == (node, counted_as, released_by, True)
+    assert (row.node, row.counted_as, row.released_by, row.attributed) == (
+        node,
+        counted_as,
+        released_by,
+        True,
+    )
 
 
 def test_a_plain_instance_completes_no_ledger_row() -> None:
     (row,) = simulate([interrupted(), END_OF_GRACE, PLAIN_VM]).ledger
 
-    assert (row.node, row.explained) == (UNKNOWN_NODE, False)
+    assert (row.node, row.attributed) == (UNKNOWN_NODE, False)
 
 
 @pytest.mark.parametrize(
     ("story", "event", "outcome"),
     [
-        pytest.param([PLAIN_VM], interrupted(), NOT_A_NODE, id="not-a-node"),
+        pytest.param([PLAIN_VM], interrupted(), IGNORED_NOT_A_NODE, id="not-a-node"),
         pytest.param([listed()], created(), Tracked(NAME, TILLS), id="tracked"),
     ],
 )
@@ -327,7 +333,7 @@ def test_a_pending_interruption_is_released_by_the_inventory(
 def test_the_gauge_follows_a_known_instance_to_its_labels(labels: Node | None, node: Node) -> None:
     simulator = simulate([created(), listed(node=labels)])
 
-    gauge = {row.labels.node_pool: row.instances for row in simulator.tally.changed.label_sets.values()}
+    gauge = {row.labels.node_pool: row.instances for row in simulator.totals.changed.label_sets.values()}
     assert gauge == {TILLS.node_pool: 0} | {node.node_pool: 1}
     assert simulator.instance().node == node
 
@@ -337,18 +343,18 @@ def test_the_gauge_follows_a_known_instance_to_its_labels(labels: Node | None, n
 def test_series_exist_as_soon_as_an_instance_is_listed(alive: bool, spot: bool) -> None:  # noqa: FBT001 - rows
     simulator = simulate([listed(alive=alive, spot=spot)])
 
-    assert set(simulator.tally.changed.clusters) == {"tills"}
-    assert bool(simulator.tally.changed.label_sets) == spot
+    assert set(simulator.totals.changed.clusters) == {"tills"}
+    assert bool(simulator.totals.changed.label_sets) == spot
 
 
 def test_a_plain_instance_has_no_series() -> None:
-    assert not simulate([PLAIN_VM]).tally.changed
+    assert not simulate([PLAIN_VM]).totals.changed
 
 
 def test_a_listed_id_replaces_a_missing_id() -> None:
     simulator = simulate([created(""), listed()])
 
-    kept = {identity: instance is not None for (_, identity), instance in simulator.batch.kept.items()}
+    kept = {identity: instance is not None for (_, identity), instance in simulator.batch.instances.items()}
     assert kept == {f"~{created('').key}": False, "1": True}
 
 
@@ -422,13 +428,13 @@ def test_a_listed_instance_is_stored_as_listed() -> None:
 
 
 def test_a_pending_interruption_is_counted_even_if_the_listing_changes_nothing_else() -> None:
-    pending = Parked(interrupted(), NOW + GRACE)
+    pending = PendingInterruption(interrupted(), NOW + GRACE)
 
     (settled,) = keeps(
         observe_listed(listed(), Known(incarnations={"1": known()}, pending=[pending]), BEGAN, NOW + 5)
     )
 
-    assert (settled.alive, settled.timed, settled.recorded_at) == (False, True, NOW + 5)
+    assert (settled.alive, settled.lifetime_observed, settled.recorded_at) == (False, True, NOW + 5)
 
 
 # instances that are missing from a complete listing
@@ -459,18 +465,18 @@ def test_a_missing_instance_that_has_ended_does_not_change() -> None:
 
 def test_a_late_interruption_of_a_missing_instance_counts_with_its_lifetime() -> None:
     simulator = simulate([listed()])
-    simulator.batch.miss(NAME, "1", NOW + 100)
+    simulator.batch.observe_missing(NAME, "1", NOW + 100)
 
     (outcome,) = simulator.apply(interrupted())
 
     assert isinstance(outcome, Counted)
     assert (outcome.counted_as, outcome.age, simulator.instance().ended_at) == ("tills", 900.0, 1000.0)
-    assert simulator.tally.changed.label_sets[simulator.instance().labels].instances == 0
+    assert simulator.totals.changed.label_sets[simulator.instance().labels].instances == 0
 
 
 def test_a_missing_instance_lives_again_once_it_is_listed() -> None:
     simulator = simulate([created()])
-    simulator.batch.miss(NAME, "1", NOW + 100)
+    simulator.batch.observe_missing(NAME, "1", NOW + 100)
     simulator.observe_listed(listed(), began=NOW + 700)
 
     assert simulator.living == {"1"}
@@ -478,7 +484,7 @@ def test_a_missing_instance_lives_again_once_it_is_listed() -> None:
 
 def test_a_missing_instance_is_not_revived_by_an_older_listing() -> None:
     simulator = simulate([created()])
-    simulator.batch.miss(NAME, "1", NOW + 700)
+    simulator.batch.observe_missing(NAME, "1", NOW + 700)
     simulator.observe_listed(replace(listed(), started_at=None), began=NOW + 100)
 
     assert not simulator.living
@@ -493,4 +499,4 @@ def test_a_missing_instance_is_not_revived_by_an_older_listing() -> None:
     ],
 )
 def test_a_listing_soon_after_another_ends_no_instance(previous: float | None, *, ends: bool) -> None:
-    assert ends_what_it_misses(NOW, previous) is ends
+    assert may_end_unlisted(NOW, previous) is ends

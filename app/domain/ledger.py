@@ -14,7 +14,7 @@ PERIODS: Final = 28
 """Number of periods in a week: the bars of a pool's chart."""
 
 
-class Place(NamedTuple):
+class LedgerPosition(NamedTuple):
     """The position of an interruption in the ledger, which is ordered by time, then by key."""
 
     at: float
@@ -37,22 +37,22 @@ class Query:
     cluster_location: str | None = None
     counted: bool | None = None
     """True: only rows that the totals include; False: only rows that they do not include."""
-    before: Place | None = None
+    before: LedgerPosition | None = None
     """The position of the last row of the previous page. Only rows after it are read."""
     limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """A row of the ledger."""
 
     counted: Counted
     recorded_at: float
 
     @property
-    def place(self) -> Place:
+    def position(self) -> LedgerPosition:
         """The position of the row."""
-        return Place(self.counted.at, self.counted.key)
+        return LedgerPosition(self.counted.at, self.counted.key)
 
 
 class Pool(NamedTuple):
@@ -65,7 +65,7 @@ class Pool(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PoolHistory:
+class PoolWeek:
     """The interruptions of a node pool in the week before a given time."""
 
     pool: Pool

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from app.domain.attribution import Rules
 from app.domain.batch import Batch
+from app.domain.changes import Rules
 from app.domain.events import (
     CreationFailed,
     Event,
@@ -16,7 +16,7 @@ from app.domain.events import (
 )
 from app.domain.instances import Instance, Labels
 from app.domain.outcomes import Counted, Outcome
-from app.domain.totals import Tally, Totals
+from app.domain.totals import Totals, TotalsDelta
 
 NOW: Final = 1_772_451_656.0
 GRACE: Final = 1800.0
@@ -85,23 +85,25 @@ class Simulator:
     """The rules without a store: a long batch in memory."""
 
     def __init__(self, *, max_label_sets: int = 100, base: Totals | None = None) -> None:
-        self.tally = Tally(base or Totals(), max_label_sets=max_label_sets, revealed=True, now=NOW)
-        self.batch = Batch(self.tally, Rules(grace_seconds=GRACE, max_label_sets=max_label_sets), NOW)
+        self.totals = TotalsDelta(base or Totals(), max_label_sets=max_label_sets, released=True, now=NOW)
+        self.batch = Batch(self.totals, Rules(grace_seconds=GRACE, max_label_sets=max_label_sets), NOW)
 
     def apply(self, *events: Event) -> list[Outcome]:
         return [self.batch.decide(event) for event in events]
 
     def observe_listed(self, *listed: Listed, began: float) -> None:
         for instance in listed:
-            self.batch.hear(instance, began)
+            self.batch.observe_listed(instance, began)
 
     def end_grace(self) -> list[Outcome]:
         return [
-            self.batch.expire(pending) for pending in list(self.batch.parked.values()) if pending is not None
+            self.batch.expire(pending)
+            for pending in list(self.batch.pending_interruptions.values())
+            if pending is not None
         ]
 
     def instance(self, identity: str = "1", name: InstanceName = NAME) -> Instance:
-        instance = self.batch.kept[name, identity]
+        instance = self.batch.instances[name, identity]
         assert instance is not None
         return instance
 
@@ -109,7 +111,7 @@ class Simulator:
     def living(self) -> set[str]:
         return {
             instance.identity
-            for instance in self.batch.kept.values()
+            for instance in self.batch.instances.values()
             if instance is not None and instance.live_spot
         }
 
@@ -123,17 +125,17 @@ class Simulator:
 
     @property
     def interruptions(self) -> dict[str, int]:
-        rows = self.tally.changed.clusters.values()
+        rows = self.totals.changed.clusters.values()
         return {row.cluster: row.interruptions for row in rows if row.interruptions}
 
     @property
     def creations(self) -> tuple[int, int]:
-        rows = self.tally.changed.label_sets.values()
+        rows = self.totals.changed.label_sets.values()
         return sum(row.created for row in rows), sum(row.failed for row in rows)
 
     @property
     def ages(self) -> dict[str, float]:
-        rows = self.tally.changed.lifetimes.values()
+        rows = self.totals.changed.lifetimes.values()
         return {row.cluster: row.sum for row in rows if any(row.buckets)}
 
     @property
@@ -142,7 +144,7 @@ class Simulator:
         return [self._completed(counted, identity) for counted, identity in self.batch.counted]
 
     def _completed(self, counted: Counted, identity: str) -> Counted:
-        for explain in self.batch.explained:
-            if not counted.explained and (explain.name, explain.identity) == (counted.name, identity):
-                counted = replace(counted, node=explain.node, explained=True)
+        for explain in self.batch.attributed:
+            if not counted.attributed and (explain.name, explain.identity) == (counted.name, identity):
+                counted = replace(counted, node=explain.node, attributed=True)
         return counted
