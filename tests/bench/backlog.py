@@ -224,7 +224,8 @@ def _prune(store: Path) -> Pruning:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (left,) = connection.execute(
-            "SELECT (SELECT count(*) FROM event_keys) + (SELECT count(*) FROM instances) + count(*) FROM ledger"
+            "SELECT (SELECT count(*) FROM event_keys) + (SELECT count(*) FROM instances)"
+            " + (SELECT count(*) FROM archived_instances) + count(*) FROM ledger"
         ).fetchone()
     return Pruning(slices, left, _mib(store), free / pages)
 
