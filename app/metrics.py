@@ -4,6 +4,7 @@ https://prometheus.io/docs/instrumenting/writing_exporters/
 """
 
 import platform
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +23,6 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
@@ -31,8 +30,9 @@ from prometheus_client.utils import floatToGoString
 from app import VERSION
 from app.domain.batch import Applied
 from app.domain.events import BELIEVED_AHEAD_SECONDS
+from app.domain.instances import Labels
 from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
-from app.negotiation import MediaType, preferred
+from app.exposition import RenderedFamily, RenderedTable, preferred_format
 from app.store.port import StoredState
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
@@ -46,20 +46,14 @@ _SHORTEST_HOLD_SECONDS: Final = 0.001
 _LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
 _DELAY_LE: Final = [*(floatToGoString(bound) for bound in _DELAY_BUCKETS), "+Inf"]
 _PREFIX: Final = "spot_interruption_exporter"
-_FORMATS: Final[Mapping[MediaType, tuple[Callable[[Collector], bytes], str]]] = {
-    MediaType("text/plain", "0.0.4"): (generate_latest, "text/plain; version=0.0.4; charset=utf-8"),
-    MediaType("application/openmetrics-text", "1.0.0"): (
-        # Our names need no escaping: the bytes are those of `underscores`, and take a third less time.
-        partial(openmetrics.generate_latest, escaping=openmetrics.ALLOWUTF8),
-        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
-    ),
-}
-"""Encoders and content types, the default first.
-
-https://prometheus.io/docs/instrumenting/content_negotiation/
-"""
+_SHARED_FAMILIES: Final = ("spot_last_interruption_timestamp_seconds", "spot_instances")
+"""Families of the store's totals that replicas share, so that only the leader exports them."""
 
 _Row: TypeAlias = LabelSetTotals | ClusterTotals | LifetimeTotals
+_Clusters: TypeAlias = RenderedTable[str, tuple[ClusterTotals, bool, bool]]
+_LabelSets: TypeAlias = RenderedTable[Labels, tuple[LabelSetTotals, bool]]
+_Lifetimes: TypeAlias = RenderedTable[tuple[str, str], tuple[LifetimeTotals, bool]]
+"""Rows with what is exported of each: see `_TotalsSeries`."""
 _Key = TypeVar("_Key")
 _AnyRow = TypeVar("_AnyRow", LabelSetTotals, ClusterTotals, LifetimeTotals)
 
@@ -83,10 +77,9 @@ class Metrics:
         """`reasons` are those of refused pushes; `listing_failures` those of failed listings."""
         self._monotonic = monotonic
         self._lease_ends_at = inf
-        self._totals = _TotalsCollector(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
+        self._totals = _TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
-        self._registry.register(self._totals)
         self._registry.register(_ConditionalCollector(self._does_lead, self._shared))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -241,8 +234,9 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition in the format that the `Accept` header prefers, and its content type."""
-        encode, content_type = _FORMATS[preferred(accept, tuple(_FORMATS))]
-        return encode(self._registry), content_type
+        encode, content_type = preferred_format(accept)
+        totals = [family.encode(encode) for family in self._totals.render()]
+        return b"".join([*totals, encode(self._registry)]), content_type
 
 
 class _ConditionalCollector(Collector):
@@ -319,7 +313,7 @@ class _PushCollector(Collector):
         yield from (messages, delay, last)
 
 
-class _TotalsCollector(Collector):
+class _TotalsSeries:
     """Renders the totals of the store. Counters of prometheus_client cannot be set to a value."""
 
     def __init__(
@@ -337,6 +331,10 @@ class _TotalsCollector(Collector):
         self.hold_seconds = hold_seconds
         self._monotonic = monotonic
         self._held_since: dict[object, float] = {}
+        self._lock = threading.Lock()
+        self._clusters = _Clusters(self._cluster_families)
+        self._label_sets = _LabelSets(self._label_set_families)
+        self._lifetimes = _Lifetimes(self._lifetime_families)
         self._cluster_label = cluster_label
         self._label_names = [
             "project",
@@ -371,21 +369,39 @@ class _TotalsCollector(Collector):
     def label_sets(self) -> Sequence[LabelSetTotals]:
         return list(self._totals.label_sets.values())
 
-    def collect(self) -> Iterator[Metric]:
+    def render(self) -> Sequence[RenderedFamily]:
+        """Return all families. Only the leader exports the series that replicas share."""
+        with self._lock:
+            return [
+                family
+                for family in (
+                    *self._clusters.render(self._exported_clusters()),
+                    *self._label_sets.render(self._exported(self._totals.label_sets)),
+                    *self._lifetimes.render(self._exported(self._totals.lifetimes)),
+                )
+                if family.family.name not in _SHARED_FAMILIES or self._leads()
+            ]
+
+    def _exported(self, rows: Mapping[_Key, _AnyRow]) -> dict[_Key, tuple[_AnyRow, bool]]:
+        """Return the rows, and for each whether to export its counters.
+
+        The list is an atomic copy, because the event loop may change the dictionary at the same time.
+        """
         now = self._monotonic()
-        label_sets = [
-            (row, self._is_released(row.labels, row, now)) for row in list(self._totals.label_sets.values())
-        ]
-        clusters = [
-            (row, self._is_released(row.cluster, row, now)) for row in list(self._totals.clusters.values())
-        ]
-        lifetimes = [
-            (row, self._is_released((row.cluster, row.machine_type), row, now))
-            for row in list(self._totals.lifetimes.values())
-        ]
-        yield from self._cluster_families(clusters)
-        yield from self._label_set_families(label_sets)
-        yield self._lifetime_family(lifetimes)
+        return {key: (row, self._is_released(key, row, now)) for key, row in list(rows.items())}
+
+    def _exported_clusters(self) -> dict[str, tuple[ClusterTotals, bool, bool]]:
+        """Return the clusters, and for each whether to export its counter, and its newest time."""
+        # Earlier versions accepted any time. The next interruption replaces a time in the future.
+        latest = self._clock() + BELIEVED_AHEAD_SECONDS
+        return {
+            key: (
+                row,
+                is_released,
+                row.last_interruption_at is not None and row.last_interruption_at <= latest,
+            )
+            for key, (row, is_released) in self._exported(self._totals.clusters).items()
+        }
 
     def _is_released(self, key: object, row: _Row, now: float) -> bool:
         """Return whether to export the counters of the row.
@@ -397,7 +413,7 @@ class _TotalsCollector(Collector):
             self._held_since.setdefault(key, now)
         return row.released or self.hold_seconds <= 0
 
-    def _cluster_families(self, rows: Sequence[tuple[ClusterTotals, bool]]) -> Iterator[Metric]:
+    def _cluster_families(self, rows: Sequence[tuple[ClusterTotals, bool, bool]]) -> Sequence[Metric]:
         total = CounterMetricFamily(
             "interruption_events",
             "The total number of interruption events for a given cluster",
@@ -408,17 +424,13 @@ class _TotalsCollector(Collector):
             "Log time of the newest interruption",
             labels=[self._cluster_label],
         )
-        # Earlier versions accepted any time. The next interruption replaces a time in the future.
-        latest = self._clock() + BELIEVED_AHEAD_SECONDS
-        for row, is_released in rows:
+        for row, is_released, has_newest in rows:
             total.add_metric([row.cluster], row.interruptions if is_released else 0)
-            if row.last_interruption_at is not None and row.last_interruption_at <= latest:
+            if has_newest and row.last_interruption_at is not None:
                 newest.add_metric([row.cluster], row.last_interruption_at)
-        yield total
-        if self._leads():
-            yield newest
+        return total, newest
 
-    def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, bool]]) -> Iterator[Metric]:
+    def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, bool]]) -> Sequence[Metric]:
         interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._label_names)
         created = CounterMetricFamily(
             "spot_instances_created", "Spot instances whose creation was announced", labels=self._label_names
@@ -438,11 +450,9 @@ class _TotalsCollector(Collector):
             failed.add_metric(row.labels, row.failed if is_released else 0)
             seconds.add_metric(row.labels, row.instance_seconds if is_released else 0)
             instances.add_metric(row.labels, row.instances)
-        yield from (interruptions, created, failed, seconds)
-        if self._leads():
-            yield instances
+        return interruptions, created, failed, seconds, instances
 
-    def _lifetime_family(self, rows: Sequence[tuple[LifetimeTotals, bool]]) -> Metric:
+    def _lifetime_families(self, rows: Sequence[tuple[LifetimeTotals, bool]]) -> Sequence[Metric]:
         family = HistogramMetricFamily(
             "spot_instance_lifetime_seconds",
             "Age at interruption, since the instance's last start",
@@ -455,7 +465,7 @@ class _TotalsCollector(Collector):
                 buckets=list(zip(_LE, cumulated, strict=True)),
                 sum_value=row.sum if is_released else 0,
             )
-        return family
+        return (family,)
 
 
 def _held(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
