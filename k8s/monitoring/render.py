@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Final
 
-RUNBOOK: Final = "https://git.example.com/spot-interruption-exporter/README.md"
+RUNBOOK: Final = "https://git.example.com/spot-interruption-exporter/docs/runbook.md"
 """The page that has a section for each alert.
 
 Every link to the runbook begins with it. Change it here to the address of your copy, then run this program.

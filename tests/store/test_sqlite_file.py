@@ -25,6 +25,7 @@ from app.store.sqlite.file import SQLiteFile
 from app.store.sqlite.schema import MIGRATIONS
 from tests.domain.examples import DAY, LAB, NOW, OTHER_NAME, created, interrupted
 from tests.store.stories import MANY
+from tests.support.docs import DOCS
 from tests.support.requirement import require
 from tests.support.sqlite_files import contents, holder, killed, opened, used
 
@@ -228,12 +229,12 @@ def test_a_backup_without_its_lock_file_is_ours(path: Path) -> None:
     store.close()
 
 
-def test_the_readme_s_backup_of_a_store_in_use_has_what_was_committed(path: Path, tmp_path: Path) -> None:
+def test_the_documented_backup_of_a_store_in_use_has_what_was_committed(path: Path, tmp_path: Path) -> None:
     store = opened(path)
     store.apply([created(), *MANY, interrupted()], NOW)
 
     backup_path = tmp_path / "backup.db"
-    command = BACKUP.search((Path(__file__).parents[2] / "README.md").read_text())
+    command = BACKUP.search((DOCS / "operations.md").read_text())
     assert command is not None
     code, there, here = command.groups()
     code = code.replace(there, str(backup_path)).replace(here, str(path))

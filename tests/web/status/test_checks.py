@@ -1,7 +1,6 @@
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -14,9 +13,9 @@ from app.web.problems import leaves
 from app.web.status import sentences
 from app.web.status.checks import Check, State, checks
 from app.web.status.snapshot import Ledger, Snapshot
+from tests.support.docs import RUNBOOK
 from tests.web.status.snapshots import NOW, history, new_metrics, snapshot, totals, week
 
-README: Final = Path(__file__).parents[3] / "README.md"
 OK, ATTENTION, NONE, OFF = State.OK, State.ATTENTION, State.NONE, State.OFF
 
 
@@ -292,7 +291,7 @@ def broken() -> Iterator[Snapshot]:
 
 def test_each_problem_says_what_to_do_and_names_a_section_of_the_runbook() -> None:
     found = [one for state in broken() for one in checks(state) if one.state is ATTENTION]
-    sections = set(re.findall(r"(?m)^#### (\w+)$", README.read_text()))
+    sections = set(re.findall(r"(?m)^## (\w+)$", RUNBOOK.read_text()))
 
     assert len({one.name for one in found}) >= 14
     assert all(one.finding.endswith(".") for one in found)
