@@ -478,7 +478,7 @@ def test_a_first_start_may_be_killed_at_any_moment(path: Path, milliseconds: flo
 
 
 def test_looking_at_nothing_says_that_it_could_be_made(path: Path) -> None:
-    assert "can be made" in inspect_file(str(path))
+    assert "can be created" in inspect_file(str(path))
     assert not list(path.parent.iterdir())
 
 
@@ -512,7 +512,7 @@ def killed_before_the_index(path: Path) -> None:
         pytest.param(killed, "holds 1 instances and 1 interruptions", id="after-kill-9"),
         pytest.param(copied, "only a start can recover it", id="copied-after-kill-9"),
         pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
-        pytest.param(empty, "can be made", id="empty"),
+        pytest.param(empty, "can be created", id="empty"),
         pytest.param(unfinished, "empty yet", id="without-a-schema"),
     ],
 )

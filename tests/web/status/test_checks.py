@@ -253,7 +253,7 @@ def attention(state: Snapshot) -> list[str]:
 def test_a_fleet_that_cannot_be_listed_is_reported_once() -> None:
     metrics = new_metrics("shop")
     metrics.listing_failed("shop", "forbidden")
-    reasons = ["the fleet of no project could be listed; the log has the reasons"]
+    reasons = ["no project's fleet could be listed; the log has the reasons"]
 
     assert attention(snapshot(metrics, not_ready_reasons=reasons)) == ["Fleet of shop"]
     assert attention(snapshot(new_metrics("shop"), not_ready_reasons=reasons)) == ["Service"]
