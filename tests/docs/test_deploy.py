@@ -3,6 +3,7 @@
 import re
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from tests.docs.checkout import copied, shell
 from tests.k8s.checks import problems
 from tests.k8s.rendered import BASE, K8S, OVERLAYS, Manifests, render
 from tests.k8s.schemas import violations
-from tests.support.docs import DOCS, ROOT, blocks
+from tests.support.docs import DOCS, PAGES, ROOT, blocks
 from tests.support.requirement import require
 
 DEPLOY: Final = DOCS / "deploy.md"
@@ -144,3 +145,38 @@ def test_the_pod_that_restores_has_the_volume_and_the_user_of_the_exporter() -> 
     assert environment["SIE_STORE__URL"] == settings.store.url
     # The pods of the exporter get pushes by this label.
     assert "labels" not in pod["metadata"]
+
+
+def declared(kind: str, file: str) -> set[str]:
+    """Return the names of Terraform's variables or outputs."""
+    return set(re.findall(rf'^{kind} "(\w+)"', (ROOT / "infra/gcp" / file).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_an_output_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"output -raw (\w+)|module\.spot_interruption_exporter\.(\w+)", text)
+
+    assert {first or second for first, second in named} <= declared("output", "outputs.tf")
+
+
+def test_the_hcl_of_the_pages_is_formatted_and_sets_variables_that_exist() -> None:
+    found = [block.code for page in PAGES for block in blocks(page, "hcl")]
+    inside = "\n".join(re.findall(r"^module .*?\{\n(.*?)^\}", "\n".join(found), re.MULTILINE | re.DOTALL))
+    variables = {
+        name
+        for code in (inside, *(code for code in found if "module " not in code))
+        for name in re.findall(r"^(?:  )?(\w+) +=", code, re.MULTILINE)
+    } - {"source"}
+    attributes = {"region", "network", "subnetworks"}
+
+    assert len(found) >= 3
+    assert variables - attributes <= declared("variable", "variables.tf")
+    terraform = shutil.which("terraform")
+    if terraform is None:
+        pytest.skip("needs terraform, which is not here")
+    for code in found:
+        done = subprocess.run(
+            [terraform, "fmt", "-check", "-"], input=code, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, code
