@@ -20,6 +20,8 @@ UNTESTED: Final = {
     "needs a cloud": ("gcloud", "kubectl", "terraform", "https://$HOST"),
     "needs Docker": ("docker",),
 }
+# Files that the reader of a page creates.
+MADE_BY_READERS: Final = ("k8s/overlays/site", "infra/gcp/backend.tf")
 _LINK: Final = re.compile(r'(?:\]\(|src="|srcset=")([^)"\s]+)')
 _IMAGE_BYTES: Final = 200_000
 
@@ -52,6 +54,15 @@ def test_every_link_leads_to_a_file_and_an_anchor_of_it(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@each_page
+def test_a_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`((?:app|tests|k8s|infra|docs|findings|\.github|\.ci)/[\w./-]+)`", page.read_text())
+
+    assert [
+        name for name in named if not name.startswith(MADE_BY_READERS) and not (ROOT / name).exists()
+    ] == []
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
