@@ -513,7 +513,7 @@ def killed_before_the_index(path: Path) -> None:
         pytest.param(copied, "only a start can recover it", id="copied-after-kill-9"),
         pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
         pytest.param(empty, "can be created", id="empty"),
-        pytest.param(unfinished, "empty yet", id="without-a-schema"),
+        pytest.param(unfinished, "still empty", id="without-a-schema"),
     ],
 )
 def test_looking_changes_nothing(path: Path, make: Callable[[Path], object], text: str) -> None:
