@@ -128,12 +128,24 @@ def published(where: str) -> Iterator[Path]:
     root = ROOT / where
     for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
         hidden = any(part.startswith((".", "__")) for part in path.relative_to(root).parts[:-1])
-        if path.is_file() and not hidden:
+        # This file has the words as data.
+        if path.is_file() and not hidden and path != Path(__file__):
             yield path
 
 
 PUBLISHED: Final = (
-    *("app", "docs", "findings", "infra", "k8s", ".github", ".ci", "Dockerfile", "docker-compose.yaml"),
+    *(
+        "app",
+        "docs",
+        "findings",
+        "infra",
+        "k8s",
+        "tests",
+        ".github",
+        ".ci",
+        "Dockerfile",
+        "docker-compose.yaml",
+    ),
     *(str(page.relative_to(ROOT)) for page in PAGES if page.parent == ROOT),
 )
 

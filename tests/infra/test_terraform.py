@@ -48,7 +48,7 @@ def found_terraform() -> str:
 
 
 def run(*arguments: str, within: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Terraform's answer, with nothing asked and nothing told to the world."""
+    """Run Terraform without prompts and without its check for a newer version, and return its output."""
     quiet = {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_INPUT": "0"}
     return subprocess.run(
         [found_terraform(), *arguments],

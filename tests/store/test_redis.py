@@ -209,7 +209,7 @@ def test_what_comes_to_all_replicas_at_once_counts_once(start: Opener, server: R
         try:
             for first in range(0, len(shuffled), 3):
                 store.apply(shuffled[first : first + 3], NOW)
-        except Exception as exc:  # noqa: BLE001 - told by the test
+        except Exception as exc:  # noqa: BLE001 - the test reports it
             failures.append(exc)
 
     threads = [threading.Thread(target=hammer, args=one) for one in zip(stores, (1, 2, 3), strict=True)]
