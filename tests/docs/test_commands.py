@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.docs.checkout import copied, shell
-from tests.support.docs import DOCS, PAGES, README, ROOT, Block, blocks
+from tests.support.docs import DOCS, PAGES, README, ROOT, Block, blocks, rows
 from tests.support.process import LOOPBACK, Process, answers, free_port
 from tests.support.program import COMMAND
 from tests.support.requirement import require
@@ -94,15 +94,43 @@ def test_ci_runs_the_commands_of_compose() -> None:
     assert [line for line in lines if line not in workflow] == []
 
 
+def wrong_words(code: str) -> list[str]:
+    """Return the programs, files, modules of the tests, and their options that do not exist."""
+    wrong = []
+    for command in re.split(r"&&|(?<!\\)\n", code):
+        words = shlex.split(command)
+        wrong += [
+            word
+            for word in words
+            if (word.startswith(".venv/") and not (Path(sys.prefix) / word.removeprefix(".venv/")).exists())
+            or (word.startswith("tests/") and not (ROOT / word).exists())
+        ]
+        modules = [word for word in words if word.startswith("tests.")]
+        for module in modules:
+            source = _source(module)
+            wrong += [] if source else [module]
+            wrong += [word for word in words if word.startswith("--") and f'"{word}"' not in source]
+    return wrong
+
+
+def _source(module: str) -> str:
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return ""
+    return "" if spec is None or spec.origin is None else Path(spec.origin).read_text()
+
+
 @pytest.mark.parametrize("block", marked("takes minutes"), ids=name_of)
 def test_a_long_command_names_programs_and_options_that_exist(block: Block) -> None:
-    words = shlex.split(block.code.replace("&&", "\n"))
-    for program, option, module in zip(words, words[1:], words[2:], strict=False):
-        if program.startswith(".venv/bin/"):
-            assert (Path(sys.prefix) / program.removeprefix(".venv/")).exists(), program
-        if program == ".venv/bin/python" and option == "-m":
-            spec = find_spec(module)
-            assert spec is not None
-            assert spec.origin is not None
-            source = Path(spec.origin).read_text()
-            assert [one for one in words if one.startswith("--") and f'"{one}"' not in source] == []
+    assert wrong_words(block.code) == []
+
+
+def test_the_commands_of_the_proof_exist() -> None:
+    [results] = zip(*[row[2:] for row in rows("proof")], strict=True)
+    commands = [
+        command for result in results for command in re.findall(r"`((?:python|pytest) [^`]+)`", result)
+    ]
+
+    assert len(commands) == len(rows("proof"))
+    assert [(command, wrong_words(command)) for command in commands if wrong_words(command)] == []
