@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.support.docs import ROOT
 
-_IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "*.db*", "build", "dist")
+_IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "*.db*", "build", "dist", "site")
 
 
 def copied(folder: Path) -> Path:
