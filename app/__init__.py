@@ -5,5 +5,5 @@ from typing import Final
 
 VERSION: Final = version("spot-interruption-exporter")
 
-DOCS_URL: Final = "https://git.example.com/spot-interruption-exporter/README.md"
-"""The documentation with the runbook, whose sections have the alerts' names. The same as in render.py."""
+DOCS_URL: Final = "https://git.example.com/spot-interruption-exporter/docs"
+"""The folder of the documentation: index.md, and runbook.md, whose address is also in render.py."""

@@ -175,7 +175,7 @@ class Inventory:
         if not_attempted := [project.id for project in projects if not project.attempted]:
             return [f"the fleet of project {project} was not listed yet" for project in not_attempted]
         if not any(project.known for project in projects):
-            return ["the fleet of no project could be listed; the log has the reasons"]
+            return ["no project's fleet could be listed; the log has the reasons"]
         return ()
 
     async def run(self) -> None:

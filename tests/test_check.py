@@ -96,7 +96,7 @@ def test_where_all_is_well_every_line_is_ok(tmp_path: Path, credentials: PushCre
     assert code == 0
     assert found == {
         "configuration": ("ok", f"{tmp_path / 'config.yaml'} and environment"),
-        "store": ("ok", f"there is none yet; it can be made in {tmp_path}"),
+        "store": ("ok", f"there is no store yet; it can be created in {tmp_path}"),
         "certificates": ("ok", f"1 keys at {credentials.server.url}"),
         "fleet": ("ok", "not listed, because inventory.enabled is false"),
     }

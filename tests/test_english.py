@@ -1,15 +1,56 @@
-"""The language of the docstrings: a docstring starts with a noun phrase or a verb."""
+"""The language of the project: words that it does not use, and the beginnings of docstrings.
+
+The reader is an engineer in an incident whose second language is English: short main clauses, and the usual
+word for each thing. `.ci/run` also checks the spelling with codespell.
+"""
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parent.parent
+from tests.support.docs import PAGES, ROOT
+
 FOLDERS: Final = ("app", "tests", "infra", "k8s")
 RELATIVE_WORDS: Final = frozenset({"How", "Of", "That", "What", "Where", "Whether", "Which"})
+
+PREFERRED: Final = {
+    r"tells": "report, say, describe",
+    r"told": "reported, said, described",
+    r"mend(s|ed|ing)?": "fix",
+    r"anew": "again",
+    r"afresh": "again",
+    r"besides": "in addition",
+    r"bear(s|ing)?": "have, accept",
+    r"hears?|heard": "receive, learn",
+    r"whom": "a main clause",
+    r"thereby|thereof|therein|thereupon|wherein|whereby": "a main clause",
+    r"likewise": "also, the same",
+    r"whence|thence|hence": "from there, so",
+    r"in the midst|amid": "during",
+    r"nought|naught|aught": "nothing",
+    r"lest": "so that … not",
+    r"seldom": "rarely",
+    r"ought": "should",
+    r"so that there": "a shorter sentence",
+    # "there is no X" and "is no longer" are plain.
+    r"(?<!there )(?<!\bThere )(is|are|was|were) no (?!longer\b|more\b)(?=[a-z])": "is not a",
+    r"for it (is|was|has|does|can|may)": "because it",
+    # One word for one thing.
+    r"verdicts?": "outcome, reason",
+    r"chores?": "periodic work",
+    r"lulls?": "pause",
+    r"the sweep|sweeps|sweeping": "listing, reconcile",
+}
+_AVOIDED: Final = [(re.compile(rf"(?i)\b(?:{word})\b"), instead) for word, instead in PREFERRED.items()]
+_TEXT_SUFFIXES: Final = frozenset(
+    {".md", ".yaml", ".yml", ".json", ".tf", ".hcl", ".tftpl", ".conf", ".html", ".sh", ""}
+)
 
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
@@ -57,3 +98,92 @@ def test_no_docstring_begins_with_a_relative_word(folder: str) -> None:
 )
 def test_a_relative_word_is_found_at_the_beginning_of_any_docstring(source: str, *, is_wrong: bool) -> None:
     assert any(begins_with_a_relative_word(text) for _, text in docstrings(source)) is is_wrong
+
+
+def prose_of_python(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each comment and each string: docstrings, messages, help."""
+    strings = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in strings:
+            for offset, line in enumerate(token.string.splitlines()):
+                yield token.start[0] + offset, line
+
+
+def prose_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each line of a file that people read, or the comments and strings of a program."""
+    if path.suffix == ".py":
+        yield from prose_of_python(path.read_text())
+    elif path.suffix in _TEXT_SUFFIXES:
+        yield from enumerate(path.read_text().splitlines(), 1)
+
+
+def avoided_words(text: str) -> list[str]:
+    """Return the words that the project does not use. Code in backticks is not prose."""
+    prose = re.sub(r"`[^`]*`", "``", text)
+    return [f"{found[0]!r}: rather {instead}" for word, instead in _AVOIDED for found in word.finditer(prose)]
+
+
+def published(where: str) -> Iterator[Path]:
+    """Yield the files whose prose people read. The cloud's tools keep their own files in hidden folders."""
+    root = ROOT / where
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        hidden = any(part.startswith((".", "__")) for part in path.relative_to(root).parts[:-1])
+        # This file has the words as data.
+        if path.is_file() and not hidden and path != Path(__file__):
+            yield path
+
+
+PUBLISHED: Final = (
+    *(
+        "app",
+        "docs",
+        "findings",
+        "infra",
+        "k8s",
+        "tests",
+        ".github",
+        ".ci",
+        "Dockerfile",
+        "docker-compose.yaml",
+    ),
+    *(str(page.relative_to(ROOT)) for page in PAGES if page.parent == ROOT),
+)
+
+
+@pytest.mark.parametrize("where", PUBLISHED)
+def test_people_read_plain_words(where: str) -> None:
+    files = list(published(where))
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {problem}"
+        for path in files
+        for line, text in prose_of(path)
+        for problem in avoided_words(text)
+    ]
+
+    assert files
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The log tells which it was.", ["tells"]),
+        ("No rate is told below ten hours.", ["told"]),
+        ("The file is no database.", ["is no "]),
+        ("There is no database, and it is no longer needed.", []),
+        ("`told` is a name.", []),
+        ("The sweep begins anew.", ["anew", "The sweep"]),
+        ("The ninth part of the string is hereditary.", []),
+    ],
+)
+def test_an_avoided_word_is_found_as_a_whole_word(text: str, words: list[str]) -> None:
+    assert [problem.split("'")[1] for problem in avoided_words(text)] == words
+
+
+def test_the_prose_of_a_program_is_its_comments_and_strings() -> None:
+    source = 'def told():\n    """Say it.\n\n    More."""\n    return f"x {told}"  # a comment\n'
+
+    found = " ".join(text for _, text in prose_of_python(source))
+    assert "Say it." in found
+    assert "a comment" in found
+    assert "def" not in found

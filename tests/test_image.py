@@ -121,7 +121,7 @@ def test_the_image_holds_what_the_wheel_of_this_version_starts(tmp_path: Path) -
         scripts.read_string(files.read(entry_points).decode())
 
     assert command("ENTRYPOINT") == list(scripts["console_scripts"])
-    # What is no Python file too: it is read at run time.
+    # Also files that are not Python: the program reads them at run time.
     sources = [path for path in (ROOT / "app").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert {str(path.relative_to(ROOT)) for path in sources} <= set(names)
     assert {name.partition("/")[0] for name in names} == {

@@ -410,7 +410,7 @@ def test_where_no_project_can_be_listed_it_is_not_ready_and_takes_pushes(
     api.fail(FORBIDDEN, times=100)
     with exporting(tmp_path, api, pause_seconds=60) as exporter:
         eventually(lambda: failures(exporter, "forbidden"), within=WITHIN, what="the failure")
-        assert missing(exporter) == "the fleet of no project could be listed; the log has the reasons"
+        assert missing(exporter) == "no project's fleet could be listed; the log has the reasons"
         assert exporter.client.get(f"{exporter.url}/healthz").status_code == 200
         assert interrupt(exporter, "node") == "pending"
         exporter.create("known")

@@ -127,7 +127,7 @@ class IssuerServer:
         """Block until there were `count` requests in all. Raises TimeoutError."""
         with self._fetched:
             if not self._fetched.wait_for(lambda: self.fetches >= count, timeout_seconds):
-                raise TimeoutError(f"{self.fetches} of {count} fetches came")
+                raise TimeoutError(f"{self.fetches} of {count} fetches arrived")
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         site = self

@@ -112,11 +112,11 @@ class _Story:
 
         await self._post("creation", "A Spot node is created", creation)
         await self._post("interruption", "It is interrupted", interruption)
-        await self._post("interruption", "The same, redelivered", interruption)
-        await self._post("interruption", "An interruption overtakes its node's creation", early)
-        await self._post("creation", "The creation comes", late)
+        await self._post("interruption", "The same interruption, delivered again", interruption)
+        await self._post("interruption", "An interruption arrives before its node's creation", early)
+        await self._post("creation", "The creation arrives", late)
         await self._post("interruption", "Another system event", other)
-        await self._post("interruption", "A token that somebody else signed", interruption, self._stranger)
+        await self._post("interruption", "A token with a forged signature", interruption, self._stranger)
         return await self._read()
 
     async def _post(self, endpoint: str, title: str, entry: Mapping[str, Any], token: str = "") -> None:

@@ -165,7 +165,7 @@ class Engine:
     def _listing(self, project: str, transaction: Transaction) -> Listing:
         listing = self._listings.get(project)
         if listing is None or transaction.is_lost(listing):
-            raise StoreUnavailableError(f"the store was away during the listing of project {project}")
+            raise StoreUnavailableError(f"the store was unavailable during the listing of project {project}")
         return listing
 
     def _applied(self, transaction: Transaction) -> Applied:

@@ -35,7 +35,7 @@ def open_store(
 
 
 def inspect_store(url: str) -> str:
-    """Describe the store at the URL, or say that it can be made; change nothing. Raises StartError."""
+    """Describe the store at the URL, or say that it can be created; change nothing. Raises StartError."""
     if url.startswith(_SQLITE):
         from app.store.sqlite.damage import inspect_file  # noqa: PLC0415 - a driver is loaded when it is used
 

@@ -32,12 +32,14 @@ class Condition(Protocol):
 def add_health(app: FastAPI, condition: Condition) -> None:
     """Add `/healthz` for probes and load balancers, and `/readyz` for people and alerts."""
 
-    @app.get("/healthz", summary="Whether the exporter does its work", responses=_STATES)
+    @app.get("/healthz", summary="Liveness: 200 while the exporter works", responses=_STATES)
     async def healthz() -> Response:
         reason = condition.unhealthy_reason()
         return _state((reason,) if reason else (), "unhealthy")
 
-    @app.get("/readyz", summary="Whether every interruption can be attributed at once", responses=_STATES)
+    @app.get(
+        "/readyz", summary="Readiness: 200 if interruptions can be attributed at once", responses=_STATES
+    )
     async def readyz() -> Response:
         return _state(condition.not_ready_reasons(), "not_ready")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from textwrap import indent
 from typing import Final
 
-RUNBOOK: Final = "https://git.example.com/spot-interruption-exporter/README.md"
+RUNBOOK: Final = "https://git.example.com/spot-interruption-exporter/docs/runbook.md"
 """The page that has a section for each alert.
 
 Every link to the runbook begins with it. Change it here to the address of your copy, then run this program.
-A test holds the exporter's own links (DOCS_URL in app/__init__.py) and the default of Terraform's variable
-`runbook` to the same address.
+A test compares the exporter's own links (DOCS_URL in app/__init__.py) with it, and checks that the default of
+Terraform's variable `runbook` is a page of this repository.
 """
 
 K8S: Final = Path(__file__).resolve().parent.parent

@@ -110,7 +110,7 @@ def test_counters_never_go_down_over_kills_and_restarts(scraped: Scraped) -> Non
         prometheus.wait_for_scrapes(1)
 
     assert prometheus.value('up{exporter="prompt"}') == 1
-    # The counters that are durable, and the histogram: the other series begin anew with each process.
+    # The durable counters and the histogram: the other series begin at 0 in each process.
     durable = (
         "interruption_events_total"
         "|spot_(interruptions|instances_created|instance_creations_failed|instance_seconds)_total"

@@ -112,7 +112,7 @@ def test_an_interruption_that_overtakes_its_creation_waits_for_it(deployment: De
 def test_messages_are_taken_unwrapped_too(deployment: Deployment) -> None:
     pubsub, exporter = deployment.pubsub, deployment.exporter
     for kind in SUBSCRIPTIONS:
-        # Its name is another's, and without metadata nothing tells it.
+        # The subscription has another name. Without metadata the push does not contain it.
         pubsub.create_topic(f"bare-{kind}")
         pubsub.create_push_subscription(
             f"bare-{kind}", f"bare-{kind}", f"{exporter.url}/events/{kind}", unwrapped=True

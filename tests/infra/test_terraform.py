@@ -23,6 +23,7 @@ from app.gcp.pubsub import PushMessage
 from app.metrics import ENDPOINTS
 from app.settings import Settings, load_settings
 from tests.infra.log_filter import Filter, compiled
+from tests.support.docs import rows
 from tests.support.entries import (
     JsonObject,
     changed,
@@ -32,7 +33,6 @@ from tests.support.entries import (
     preempted,
     system_event,
 )
-from tests.support.readme import rows
 
 ROOT: Final = Path(__file__).parents[2]
 GCP: Final = ROOT / "infra" / "gcp"
@@ -48,7 +48,7 @@ def found_terraform() -> str:
 
 
 def run(*arguments: str, within: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Terraform's answer, with nothing asked and nothing told to the world."""
+    """Run Terraform without prompts and without its check for a newer version, and return its output."""
     quiet = {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_INPUT": "0"}
     return subprocess.run(
         [found_terraform(), *arguments],

@@ -17,6 +17,7 @@ import yaml
 
 from app.metrics import Metrics
 from tests.simulation.week import Week
+from tests.support.docs import RUNBOOK, anchors
 from tests.support.exporter import OWN
 from tests.support.grafana import ALL, BOARD, PANELS, QUERIES, QUERY_VARIABLES, Grafana, Query, interpolated
 from tests.support.requirement import require
@@ -186,7 +187,7 @@ def test_the_links_lead_to_the_runbook_and_to_the_status_page() -> None:
 
     # test_rules.py has the runbook's address and its sections.
     assert re.fullmatch(r"https://[^#]+#runbook", runbook["url"])
-    assert re.search(r"^### Runbook$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert "runbook" in anchors(RUNBOOK)
     # The default address is that of the documented port-forward and of Docker Compose.
     assert page["url"] == "${page:raw}"
     assert address["type"] == "textbox"

@@ -1,4 +1,4 @@
-"""The recording and alerting rules: they are valid, tested, rendered, and described in the README."""
+"""The recording and alerting rules: they are valid, tested, rendered, and described in the documentation."""
 
 import json
 import re
@@ -18,7 +18,7 @@ import yaml
 from app import DOCS_URL
 from app.metrics import Metrics
 from app.web.problems import leaves, status_of
-from tests.support.readme import rows
+from tests.support.docs import PAGES, RUNBOOK, anchors, blocks, is_page_anchor, rows
 from tests.support.requirement import require
 from tests.support.rules import RULES, rule_groups
 
@@ -31,6 +31,7 @@ _RULES: Final = [rule for group in _GROUPS for rule in group["rules"]]
 _ALERTS: Final = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDS: Final = [rule["record"] for rule in _RULES if "record" in rule]
 _RUNBOOK: Final[str] = runpy.run_path(str(RULES.parent / "render.py"))["RUNBOOK"]
+_BASE: Final = _RUNBOOK.removesuffix("docs/runbook.md")
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -168,32 +169,27 @@ def test_an_alert_links_to_its_section_of_the_runbook(alert: str) -> None:
 
     assert page == _RUNBOOK
     assert anchor == alert.lower()
-    assert f"#### {alert}\n" in _runbook().read_text()
+    assert f"## {alert}\n" in RUNBOOK.read_text()
 
 
-def _runbook() -> Path:
-    """Return the file of this repository that is at the end of the runbook's address."""
-    paths = [_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")]
-    [found] = [path for path in paths if _RUNBOOK.endswith(f"/{path.relative_to(_ROOT)}")]
-    return found
-
-
-def test_the_runbook_has_an_https_address() -> None:
+def test_the_runbook_has_an_https_address_that_ends_with_its_path() -> None:
     assert urlsplit(_RUNBOOK).scheme == "https"
     assert urlsplit(_RUNBOOK).hostname
+    assert f"{_BASE}{RUNBOOK.relative_to(_ROOT)}" == _RUNBOOK
 
 
 def test_the_exporters_page_links_to_the_same_page() -> None:
-    assert DOCS_URL == _RUNBOOK
+    assert f"{DOCS_URL}/runbook.md" == _RUNBOOK
 
 
-def test_terraform_s_alert_links_to_the_same_page() -> None:
+def test_terraform_s_alert_links_to_an_anchor_of_a_page() -> None:
     infra = _ROOT / "infra" / "gcp"
 
-    assert f'default     = "{_RUNBOOK}"' in (infra / "variables.tf").read_text()
+    [page] = re.findall(r'default     = "(https://[^"]+\.md)"', (infra / "variables.tf").read_text())
     [anchor] = re.findall(r"\]\(\$\{var\.runbook\}#([\w-]+)\)", (infra / "alert.tf").read_text())
+    assert is_page_anchor(f"{page}#{anchor}", _BASE)
     assert anchor == "dead-letters"
-    assert "### Dead letters\n" in _runbook().read_text()
+    assert anchor in anchors(RUNBOOK)
 
 
 def groupings(promql: str) -> Iterator[set[str]]:
@@ -212,16 +208,15 @@ def test_every_rule_separates_clusters_of_the_same_name() -> None:
     assert [labels for labels in found if not labels >= set(CLUSTER)] == []
 
 
-def test_every_query_of_the_readme_separates_clusters_of_the_same_name() -> None:
-    text = (_ROOT / "README.md").read_text()
-    queries = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+def test_every_query_of_the_pages_separates_clusters_of_the_same_name() -> None:
+    queries = [block.code for page in PAGES for block in blocks(page, "promql")]
 
     found = [labels for query in queries for labels in groupings(query) if "kubernetes_cluster" in labels]
     assert len(found) > 5
     assert [labels for labels in found if not labels >= set(CLUSTER)] == []
 
 
-def test_the_readme_has_a_table_of_all_records() -> None:
+def test_a_page_has_a_table_of_all_records() -> None:
     names = [
         f"{level}:{name}"
         for levels, operations, _ in rows("records")

@@ -1,4 +1,4 @@
-"""Prometheus computes the truth about the simulated week, and each query of the README has an answer.
+"""Prometheus computes the truth about the simulated week, and each query of the documentation has an answer.
 
 The first and last scrapes are exactly at the beginning and the end of the week. So `increase()` over the
 week, evaluated at its end, does not extrapolate. Windows of Prometheus 3.0 and later are open on the left:
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from math import ceil, isnan, sqrt
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -20,6 +19,7 @@ from app.domain.totals import LIFETIME_BOUNDS
 from tests.simulation.fleet import DAY, LATE, hazard, stock_out
 from tests.simulation.truth import LABELS, Key
 from tests.simulation.week import SECONDS, STEP_SECONDS, Week
+from tests.support.docs import DOCS, README, blocks
 from tests.support.rules import rule_groups
 
 EXTRAPOLATED: Final = 1 + 1.1 * 2 * STEP_SECONDS / SECONDS
@@ -35,7 +35,6 @@ GROUPINGS: Final = [
     LABELS,
 ]
 FLAVOUR: Final = ("machine_type", "zone")
-_README: Final = Path(__file__).parents[2] / "README.md"
 
 
 def grouped(week: Week, promql: str, by: Key, at: float | None = None) -> dict[Key, float]:
@@ -356,20 +355,18 @@ def test_the_live_exporter_continues_the_series_of_its_past(week: Week) -> None:
 
 
 def questions() -> Iterator[str]:
-    """Yield the queries of the README's section. A line that is not indented begins a query."""
-    text = _README.read_text()
-    heading = re.search(r"\n(#+) Questions[^\n]*\n", text)
-    assert heading is not None
-    text = text[heading.end() :]
-    end = re.search(rf"\n\n#{{1,{len(heading[1])}}} [^\n]+\n\n", text)
-    for block in re.findall(r"```promql\n(.*?)```", text[: end.start() if end else None], re.DOTALL):
-        for query in re.split(r"\n(?=[^\s)])", block.strip()):
-            if not query.startswith("#"):
-                yield query
+    """Yield each query about the fleet once. A line that is not indented begins a query."""
+    queries = [
+        query
+        for page in (README, DOCS / "queries.md", DOCS / "replicas.md", DOCS / "alerts.md")
+        for block in blocks(page, "promql")
+        for query in re.split(r"\n(?=[^\s)])", block.code.strip())
+    ]
+    yield from dict.fromkeys(queries)
 
 
 @pytest.mark.parametrize("query", list(questions()))
-def test_each_query_of_the_readme_has_an_answer(week: Week, query: str) -> None:
+def test_each_query_of_the_documentation_has_an_answer(week: Week, query: str) -> None:
     # The recorded series have values only from after the simulated week.
     answer = week.prometheus.query(query, week.ends) or week.prometheus.query(query)
 

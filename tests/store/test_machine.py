@@ -76,7 +76,7 @@ class Model:
     waiting: dict[str, tuple[float, InstanceInterrupted]] = field(default_factory=dict)
     created: dict[str, InstanceCreated] = field(default_factory=dict)
     described: set[tuple[InstanceName, str]] = field(default_factory=set)
-    """Names and ids that a creation or a listing told of."""
+    """The names and ids in creations and listings."""
     failed: set[CreationFailed] = field(default_factory=set)
     interrupted: set[str] = field(default_factory=set)
     """Keys."""
@@ -172,7 +172,7 @@ class Exporter(RuleBasedStateMachine):
         self.unheard: set[str] = set()
         """Started again, and neither a listing nor a creation has said so."""
         self.mistaken: set[str] = set()
-        """Ended by another operation's failure, while nothing had told their own."""
+        """Instances that another operation ended by its failure, because their own operation was unknown."""
         self.listing: Listing | None = None
         self.shown = Totals()
 
@@ -608,7 +608,7 @@ class TestReplicas(Replicas.TestCase):  # type: ignore[valid-type, misc]  # hypo
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Event]:
-    """Everything that happens to two names, told with ids, in the order in which it happened.
+    """Everything that happens to two names, with ids, in the order in which it happened.
 
     Some instances are created a second time, by another operation; some are named by another one's failure.
     """

@@ -209,7 +209,7 @@ def test_what_comes_to_all_replicas_at_once_counts_once(start: Opener, server: R
         try:
             for first in range(0, len(shuffled), 3):
                 store.apply(shuffled[first : first + 3], NOW)
-        except Exception as exc:  # noqa: BLE001 - told by the test
+        except Exception as exc:  # noqa: BLE001 - the test reports it
             failures.append(exc)
 
     threads = [threading.Thread(target=hammer, args=one) for one in zip(stores, (1, 2, 3), strict=True)]
@@ -504,7 +504,7 @@ def test_a_server_that_is_away_is_asked_again_after_a_quarter_of_a_second() -> N
     with pytest.raises(StoreUnavailableError, match="refused"):
         link.connect()
     now += 0.2
-    with pytest.raises(StoreUnavailableError, match=r"^redis is away$"):
+    with pytest.raises(StoreUnavailableError, match=r"^redis cannot be reached$"):
         link.connect()
     now += 0.1
     with pytest.raises(StoreUnavailableError, match="refused"):
@@ -802,7 +802,7 @@ def test_a_schema_that_another_version_has_written_meanwhile_stays(
 
 
 def test_looking_changes_nothing(start: Opener, client: Client, server: RedisServer) -> None:
-    assert "nothing of ours" in inspect_store(server.url)
+    assert "no data of this exporter" in inspect_store(server.url)
     assert not client.keys("*")
     start().apply([created(), interrupted()], NOW)
     before = everything(client)
@@ -872,12 +872,12 @@ def test_a_name_that_will_not_return_is_warned_of(
     passing: bool,  # noqa: FBT001 - a row
 ) -> None:
     warnings = open_store(server.url, RULES, replica=replica).warnings
-    assert any("the next has another" in warning for warning in warnings) is passing
+    assert any("it changes at each start" in warning for warning in warnings) is passing
 
 
 def test_what_a_server_may_lose_is_a_warning_beside_what_it_holds(
     client: Client, server: RedisServer
 ) -> None:
-    assert inspect_store(server.url) == "redis has nothing of ours yet"
+    assert inspect_store(server.url) == "redis has no data of this exporter yet"
     [warning] = store_warnings(server.url, "exporter-0")
     assert "append-only" in warning

@@ -1,4 +1,4 @@
-"""A COMMIT that fails, and is on disk all the same: nobody is told a lie, and nothing counts twice."""
+"""A COMMIT that fails although it is on disk: every answer is true, and nothing counts twice."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -23,7 +23,8 @@ from app.store.sqlite.damage import inspect_file
 from app.store.sqlite.file import SQLiteFile
 from app.store.sqlite.schema import EARLIER_APPLICATION_ID, MIGRATIONS
 from tests.store.stories import MANY
-from tests.support.examples import NOW, OTHER_NAME, created, interrupted
+from tests.support.docs import DOCS, blocks, rows
+from tests.support.examples import NAME, NOW, OTHER_NAME, TILLS, created, interrupted
 from tests.support.requirement import require
 from tests.support.sqlite_files import contents, holder, killed, opened, used
 
@@ -227,12 +228,12 @@ def test_a_backup_without_its_lock_file_is_ours(path: Path) -> None:
     store.close()
 
 
-def test_the_readme_s_backup_of_a_store_in_use_has_what_was_committed(path: Path, tmp_path: Path) -> None:
+def test_the_documented_backup_of_a_store_in_use_has_what_was_committed(path: Path, tmp_path: Path) -> None:
     store = opened(path)
     store.apply([created(), *MANY, interrupted()], NOW)
 
     backup_path = tmp_path / "backup.db"
-    command = BACKUP.search((Path(__file__).parents[2] / "README.md").read_text())
+    command = BACKUP.search((DOCS / "operations.md").read_text())
     assert command is not None
     code, there, here = command.groups()
     code = code.replace(there, str(backup_path)).replace(here, str(path))
@@ -390,6 +391,38 @@ def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
     assert "more" not in tables
 
 
+def test_the_architecture_page_lists_the_tables_and_their_keys(path: Path) -> None:
+    used(path)
+
+    with closing(apsw.Connection(str(path))) as connection:
+        tables = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        ]
+        keys = {
+            table: [
+                name
+                for name, _ in connection.execute(
+                    "SELECT name, pk FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,)
+                )
+            ]
+            for table in tables
+        }
+    described = {table.strip("`"): key for table, key, _ in rows("store-tables")}
+    assert described.pop("label_sets") == "the six labels"
+    assert len(keys.pop("label_sets")) == 6
+    assert described == {table: ", ".join(f"`{name}`" for name in key) for table, key in keys.items()}
+
+
+def test_the_query_of_the_architecture_page_finds_the_newest_interruption(path: Path) -> None:
+    used(path)
+    (query,) = blocks(DOCS / "architecture.md", "sql")
+
+    with closing(apsw.Connection(str(path))) as connection:
+        ((time, name, cluster),) = connection.execute(query.code)
+
+    assert (time, name, cluster) == ("1970-01-01 00:16:40", NAME.path, TILLS.cluster)
+
+
 def test_a_migration_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     used(path)
     with caplog.at_level("INFO"):
@@ -420,7 +453,7 @@ def test_a_first_start_may_be_killed_at_any_moment(path: Path, milliseconds: flo
 
 
 def test_looking_at_nothing_says_that_it_could_be_made(path: Path) -> None:
-    assert "can be made" in inspect_file(str(path))
+    assert "can be created" in inspect_file(str(path))
     assert not list(path.parent.iterdir())
 
 
@@ -454,8 +487,8 @@ def killed_before_the_index(path: Path) -> None:
         pytest.param(killed, "holds 1 instances and 1 interruptions", id="after-kill-9"),
         pytest.param(copied, "only a start can recover it", id="copied-after-kill-9"),
         pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
-        pytest.param(empty, "can be made", id="empty"),
-        pytest.param(unfinished, "empty yet", id="without-a-schema"),
+        pytest.param(empty, "can be created", id="empty"),
+        pytest.param(unfinished, "still empty", id="without-a-schema"),
     ],
 )
 def test_looking_changes_nothing(path: Path, make: Callable[[Path], object], text: str) -> None:

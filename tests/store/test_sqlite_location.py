@@ -95,7 +95,7 @@ def test_every_path_to_a_file_meets_the_same_lock(folder: Path, path_in: Callabl
 @paths
 def test_looking_follows_the_path(folder: Path, path_in: Callable[[Path], str]) -> None:
     path = path_in(folder)
-    assert inspect_file(path) == f"there is none yet; it can be made in {folder}/disk"
+    assert inspect_file(path) == f"there is no store yet; it can be created in {folder}/disk"
 
     used(folder / "disk/store.db")
 

@@ -24,7 +24,7 @@ def chromium() -> Iterator[Browser]:
     """Start the installed Chromium with an empty profile. The Python package of Playwright has no browser."""
     program = require("chromium", shutil.which("chromium"))
     with sync_playwright() as playwright:
-        # Its sandbox does not work for root, as whom containers run tests.
+        # Its sandbox does not work for root, and containers run tests as root.
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS, chromium_sandbox=False)
         try:
             yield browser

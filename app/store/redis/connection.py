@@ -59,7 +59,7 @@ class Link:
     def connect(self) -> None:
         """Find the node that accepts writes, and connect to it."""
         if self._monotonic() < self._retry_at:
-            raise StoreUnavailableError("redis is away")
+            raise StoreUnavailableError("redis cannot be reached")
         try:
             self._connection = connect(self._url)
         except (RedisError, OSError) as exc:
@@ -120,7 +120,7 @@ class Link:
 
     def _connected(self) -> AbstractConnection:
         if self._connection is None:
-            raise StoreUnavailableError("redis is away")
+            raise StoreUnavailableError("redis cannot be reached")
         return self._connection
 
     def _lose(self) -> None:
@@ -176,7 +176,7 @@ def _node_of_cluster(url: str) -> AbstractConnection:
     try:
         node = cluster.get_node_from_key(PREFIX)
         if node is None:
-            raise RedisConnectionError("no node of the cluster has our keys")
+            raise RedisConnectionError("no node of the Redis Cluster serves the exporter's keys")
         connection = _connection_of(cluster.get_redis_connection(node))
         connection.connect()
     finally:

@@ -27,7 +27,7 @@ def inspect_redis(url: str) -> str:
         link.close()
     check_schema(schema)
     if schema is None:
-        return "redis has nothing of ours yet"
+        return "redis has no data of this exporter yet"
     return f"redis holds {instances} instances and {interruptions} interruptions"
 
 
@@ -59,7 +59,9 @@ def warnings_of_name(replica: str) -> Sequence[str]:
     """Return reasons why counts under this replica's name might be lost."""
     if not _TEMPORARY_NAME.fullmatch(replica):
         return ()
-    return (f"{replica} looks like the name of a Deployment's pod or of a container; the next has another",)
+    return (
+        f"{replica} looks like the name of a Deployment's pod or of a container; it changes at each start",
+    )
 
 
 def _facts(replies: list[Any]) -> dict[str, str]:

@@ -124,7 +124,7 @@ def check_schema(schema: str | None) -> None:
     if schema is None:
         return
     if not schema.isdecimal():
-        raise StartError(f"redis has something else under {key('schema')}")
+        raise StartError(f"redis has data of another program under {key('schema')}")
     if int(schema) > SCHEMA:
         raise StartError(f"redis has schema {schema}, newer than this program's {SCHEMA}")
     if int(schema) < SCHEMA:

@@ -75,7 +75,7 @@ def _warm_page_cache(path: str) -> None:
 
 
 def inspect_file(path: str) -> str:
-    """Describe what is in the file, or say that it can be made; change nothing. Raises StartError."""
+    """Describe what is in the file, or say that it can be created; change nothing. Raises StartError."""
     if path == ":memory:":
         return "in memory: everything is forgotten at a restart"
     location = Location.of(path)
@@ -86,10 +86,10 @@ def inspect_file(path: str) -> str:
         if (damage := find_damage(location, len(MIGRATIONS), exclusive=False)) is not None:
             raise StartError(f"{location} is damaged ({damage}); at its start the exporter moves it aside")
         if not header_of(location.real):
-            return f"there is none yet; it can be made in {location.folder}"
+            return f"there is no store yet; it can be created in {location.folder}"
         with closing(_connect_read_only(location.real, exclusive=False)) as connection:
             if not version_of(connection):
-                return f"{location} is empty yet"
+                return f"{location} is still empty"
             instances = connection.execute("SELECT count(*) FROM instances").get
             interruptions = connection.execute("SELECT count(*) FROM ledger").get
     except apsw.ProtocolError:

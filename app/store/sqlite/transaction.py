@@ -38,7 +38,7 @@ class SQLiteTransaction:
         self.connection = connection
         self.batch = memory.batch(now)
         self.swept: dict[str, float] = {}
-        """Sweeps that this transaction completes."""
+        """For each project, when the listing began that this transaction completes, if it ends instances."""
         self._sweeps = sweeps
         self._now = now
         self._any_pending = memory.pending > 0

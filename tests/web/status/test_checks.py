@@ -1,7 +1,6 @@
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -14,9 +13,9 @@ from app.web.problems import leaves
 from app.web.status import sentences
 from app.web.status.checks import Check, State, checks
 from app.web.status.snapshot import Ledger, Snapshot
+from tests.support.docs import RUNBOOK
 from tests.web.status.snapshots import NOW, history, new_metrics, snapshot, totals, week
 
-README: Final = Path(__file__).parents[3] / "README.md"
 OK, ATTENTION, NONE, OFF = State.OK, State.ATTENTION, State.NONE, State.OFF
 
 
@@ -254,7 +253,7 @@ def attention(state: Snapshot) -> list[str]:
 def test_a_fleet_that_cannot_be_listed_is_reported_once() -> None:
     metrics = new_metrics("shop")
     metrics.listing_failed("shop", "forbidden")
-    reasons = ["the fleet of no project could be listed; the log has the reasons"]
+    reasons = ["no project's fleet could be listed; the log has the reasons"]
 
     assert attention(snapshot(metrics, not_ready_reasons=reasons)) == ["Fleet of shop"]
     assert attention(snapshot(new_metrics("shop"), not_ready_reasons=reasons)) == ["Service"]
@@ -292,7 +291,7 @@ def broken() -> Iterator[Snapshot]:
 
 def test_each_problem_says_what_to_do_and_names_a_section_of_the_runbook() -> None:
     found = [one for state in broken() for one in checks(state) if one.state is ATTENTION]
-    sections = set(re.findall(r"(?m)^#### (\w+)$", README.read_text()))
+    sections = set(re.findall(r"(?m)^## (\w+)$", RUNBOOK.read_text()))
 
     assert len({one.name for one in found}) >= 14
     assert all(one.finding.endswith(".") for one in found)

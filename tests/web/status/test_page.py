@@ -141,7 +141,7 @@ def test_its_links_work_and_lead_nowhere_else_but_to_the_documentation(tmp_path:
         lose(exporter, "node-1", ago=60, age=60, cluster="a&b=c d/é")
         found = read(exporter).links
         assert {"/federated/metrics", "/interruptions", "/healthz", "/readyz"} < set(found)
-        assert {DOCS_URL, f"{DOCS_URL}#runbook"} < set(found)
+        assert {f"{DOCS_URL}/index.md", f"{DOCS_URL}/runbook.md#runbook"} < set(found)
         (of_the_cluster,) = [link for link in found if "cluster=" in link]
         for link in set(found) - {of_the_cluster}:
             if not link.startswith(("data:image/svg+xml,", DOCS_URL)):
@@ -161,7 +161,7 @@ def test_a_trouble_links_to_its_section_of_the_runbook_and_stands_there_once(clo
     page = read(clocked)
     trouble = page.texts["li"][0]
 
-    assert f"{DOCS_URL}#spotinterruptionexporterpushesunauthenticated" in page.links
+    assert f"{DOCS_URL}/runbook.md#spotinterruptionexporterpushesunauthenticated" in page.links
     assert "5 of 5 pushes since the start: 5 without a valid token." in trouble
     assert page.texts["td"].count("See above") == 1
     assert "#attention" in page.links

@@ -1,15 +1,16 @@
-"""The tables of the README have the values of the code."""
+"""The tables of the pages have the values of the code."""
 
 import re
 from collections.abc import Iterator
 
-import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics
 from app.settings import describe
 from app.web.problems import leaves, status_of
-from tests.support.readme import README, rows
+from tests.support.docs import README, ROOT, rows
+from tests.support.program import run
 
 
 def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
@@ -39,23 +40,27 @@ def test_every_series_is_in_the_table_with_its_type_and_help_text() -> None:
     assert sorted(listed) == sorted(families())
 
 
-@pytest.mark.parametrize("mark", ["demo", "test"])
-def test_each_of_the_two_commands_is_one_line(mark: str) -> None:
-    found = re.search(rf"<!-- {mark} -->\n```sh\n(.*?)\n```", README.read_text(), re.DOTALL)
+def test_the_readme_names_the_series_about_instances_and_no_others() -> None:
+    [table] = re.findall(r"^## Metrics\n\n((?:\|.*\n)+)", README.read_text(), re.MULTILINE)
+    named = set(re.findall(r"`\w+`", table))
 
-    assert found is not None
-    assert "\n" not in found[1]
+    assert named == {name for name, _, _ in families() if not name.startswith("`spot_interruption_exporter")}
 
 
-def test_every_link_within_the_repository_leads_somewhere() -> None:
-    text = README.read_text()
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    links = re.findall(r'(?:\]\(|src="|srcset=")([^)"\s]+)', text)
+def test_every_exit_code_of_the_help_is_in_the_table() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    [table] = re.findall(r"^\| exit code .*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    listed = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+    [codes] = re.findall(r"exit codes:\n((?:  .*\n)+)", run("--help").stdout)
 
-    assert links
-    for link in links:
-        if link.startswith("#"):
-            assert link.removeprefix("#") in anchors, link
-        elif "://" not in link:
-            assert (README.parent / link).exists(), link
+    assert listed == re.findall(r"^  ([\d, ]*\d) ", codes, re.MULTILINE)
+
+
+def test_every_alert_is_in_the_table_with_its_severity() -> None:
+    rules = yaml.safe_load((ROOT / "k8s/monitoring/rules.yaml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+
+    assert [row[:2] for row in rows("alerts")] == [
+        [f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})", alert["labels"]["severity"]]
+        for alert in alerts
+    ]
