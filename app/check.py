@@ -41,7 +41,10 @@ def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) ->
     for warning in warnings:
         yield "warn", "configuration", warning
     yield from _store(settings.store)
-    yield asyncio.run(_certificates(settings.pubsub))
+    if settings.pubsub.delivery == "pull":
+        yield from _subscriptions(settings.pulled_subscriptions)
+    else:
+        yield asyncio.run(_certificates(settings.pubsub))
     if not settings.inventory.enabled:
         yield "ok", "fleet", "not listed, because inventory.enabled is false"
     elif not settings.project_ids:
@@ -59,6 +62,25 @@ def _store(store: StoreSettings) -> Iterator[Finding]:
         return
     for warning in store_warnings(store.url, store.replica):
         yield "warn", "store", warning
+
+
+def _subscriptions(names: Sequence[str]) -> Iterator[Finding]:
+    try:
+        from app.gcp.subscriber import examine, make_subscriber  # noqa: PLC0415 - of an extra
+    except ModuleNotFoundError as exc:
+        yield "FAIL", "subscriptions", f"pubsub.delivery pull needs the extra `pull`: {exc.name} is missing"
+        return
+    try:
+        client = make_subscriber()
+    except ExporterError as exc:
+        yield "FAIL", "subscriptions", str(exc)
+        return
+    with client:
+        for name in names:
+            state, message = examine(client, name)
+            # Who may pull may lack the permission to look; to try would take messages.
+            grade: Grade = "ok" if state == "ok" else "warn" if state == "forbidden" else "FAIL"
+            yield grade, f"subscription {name}", message or "is there, and does not push"
 
 
 async def _certificates(pubsub: PubSubSettings) -> Finding:

@@ -9,21 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.domain.changes import Rules
+from app.errors import StartError
 from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
-from app.metrics import Metrics
+from app.metrics import ENDPOINTS, Metrics
 from app.periodic import PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.settings import Settings
 from app.store.opening import open_store
 from app.store.port import OpenedStore
+from app.web.body import BodyReader
 from app.web.problems import leaves
 from app.web.push import Gate
 
 if TYPE_CHECKING:
     from httpx import AsyncClient
+
+    from app.pull import Puller
 
 _DAY: Final = 86400.0
 
@@ -111,11 +115,38 @@ class Exporter:
             page_seconds=overrides.page_seconds,
             clock=overrides.clock,
         )
+        self.puller = self._make_puller()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def _make_puller(self) -> "Puller | None":
+        if self.settings.pubsub.delivery == "push":
+            return None
+        try:
+            from app.pull import Intake, Puller  # noqa: PLC0415 - of an extra, and only for this way
+        except ModuleNotFoundError as exc:
+            raise StartError(
+                f"pubsub.delivery pull needs the extra `pull` ({exc.name} is not installed); install it with"
+                " pip install 'spot-interruption-exporter[pull]'"
+            ) from exc
+        subscriptions = zip(ENDPOINTS, self.settings.pulled_subscriptions, strict=True)
+        return Puller(
+            [
+                Intake(
+                    endpoint,
+                    subscription,
+                    self.recorder,
+                    self.metrics.pushes[endpoint],
+                    self.inventory.request,
+                    BodyReader(self.settings.server.max_body_bytes),
+                    self.clock,
+                )
+                for endpoint, subscription in subscriptions
+            ]
+        )
 
     def _make_client(self) -> "AsyncClient | None":
         pubsub = self.settings.pubsub
-        return None if pubsub.authentication == "none" else make_client(pubsub.certs_url)
+        return make_client(pubsub.certs_url) if pubsub.authenticates_pushes else None
 
     def _make_verifier(self) -> Verifier | None:
         pubsub = self.settings.pubsub
@@ -136,7 +167,15 @@ class Exporter:
 
     def not_ready_reasons(self) -> Sequence[str]:
         """Return the reasons for which some interruptions cannot be attributed at once."""
-        return ["the exporter is stopping"] if self.stopping else self.inventory.not_ready_reasons()
+        if self.stopping:
+            return ["the exporter is stopping"]
+        pulling = self.puller.problems() if self.puller is not None else ()
+        return [*pulling, *self.inventory.not_ready_reasons()]
+
+    async def stop_pulling(self) -> None:
+        """Stop pulling: commit what was taken, and hand back the rest. Nothing to do with pushes."""
+        if self.puller is not None:
+            await self.puller.stop()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -152,13 +191,15 @@ class Exporter:
             asyncio.create_task(tasks.run(), name="periodic work"),
             asyncio.create_task(self.inventory.run(), name="inventory"),
         ]
-        self._tasks = (writer, *periodic)
+        pulling = [asyncio.create_task(self.puller.run(), name="pulling")] if self.puller is not None else []
+        self._tasks = (writer, *periodic, *pulling)
         try:
             yield
         finally:
-            for task in periodic:
+            await self.stop_pulling()
+            for task in (*periodic, *pulling):
                 task.cancel()
-            await asyncio.wait(periodic)
+            await asyncio.wait([*periodic, *pulling])
             self.recorder.close()
             await asyncio.wait([writer])
             if self.verifier is not None:

@@ -35,12 +35,12 @@ def create_app(
     app = make_application(lifespan)
     app.state.exporter = exporter
     app.is_stopping = lambda: exporter.stopping
-    for endpoint in ENDPOINTS:
+    for endpoint in ENDPOINTS if settings.pubsub.delivery == "push" else ():
         app.add_push(f"/events/{endpoint}", _push(exporter, endpoint))
     add_health(app, exporter)
     if settings.one_listener:
         _add_ops(app, exporter)
-    describe(app, authenticated=exporter.verifier is not None)
+    describe(app, exporter.settings.pubsub)
     return app
 
 

@@ -77,8 +77,8 @@ def _log_start(settings: Settings, path: Path | None, listeners: "Listeners") ->
             "configuration_file": None if path is None else str(path),
             "store": url_without_secrets(settings.store.url),
             "projects": settings.project_ids,
-            "authentication": settings.pubsub.authentication,
-            "delivery": "push",
+            "authentication": settings.pubsub.authentication if settings.pubsub.delivery == "push" else None,
+            "delivery": settings.pubsub.delivery,
             "listener": f"{host}:{listeners.ports[0]}",
             "metrics_listener": f"{host}:{listeners.ports[-1]}",
         },
@@ -132,6 +132,7 @@ async def _drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
     """Accept pushes for some time, then only scrapes. A further signal ends either period."""
     _log.info("stopping")
     exporter.stopping = True
+    await exporter.stop_pulling()
     await _wait_up_to(exporter.settings.server.drain_seconds, signals.get())
     exporter.gate.closed = True
     exporter.metrics.shorten_hold()

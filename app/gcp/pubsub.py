@@ -19,8 +19,8 @@ from app.errors import MalformedEntryError, MalformedEnvelopeError
 from app.gcp.values import epoch_seconds
 from app.gcp.wire import is_log_entry, path, reader
 
-_DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
-_DEAD_LETTER_SOURCE_HEADER: Final = _DEAD_LETTER_SOURCE.lower().encode()
+DEAD_LETTER_SOURCE: Final = "CloudPubSubDeadLetterSourceSubscription"
+_DEAD_LETTER_SOURCE_HEADER: Final = DEAD_LETTER_SOURCE.lower().encode()
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._/-]*/[A-Za-z0-9]+")
 
 
@@ -89,7 +89,7 @@ class _Metadata(TypedDict, total=False):
     old_message_id: Annotated[str | None, path("message", "message_id")]
     publish_time: Annotated[object, path("message", "publishTime")]
     old_publish_time: Annotated[object, path("message", "publish_time")]
-    dead_letter_source: Annotated[object, path("message", "attributes", _DEAD_LETTER_SOURCE)]
+    dead_letter_source: Annotated[object, path("message", "attributes", DEAD_LETTER_SOURCE)]
     subscription: str | None
 
 

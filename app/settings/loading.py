@@ -105,7 +105,7 @@ def _problems(exc: ValidationError, path: Path | None, known: Mapping[str, str])
 def _warnings(settings: Settings, unknown: list[str], known: Collection[str]) -> Iterator[str]:
     for name in unknown:
         yield f"{name}: unknown setting, ignored{_did_you_mean(name, known)}"
-    if settings.pubsub.authentication == "none":
+    if settings.pubsub.delivery == "push" and settings.pubsub.authentication == "none":
         yield "PUSHES ARE NOT AUTHENTICATED (pubsub.authentication is none): anyone can push events"
     if settings.one_listener:
         shown = f"{settings.prometheus.path}, / and /interruptions"

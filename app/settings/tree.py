@@ -1,5 +1,6 @@
 """The settings tree: every key with its default, its description and the kind of its value."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
@@ -37,6 +38,7 @@ from app.settings.kinds import (
 PREFIX: Final = "SIE_"
 """The first letters of every environment variable."""
 _DAY_SECONDS: Final = 86400
+_WHOLE_SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
 
 
 class _Section(BaseModel):
@@ -60,13 +62,16 @@ class _Section(BaseModel):
 
 
 class PubSubSettings(_Section):
-    """The pushes that the exporter accepts."""
+    """The subscriptions, and how their messages arrive."""
 
+    delivery: Annotated[Literal["push", "pull"], Choice] = Field(
+        "push", description="`push`, or `pull`, which needs the extra `pull` and no public endpoint"
+    )
     instance_creation_subscription_name: Subscription = Field(
-        "", description="the subscription that pushes to /events/creation; empty: any"
+        "", description="the subscription to creations; empty: any that pushes to /events/creation"
     )
     instance_interruption_subscription_name: Subscription = Field(
-        "", description="the subscription that pushes to /events/interruption; empty: any"
+        "", description="the subscription to interruptions; empty: any that pushes to /events/interruption"
     )
     authentication: Annotated[Literal["oidc", "none"], Choice] = Field(
         "oidc", description="`oidc`, or `none` for emulators and local use"
@@ -83,12 +88,24 @@ class PubSubSettings(_Section):
     )
     clock_skew_seconds: Number = Field(10, description="seconds by which a push token's times may be off")
 
+    @field_validator("instance_creation_subscription_name", "instance_interruption_subscription_name")
+    @classmethod
+    def _needed_for_pull(cls, name: str, info: ValidationInfo) -> str:
+        if not name and info.data.get("delivery") == "pull":
+            raise ValueError("is required with delivery pull")
+        return name
+
     @field_validator("audience", "service_account_email")
     @classmethod
     def _needed_for_oidc(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not names and info.data.get("authentication") == "oidc":
+        if not names and info.data.get("authentication") == "oidc" and info.data.get("delivery") == "push":
             raise ValueError("is required with authentication oidc")
         return names
+
+    @property
+    def authenticates_pushes(self) -> bool:
+        """True if pushes arrive, and each needs a token."""
+        return self.delivery == "push" and self.authentication == "oidc"
 
 
 class PrometheusSettings(_Section):
@@ -174,6 +191,20 @@ class Settings(_Section):
             raise PydanticCustomError("conflict", message, {"with": "project_name"})
         return projects
 
+    @field_validator("pubsub")
+    @classmethod
+    def _in_a_project(cls, pubsub: PubSubSettings, info: ValidationInfo) -> PubSubSettings:
+        if pubsub.delivery == "push" or info.data.get("project_name"):
+            return pubsub
+        for key in ("instance_creation_subscription_name", "instance_interruption_subscription_name"):
+            if not _WHOLE_SUBSCRIPTION.fullmatch(getattr(pubsub, key)):
+                message = "should be projects/PROJECT/subscriptions/NAME, because no project_name is given"
+                fault = PydanticCustomError("incomplete", message)
+                raise ValidationError.from_exception_data(
+                    "pubsub", [InitErrorDetails(type=fault, loc=(key,), input=None)]
+                )
+        return pubsub
+
     @field_validator("attribution")
     @classmethod
     def _within_retention(cls, attribution: AttributionSettings, info: ValidationInfo) -> AttributionSettings:
@@ -190,6 +221,21 @@ class Settings(_Section):
     def project_ids(self) -> tuple[str, ...]:
         """The projects to list, from either key; empty if none is named."""
         return self.projects or ((self.project_name,) if self.project_name else ())
+
+    @property
+    def pulled_subscriptions(self) -> tuple[str, str]:
+        """The whole names of the subscriptions to creations and to interruptions, for `pull`."""
+        names = (
+            self.pubsub.instance_creation_subscription_name,
+            self.pubsub.instance_interruption_subscription_name,
+        )
+        creations, interruptions = (
+            name
+            if _WHOLE_SUBSCRIPTION.fullmatch(name)
+            else f"projects/{self.project_name}/subscriptions/{name}"
+            for name in names
+        )
+        return creations, interruptions
 
     @property
     def metrics_port(self) -> int:

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import VERSION
-from app.metrics import OUTCOMES, RELEASERS
+from app.metrics import ENDPOINTS, OUTCOMES, RELEASERS
+from app.settings import PubSubSettings
 from app.web.problems import leaves, status_of
 
 _TEXT: Final = {"type": "string"}
@@ -111,18 +112,18 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
 }
 
 
-def describe(app: FastAPI, *, authenticated: bool) -> None:
-    """Add the push endpoints to the OpenAPI description of the application."""
+def describe(app: FastAPI, pubsub: PubSubSettings) -> None:
+    """Complete the OpenAPI description of the application, which has the push endpoints if there are any."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _description(app, authenticated=authenticated)
+            app.openapi_schema = _description(app, pubsub)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _description(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
+def _description(app: FastAPI, pubsub: PubSubSettings) -> dict[str, Any]:
     description = get_openapi(title=app.title, version=VERSION, routes=app.routes)
     components = description.setdefault("components", {})
     components["schemas"] = {**components.get("schemas", {}), **_SCHEMAS}
@@ -134,8 +135,9 @@ def _description(app: FastAPI, *, authenticated: bool) -> dict[str, Any]:
             "description": "An OIDC token of Google, as Pub/Sub push subscriptions send it.",
         }
     }
-    for endpoint in ("creation", "interruption"):
-        description["paths"][f"/events/{endpoint}"] = {"post": _push(endpoint, authenticated=authenticated)}
+    for endpoint in ENDPOINTS if pubsub.delivery == "push" else ():
+        push = _push(endpoint, authenticated=pubsub.authenticates_pushes)
+        description["paths"][f"/events/{endpoint}"] = {"post": push}
     return description
 
 

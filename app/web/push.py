@@ -148,7 +148,7 @@ class PushEndpoint:
         if isinstance(outcome, Pending):
             self.request_listing(outcome.project)
         delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
-        self.counters.answered(_NAMES[type(outcome)], delay)
+        self.counters.answered(name_of(outcome), delay)
         return prepared or _answer(outcome)
 
     def refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
@@ -198,6 +198,11 @@ def render(outcome: Outcome) -> bytes:
     return to_json(_document(outcome))
 
 
+def name_of(outcome: Outcome) -> str:
+    """Return the outcome's name in answers and metrics."""
+    return _NAMES[type(outcome)]
+
+
 _NAMES: Final[Mapping[type[Outcome], str]] = {
     Tracked: "tracked",
     Counted: "counted",
@@ -208,7 +213,7 @@ _NAMES: Final[Mapping[type[Outcome], str]] = {
 
 
 def _document(outcome: Outcome) -> dict[str, str]:
-    word = _NAMES[type(outcome)]
+    word = name_of(outcome)
     if isinstance(outcome, Counted | Tracked):
         project, zone, instance = outcome.name
         cluster, cluster_location, node_pool, machine_type = outcome.node

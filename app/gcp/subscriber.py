@@ -1,0 +1,97 @@
+"""The Pub/Sub client for pulling, and the examination of a subscription. Needs the extra `pull`.
+
+https://cloud.google.com/pubsub/docs/pull
+"""
+
+import os
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import grpc
+from google.api_core import exceptions
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.pubsub_v1 import SubscriberClient
+from google.cloud.pubsub_v1.types import FlowControl
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+from app.errors import StartError
+from app.gcp.egress import proxy_for
+
+EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
+MAX_MESSAGES: Final = 1000
+"""Messages of one subscription that are in hand. There are two subscriptions."""
+_MAX_BYTES: Final = 32 << 20
+_LEASE_SECONDS: Final = 86_400.0
+"""Longest time for which the library extends the lease of a message in hand."""
+_EXTENSION_SECONDS: Final = 20
+"""Of a lease. After a crash, messages that were in hand are delivered again when it ends."""
+_MAX_REPLY_BYTES: Final = 64 << 20
+_EXAMINE_SECONDS: Final = 10.0
+
+State: TypeAlias = Literal["ok", "missing", "push", "forbidden", "unreachable"]
+
+
+class Finding(NamedTuple):
+    """The state of a subscription, and a sentence that says what to do."""
+
+    state: State
+    message: str = ""
+
+    @property
+    def can_pull(self) -> bool:
+        """True if pulling may work. A caller who may pull may lack the permission to look."""
+        return self.state not in ("missing", "push")
+
+
+def make_subscriber() -> SubscriberClient:
+    """Return a client; for the emulator that PUBSUB_EMULATOR_HOST names, if it is set. Raises StartError."""
+    emulator = os.environ.get(EMULATOR)
+    try:
+        if emulator:
+            channel = grpc.insecure_channel(emulator, options=_options(f"http://{emulator}"))
+        else:
+            url = f"https://{SubscriberClient.DEFAULT_ENDPOINT}"
+            channel = SubscriberGrpcTransport.create_channel(
+                SubscriberClient.DEFAULT_ENDPOINT, options=_options(url)
+            )
+        return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+    except GoogleAuthError as exc:
+        raise StartError(f"pubsub.delivery pull needs credentials: {exc}") from exc
+
+
+def _options(url: str) -> list[tuple[str, Any]]:
+    # grpc reads only the lower-case variables, and sends even loopback through a proxy.
+    proxy = proxy_for(url)
+    through = ("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy)
+    return [through, ("grpc.max_receive_message_length", _MAX_REPLY_BYTES)]
+
+
+def flow_control() -> FlowControl:
+    """Return the limits of one subscription."""
+    return FlowControl(max_messages=MAX_MESSAGES, max_bytes=_MAX_BYTES, max_lease_duration=_LEASE_SECONDS)
+
+
+def examine(client: SubscriberClient, subscription: str) -> Finding:
+    """Return the state of a subscription, given by its whole name. It waits for at most 10 s."""
+    try:
+        found = client.get_subscription(
+            request={"subscription": subscription}, timeout=_EXAMINE_SECONDS, retry=None
+        )
+    except (exceptions.GoogleAPICallError, GoogleAuthError) as exc:
+        return finding_of(exc, subscription, looking=True)
+    if found.push_config.push_endpoint:
+        return Finding(
+            "push",
+            f"{subscription} pushes; remove its push endpoint, or set pubsub.delivery to push",
+        )
+    return Finding("ok")
+
+
+def finding_of(exc: Exception, subscription: str, *, looking: bool = False) -> Finding:
+    """Return what an error of the client says about the subscription."""
+    if isinstance(exc, exceptions.NotFound):
+        return Finding("missing", f"{subscription} does not exist; create it, or correct its name")
+    if isinstance(exc, exceptions.Forbidden | exceptions.Unauthenticated):
+        role = "roles/pubsub.viewer" if looking else "roles/pubsub.subscriber"
+        verb = "look at" if looking else "pull from"
+        return Finding("forbidden", f"the exporter may not {verb} {subscription}; grant it {role} on it")
+    return Finding("unreachable", f"{subscription} cannot be reached: {type(exc).__name__}")

@@ -1,0 +1,354 @@
+"""Pull delivery: the messages of two subscriptions, acknowledged after their commit.
+
+The library streams messages and extends their leases in threads of its own. Everything else happens in the
+event loop: a message is decoded and recorded like the body of a push.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.cloud.pubsub_v1 import SubscriberClient
+from google.cloud.pubsub_v1.subscriber.futures import StreamingPullFuture
+from google.cloud.pubsub_v1.subscriber.message import Message
+from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
+
+from app.domain.events import Event, Ignored
+from app.domain.outcomes import Duplicate, Outcome, Pending
+from app.errors import CallerError, InternalError, StoppingError, UnavailableError
+from app.gcp.auditlog import decode_entry
+from app.gcp.pubsub import DEAD_LETTER_SOURCE, PushMessage
+from app.gcp.subscriber import Finding, examine, finding_of, flow_control, make_subscriber
+from app.metrics import Endpoint, PushCounters
+from app.recorder import Recorder, Result, Submission
+from app.web.body import BodyReader
+from app.web.push import name_of
+
+_EXAMINE_EVERY_SECONDS: Final = 60.0
+"""The library does not say whether it is connected, so the subscription is looked at."""
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+"""Before another attempt: to subscribe, or to deliver a message that was refused."""
+_LONGEST_STORE_PAUSE_SECONDS: Final = 5.0
+_HAND_BACK_SECONDS: Final = 6.0
+"""Longest wait, at the end, for the commits of what is in hand."""
+_CLOSE_SECONDS: Final = 2.0
+_REMEMBERED_REFUSALS: Final = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+def pause_after(attempts: int) -> float:
+    """Return the seconds to wait after so many failures in a row: 1, 2, 4, … 60."""
+    return min(2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The way of a message into the exporter, for one endpoint."""
+
+    endpoint: Endpoint
+    subscription: str
+    """The whole name."""
+    recorder: Recorder
+    counters: PushCounters
+    request_listing: Callable[[str], None]
+    bodies: BodyReader
+    clock: Callable[[], float] = time.time
+
+    def decode(self, message: Message) -> Event | Ignored:
+        """Return the message's event. Raises CallerError."""
+        now = self.counters.last_at = self.clock()
+        pushed = PushMessage(
+            self.bodies.check_size(message.data),
+            message.message_id,
+            self.subscription,
+            message.publish_time.isoformat(),
+            # A subscript would add a key that is missing.
+            message.attributes.get(DEAD_LETTER_SOURCE, ""),
+        )
+        return decode_entry(pushed.data, pushed, now)
+
+    def accept(self, outcome: Outcome, event: Event | None = None) -> None:
+        """Count a message that was recorded, or ignored."""
+        if isinstance(outcome, Pending):
+            self.request_listing(outcome.project)
+        delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
+        self.counters.answered(name_of(outcome), delay)
+
+
+class Puller:
+    """Pulls from the subscriptions until it is stopped."""
+
+    def __init__(self, intakes: Sequence[Intake]) -> None:
+        """Connect lazily. Raises StartError if there are no credentials."""
+        self._client = make_subscriber()
+        self._streams = [_Stream(self._client, intake) for intake in intakes]
+
+    def problems(self) -> Sequence[str]:
+        """Return the reasons for which messages do not arrive."""
+        return [stream.finding.message for stream in self._streams if stream.finding.message]
+
+    async def run(self) -> None:
+        """Pull until `stop`, and then wait to be cancelled. Only a bug ends it earlier."""
+        await asyncio.gather(*(stream.run() for stream in self._streams))
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """Stop pulling, commit and acknowledge what was taken, and hand back the rest."""
+        await asyncio.gather(*(stream.stop() for stream in self._streams))
+        await asyncio.to_thread(self._client.close)
+
+
+class _Stream:
+    """The pulling from one subscription, which begins again after every error."""
+
+    def __init__(self, client: SubscriberClient, intake: Intake) -> None:
+        self.finding = Finding("unreachable", f"{intake.subscription} was not looked at yet")
+        self._client = client
+        self._intake = intake
+        self._refusals: OrderedDict[str, int] = OrderedDict()
+        """How often each message was refused, by message id: the newest ones."""
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        attempts = 0
+        try:
+            while not self._stopping.is_set():
+                await self._examine()
+                if self.finding.can_pull and await self._pull():
+                    attempts = 0
+                attempts += 1
+                await self._wait(pause_after(attempts))
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await self._ended.wait()
+
+    async def _examine(self) -> None:
+        self._note(await asyncio.to_thread(examine, self._client, self._intake.subscription))
+
+    def _note(self, finding: Finding) -> None:
+        if finding.state == "forbidden" and "look at" in finding.message and self.finding.state == "ok":
+            return
+        if finding != self.finding and finding.message:
+            _log.warning("messages cannot be pulled", extra={"reason": finding.message})
+        self.finding = finding
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait, and return True at once when the pulling is to stop."""
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _pull(self) -> bool:
+        """Pull until an error or the stop. Return True if messages arrived."""
+        scheduler = _Scheduler(asyncio.get_running_loop(), self._intake, self._refusals)
+        future = self._client.subscribe(
+            self._intake.subscription, _unused, flow_control=flow_control(), scheduler=scheduler
+        )
+        ended = asyncio.ensure_future(asyncio.shield(asyncio.wrap_future(future)))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            while not ended.done() and not stopping.done():
+                await asyncio.wait(
+                    [ended, stopping], timeout=_EXAMINE_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not ended.done() and not stopping.done():
+                    await self._examine()
+        finally:
+            stopping.cancel()
+            error = await _close(future, ended)
+        if error is not None and not self._stopping.is_set():
+            self._note(finding_of(error, self._intake.subscription))
+        return scheduler.taken > 0
+
+
+def _unused(_message: Message) -> None:
+    """Stand in for the callback: the scheduler takes the messages itself."""
+
+
+async def _close(future: StreamingPullFuture, ended: "asyncio.Future[Any]") -> Exception | None:
+    """End the stream and its threads, whatever ended it, and return its error."""
+    # The library can leave a stream running whose future has an error.
+    future.cancel()
+    done, _ = await asyncio.wait([ended], timeout=_HAND_BACK_SECONDS + _CLOSE_SECONDS)
+    if not done:
+        ended.cancel()
+        return None
+    error = None if ended.cancelled() else ended.exception()
+    return error if isinstance(error, Exception) else None
+
+
+@dataclass(slots=True, eq=False)
+class _Pulled(Submission):
+    """A message in hand."""
+
+    message: Message
+    scheduler: "_Scheduler"
+    attempts: int = field(default=0)
+    """Attempts to record it, while the store is away."""
+
+    def respond(self, result: Result) -> None:
+        """Acknowledge a recorded event; keep one that the store could not take."""
+        if isinstance(result, StoppingError):
+            self.scheduler.hand_back(self)
+        elif isinstance(result, UnavailableError):
+            self.scheduler.try_again(self, result)
+        elif isinstance(result, InternalError):
+            self.scheduler.refuse(self.message, result)
+        else:
+            self.scheduler.intake.accept(result, self.event)
+            self.scheduler.finish(self.message, acknowledge=True)
+
+
+class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
+    """Takes the messages of one stream into the event loop. The library calls `schedule` and `shutdown`."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, intake: Intake, refusals: OrderedDict[str, int]
+    ) -> None:
+        self.intake = intake
+        self.taken = 0
+        self._loop = loop
+        self._refusals = refusals
+        self._requests: queue.Queue[Any] = queue.Queue()
+        self._arrived: deque[Message] = deque()
+        self._lock = threading.Lock()
+        self._in_hand: dict[str, Message] = {}
+        """Messages that are neither acknowledged nor handed back, by ack id."""
+        self._delayed: dict[str, asyncio.TimerHandle] = {}
+        """The negative acknowledgements to come, by ack id."""
+        self._closing = False
+        self._empty = threading.Event()
+
+    # called by threads of the library
+
+    @property
+    def queue(self) -> queue.Queue[Any]:
+        """The requests of messages to the library, such as acknowledgements."""
+        return self._requests
+
+    def schedule(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Take a message, which is the only argument."""
+        with self._lock:
+            first = not self._arrived
+            self._arrived.append(args[0])
+        if first:
+            self._loop.call_soon_threadsafe(self._take)
+
+    def shutdown(self, await_msg_callbacks: bool = False) -> list[Message]:  # noqa: ARG002, FBT001, FBT002
+        """Wait until what is in hand is committed and acknowledged; return the rest, to be handed back."""
+        try:
+            self._loop.call_soon_threadsafe(self._begin_close)
+        except RuntimeError:  # the loop is closed
+            return list(self._in_hand.values())
+        self._empty.wait(_HAND_BACK_SECONDS)
+        rest, self._in_hand = list(self._in_hand.values()), {}
+        return rest
+
+    # called by the event loop
+
+    def _take(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, deque()
+        for message in arrived:
+            self.taken += 1
+            self._in_hand[message.ack_id] = message
+            self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        try:
+            event = self.intake.decode(message)
+        except CallerError as exc:
+            self.refuse(message, exc)
+            return
+        except Exception:  # noqa: BLE001 - one message must not end the stream
+            _log.exception("a message could not be handled", extra={"endpoint": self.intake.endpoint})
+            self.refuse(message, InternalError("a bug; the log has the trace"))
+            return
+        if isinstance(event, Ignored):
+            self.intake.accept(event)
+            self.finish(message, acknowledge=True)
+        else:
+            self._submit(_Pulled(event, message, self))
+
+    def _submit(self, pulled: _Pulled) -> None:
+        try:
+            self.intake.recorder.submit(pulled)
+        except StoppingError:
+            self.hand_back(pulled)
+        except UnavailableError as exc:
+            self.try_again(pulled, exc)
+
+    def try_again(self, pulled: _Pulled, exc: UnavailableError) -> None:
+        """Record the event later. Meanwhile the library extends the message's lease."""
+        self.intake.counters.refused(exc.reason)
+        if self._closing:
+            self.hand_back(pulled)
+            return
+        attempts = pulled.attempts + 1
+        again = _Pulled(pulled.event, pulled.message, self, attempts)
+        pause = min(pause_after(attempts) / 2, _LONGEST_STORE_PAUSE_SECONDS)
+        self._loop.call_later(pause, self._submit, again)
+
+    def refuse(self, message: Message, exc: CallerError | InternalError) -> None:
+        """Count a refused message. Its negative acknowledgement waits longer after each refusal."""
+        self.intake.counters.refused(exc.reason)
+        attempts = self._refusals.pop(message.message_id, 0) + 1
+        self._refusals[message.message_id] = attempts
+        if len(self._refusals) > _REMEMBERED_REFUSALS:
+            self._refusals.popitem(last=False)
+        if attempts == 1:
+            _log.warning(
+                "a message was refused",
+                extra={"endpoint": self.intake.endpoint, "reason": exc.reason, "detail": str(exc)},
+            )
+        if self._closing:
+            self.finish(message, acknowledge=False)
+        else:
+            self._delayed[message.ack_id] = self._loop.call_later(
+                pause_after(attempts), self._refuse_now, message
+            )
+
+    def _refuse_now(self, message: Message) -> None:
+        self._delayed.pop(message.ack_id, None)
+        self.finish(message, acknowledge=False)
+
+    def hand_back(self, pulled: _Pulled) -> None:
+        """Leave the message to another process."""
+        self.finish(pulled.message, acknowledge=False)
+
+    def finish(self, message: Message, *, acknowledge: bool) -> None:
+        """Acknowledge a message, or give it back."""
+        if self._in_hand.pop(message.ack_id, None) is None:
+            return  # its lease has ended
+        if acknowledge:
+            self._refusals.pop(message.message_id, None)
+            message.ack()
+        else:
+            message.nack()
+        self._note_empty()
+
+    def _begin_close(self) -> None:
+        self._closing = True
+        delayed, self._delayed = self._delayed, {}
+        for ack_id, timer in delayed.items():
+            timer.cancel()
+            if ack_id in self._in_hand:
+                self.finish(self._in_hand[ack_id], acknowledge=False)
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if self._closing and not self._in_hand:
+            self._empty.set()

@@ -1,0 +1,146 @@
+"""Messages from the real Pub/Sub emulator, pulled by a running exporter."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.emulator import PubSubEmulator
+from tests.support.entries import JsonObject, encoded, insert, preempted
+from tests.support.process import eventually
+from tests.support.program import SUBSCRIPTIONS, ExporterProcess, configuration, run, written
+
+PULL: Final[Mapping[str, Any]] = {"delivery": "pull", "authentication": "oidc"}
+WITHIN: Final = 90
+
+
+def exporter_of(pubsub: PubSubEmulator, directory: Path, **pubsub_keys: str) -> ExporterProcess:
+    configured = configuration(directory, None, pubsub={**PULL, **pubsub_keys})
+    configured["project_name"] = pubsub.project
+    return ExporterProcess(directory, env=environment(pubsub), configured=configured)
+
+
+def environment(pubsub: PubSubEmulator) -> dict[str, str]:
+    return {"PUBSUB_EMULATOR_HOST": pubsub.url.removeprefix("http://")}
+
+
+class Deployment:
+    """Topics and pull subscriptions, and an exporter that pulls."""
+
+    def __init__(self, pubsub: PubSubEmulator, exporter: ExporterProcess) -> None:
+        self.pubsub = pubsub
+        self.exporter = exporter
+
+    def publish(self, kind: str, entry: JsonObject) -> None:
+        self.pubsub.publish(kind, encoded(entry))
+
+    def messages(self, endpoint: str, outcome: str) -> float:
+        name = "spot_interruption_exporter_push_messages_total"
+        return self.exporter.value(name, endpoint=endpoint, outcome=outcome) or 0
+
+    def errors(self, endpoint: str, reason: str) -> float:
+        name = "spot_interruption_exporter_push_errors_total"
+        return self.exporter.value(name, endpoint=endpoint, reason=reason) or 0
+
+    def wait_for(self, endpoint: str, outcome: str, number: float) -> None:
+        what = f"{number} are {outcome}"
+        eventually(lambda: self.messages(endpoint, outcome) >= number, within=WITHIN, what=what)
+
+
+def make_subscriptions(pubsub: PubSubEmulator) -> None:
+    pubsub.create_topic("dead-letters")
+    for kind, subscription in SUBSCRIPTIONS.items():
+        pubsub.create_topic(kind)
+        pubsub.create_pull_subscription(subscription, kind, dead_letter_topic="dead-letters")
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    directory = tmp_path_factory.mktemp("pulled")
+    with PubSubEmulator(directory) as pubsub:
+        make_subscriptions(pubsub)
+        with exporter_of(pubsub, directory) as exporter:
+            yield Deployment(pubsub, exporter)
+
+
+def test_an_interruption_is_counted_once_however_often_it_is_published(deployment: Deployment) -> None:
+    deployment.publish("creation", insert("gke-pulled", cluster="pulled"))
+    deployment.wait_for("creation", "tracked", 1)
+    for _ in range(3):
+        deployment.publish("interruption", preempted("gke-pulled"))
+
+    deployment.wait_for("interruption", "duplicate", 2)
+    assert deployment.exporter.interruptions("pulled") == 1
+
+
+def test_nobody_can_push(deployment: Deployment) -> None:
+    assert deployment.exporter.push(preempted("gke-pulled")).status_code == 404
+
+
+def test_it_is_ready_once_it_may_pull(deployment: Deployment) -> None:
+    eventually(lambda: deployment.exporter.status("/readyz") == 200, within=WITHIN, what="it is ready")
+
+
+def test_a_message_that_cannot_be_read_goes_to_the_dead_letter_topic(deployment: Deployment) -> None:
+    deployment.pubsub.create_pull_subscription("letters", "dead-letters")
+    before = deployment.errors("interruption", "malformed_entry")
+
+    deployment.pubsub.publish("interruption", b"tea, biscuits")
+
+    [letter] = eventually(lambda: deployment.pubsub.pull("letters"), within=WITHIN, what="a dead letter")
+    assert letter.data == b"tea, biscuits"
+    assert deployment.errors("interruption", "malformed_entry") == before + 5
+
+
+def test_a_message_whose_commit_fails_is_kept_and_counts_once(deployment: Deployment) -> None:
+    exporter = deployment.exporter
+    deployment.publish("creation", insert("gke-kept", cluster="kept"))
+    eventually(lambda: exporter.interruptions("kept") == 0, within=WITHIN, what="it is tracked")
+    before = deployment.errors("interruption", "store_unavailable")
+
+    with closing(sqlite3.connect(exporter.store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        deployment.publish("interruption", preempted("gke-kept"))
+        eventually(
+            lambda: deployment.errors("interruption", "store_unavailable") > before,
+            within=WITHIN,
+            what="the commit fails",
+        )
+        assert exporter.interruptions("kept") == 0
+        other.execute("ROLLBACK")
+
+    eventually(lambda: exporter.interruptions("kept") == 1, within=WITHIN, what="it is counted")
+
+
+def test_a_stop_acknowledges_what_was_taken_and_a_start_goes_on(deployment: Deployment) -> None:
+    exporter = deployment.exporter
+    deployment.publish("creation", insert("gke-stopped", cluster="stopped"))
+    eventually(lambda: exporter.interruptions("stopped") == 0, within=WITHIN, what="it is tracked")
+    assert exporter.process.stop() == 0
+    deployment.publish("interruption", preempted("gke-stopped"))
+
+    exporter.process.start()
+
+    eventually(lambda: exporter.interruptions("stopped") == 1, within=WITHIN, what="it is counted")
+    assert deployment.messages("interruption", "duplicate") == 0
+
+
+def test_a_subscription_that_is_missing_or_pushes_is_named(deployment: Deployment, tmp_path: Path) -> None:
+    pubsub = deployment.pubsub
+    pubsub.create_push_subscription("pushing", "interruption", "http://127.0.0.1:9/")
+    keys = {
+        "instance_creation_subscription_name": "nowhere",
+        "instance_interruption_subscription_name": f"projects/{pubsub.project}/subscriptions/pushing",
+    }
+    with exporter_of(pubsub, tmp_path, **keys) as exporter:
+        eventually(lambda: "pushes" in exporter.client.get("/readyz").text, within=WITHIN, what="it is named")
+        reasons = exporter.client.get("/readyz").text
+        checked = run("check", "--config", written(tmp_path, exporter.configured), env=environment(pubsub))
+
+    assert "subscriptions/nowhere does not exist" in reasons
+    assert "set pubsub.delivery to push" in reasons
+    assert checked.returncode == 1
+    assert checked.stdout.count("FAIL  subscription projects/") == 2
