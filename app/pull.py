@@ -33,7 +33,7 @@ from app.web.push import name_of
 _EXAMINE_EVERY_SECONDS: Final = 60.0
 """The library does not say whether it is connected, so the subscription is looked at."""
 _LONGEST_PAUSE_SECONDS: Final = 60.0
-"""Before another attempt: to subscribe, or to deliver a message that was refused."""
+"""Longest pause before another attempt: to subscribe, or to deliver a refused message again."""
 _LONGEST_STORE_PAUSE_SECONDS: Final = 5.0
 _HAND_BACK_SECONDS: Final = 6.0
 """Longest wait, at the end, for the commits of what is in hand."""
@@ -113,7 +113,7 @@ class _Stream:
         self._client = client
         self._intake = intake
         self._refusals: OrderedDict[str, int] = OrderedDict()
-        """How often each message was refused, by message id: the newest ones."""
+        """The number of refusals of each message, by message id. The oldest are forgotten."""
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
 

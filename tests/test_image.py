@@ -83,7 +83,11 @@ def test_both_stages_are_on_one_exact_python() -> None:
     ("wanted", "pinned"),
     [
         pytest.param(
-            PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["redis"],
+            [
+                *PROJECT["project"]["dependencies"],
+                *PROJECT["project"]["optional-dependencies"]["redis"],
+                *PROJECT["project"]["optional-dependencies"]["pull"],
+            ],
             "requirements.txt",
             id="runtime",
         ),

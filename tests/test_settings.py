@@ -14,6 +14,7 @@ EXAMPLE: Final = """
 log_level: info
 project_name: example-project
 pubsub:
+  delivery: push
   instance_creation_subscription_name: sie-creation-subscription
   instance_interruption_subscription_name: sie-interruption-subscription
   authentication: oidc
@@ -151,6 +152,7 @@ OVERRIDES: Final = {
     "log_level": ("DEBUG", "debug"),
     "project_name": ("other", "other"),
     "projects": ('["a", "b"]', ("a", "b")),
+    "pubsub.delivery": ("push", "push"),
     "pubsub.instance_creation_subscription_name": ("c", "c"),
     "pubsub.instance_interruption_subscription_name": ("i", "i"),
     "pubsub.authentication": ("none", "none"),
@@ -757,3 +759,47 @@ def test_a_project_number_gets_the_same_message_with_and_without_quotes(file: Wr
 
     assert quoted == unquoted
     assert "id, not its number" in quoted[0]
+
+
+# pull delivery
+
+
+def test_pull_needs_no_audience_and_no_account(file: Write) -> None:
+    settings, _ = load_settings(
+        file(
+            "project_name: shop-prod\npubsub: {delivery: pull, instance_creation_subscription_name: c,"
+            " instance_interruption_subscription_name: projects/hub/subscriptions/i}"
+        ),
+        {},
+    )
+
+    assert settings.pulled_subscriptions == (
+        "projects/shop-prod/subscriptions/c",
+        "projects/hub/subscriptions/i",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        pytest.param("pubsub: {delivery: pull}", "instance_creation_subscription_name", id="no-name"),
+        pytest.param(
+            "pubsub: {delivery: pull, instance_creation_subscription_name: c,"
+            " instance_interruption_subscription_name: i}",
+            "instance_creation_subscription_name",
+            id="no-project",
+        ),
+        pytest.param(
+            "projects: [a, b]\npubsub: {delivery: pull, instance_creation_subscription_name:"
+            " projects/a/subscriptions/c, instance_interruption_subscription_name: i}",
+            "instance_interruption_subscription_name",
+            id="several-projects",
+        ),
+        pytest.param("pubsub: {delivery: fetch}", "delivery", id="another-way"),
+    ],
+)
+def test_a_subscription_that_cannot_be_pulled_is_refused_by_its_key(file: Write, text: str, key: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(file(text), {})
+
+    assert any(f"pubsub.{key}" in problem for problem in refused.value.problems)

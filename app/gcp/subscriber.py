@@ -23,7 +23,7 @@ _MAX_BYTES: Final = 32 << 20
 _LEASE_SECONDS: Final = 86_400.0
 """Longest time for which the library extends the lease of a message in hand."""
 _EXTENSION_SECONDS: Final = 20
-"""Of a lease. After a crash, messages that were in hand are delivered again when it ends."""
+"""Time by which the library extends a lease. After a crash, Pub/Sub delivers again when the lease ends."""
 _MAX_REPLY_BYTES: Final = 64 << 20
 _EXAMINE_SECONDS: Final = 10.0
 

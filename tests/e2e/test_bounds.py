@@ -31,7 +31,9 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     folder = tmp_path / "venv"
     uv = find_uv_bin()
     run(folder, uv, "venv", "--quiet", folder).check_returncode()
-    resolved = run(folder, uv, "pip", "install", "--quiet", "--resolution", request.param, f"{ROOT}[redis]")
+    resolved = run(
+        folder, uv, "pip", "install", "--quiet", "--resolution", request.param, f"{ROOT}[pull,redis]"
+    )
     require(f"a package registry ({resolved.stderr.strip()})", resolved.returncode == 0)
     # The tools are the newest in both: what is bounded is the product.
     run(folder, uv, "pip", "install", "--quiet", *TOOLS).check_returncode()
