@@ -15,7 +15,7 @@ from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Metrics
-from app.periodic import PeriodicTasks
+from app.periodic import SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.settings import Settings
 from app.store.opening import open_store
@@ -43,6 +43,7 @@ class Overrides:
     commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
+    settle_seconds: float = SETTLE_SECONDS
 
 
 DEFAULTS: Final = Overrides()
@@ -93,6 +94,7 @@ class Exporter:
         self.store = opened.store
         self.ledger = opened.ledger
         self._sync = opened.sync
+        self._settle_seconds = overrides.settle_seconds
         self.recorder = Recorder(
             self.store,
             self.metrics,
@@ -186,6 +188,8 @@ class Exporter:
             self.metrics,
             sync=self._sync,
             on_shared=self.inventory.update_from_replicas,
+            are_listed=self.inventory.are_listed,
+            settle_seconds=self._settle_seconds,
         )
         periodic = [
             asyncio.create_task(tasks.run(), name="periodic work"),

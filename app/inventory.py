@@ -159,6 +159,10 @@ class Inventory:
         if project in self._projects:
             self._projects[project].requested.set()
 
+    def are_listed(self) -> bool:
+        """Return True once the first listing of each project has ended, well or badly."""
+        return all(project.attempted for project in self._projects.values())
+
     def update_from_replicas(self, shared: Shared) -> None:
         """Note the listings that another replica has done or requests."""
         for project in self._projects.values():

@@ -14,6 +14,7 @@ from app.store.port import Sync
 _TICK_SECONDS: Final = 1.0
 _MINUTE: Final = 60.0
 _RETRY_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 120.0
 _RETRY_SHARED_SECONDS: Final = 2.0
 """Other replicas wait for the leader, and its lease is short."""
 
@@ -30,13 +31,22 @@ class PeriodicTasks:
         *,
         sync: Sync | None = None,
         on_shared: Callable[[Shared], None] = lambda _: None,
+        are_listed: Callable[[], bool] = lambda: True,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        """`sync`: None if there are no other replicas. `on_shared` is called with what it has read."""
+        """`sync`: None if there are no other replicas. `on_shared` is called with what it has read.
+
+        `are_listed`: whether the first listing of each project has ended, well or badly. Before that, and in
+        the first `settle_seconds`, no grace period ends: creations that waited for the start still arrive.
+        """
         self._recorder = recorder
         self._metrics = metrics
         self._sync = sync
         self._on_shared = on_shared
         self._retry_seconds = _RETRY_SECONDS if sync is None else _RETRY_SHARED_SECONDS
+        self._are_listed = are_listed
+        self._settle_seconds = settle_seconds
+        self._started_at: float | None = None
         self._next_minute_at = float("-inf")
         self._next_sync_at = float("-inf")
 
@@ -52,15 +62,21 @@ class PeriodicTasks:
         if (sync := self._sync) is not None and now >= self._next_sync_at:
             self._next_sync_at = now + sync.interval_seconds
             due.append(("sync with other replicas", lambda _, at: sync.run(at)))
-        if self._metrics.pending:
-            due.append(("expiry", lambda store, at: store.expire(at)))
         if rows := self._metrics.ready_to_release():
             due.append(("release of held series", lambda store, at: store.release_held(rows, at)))
         if now >= self._next_minute_at:
             self._next_minute_at = now + _MINUTE
             due.append(("instance seconds", lambda store, at: store.accrue_instance_seconds(at)))
             due.append(("pruning", lambda store, at: store.prune(at)))
+        # After the instance-seconds, which notice a time without an exporter.
+        if self._metrics.pending and self._may_expire(now):
+            due.append(("expiry", lambda store, at: store.expire(at)))
         return due
+
+    def _may_expire(self, now: float) -> bool:
+        if self._started_at is None:
+            self._started_at = now
+        return now >= self._started_at + self._settle_seconds and self._are_listed()
 
     async def _run(self, name: str, work: Work) -> bool:
         """Run a task, slice by slice. Return False if it failed; it runs again when it is due again."""

@@ -1,5 +1,6 @@
 """The periodic work of a running exporter."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def test_work_that_failed_without_the_store_is_done_when_it_is_back(
             within=20,
             what="the expiry",
         )
+
+
+def test_after_a_start_no_grace_ends_before_creations_could_arrive(tmp_path: Path) -> None:
+    settings = {"attribution.grace_seconds": 0}
+    with Exporter(tmp_path, settings, settle_seconds=3600.0) as exporter:
+        exporter.interrupt("node-1")
+        eventually(lambda: not exporter.parts.recorder.queue_length, within=20, what="the commit")
+        exporter.perform(asyncio.sleep(2.5)).result(60)  # two rounds of the periodic work
+
+        exporter.create("node-1")
+
+        assert exporter.value("interruption_events_total", kubernetes_cluster="unknown") == 0
+        assert exporter.value(f"{OWN}_pending_released_total", by="creation") == 1

@@ -6,7 +6,7 @@
 from dataclasses import replace
 from typing import Final, assert_never
 
-from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen, Rules
+from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen
 from app.domain.draft import Draft, order_among_incarnations, start_identity
 from app.domain.events import (
     UNKNOWN_NODE,
@@ -25,11 +25,14 @@ from app.domain.starts import is_another_operation, keep_older_start, merged_sta
 IGNORED_NO_CLUSTER_LABEL: Final = Ignored("no_cluster_label")
 
 
-def decide(event: Event, known: Known, rules: Rules, now: float) -> Decision:
-    """Return the outcome of an event, and its changes. `now` is the time of the exporter's clock."""
+def decide(event: Event, known: Known, now: float, grace_until: float) -> Decision:
+    """Return the outcome of an event, and its changes. `now` is the time of the exporter's clock.
+
+    `grace_until`: the end of a grace period that begins now, by the clock of `PendingInterruption.until`.
+    """
     draft = Draft(known.incarnations, now)
     if isinstance(event, InstanceInterrupted):
-        outcome = decide_interruption(event, known, rules, draft)
+        outcome = decide_interruption(event, known, grace_until, draft)
     elif isinstance(event, InstanceCreated):
         outcome = _decide_creation(event, known, draft)
     elif isinstance(event, CreationFailed):

@@ -98,7 +98,8 @@ MAX_INCARNATIONS: Final = 8
 class Batch:
     """Rows that the store has read, changed in memory by one decision after the other."""
 
-    def __init__(self, totals: TotalsDelta, rules: Rules, now: float) -> None:
+    def __init__(self, totals: TotalsDelta, rules: Rules, now: float, downtime: float = 0.0) -> None:
+        """`downtime`: the seconds for which no grace period ran."""
         self.totals = totals
         self.event_keys: dict[str, bool] = {}
         """Recorded event keys. True: an event of this batch had the key, and the store must write it."""
@@ -116,7 +117,10 @@ class Batch:
         self.pending = 0
         """Change of the number of pending interruptions by this batch."""
         self.overflowed = 0
-        self._rules = rules
+        self.grace_clock = now - downtime
+        """The clock of grace periods: it stands still while no exporter runs."""
+        self.latest_end = self.grace_clock + rules.grace_seconds
+        """The end of a grace period that begins now."""
         self._now = now
         self._read: set[InstanceName] = set()
         self._incarnations: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
@@ -165,7 +169,10 @@ class Batch:
         return self._apply_decision(
             event.name,
             attribution.decide(
-                event, self._known_under(event.name, identities_of(event), seen=seen), self._rules, self._now
+                event,
+                self._known_under(event.name, identities_of(event), seen=seen),
+                self._now,
+                self.latest_end,
             ),
         )
 
@@ -177,6 +184,16 @@ class Batch:
                 pending, self._known_under(pending.event.name, identities_of(pending.event)), self._now
             ),
         )
+
+    def end_grace(self, pending: PendingInterruption) -> Outcome | None:
+        """Expire a pending interruption; one that ends later than it can gets a new end, and None returns.
+
+        Such an end was computed while the exporter's clock was ahead.
+        """
+        if pending.until > self.latest_end:
+            self._add_pending(replace(pending, until=self.latest_end))
+            return None
+        return self.expire(pending)
 
     def observe_listed(self, listed: Listed, began: float) -> None:
         """Apply that a listing contains the instance. `began` is the start of the listing."""

@@ -107,7 +107,7 @@ class PendingInterruption:
 
     event: InstanceInterrupted
     until: float
-    """End of the grace period, by the exporter's clock."""
+    """End of the grace period, by the exporter's clock without the time for which no exporter ran."""
 
 
 def instance_id_of(identity: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from app.domain.changes import AddPending, Decision, EnsureSeries, Known, MarkSeen, ReleasePending, Rules
+from app.domain.changes import AddPending, Decision, EnsureSeries, Known, MarkSeen, ReleasePending
 from app.domain.draft import Draft, created_at_or_start_of_time, earliest, latest
 from app.domain.events import UNKNOWN_NODE, Ignored, InstanceInterrupted
 from app.domain.instances import (
@@ -19,7 +19,9 @@ from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, ReleasedBy
 IGNORED_NOT_A_NODE: Final = Ignored("not_a_node")
 
 
-def decide_interruption(event: InstanceInterrupted, known: Known, rules: Rules, draft: Draft) -> Outcome:
+def decide_interruption(
+    event: InstanceInterrupted, known: Known, grace_until: float, draft: Draft
+) -> Outcome:
     """Count an interruption if its instance is known; if not, keep it until it is known."""
     if known.seen:
         draft.changes.append(MarkSeen(event.key))
@@ -28,7 +30,7 @@ def decide_interruption(event: InstanceInterrupted, known: Known, rules: Rules, 
     if incarnation is None:
         draft.changes += (
             MarkSeen(event.key),
-            AddPending(PendingInterruption(event, draft.now + rules.grace_seconds)),
+            AddPending(PendingInterruption(event, grace_until)),
             EnsureSeries(undescribed_instance(event.name, event.id, draft.now).labels),
         )
         return Pending(event.name.project)

@@ -55,7 +55,12 @@ def may_end_unlisted(began: float, previous: float | None) -> bool:
 
 def observe_missing(instance: Instance, began: float, now: float) -> Sequence[Change]:
     """Return the changes for an instance that is missing from a complete listing that began at `began`."""
-    if not instance.alive or instance.recorded_at >= began - _CLOCK_TOLERANCE_SECONDS:
+    if not instance.alive:
+        return ()
+    if instance.recorded_at > now:
+        # Recorded while the exporter's clock was ahead. The next listing may end it.
+        return (StoreInstance(instance._replace(recorded_at=now)),)
+    if instance.recorded_at >= began - _CLOCK_TOLERANCE_SECONDS:
         return ()
     return (StoreInstance(instance._replace(alive=False, ended_at=began, recorded_at=now)),)
 

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _MAX_ACCRUED_SECONDS: Final = 3600.0
 """The most that one call adds per instance. The exporter knows nothing about a longer gap."""
+_LONGEST_BEAT_SECONDS: Final = 300.0
+"""Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 _NOTHING_UNLISTED: Final = Unlisted((), None)
 
 
@@ -59,7 +61,8 @@ class Engine:
     def expire(self, now: float) -> Applied:
         def work(transaction: Transaction) -> Applied:
             due = transaction.load_due()
-            outcomes = [transaction.batch.expire(pending) for pending in due.pending]
+            ended = [transaction.batch.end_grace(pending) for pending in due.pending]
+            outcomes = [outcome for outcome in ended if outcome is not None]
             applied = transaction.batch.applied(outcomes, self._memory.pending)
             applied.more = due.more
             return applied
@@ -67,16 +70,23 @@ class Engine:
         return self._apply_if_leading(work, now)
 
     def accrue_instance_seconds(self, now: float) -> Applied:
-        def work(transaction: Transaction) -> Applied:
+        def work(transaction: Transaction) -> tuple[Applied, float]:
             since, changes = transaction.accrued_until(), transaction.batch.totals
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
                 if row.instances:
                     changes.label_set(row.labels).instance_seconds += row.instances * elapsed
             transaction.set_accrued_until(now)
-            return self._applied(transaction)
+            downtime = max(self._memory.downtime + _downtime(since, now), 0.0)
+            if downtime != self._memory.downtime:
+                transaction.set_downtime(downtime)
+            return self._applied(transaction), downtime
 
-        return self._apply_if_leading(work, now)
+        try:
+            applied, self._memory.downtime = self._backend.transact(work, now, leading=True).commit()
+        except NotLeadingError:
+            applied = Applied(pending=self._memory.pending)
+        return self._memory.commit(applied)
 
     def prune(self, now: float) -> Applied:
         applied = self._backend.prune(now - self._memory.rules.retention_seconds, now)
@@ -183,6 +193,14 @@ class Engine:
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)
+
+
+def _downtime(since: float | None, now: float) -> float:
+    """Return the seconds without an exporter since the last beat; negative if the clock was set back."""
+    if since is None:
+        return 0.0
+    gap = now - since
+    return gap if gap > _LONGEST_BEAT_SECONDS or gap < 0 else 0.0
 
 
 class SharedEngine(Engine):

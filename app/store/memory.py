@@ -31,20 +31,31 @@ class Memory:
         """Project id to the time at which its last complete listing began."""
         self.lease_ends_at: float | None = None
         """See `Shared`. None: there are no other replicas."""
+        self.downtime = 0.0
+        """The seconds, in sum, for which no exporter ran or the store was away.
+
+        A grace period does not run then, because no creation and no listing could end it.
+        """
         self._hold = hold
         self._unreported = Totals()
         """Totals from before the last load that have not been reported to the metrics yet."""
 
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
-        return Batch(self.delta(self.totals, now), self.rules, now)
+        return Batch(self.delta(self.totals, now), self.rules, now, self.downtime)
 
     def delta(self, base: Totals, now: float) -> TotalsDelta:
         """Return an empty delta over these totals."""
         return TotalsDelta(base, max_label_sets=self.rules.max_label_sets, released=not self._hold, now=now)
 
     def load(
-        self, totals: Totals, *, pending: int, projects: Mapping[str, str], listed: Mapping[str, float]
+        self,
+        totals: Totals,
+        *,
+        pending: int,
+        projects: Mapping[str, str],
+        listed: Mapping[str, float],
+        downtime: float,
     ) -> None:
         """Replace everything by what is stored."""
         self._unreported.update(self.totals)
@@ -52,6 +63,7 @@ class Memory:
         self.pending = pending
         self.projects = projects
         self.listed = dict(listed)
+        self.downtime = downtime
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
             permanent.ensure_series(labels)

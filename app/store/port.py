@@ -185,7 +185,7 @@ class Listing:
 
 
 class Due(NamedTuple):
-    """Pending interruptions whose grace period has ended."""
+    """Pending interruptions whose grace period has ended, or ends later than it can."""
 
     pending: Sequence[PendingInterruption]
     more: bool
@@ -237,6 +237,10 @@ class Transaction(Protocol):
 
     def set_accrued_until(self, at: float) -> None:
         """Store the time up to which instance-seconds were added."""
+        ...
+
+    def set_downtime(self, seconds: float) -> None:
+        """Store the time for which no exporter ran; see `Memory.downtime`."""
         ...
 
     def begin_listing(self, listing: Listing) -> None:

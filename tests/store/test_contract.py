@@ -277,6 +277,61 @@ def test_instances_that_nothing_confirms_are_forgotten(store: Store) -> None:
     assert isinstance(store.apply([interrupted("1", 7.0)], NOW + 32 * DAY).outcomes[0], Pending)
 
 
+def test_the_grace_does_not_run_while_no_exporter_runs(reopen: Opener) -> None:
+    store = reopen()
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW + 1)
+
+    later = NOW + 10 * GRACE + 1000
+    store = reopen()
+    store.accrue_instance_seconds(later)
+
+    assert not store.expire(later).counted
+    assert isinstance(store.apply([created()], later).outcomes[0], Tracked)
+    assert interruptions(store) == {"tills": 1}
+
+
+def test_the_grace_goes_on_after_an_outage(reopen: Opener) -> None:
+    store = reopen()
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW)
+    later = NOW + 10 * GRACE + 1000
+    store = reopen()
+    store.accrue_instance_seconds(later)
+
+    assert not store.expire(later + GRACE - 1).counted
+    assert [row.counted_as for row in store.expire(later + GRACE).counted] == [UNKNOWN]
+
+
+def test_a_grace_that_began_while_the_clock_was_ahead_ends_in_time(store: Store) -> None:
+    year = 365 * DAY
+    store.apply([interrupted()], NOW + 10 * year)
+
+    assert not store.expire(NOW).counted
+    assert not store.expire(NOW + GRACE - 1).counted
+    assert [row.counted_as for row in store.expire(NOW + GRACE).counted] == [UNKNOWN]
+
+
+def test_an_instance_that_was_recorded_while_the_clock_was_ahead_ends_with_the_second_listing(
+    store: Store,
+) -> None:
+    store.apply([created()], NOW + DAY)
+    list_fleet(store, [], NOW)
+    list_fleet(store, [], NOW + 600)
+
+    assert living(store) == 0
+
+
+def test_a_clock_that_jumps_and_comes_back_makes_the_grace_a_minute_longer_at_most(store: Store) -> None:
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW)
+    store.accrue_instance_seconds(NOW + DAY)
+    store.accrue_instance_seconds(NOW + 60)
+
+    assert not store.expire(NOW + GRACE - 1).counted
+    assert len(store.expire(NOW + GRACE + 60).counted) == 1
+
+
 def test_each_of_many_lives_of_a_name_is_found_by_its_id(reopen: Opener) -> None:
     lives = [str(number) for number in range(3 * MAX_INCARNATIONS)]
     store = reopen()

@@ -79,7 +79,8 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        self._surroundings = overrides
+        # Nothing that a test starts has an outage behind it.
+        self._surroundings = {"settle_seconds": 0.0, **overrides}
         self._running = ExitStack()
         self.authorization = token()
 
@@ -188,7 +189,8 @@ class _Server:
 
     def __init__(self, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         self._environment = environment
-        self._surroundings = overrides
+        # Nothing that a test starts has an outage behind it.
+        self._surroundings = {"settle_seconds": 0.0, **overrides}
         self._ports: Future[Sequence[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="exporter")
 

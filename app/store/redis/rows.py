@@ -21,6 +21,7 @@ swept                     the same, of the last listing that ended unlisted inst
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
 requested                 projects that should be listed soon
 clock                     time up to which instance-seconds were added
+downtime                  seconds for which no exporter ran
 lease                     process that does the periodic work
 replicas                  names of the replicas, by the time at which each was last seen
 of:<replica>:totals       counters of that replica

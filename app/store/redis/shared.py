@@ -19,6 +19,8 @@ class SharedReplies(NamedTuple):
     pending: int
     listings: Pairs
     projects: Pairs
+    downtime: str | None
+    """Seconds."""
 
     def listed(self) -> dict[str, float]:
         """Return the time at which the last complete listing of each project began."""
@@ -36,6 +38,7 @@ COMMANDS: Final[Sequence[Command]] = (
     ("ZCARD", key("until")),
     ("HGETALL", key("listings")),
     ("HGETALL", key("projects")),
+    ("GET", key("downtime")),
 )
 
 

@@ -105,7 +105,11 @@ class RedisTransaction:
             raise RetryTransactionError
 
     def load_due(self) -> Due:
-        (members,) = self.read(("ZRANGEBYSCORE", key("until"), "-inf", self._now, "LIMIT", 0, SLICE))
+        ended, ahead = self.read(
+            ("ZRANGEBYSCORE", key("until"), "-inf", self.batch.grace_clock, "LIMIT", 0, SLICE),
+            ("ZRANGEBYSCORE", key("until"), f"({self.batch.latest_end!r}", "+inf", "LIMIT", 0, SLICE),
+        )
+        members = [*ended, *ahead]
         places = [split_member(member) for member in members]
         self.load(list(dict.fromkeys(name for name, _ in places)))
         pending = []
@@ -115,7 +119,7 @@ class RedisTransaction:
                 pending.append(found[event_key])
             else:
                 self.writes.drop_orphan("until", index_member(name, event_key))
-        return Due(pending, more=len(members) == SLICE)
+        return Due(pending, more=max(len(ended), len(ahead)) == SLICE)
 
     def learn(self, number: str, project: str) -> Sequence[InstanceName]:
         paths_key = key("names", number)
@@ -136,6 +140,9 @@ class RedisTransaction:
 
     def set_accrued_until(self, at: float) -> None:
         self.writes.commands.append(("SET", key("clock"), repr(at)))
+
+    def set_downtime(self, seconds: float) -> None:
+        self.writes.commands.append(("SET", key("downtime"), repr(seconds)))
 
     def begin_listing(self, listing: Listing) -> None:
         named = key("named", listing.project)

@@ -16,6 +16,7 @@ from app.store.port import Transacted, Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
 from app.store.sqlite.pruning import Pruning, is_pass_due, prune_ledger, record_pass
 from app.store.sqlite.rows import delete_totals, select_totals
+from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
 
 T = TypeVar("T")
@@ -140,6 +141,7 @@ class SQLiteBackend:
             pending=connection.execute("SELECT count(*) FROM pending").get,
             projects=dict(connection.execute("SELECT number, id FROM projects")),
             listed=dict(connection.execute("SELECT project, began FROM listings")),
+            downtime=read_clock(connection, "downtime") or 0.0,
         )
 
     def _disconnect(self) -> None:

@@ -9,7 +9,7 @@ import apsw
 
 from app.domain.events import InstanceName
 from app.store.port import SLICE
-from app.store.sqlite.schema import progress_until, set_progress
+from app.store.sqlite.schema import read_clock, set_clock
 from app.store.sqlite.transaction import SQLiteTransaction
 
 _PASS_SECONDS: Final = 3600.0
@@ -48,13 +48,13 @@ def is_pass_due(connection: apsw.Connection, before: float) -> bool:
 
     It is due once an hour, and also after the clock was set back or the retention was changed.
     """
-    pruned_before = progress_until(connection, "pruning")
+    pruned_before = read_clock(connection, "pruned_before")
     return pruned_before is None or not 0 <= before - pruned_before < _PASS_SECONDS
 
 
 def record_pass(connection: apsw.Connection, before: float) -> None:
     """Store that a pass has deleted everything that was recorded before that time."""
-    set_progress(connection, "pruning", before)
+    set_clock(connection, "pruned_before", before)
 
 
 def prune_ledger(connection: apsw.Connection, before: float) -> bool:

@@ -118,7 +118,9 @@ _SELECT_ARCHIVED: Final = select(
 _SELECT_PENDING: Final = select(
     PendingRow._fields, "FROM pending WHERE name IN (SELECT value FROM json_each(?))"
 )
-_SELECT_DUE: Final = select(PendingRow._fields, "FROM pending WHERE until <= ? ORDER BY until LIMIT ?")
+_SELECT_DUE: Final = select(
+    PendingRow._fields, "FROM pending WHERE until <= ? OR until > ? ORDER BY until LIMIT ?"
+)
 _SELECT_LABEL_SETS: Final = select(LabelSetRow._fields, "FROM label_sets")
 _SELECT_CLUSTERS: Final = select(ClusterRow._fields, "FROM clusters")
 _SELECT_LIFETIMES: Final = select(LifetimeRow._fields, "FROM lifetimes")
@@ -170,9 +172,11 @@ def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[Pe
     return [_pending(row) for row in map(PendingRow._make, rows)]
 
 
-def select_due(connection: apsw.Connection, until: float, limit: int) -> list[PendingInterruption]:
-    """Return pending interruptions whose grace period has ended, those of the earliest end first."""
-    rows = connection.execute(_SELECT_DUE, (until, limit))
+def select_due(
+    connection: apsw.Connection, until: float, latest: float, limit: int
+) -> list[PendingInterruption]:
+    """Return pending interruptions whose grace period has ended, or ends later than it can."""
+    rows = connection.execute(_SELECT_DUE, (until, latest, limit))
     return [_pending(row) for row in map(PendingRow._make, rows)]
 
 

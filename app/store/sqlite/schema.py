@@ -108,9 +108,9 @@ CREATE TABLE listings (
     project TEXT PRIMARY KEY,
     began REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE progress (
-    work TEXT PRIMARY KEY,
-    until REAL NOT NULL
+CREATE TABLE clocks (
+    name TEXT PRIMARY KEY,
+    seconds REAL NOT NULL
 ) WITHOUT ROWID;
 """
 MIGRATIONS: Final = (_SCHEMA_1,)
@@ -131,12 +131,12 @@ def version_of(connection: apsw.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").get)
 
 
-def progress_until(connection: apsw.Connection, work: str) -> float | None:
-    """Return the time up to which this periodic work is done; None if it was never done."""
-    at: float | None = connection.execute("SELECT until FROM progress WHERE work = ?", (work,)).get
-    return at
+def read_clock(connection: apsw.Connection, name: str) -> float | None:
+    """Return a stored time or duration, in seconds; None if it was never set."""
+    seconds: float | None = connection.execute("SELECT seconds FROM clocks WHERE name = ?", (name,)).get
+    return seconds
 
 
-def set_progress(connection: apsw.Connection, work: str, until: float) -> None:
-    """Store that this periodic work is done up to this time."""
-    connection.execute("INSERT OR REPLACE INTO progress (work, until) VALUES (?, ?)", (work, until))
+def set_clock(connection: apsw.Connection, name: str, seconds: float) -> None:
+    """Store a time or duration."""
+    connection.execute("INSERT OR REPLACE INTO clocks (name, seconds) VALUES (?, ?)", (name, seconds))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import apsw
 
-from app.domain.batch import instance_names_of
+from app.domain.batch import identities_of, instance_names_of
 from app.domain.events import InstanceName
 from app.store.memory import Memory
 from app.store.port import SLICE, Due, Listing, Unlisted
@@ -25,7 +25,7 @@ from app.store.sqlite.rows import (
     select_instances,
     select_pending,
 )
-from app.store.sqlite.schema import progress_until, set_progress
+from app.store.sqlite.schema import read_clock, set_clock
 
 
 class SQLiteTransaction:
@@ -60,8 +60,11 @@ class SQLiteTransaction:
             self.batch.load_archived(select_archived(self.connection, wanted))
 
     def load_due(self) -> Due:
-        pending = select_due(self.connection, self._now, SLICE)
-        self.load(instance_names_of(interruption.event for interruption in pending))
+        pending = select_due(self.connection, self.batch.grace_clock, self.batch.latest_end, SLICE)
+        self.load(
+            instance_names_of(interruption.event for interruption in pending),
+            archived=[(one.event.name, identity) for one in pending for identity in identities_of(one.event)],
+        )
         return Due(pending, more=len(pending) == SLICE)
 
     def learn(self, number: str, project: str) -> Sequence[InstanceName]:
@@ -88,10 +91,13 @@ class SQLiteTransaction:
         return names
 
     def accrued_until(self) -> float | None:
-        return progress_until(self.connection, "instance_seconds")
+        return read_clock(self.connection, "accrued_until")
 
     def set_accrued_until(self, at: float) -> None:
-        set_progress(self.connection, "instance_seconds", at)
+        set_clock(self.connection, "accrued_until", at)
+
+    def set_downtime(self, seconds: float) -> None:
+        set_clock(self.connection, "downtime", seconds)
 
     def begin_listing(self, listing: Listing) -> None:
         listings.begin(self.connection, listing)
