@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.domain.changes import Rules
-from app.errors import StartError
+from app.errors import StartError, StoreLostError
 from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
@@ -20,6 +20,7 @@ from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.settings import Settings
 from app.store.opening import open_store
 from app.store.port import OpenedStore
+from app.store.watched import WatchedLedger
 from app.web.body import BodyReader
 from app.web.problems import leaves
 from app.web.push import Gate
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from app.pull import Puller
 
 _DAY: Final = 86400.0
+_STUCK_SECONDS: Final = 60.0
+"""Longer than the slowest commit that is answered."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +95,6 @@ class Exporter:
         for warning in opened.warnings:
             _log.warning("the counts may be lost", extra={"reason": warning})
         self.store = opened.store
-        self.ledger = opened.ledger
         self._sync = opened.sync
         self._settle_seconds = overrides.settle_seconds
         self.recorder = Recorder(
@@ -101,6 +103,7 @@ class Exporter:
             commit_timeout_seconds=overrides.commit_timeout_seconds,
             clock=overrides.clock,
         )
+        self.ledger = WatchedLedger(opened.ledger, self._lose_store)
         self.verifier = self._make_verifier()
         self.gate = Gate()
         self.stopping = False
@@ -119,6 +122,13 @@ class Exporter:
         )
         self.puller = self._make_puller()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _lose_store(self, exc: StoreLostError) -> None:
+        """Note, from any thread, an error that only a restart can correct."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self.recorder.lose_store, exc)
 
     def _make_puller(self) -> "Puller | None":
         if self.settings.pubsub.delivery == "push":
@@ -165,7 +175,11 @@ class Exporter:
     def unhealthy_reason(self) -> str | None:
         """Return the reason for which a restart is needed, or None while the writer and the tasks run."""
         ended = [task.get_name() for task in self._tasks if task.done()]
-        return None if self._tasks and not ended else f"not running: {', '.join(ended) or 'the writer'}"
+        if ended or not self._tasks:
+            return f"not running: {', '.join(ended) or 'the writer'}"
+        if self.recorder.stuck_seconds > _STUCK_SECONDS:
+            return f"the writer has not moved for {_STUCK_SECONDS:g} s"
+        return None
 
     def not_ready_reasons(self) -> Sequence[str]:
         """Return the reasons for which some interruptions cannot be attributed at once."""
@@ -197,6 +211,9 @@ class Exporter:
         ]
         pulling = [asyncio.create_task(self.puller.run(), name="pulling")] if self.puller is not None else []
         self._tasks = (writer, *periodic, *pulling)
+        self._loop = asyncio.get_running_loop()
+        for task in self._tasks:
+            task.add_done_callback(_log_failure)
         try:
             yield
         finally:
@@ -218,6 +235,12 @@ class Exporter:
         await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
         fatal.cancel()
         return self.recorder.fatal_error or str(self.unhealthy_reason())
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Log why a task has ended that should run for ever."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a part of the exporter has failed", extra={"task": task.get_name()}, exc_info=error)
 
 
 def _projects(settings: Settings) -> Sequence[str]:

@@ -123,6 +123,8 @@ class Recorder:
         self._answered_at = 0.0
         """The time of the newest answer to them."""
         self._stopping = False
+        self._busy_since: float | None = None
+        """The start of the work that is in progress, by the monotonic clock."""
         self._stale = False
         self._overflowed = False
         self.fatal = asyncio.Event()
@@ -185,6 +187,11 @@ class Recorder:
                 if self._queue.submissions:
                     await self._wait_for_batch()
                     await self._commit(self._next_batch())
+        except BaseException:
+            # Nobody else would answer them.
+            self._stopping = True
+            self._refuse_all(InternalError("the writer has ended; the log has the trace"))
+            raise
         finally:
             self._flush_log()
             if self._log_timer is not None:
@@ -192,10 +199,28 @@ class Recorder:
             timeouts.cancel()
             self._worker.close()
 
+    def _refuse_all(self, exc: InternalError) -> None:
+        _fail([*self._batch, *self._queue.submissions], exc)
+        for job in self._queue.jobs:
+            if not job.future.done():
+                job.future.set_exception(exc)
+
     def close(self) -> None:
         """Refuse new events and work. `run` ends once everything that was accepted is answered."""
         self._stopping = True
         self._wake.set()
+
+    def lose_store(self, exc: StoreLostError) -> None:
+        """Note an error that only a restart can correct. The process ends then."""
+        if not self.fatal.is_set():
+            _log.error("the store cannot be used until a restart", extra={"error": str(exc)})
+            self.fatal_error = str(exc)
+            self.fatal.set()
+
+    @property
+    def stuck_seconds(self) -> float:
+        """The time for which the present work has been running; 0 without work."""
+        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
 
     async def _wait_for_batch(self) -> None:
         """Wait briefly until there are as many events as there were active callers.
@@ -272,6 +297,7 @@ class Recorder:
         self, prepare: Callable[[float], Prepared], batch: Sequence[Submission] = ()
     ) -> Applied:
         """Prepare in the event loop, commit in the worker thread, then update the metrics and the log."""
+        self._busy_since = time.monotonic()
         try:
             if self._stale:
                 self._metrics.restore(await self._worker.run(self._store.state))
@@ -283,10 +309,10 @@ class Recorder:
         except StoreUnavailableError as exc:
             self._stale = True
             if isinstance(exc, StoreLostError):
-                _log.error("the store cannot be used until a restart", extra={"error": str(exc)})
-                self.fatal_error = str(exc)
-                self.fatal.set()
+                self.lose_store(exc)
             raise
+        finally:
+            self._busy_since = None
         self._metrics.show(applied)
         self._warn_of_overflow(applied)
         self._unlogged += applied.counted

@@ -56,6 +56,11 @@ class _Job(NamedTuple):
         self.waiting_to_start.release()
         try:
             result = self.work()
+        except StopIteration as exc:
+            # A future does not carry it, and whoever waits would wait for ever.
+            error = RuntimeError(f"the work raised {exc!r}")
+            error.__cause__ = exc
+            self._post(self.result.set_exception, error)
         except BaseException as exc:  # noqa: BLE001 - the caller gets it
             self._post(self.result.set_exception, exc)
         else:

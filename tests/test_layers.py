@@ -16,7 +16,14 @@ CONTRACTS: Final[list[dict[str, Any]]] = tomllib.loads((ROOT / "pyproject.toml")
 ]["contracts"]
 BACKENDS: Final = "Only the opening names a backend"
 OPENING: Final = "app.store.opening"
-SHARED_BY_BACKENDS: Final = {"app.store", "app.store.engine", "app.store.memory", OPENING, "app.store.port"}
+SHARED_BY_BACKENDS: Final = {
+    "app.store",
+    "app.store.engine",
+    "app.store.memory",
+    OPENING,
+    "app.store.port",
+    "app.store.watched",
+}
 """The modules of the store that belong to no backend."""
 
 

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -86,4 +86,12 @@ def test_a_job_ends_although_its_overlap_raises(worker: WorkerThread) -> None:
     with pytest.raises(ZeroDivisionError):
         asyncio.run(worker.run(done.set, failing))
     assert done.is_set()
+    worker.close()
+
+
+def test_an_exception_that_a_future_refuses_arrives_as_another(worker: WorkerThread) -> None:
+    nothing: Iterator[int] = iter(())
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(worker.run(lambda: next(nothing)))
     worker.close()

@@ -46,21 +46,41 @@ def add_health(app: FastAPI, condition: Condition) -> None:
 
 def add_metrics(app: FastAPI, metrics: Metrics, path: str) -> None:
     """Add the exposition. It is not part of the described API."""
-
-    def answer(accept: str, accept_encoding: str) -> Response:
-        body, content_type = metrics.render(accept)
-        headers = {"vary": "Accept, Accept-Encoding"}
-        if accepts_gzip(accept_encoding):
-            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
-            headers["content-encoding"] = "gzip"
-        return Response(body, media_type=content_type, headers=headers)
+    scrapes = Scrapes(metrics)
 
     @app.get(path, include_in_schema=False)
     async def exposition(request: Request) -> Response:
-        # Rendering thousands of series would hold up the event loop.
-        return await asyncio.to_thread(
-            answer, _header(request, "accept"), _header(request, "accept-encoding")
-        )
+        compressed = accepts_gzip(_header(request, "accept-encoding"))
+        body, content_type = await scrapes.answer(_header(request, "accept"), compressed=compressed)
+        headers = {"vary": "Accept, Accept-Encoding", **({"content-encoding": "gzip"} if compressed else {})}
+        return Response(body, media_type=content_type, headers=headers)
+
+
+class Scrapes:
+    """Renders for one scrape at a time. Scrapes that arrive meanwhile share the next rendering."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._turn = asyncio.Lock()
+        self._waiting: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
+        """The renderings that have not begun, by `Accept` header and compression."""
+
+    async def answer(self, accept: str, *, compressed: bool) -> tuple[bytes, str]:
+        """Return the body and its content type."""
+        key = (accept, compressed)
+        if key not in self._waiting:
+            self._waiting[key] = asyncio.create_task(self._render(key))
+        return await asyncio.shield(self._waiting[key])
+
+    async def _render(self, key: tuple[str, bool]) -> tuple[bytes, str]:
+        async with self._turn:
+            del self._waiting[key]
+            # Rendering thousands of series would hold up the event loop.
+            return await asyncio.to_thread(self._rendered, *key)
+
+    def _rendered(self, accept: str, compressed: bool) -> tuple[bytes, str]:  # noqa: FBT001 - a part of the key
+        body, content_type = self._metrics.render(accept)
+        return gzip.compress(body, _GZIP_LEVEL, mtime=0) if compressed else body, content_type
 
 
 def _header(request: Request, name: str) -> str:

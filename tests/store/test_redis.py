@@ -881,3 +881,16 @@ def test_what_a_server_may_lose_is_a_warning_beside_what_it_holds(
     assert inspect_store(server.url) == "redis has no data of this exporter yet"
     [warning] = store_warnings(server.url, "exporter-0")
     assert "append-only" in warning
+
+
+def test_a_read_after_the_server_closed_the_idle_connection_is_repeated(
+    server: RedisServer, client: Client
+) -> None:
+    opened = open_store(server.url, RULES)
+    opened.ledger.interruptions(Query())
+    for connection in client.client_list():
+        if connection["cmd"].startswith(("zrevrange", "hgetall", "info")):
+            client.client_kill(connection["addr"])
+
+    assert opened.ledger.interruptions(Query()) == []
+    opened.store.close()

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from app.domain.ledger import LedgerEntry, Query
-from app.errors import StoreUnavailableError
+from app.errors import StoreCorruptError, StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import OpenedStore
 from app.web.interruptions import MOST_ROWS
@@ -222,21 +222,45 @@ def test_of_two_listeners_the_main_one_does_not_have_it(fed_exporter: Exporter) 
 
 
 class _Unreadable:
-    """A ledger whose backend is away while the store's is there."""
+    """A ledger that cannot be read, while the store's own connection works."""
+
+    def __init__(self, error: StoreUnavailableError) -> None:
+        self._error = error
 
     def interruptions(self, _query: Query) -> Sequence[LedgerEntry]:
-        raise StoreUnavailableError("the ledger cannot be read")
+        raise self._error
 
 
-def test_a_ledger_that_cannot_be_read_says_so_and_harms_no_push(tmp_path: Path) -> None:
+def opener_with(error: StoreUnavailableError) -> Callable[..., OpenedStore]:
     def opened(url: str, *args: object, **options: object) -> OpenedStore:
         store = open_store(url, *args, **options)  # type: ignore[arg-type]  # as they come
-        return replace(store, ledger=_Unreadable())  # type: ignore[arg-type]  # the rest is not asked for
+        return replace(store, ledger=_Unreadable(error))  # type: ignore[arg-type]  # the rest is not asked for
 
+    return opened
+
+
+def test_a_ledger_that_cannot_be_read_says_so_and_harms_no_push(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = opener_with(StoreUnavailableError("the ledger cannot be read"))
     with Exporter(tmp_path, open_store=opened) as exporter:
         exporter.create("node-1")
 
+        responses = [exporter.client.get(f"{exporter.url}/interruptions") for _ in range(3)]
+
+        assert_problem(responses[0], HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
+        assert caplog.text.count("the ledger could not be read") == 1
+        assert exporter.interrupt("node-1").json()["outcome"] == "counted"
+
+
+def test_damage_that_a_reader_meets_ends_the_exporter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = opener_with(StoreCorruptError("a page is damaged"))
+    with Exporter(tmp_path, open_store=opened) as exporter:
         response = exporter.client.get(f"{exporter.url}/interruptions")
 
-        assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable")
-        assert exporter.interrupt("node-1").json()["outcome"] == "counted"
+        assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "store_corrupt")
+        fatal = exporter.perform(exporter.parts.wait_until_fatal()).result(60)
+        assert fatal == "a page is damaged"
+        assert "the store cannot be used until a restart" in caplog.text

@@ -1,4 +1,6 @@
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -7,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.metrics import ENDPOINTS, OUTCOMES
+from app.metrics import ENDPOINTS, OUTCOMES, Metrics
+from app.web.ops import Scrapes
 from app.web.problems import leaves, status_of
 from tests.support.exporter import Exporter
 from tests.support.process import eventually
@@ -225,3 +228,35 @@ def test_without_authentication_the_description_asks_for_none(tmp_path: Path) ->
         description = json.loads(exporter.client.get(f"{exporter.url}/openapi.json").text)
 
     assert description["paths"]["/events/creation"]["post"]["security"] == []
+
+
+class _Held(Metrics):
+    """Metrics whose rendering waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.free, self.renderings = threading.Event(), threading.Event(), 0
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        self.renderings += 1
+        self.begun.set()
+        assert self.free.wait(120)
+        return super().render(accept)
+
+
+def test_scrapes_that_wait_share_one_rendering() -> None:
+    metrics = _Held()
+
+    async def scenario() -> list[tuple[bytes, str]]:
+        scrapes = Scrapes(metrics)
+        first = asyncio.create_task(scrapes.answer("", compressed=False))
+        await asyncio.to_thread(metrics.begun.wait, 120)
+        others = [asyncio.create_task(scrapes.answer("", compressed=False)) for _ in range(5)]
+        await asyncio.sleep(0)
+        metrics.free.set()
+        return await asyncio.gather(first, *others)
+
+    answers = asyncio.run(scenario())
+
+    assert metrics.renderings == 2
+    assert all(body.startswith(b"# HELP") for body, _ in answers)

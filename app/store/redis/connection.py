@@ -56,9 +56,12 @@ class Link:
         """True if the last call succeeded."""
         return self._connection is not None
 
-    def connect(self) -> None:
-        """Find the node that accepts writes, and connect to it."""
-        if self._monotonic() < self._retry_at:
+    def connect(self, *, at_once: bool = False) -> None:
+        """Find the node that accepts writes, and connect to it.
+
+        `at_once`: also if a connection was lost a moment ago.
+        """
+        if not at_once and self._monotonic() < self._retry_at:
             raise StoreUnavailableError("redis cannot be reached")
         try:
             self._connection = connect(self._url)

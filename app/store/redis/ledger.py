@@ -4,6 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import inf
 from statistics import median
 from typing import Any, Final
@@ -106,8 +107,12 @@ class RedisLedger:
         return list(sums.values())
 
     def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        if not self._link.connected:
-            self._link.connect()
+        was_connected = self._link.connected
+        if was_connected:
+            # The server closes idle connections. Reading again does no harm.
+            with suppress(StoreUnavailableError):
+                return self._link.ask(commands)
+        self._link.connect(at_once=was_connected)
         return self._link.ask(commands)
 
     def _instances(self) -> Iterator[Instance]:
