@@ -184,7 +184,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 workers=1,  # whatever $WEB_CONCURRENCY says
-                http=protocol_for(app.try_fast_path),
+                http=protocol_for(app.try_fast_path, settings.server.max_connections),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -33,6 +33,7 @@ server:
   host: 0.0.0.0
   port: 8080
   max_body_bytes: 1048576
+  max_connections: 2000
   keep_alive_seconds: 620
   drain_seconds: 0
 store:
@@ -169,6 +170,7 @@ OVERRIDES: Final = {
     "server.host": ("::1", "::1"),
     "server.port": ("65535", 65535),
     "server.max_body_bytes": ("63", 63),
+    "server.max_connections": ("69", 69),
     "server.keep_alive_seconds": ("64", 64),
     "server.drain_seconds": ("65", 65),
     "store.url": ("rediss://:word@redis:6379/1", "rediss://:word@redis:6379/1"),

@@ -129,6 +129,9 @@ class ServerSettings(_Section):
     host: Name = Field("0.0.0.0", description="address that the listeners bind")  # noqa: S104  # it runs in a pod
     port: Port = Field(8080, description="port of the push endpoints; 0: the kernel chooses")
     max_body_bytes: Count = Field(1_048_576, description="most bytes of a request's body")
+    max_connections: Count = Field(
+        2000, description="most connections; beyond it the one that has been idle longest is closed"
+    )
     keep_alive_seconds: Number = Field(
         620, description="seconds for which an idle connection is kept; above the balancer's 600"
     )

@@ -43,6 +43,8 @@ class Application(FastAPI):
         """Answer a request."""
         if self.is_stopping():
             send = partial(_send_and_close, send)
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._pushes:
             await self._pushes[scope["path"]](scope, receive, send)
         else:

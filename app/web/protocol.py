@@ -6,16 +6,38 @@ them; each write is a packet and wakes up its receiver, and a commit answers man
 A POST that arrived completely can take the fast path: it is answered when its answer is there, without a task
 of its own and without ASGI. Any other request takes uvicorn's path.
 
-A connection has one timer, which closes it after it has been idle for too long. uvicorn creates a timer after
-each answer and cancels it at the next request.
+What a stranger may cost is bounded: the size of a head, the requests that wait for answers, the time for
+which a connection may owe something, the number of connections. uvicorn has a timer per answer instead.
 """
 
 import asyncio
+import logging
+import re
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD_BYTES: Final = 65_536
+MAX_HEADERS: Final = 100
+MAX_QUEUED: Final = 16
+"""Requests of one connection that wait for their answers."""
+HEAD_SECONDS: Final = 10.0
+"""Time for a head, and for the rest of a body that was refused."""
+UNDRAINED_SECONDS: Final = 30.0
+"""Time for which a caller may leave its answers unread."""
+DEFAULT_CONNECTIONS: Final = 2000
+_CHECK_SECONDS: Final = 1.0
+_WARN_SECONDS: Final = 60.0
+_END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
+_BEGINS_HEAD: Final = re.compile(rb"(\r?\n)*[A-Z]*([A-Z] [^\r\n]*(\r?\n|\r?$|$)|$)")
+"""What may become a request. Anything else is refused at once."""
+_UPGRADE: Final = re.compile(rb"^(upgrade|http2-settings):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
+
+_log = logging.getLogger(__name__)
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names, in lower case, and values."""
@@ -46,7 +68,7 @@ FastPath: TypeAlias = Callable[[bytes, Headers, bytes, Reply], bool]
 """Accepts a POST by its path, headers and body, and will answer it once; or returns False at once."""
 
 
-def protocol_for(fast_path: FastPath) -> type[HttpToolsProtocol]:
+def protocol_for(fast_path: FastPath, max_connections: int = DEFAULT_CONNECTIONS) -> type[HttpToolsProtocol]:
     """Return the protocol class of one server."""
     handler = staticmethod(fast_path)
 
@@ -54,24 +76,88 @@ def protocol_for(fast_path: FastPath) -> type[HttpToolsProtocol]:
         fast_path = handler
         write_buffer = _WriteBuffer()
         default_headers = _DefaultHeaders()
+        connections_limit = ConnectionsLimit(max_connections)
 
     return FastPathProtocol
 
 
+class ConnectionsLimit:
+    """The connections of one server: at most so many, each closed when its caller owes something too long."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._connections: dict[_Protocol, None] = {}
+        """In the order in which they were made."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._malformed = 0
+        self._warned_at = float("-inf")
+
+    def add(self, connection: "_Protocol") -> None:
+        """Add a connection. Beyond the limit, close the one that has been idle longest."""
+        if len(self._connections) >= self._most:
+            idle = [(one.idle_since, number, one) for number, one in enumerate(self._connections)]
+            _, _, idlest = min(idle, key=lambda item: (item[0] is None, item[0] or 0.0, item[1]))
+            self._connections.pop(idlest)
+            idlest.transport.abort()
+        self._connections[connection] = None
+        if self._timer is None:
+            self._timer = connection.loop.call_later(_CHECK_SECONDS, self._check)
+
+    def discard(self, connection: "_Protocol") -> None:
+        """Remove a connection that has ended."""
+        self._connections.pop(connection, None)
+        if not self._connections and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def note_malformed(self) -> None:
+        """Count a request that is not HTTP. The log has a line a minute for all of them."""
+        self._malformed += 1
+        _log.debug("a request is not HTTP")
+        now = time.monotonic()
+        if now - self._warned_at >= _WARN_SECONDS:
+            _log.warning("requests that are not HTTP were refused", extra={"requests": self._malformed})
+            self._warned_at, self._malformed = now, 0
+
+    def _check(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_CHECK_SECONDS, self._check)
+        for connection in list(self._connections):
+            connection.check(loop.time())
+
+
 class _Protocol(HttpToolsProtocol):
+    """A connection. Heads reach the parser whole, so the answer does not depend on the packets.
+
+    While `MAX_QUEUED` requests wait for their answers, nothing is read.
+    """
+
     fast_path: FastPath
     write_buffer: "_WriteBuffer"
     default_headers: "_DefaultHeaders"
+    connections_limit: "ConnectionsLimit"
     _body_chunks: list[bytes] | None = None
     """The body so far of a request that may take the fast path. A single chunk is not copied."""
-    _idle_since: float | None = None
-    """By the loop's clock; None while a request is in progress."""
-    _idle_timer: asyncio.TimerHandle | None = None
     _version = ""
     """The HTTP version. No client changes it during a connection, so it is read once."""
+    _unread = b""
+    """Data that the parser has not got yet."""
+    _in_head = True
+    """The next byte for the parser belongs to a head."""
+    _body_left: int | None = None
+    """Bytes of the body that have not come yet; None if its end is known only to the parser."""
+    _feeding = False
+    _half_closed = False
+    _waits_since = 0.0
+    """The time, by the loop's clock, since when the caller has owed something: a request, the rest of a head
+    or of a refused body."""
+    _blocked_since: float | None = None
+    """The time since when the caller has not read its answers, or has not let the connection end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_BufferedTransport(transport, self.write_buffer))  # type: ignore[arg-type]
+        self._waits_since = self.loop.time()
+        self.connections_limit.add(self)
 
     def on_message_begin(self) -> None:
         # Without a scope, which only uvicorn's path needs.
@@ -81,28 +167,114 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        self.connections_limit.discard(self)
+        # Without these references a closed connection is freed at once, and not by the garbage collector.
+        self.pipeline.clear()
+        self._unread, self._body_chunks = b"", None
+        self.scope = None  # type: ignore[assignment]
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for the answer to a caller that sends nothing more."""
+        self._half_closed = True
+        self.transport.flush()  # type: ignore[attr-defined]  # ours: an answer may just have been written
+        return self._in_head and not self._unread and not self._is_idle()
 
     def data_received(self, data: bytes) -> None:
-        self._idle_since = None
-        super().data_received(data)
-        if self._body_chunks is not None and not self.transport.is_closing():
-            self._fall_back(self._body_chunks)
+        if self._in_head and not self._unread:
+            self._waits_since = self.loop.time()
+        self._unread = self._unread + data if self._unread else data
+        self._feed()
+
+    def _feed(self) -> None:
+        """Give the parser what has come, piece by piece, while there is room for another request."""
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._unread and not self.transport.is_closing() and len(self.pipeline) < MAX_QUEUED:
+                piece = self._next_piece()
+                if piece is None:
+                    break
+                self._parse(piece)
+        finally:
+            self._feeding = False
+        if len(self.pipeline) >= MAX_QUEUED:
+            self.flow.pause_reading()
+
+    def _next_piece(self) -> bytes | None:
+        """Return the next whole head, or a piece of a body; None if a head is not complete yet."""
+        data = self._unread
+        if self._in_head:
+            end = _END_OF_HEAD.search(data)
+            if end is None and len(data) <= MAX_HEAD_BYTES and _BEGINS_HEAD.match(data):
+                return None
+            size = len(data) if end is None else end.end()
+            piece, self._unread = data[:size], data[size:]
+            if size > MAX_HEAD_BYTES and _BEGINS_HEAD.match(data):
+                self._refuse_head()
+                return None
+            return _without_upgrade(piece)
+        if self._body_left is None:
+            # The end of a chunked body looks like the end of a head.
+            end = _END_OF_HEAD.search(data)
+            size = len(data) if end is None else end.end()
+        else:
+            size = min(self._body_left, len(data))
+            self._body_left -= size
+        self._unread = data[size:]
+        return data[:size]
+
+    def _parse(self, piece: bytes) -> None:
+        try:
+            self.parser.feed_data(piece)
+            if self._body_chunks is not None and not self._unread and not self.transport.is_closing():
+                self._fall_back(self._body_chunks)
+        except httptools.HttpParserUpgrade:  # CONNECT; other offers do not reach the parser
+            self._refuse_malformed()
+        except httptools.HttpParserError:
+            self._refuse_malformed()
+
+    def _refuse_malformed(self) -> None:
+        self._unread = b""
+        self.connections_limit.note_malformed()
+        self.send_400_response("Invalid HTTP request received.")
+
+    def _refuse_head(self) -> None:
+        self._unread = b""
+        self.connections_limit.note_malformed()
+        self.transport.write(
+            STATUS_LINE[431]
+            + _lines(self.server_state.default_headers)
+            + b"content-length: 0\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._is_eligible():
+        self._in_head, self._body_left = False, _body_length(self.headers)
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse_head()
+        elif self._is_eligible():
             self._body_chunks = []
         else:
             self._replay_to_uvicorn()
 
     def on_body(self, body: bytes) -> None:
+        if self.transport.is_closing():
+            return
         if self._body_chunks is None:
             super().on_body(body)
         else:
             self._body_chunks.append(body)
 
     def on_message_complete(self) -> None:
+        self._in_head = True
+        self._waits_since = self.loop.time()
+        if self.transport.is_closing():
+            return
         if self._body_chunks is not None:
             if self._try_fast_path(b"".join(self._body_chunks)):
                 self._body_chunks = None
@@ -111,28 +283,43 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._waits_since = self.loop.time()
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            if self.flow.read_paused:
+                self.flow.resume_reading()
+        # uvicorn's own timer would be one more for each answer.
+        self._unset_keepalive_if_required()
+        if self._unread:
+            self._feed()
+        if self._half_closed and self._is_idle():
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Return True if no answer is due."""
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
+
+    def check(self, now: float) -> None:
+        """Close the connection if its caller owes something for too long. Called every second."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            if self._blocked_since is None:
+                self._blocked_since = now
+            elif now - self._blocked_since > UNDRAINED_SECONDS:
+                self.transport.abort()
             return
-        self.server_state.total_requests += 1
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._schedule_idle_check(self.timeout_keep_alive)
+        self._blocked_since = None
+        if not self._is_idle():
+            return
+        waits_for_more = bool(self._unread) or not self._in_head
+        if now - self._waits_since > (HEAD_SECONDS if waits_for_more else self.timeout_keep_alive):
+            self.transport.close()
 
-    def _schedule_idle_check(self, seconds: float) -> None:
-        self._idle_timer = self.loop.call_later(seconds, self._check_idle)
-
-    def _check_idle(self) -> None:
-        """Close the connection if it has been idle for long enough; else check again when that can be."""
-        self._idle_timer = None
-        if self._idle_since is not None:
-            left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-            if left > 0:
-                self._schedule_idle_check(left)
-            else:
-                self.timeout_keep_alive_handler()
+    @property
+    def idle_since(self) -> float | None:
+        """The time since when no answer has been due, by the loop's clock; None while one is."""
+        return self._waits_since if self._is_idle() else None
 
     def _is_eligible(self) -> bool:
         """Return whether the request, by its head, may take the fast path."""
@@ -180,7 +367,7 @@ class _FastPathRequest:
     """uvicorn sets it; nothing waits for it."""
 
     def __init__(self, protocol: _Protocol) -> None:
-        self._protocol = protocol
+        self._protocol: _Protocol | None = protocol
         self._prepared: tuple[Answer | None, bytes] = (None, b"")
         """An answer and its encoding, which is valid while the connection is kept."""
         self.disconnected = False
@@ -197,14 +384,17 @@ class _FastPathRequest:
         if self.disconnected:
             return
         protocol = self._protocol
+        assert protocol is not None  # noqa: S101 - called once
         prepared, encoded = self._prepared
         protocol.transport.write(encoded if answer is prepared and self.keep_alive else self._encoded(answer))
+        self._protocol, self._prepared = None, (None, b"")  # no cycle of references stays behind
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
 
     def _encoded(self, answer: Answer) -> bytes:
         status, headers, body = answer
+        assert self._protocol is not None  # noqa: S101 - the answer is not sent yet
         defaults = self._protocol.default_headers.encoded(self._protocol.server_state.default_headers)
         close = b"" if self.keep_alive else b"connection: close\r\n"
         return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (
@@ -232,6 +422,22 @@ class _DefaultHeaders:
         if headers is not self._headers:
             self._headers, self._encoded = headers, _lines(headers)
         return self._encoded
+
+
+def _without_upgrade(head: bytes) -> bytes:
+    """Return the head without an offer to change the protocol, which is passed over."""
+    return _UPGRADE.sub(b"", head) if b"pgrade" in head or b"PGRADE" in head else head
+
+
+def _body_length(headers: Headers) -> int | None:
+    """Return the length of the body; None if it is chunked."""
+    length = 0
+    for name, value in headers:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length":
+            length = int(value)  # the parser has accepted it
+    return length
 
 
 def _lines(headers: Headers) -> bytes:

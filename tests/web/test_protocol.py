@@ -324,10 +324,15 @@ def test_a_complete_request_takes_the_fast_path_however_it_was_split(chunks: Seq
     assert wire.writes[0].endswith(b"fine")
 
 
-def test_a_protocol_upgrade_does_not_take_the_fast_path() -> None:
-    upgrade = POST.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost")
+def test_an_offer_to_change_the_protocol_is_passed_over() -> None:
+    upgrade = POST.replace(
+        b"Host", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\nHost"
+    )
 
-    assert not sent(upgrade + b"body")[0].requests
+    handler, wire = sent(upgrade + b"body")
+
+    assert [request.body for request in handler.requests] == [b"body"]
+    assert wire.writes[0].endswith(b"fine")
 
 
 def test_a_pipelined_request_does_not_take_the_fast_path_and_is_answered_in_order() -> None:

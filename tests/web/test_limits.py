@@ -1,0 +1,191 @@
+"""What a stranger may cost, who has no token: memory, time, connections and log lines."""
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.web import protocol
+from tests.support.exporter import Exporter
+from tests.support.process import eventually
+from tests.support.raw_http import connected, read_answer, request_head
+
+GET: Final = b"GET /healthz HTTP/1.1\r\nHost: exporter\r\n\r\n"
+WITHIN: Final = 60
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Iterator[Exporter]:
+    with Exporter(tmp_path) as exporter:
+        yield exporter
+
+
+def closes(connection: socket.socket) -> bool:
+    """Return True if the other side ends the connection."""
+    try:
+        return connection.recv(65536) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_of_a_flood_of_requests_only_some_are_queued(exporter: Exporter) -> None:
+    requests = 20_000
+    with connected(exporter) as connection:
+        connection.settimeout(0)
+        sent = 0
+        data = GET * requests
+        answered = b""
+
+        def advance() -> bool:
+            nonlocal sent, answered
+            with suppress(BlockingIOError):
+                sent += connection.send(data[sent : sent + 65536]) if sent < len(data) else 0
+            with suppress(BlockingIOError):
+                answered += connection.recv(1 << 20)
+            queued = exporter.perform(queued_requests()).result(WITHIN)
+            assert queued <= protocol.MAX_QUEUED
+            return answered.count(b'{"status":"ok"}') == requests
+
+        eventually(advance, within=300, what="every answer")
+
+
+async def queued_requests() -> int:
+    """Return the longest queue of a connection."""
+    found = [one for one in gc.get_objects() if isinstance(one, HttpToolsProtocol)]
+    return max((len(one.pipeline) for one in found), default=0)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(GET[:-2] + b"X: " + b"x" * 100_000 + b"\r\n\r\n", id="one-long-header"),
+        pytest.param(GET[:-2] + b"X: 1\r\n" * 101 + b"\r\n", id="many-headers"),
+        pytest.param(GET[:-2] + b"X: " + b"x" * 100_000, id="no-end"),
+        pytest.param(b"GET /" + b"x" * 100_000, id="long-path"),
+    ],
+)
+def test_a_large_head_is_refused(exporter: Exporter, head: bytes) -> None:
+    with connected(exporter) as connection:
+        connection.sendall(head)
+        answer = read_answer(connection)
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sent"),
+    [
+        pytest.param("HEAD_SECONDS", GET[:20], id="half-a-head"),
+        pytest.param(
+            "HEAD_SECONDS", request_head("Content-Length: 1000") + b"half", id="body-after-its-refusal"
+        ),
+    ],
+)
+def test_a_caller_that_owes_something_is_closed(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, seconds: str, sent: bytes
+) -> None:
+    monkeypatch.setattr(protocol, seconds, 0.5)
+    with connected(exporter) as connection:
+        connection.settimeout(WITHIN)
+        connection.sendall(sent)
+        eventually(partial(closes, connection), within=WITHIN, what="the end of the connection")
+
+
+def test_a_silent_connection_is_closed_after_the_time_for_idle_ones(tmp_path: Path) -> None:
+    with Exporter(tmp_path, {"server.keep_alive_seconds": 1}) as exporter, connected(exporter) as connection:
+        connection.settimeout(WITHIN)
+        assert closes(connection)
+
+
+def test_beyond_the_limit_the_connection_that_was_idle_longest_is_closed(tmp_path: Path) -> None:
+    with (
+        Exporter(tmp_path, {"server.max_connections": 2}) as exporter,
+        connected(exporter) as first,
+        connected(exporter) as second,
+    ):
+        for connection in (first, second):
+            connection.settimeout(WITHIN)
+            connection.sendall(GET)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        with connected(exporter) as third:
+            third.sendall(GET)
+            assert third.recv(65536).startswith(b"HTTP/1.1 200")
+
+        assert closes(first)
+        second.sendall(GET)
+        assert second.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_garbage_is_a_line_a_minute(exporter: Exporter, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        with connected(exporter) as connection:
+            connection.sendall(b"\x16\x03\x01 no HTTP \r\n\r\n")
+            assert read_answer(connection).startswith(b"HTTP/1.1 400 ")
+
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.message for record in warnings] == ["requests that are not HTTP were refused"]
+
+
+def test_head_is_answered_where_get_is(exporter: Exporter) -> None:
+    for path in ("/healthz", "/readyz", "/openapi.json", "/metrics", "/interruptions", "/"):
+        got = exporter.client.get(f"{exporter.url}{path}")
+        head = exporter.client.head(f"{exporter.url}{path}")
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+
+
+def test_a_caller_that_sends_nothing_more_gets_its_answer(exporter: Exporter) -> None:
+    body = b'{"message": {"messageId": "1", "data": "e30="}}'
+    head = request_head(f"Authorization: {exporter.authorization}", f"Content-Length: {len(body)}")
+    with connected(exporter) as connection:
+        connection.sendall(head + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = read_answer(connection)
+
+    assert answer.startswith(b"HTTP/1.1 422 ")  # no log entry
+
+
+TRAILER: Final = request_head("Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\nAuthorization: {}\r\n\r\n"
+REQUESTS: Final = {
+    "malformed-url": b"POST http:// HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\nbody",
+    "trailer": TRAILER,
+    "upgrade": request_head("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 4") + b"body",
+    "chunked-upgrade": TRAILER.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"),
+    "pipelined": GET + request_head("Content-Length: 4") + b"body" + GET,
+    "http-1.0": GET.replace(b"1.1", b"1.0"),
+    "garbage": b"\x16\x03\x01\r\n\r\n",
+    "line-feeds": GET.replace(b"\r\n", b"\n"),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_answer_does_not_depend_on_how_the_bytes_are_cut(tmp_path: Path, name: str) -> None:
+    with Exporter(tmp_path) as exporter:
+        token = exporter.authorization.encode()
+        data = REQUESTS[name].replace(b"{}", token)
+
+        async def answers(cut: int) -> list[bytes]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", exporter.ports[0])
+            writer.write(data[:cut])
+            await asyncio.sleep(0.002)  # most arrive in two packets
+            writer.write(data[cut:])
+            with suppress(OSError):  # it has refused already
+                writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), WITHIN)
+            writer.close()
+            return [line for line in answer.split(b"\r\n") if line.startswith((b"HTTP/1.1", b"{"))]
+
+        async def all_answers() -> list[list[bytes]]:
+            return [await answers(cut) for cut in range(1, len(data), 3)]
+
+        found = asyncio.run(all_answers())
+
+    assert found
+    assert all(one == found[0] for one in found), {b"|".join(one) for one in found}
