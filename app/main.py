@@ -32,7 +32,7 @@ def create_app(
         async with exporter.running():
             yield
 
-    app = make_application(lifespan)
+    app = make_application(exporter.metrics.refused_elsewhere, lifespan)
     app.state.exporter = exporter
     app.is_stopping = lambda: exporter.stopping
     for endpoint in ENDPOINTS if settings.pubsub.delivery == "push" else ():
@@ -46,7 +46,7 @@ def create_app(
 
 def create_ops_app(exporter: Exporter) -> Application:
     """Return the application of the metrics listener, if that has a port of its own."""
-    app = make_application(openapi_url=None)
+    app = make_application(exporter.metrics.refused_elsewhere, openapi_url=None)
     add_health(app, exporter)
     _add_ops(app, exporter)
     return app

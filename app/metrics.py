@@ -33,10 +33,14 @@ from app.domain.events import BELIEVED_AHEAD_SECONDS
 from app.domain.instances import Labels
 from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.exposition import RenderedFamily, RenderedTable, preferred_format
+from app.refusals import RefusalLog
 from app.store.port import StoredState
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
 ENDPOINTS: Final[Sequence[Endpoint]] = ("creation", "interruption")
+OTHER_ENDPOINT: Final = "other"
+"""The label of requests that no endpoint takes."""
+_ELSEWHERE: Final = ("not_found", "method_not_allowed")
 OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ignored")
 RELEASERS: Final = ("creation", "inventory", "expiry")
 _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
@@ -77,6 +81,7 @@ class Metrics:
         """`reasons` are those of refused pushes; `listing_failures` those of failed listings."""
         self._monotonic = monotonic
         self._lease_ends_at = inf
+        self.refusals = RefusalLog(monotonic)
         self._totals = _TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
@@ -85,7 +90,7 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._create_self_metrics()
         self.pushes: Mapping[Endpoint, PushCounters] = {
-            endpoint: PushCounters(partial(self._errors.labels, endpoint)) for endpoint in ENDPOINTS
+            endpoint: PushCounters(partial(self._refused, endpoint)) for endpoint in ENDPOINTS
         }
         self._registry.register(_PushCollector(self.pushes))
         self._start_at_zero(reasons)
@@ -157,8 +162,18 @@ class Metrics:
     def _start_at_zero(self, reasons: Iterable[str]) -> None:
         for endpoint, reason in product(ENDPOINTS, list(reasons)):
             self._errors.labels(endpoint, reason)
+        for reason in _ELSEWHERE:
+            self._errors.labels(OTHER_ENDPOINT, reason)
         for releaser in RELEASERS:
             self._released.labels(releaser)
+
+    def _refused(self, endpoint: str, reason: str, detail: str) -> None:
+        self._errors.labels(endpoint, reason).inc()
+        self.refusals.note(endpoint, reason, detail)
+
+    def refused_elsewhere(self, reason: str, detail: str) -> None:
+        """Count a request that no endpoint takes, such as a push to a mistyped URL."""
+        self._refused(OTHER_ENDPOINT, reason, detail)
 
     @property
     def leads(self) -> bool:
@@ -256,8 +271,8 @@ class PushCounters:
     A counter of prometheus_client takes a lock for each change, and four times as long.
     """
 
-    def __init__(self, errors: Callable[[str], Counter]) -> None:
-        """`errors` returns the counter of a reason."""
+    def __init__(self, refuse: Callable[[str, str], None]) -> None:
+        """`refuse` counts a refusal, by its reason, and logs its detail."""
         self.last_at: float | None = None
         """The time of the newest authentic push."""
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
@@ -265,7 +280,7 @@ class PushCounters:
         self.delays = [0] * len(_DELAY_LE)
         """The number of committed events, by the bucket of their delay."""
         self.delay_seconds = 0.0
-        self._errors = errors
+        self._refuse = refuse
 
     def answered(self, outcome: str, delay_seconds: float | None = None) -> None:
         """Count a push answered 200, and the delay from its event's log time to its commit, if it had one."""
@@ -275,9 +290,9 @@ class PushCounters:
             self.delays[bisect_left(_DELAY_BUCKETS, delay)] += 1
             self.delay_seconds += delay
 
-    def refused(self, reason: str) -> None:
-        """Count a push that was not answered 200."""
-        self._errors(reason).inc()
+    def refused(self, reason: str, detail: str) -> None:
+        """Count a push that was not answered 200. `detail` has no secret and nothing of the body."""
+        self._refuse(reason, detail)
 
 
 class _PushCollector(Collector):

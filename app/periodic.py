@@ -66,6 +66,7 @@ class PeriodicTasks:
             due.append(("release of held series", lambda store, at: store.release_held(rows, at)))
         if now >= self._next_minute_at:
             self._next_minute_at = now + _MINUTE
+            self._metrics.refusals.flush()
             due.append(("instance seconds", lambda store, at: store.accrue_instance_seconds(at)))
             due.append(("pruning", lambda store, at: store.prune(at)))
         # After the instance-seconds, which notice a time without an exporter.

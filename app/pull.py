@@ -293,7 +293,7 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
 
     def try_again(self, pulled: _Pulled, exc: UnavailableError) -> None:
         """Record the event later. Meanwhile the library extends the message's lease."""
-        self.intake.counters.refused(exc.reason)
+        self.intake.counters.refused(exc.reason, str(exc))
         if self._closing:
             self.hand_back(pulled)
             return
@@ -304,16 +304,11 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
 
     def refuse(self, message: Message, exc: CallerError | InternalError) -> None:
         """Count a refused message. Its negative acknowledgement waits longer after each refusal."""
-        self.intake.counters.refused(exc.reason)
+        self.intake.counters.refused(exc.reason, str(exc))
         attempts = self._refusals.pop(message.message_id, 0) + 1
         self._refusals[message.message_id] = attempts
         if len(self._refusals) > _REMEMBERED_REFUSALS:
             self._refusals.popitem(last=False)
-        if attempts == 1:
-            _log.warning(
-                "a message was refused",
-                extra={"endpoint": self.intake.endpoint, "reason": exc.reason, "detail": str(exc)},
-            )
         if self._closing:
             self.finish(message, acknowledge=False)
         else:

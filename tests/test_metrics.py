@@ -206,6 +206,10 @@ def test_before_anything_has_happened_everything_that_can_is_at_zero(exporter: E
             for leaf in leaves()
         },
         **{
+            (f"{OWN}_push_errors_total", frozenset({("endpoint", "other"), ("reason", reason)})): 0.0
+            for reason in ("not_found", "method_not_allowed")
+        },
+        **{
             (f"{OWN}_pending_released_total", frozenset({("by", by)})): 0.0
             for by in ("creation", "inventory", "expiry")
         },

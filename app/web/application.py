@@ -1,8 +1,10 @@
 """The FastAPI application, in which the push endpoints bypass FastAPI's layers."""
 
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -11,12 +13,13 @@ from starlette.types import Lifespan, Message, Receive, Scope, Send
 
 from app import VERSION
 from app.errors import InternalError
+from app.metrics import ENDPOINTS
 from app.web.problems import as_response, problem, problem_of
 from app.web.protocol import Headers, Reply
 from app.web.push import PushEndpoint
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+_ENDPOINT_PATHS: Final = frozenset(f"/events/{endpoint}" for endpoint in ENDPOINTS)
+_MAX_DETAIL: Final = 100
 
 
 class Application(FastAPI):
@@ -60,9 +63,15 @@ async def _send_and_close(send: Send, message: Message) -> None:
 
 
 def make_application(
-    lifespan: Lifespan[FastAPI] | None = None, *, openapi_url: str | None = "/openapi.json"
+    on_elsewhere: Callable[[str, str], None],
+    lifespan: Lifespan[FastAPI] | None = None,
+    *,
+    openapi_url: str | None = "/openapi.json",
 ) -> Application:
-    """Return an application without routes, which answers errors with problem documents."""
+    """Return an application without routes, which answers errors with problem documents.
+
+    `on_elsewhere` is called with the reason and the path of a push that reached no endpoint.
+    """
     app = Application(
         title="spot-interruption-exporter",
         version=VERSION,
@@ -72,16 +81,23 @@ def make_application(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(HTTPException, partial(_http_problem, on_elsewhere))
     app.add_exception_handler(Exception, _bug)
     return app
 
 
-async def _http_problem(_request: Request, exc: Exception) -> Response:
+def _http_problem(on_elsewhere: Callable[[str, str], None], request: Request, exc: Exception) -> Response:
     """Return a problem document for an unknown path or method, which the router refuses."""
     assert isinstance(exc, HTTPException)  # noqa: S101 - FastAPI calls it for this class only
     status = HTTPStatus(exc.status_code)
     reason = status.phrase.lower().replace(" ", "_")
+    path: str = request.scope["path"]
+    is_endpoint = path in _ENDPOINT_PATHS
+    if (request.method == "POST" and status is HTTPStatus.NOT_FOUND) or (
+        is_endpoint and status is HTTPStatus.METHOD_NOT_ALLOWED
+    ):
+        # Without the query, which can have a token.
+        on_elsewhere(reason, f"{request.method} {quote(path)}"[:_MAX_DETAIL])
     return as_response(problem(status, reason, str(exc.detail).lower(), exc.headers))
 
 

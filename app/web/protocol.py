@@ -34,7 +34,7 @@ _CHECK_SECONDS: Final = 1.0
 _WARN_SECONDS: Final = 60.0
 _END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
 _BEGINS_HEAD: Final = re.compile(rb"(\r?\n)*[A-Z]*([A-Z] [^\r\n]*(\r?\n|\r?$|$)|$)")
-"""What may become a request. Anything else is refused at once."""
+"""Bytes that may become a request. Any others are refused at once."""
 _UPGRADE: Final = re.compile(rb"^(upgrade|http2-settings):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 
 _log = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer is no header
+        if self._in_head:  # not a trailer
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

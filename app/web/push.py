@@ -149,11 +149,16 @@ class PushEndpoint:
             self.request_listing(outcome.project)
         delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
         self.counters.answered(name_of(outcome), delay)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("push", extra={"endpoint": self.endpoint, **_document(outcome)})
         return prepared or _answer(outcome)
 
     def refuse(self, exc: CallerError | UnavailableError | InternalError) -> Answer:
         """Count any other push, and return its answer."""
-        self.counters.refused(exc.reason)
+        self.counters.refused(exc.reason, str(exc))
+        _log.debug(
+            "push refused", extra={"endpoint": self.endpoint, "reason": exc.reason, "detail": str(exc)}
+        )
         problem = problem_of(exc)
         headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)

@@ -1,4 +1,4 @@
-"""What a stranger may cost, who has no token: memory, time, connections and log lines."""
+"""Limits to the cost of a stranger without a token: memory, time, connections and log lines."""
 
 import asyncio
 import gc

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -260,3 +261,45 @@ def test_scrapes_that_wait_share_one_rendering() -> None:
 
     assert metrics.renderings == 2
     assert all(body.startswith(b"# HELP") for body, _ in answers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "reason", "detail"),
+    [
+        pytest.param(
+            "POST", "/events/creations?token=secret", "not_found", "POST /events/creations", id="typo"
+        ),
+        pytest.param("POST", "/", "not_found", "POST /", id="root"),
+        pytest.param(
+            "PUT", "/events/creation", "method_not_allowed", "PUT /events/creation", id="another-method"
+        ),
+        pytest.param("POST", "/" + "x" * 500, "not_found", ("POST /" + "x" * 500)[:100], id="a-long-path"),
+        pytest.param("POST", "/a%0Ab", "not_found", "POST /a%0Ab", id="a-line-break"),
+    ],
+)
+def test_a_push_to_another_path_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str, path: str, reason: str, detail: str
+) -> None:
+    with Exporter(tmp_path, two_listeners=True) as exporter:
+        for _ in range(3):
+            exporter.client.request(method, f"{exporter.url}{path}")
+
+        name = "spot_interruption_exporter_push_errors_total"
+        assert exporter.value(name, endpoint="other", reason=reason) == 3
+
+    (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    assert (record.message, record.detail) == ("refused", detail)  # type: ignore[attr-defined]
+    assert "secret" not in caplog.text
+
+
+def test_each_push_is_a_debug_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), Exporter(tmp_path) as exporter:
+        exporter.create("node-1")
+        exporter.client.post(f"{exporter.url}/events/creation", content="{}")
+
+    pushes = [
+        (record.message, record.__dict__.get("outcome") or record.__dict__.get("reason"))
+        for record in caplog.records
+        if record.name == "app.web.push" and record.levelno == logging.DEBUG
+    ]
+    assert pushes == [("push", "tracked"), ("push refused", "not_authenticated")]

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from app.domain.ledger import PERIOD_SECONDS, PERIODS
-from app.metrics import ENDPOINTS, Endpoint
+from app.metrics import ENDPOINTS, OTHER_ENDPOINT, Endpoint
 from app.web.problems import leaves, status_of
 from app.web.status.formats import ago, count, count_noun, duration, percent, short_duration
 from app.web.status.sentences import listing_failures, outcomes, refusals
@@ -74,6 +74,7 @@ def checks(snapshot: Snapshot) -> Sequence[Check]:
         ),
         unauthenticated,
         _refused(snapshot),
+        _elsewhere(snapshot),
         _delay(snapshot),
         _pending(snapshot),
         _unknown(snapshot),
@@ -129,7 +130,7 @@ def _unauthenticated(snapshot: Snapshot) -> Check:
     reasons, everything, accepted = _refusals(snapshot, authentication=True)
     if not reasons:
         return Check(name, "No push was refused for authentication since the start.")
-    finding = _were_refused(reasons, everything)
+    finding = _were_refused(reasons, everything, snapshot.refusals)
     if _many(reasons, everything) or not accepted:
         return Check(
             name,
@@ -146,7 +147,7 @@ def _refused(snapshot: Snapshot) -> Check:
     reasons, everything, accepted = _refusals(snapshot, authentication=False)
     if not reasons:
         return Check(name, "No push was refused for another reason since the start.")
-    finding = _were_refused(reasons, everything)
+    finding = _were_refused(reasons, everything, snapshot.refusals)
     if _many(reasons, everything) or not accepted or "internal" in reasons:
         failing = not _FAILING.isdisjoint(reasons)
         return Check(
@@ -174,9 +175,28 @@ def _refusals(snapshot: Snapshot, *, authentication: bool) -> tuple[Mapping[str,
     return reasons, everything, accepted
 
 
-def _were_refused(reasons: Mapping[str, float], everything: float) -> str:
+def _were_refused(reasons: Mapping[str, float], everything: float, details: Mapping[str, str]) -> str:
     refused = f"{count(sum(reasons.values()))} of {count_noun(everything, 'push', 'pushes')}"
-    return f"{refused} since the start: {refusals(reasons)}."
+    newest = "".join(
+        f" The newest of {reason}: {details[reason]}." for reason in reasons if reason in details
+    )
+    return f"{refused} since the start: {refusals(reasons)}.{newest}"
+
+
+def _elsewhere(snapshot: Snapshot) -> Check:
+    name = "Requests to other paths"
+    reasons = snapshot.self_metrics.by("reason", "push_errors_total", endpoint=OTHER_ENDPOINT)
+    number = sum(reasons.values())
+    if not number:
+        return Check(name, "Every push had the path of an endpoint since the start.")
+    newest = next((snapshot.refusals[reason] for reason in reasons if reason in snapshot.refusals), "")
+    return Check(
+        name,
+        f"{count_noun(number, 'request', 'requests')} since the start had a path or a method that no endpoint"
+        f" takes. The newest: {newest}.",
+        advice="If a subscription sends them, correct its push endpoint; its path is /events/creation or"
+        " /events/interruption.",
+    )
 
 
 def _many(reasons: Mapping[str, float], everything: float) -> bool:

@@ -143,6 +143,7 @@ class StatusPage:
             pending=self.metrics.pending,
             self_metrics=SelfMetrics(self.metrics.self_samples(SelfMetrics.SERIES)),
             ledger=ledger,
+            refusals=dict(self.metrics.refusals.newest),
             ledger_error=error,
             unhealthy_reason=unhealthy_reason,
             not_ready_reasons=not_ready_reasons,

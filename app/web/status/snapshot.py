@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -128,6 +128,8 @@ class Snapshot:
     self_metrics: SelfMetrics
     ledger: Ledger | None
     """None if the ledger cannot be read."""
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """The newest detail of each reason for which a push was refused."""
     ledger_error: str = ""
     unhealthy_reason: str | None = None
     not_ready_reasons: Sequence[str] = ()

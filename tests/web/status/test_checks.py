@@ -106,31 +106,31 @@ def accept(metrics: Metrics) -> None:
     [
         pytest.param(new_metrics(), OK, OK, id="none"),
         pytest.param(
-            after(1, lambda m: m.pushes["creation"].refused("not_authenticated")),
+            after(1, lambda m: m.pushes["creation"].refused("not_authenticated", "why")),
             ATTENTION,
             OK,
             id="all",
         ),
         pytest.param(
-            after(4, lambda m: m.pushes["creation"].refused("not_permitted"), accept),
+            after(4, lambda m: m.pushes["creation"].refused("not_permitted", "why"), accept),
             OK,
             OK,
             id="strangers",
         ),
         pytest.param(
-            after(9, lambda m: m.pushes["interruption"].refused("not_permitted"), accept),
+            after(9, lambda m: m.pushes["interruption"].refused("not_permitted", "why"), accept),
             ATTENTION,
             OK,
             id="many",
         ),
         pytest.param(
-            after(9, lambda m: m.pushes["creation"].refused("store_slow"), accept),
+            after(9, lambda m: m.pushes["creation"].refused("store_slow", "why"), accept),
             OK,
             ATTENTION,
             id="slow",
         ),
         pytest.param(
-            after(1, lambda m: m.pushes["creation"].refused("internal"), accept),
+            after(1, lambda m: m.pushes["creation"].refused("internal", "why"), accept),
             OK,
             ATTENTION,
             id="a-bug",
@@ -260,7 +260,7 @@ def test_a_fleet_that_cannot_be_listed_is_reported_once() -> None:
 
 
 def test_refused_tokens_are_reported_once_and_not_as_a_silence_too() -> None:
-    metrics = after(9, lambda m: m.pushes["creation"].refused("not_authenticated"))
+    metrics = after(9, lambda m: m.pushes["creation"].refused("not_authenticated", "why"))
     usual = Ledger([history(week=10_000)])
 
     assert attention(snapshot(metrics, ledger=usual)) == ["Refused for authentication"]
@@ -269,7 +269,7 @@ def test_refused_tokens_are_reported_once_and_not_as_a_silence_too() -> None:
 
 def broken() -> Iterator[Snapshot]:
     """Yield snapshots; each check needs attention in at least one of them."""
-    metrics = after(9, lambda m: m.pushes["creation"].refused("internal"))
+    metrics = after(9, lambda m: m.pushes["creation"].refused("internal", "why"))
     metrics.count_store_reset()
     metrics.show(Applied(overflowed=1))
     for _ in range(9):
@@ -281,11 +281,11 @@ def broken() -> Iterator[Snapshot]:
     yield snapshot(
         metrics, unhealthy_reason="not running: writer", ledger=None, ledger_error="away", pending=99
     )
-    refused = after(9, lambda m: m.pushes["creation"].refused("not_permitted"))
+    refused = after(9, lambda m: m.pushes["creation"].refused("not_permitted", "why"))
     yield snapshot(
         refused, label_sets=[totals(UNKNOWN_LABELS, interruptions=9)], not_ready_reasons=["a fleet"]
     )
-    yield snapshot(after(9, lambda m: m.pushes["creation"].refused("malformed_entry")))
+    yield snapshot(after(9, lambda m: m.pushes["creation"].refused("malformed_entry", "why")))
     yield snapshot(ledger=Ledger([history(week=10_000)]))
 
 

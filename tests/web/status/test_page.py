@@ -335,7 +335,7 @@ def test_what_is_wrong_stands_out_in_words(clocked: Exporter) -> None:
     assert page.attention == ["Service", "Refused for authentication"]
     assert "2 things need attention" in page.texts["h2"]
     assert page.finding("Refused for authentication").startswith(
-        "5 of 5 pushes since the start: 5 without a valid token. Compare"
+        "5 of 5 pushes since the start: 5 without a valid token. The newest of not_authenticated: the token's"
     )
     assert "Not ready: the exporter is stopping" in page.finding("Service")
 

@@ -1,0 +1,56 @@
+"""The log of what was refused: a line per endpoint, reason and minute, however many callers are refused."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+_LOG_EVERY_SECONDS: Final = 60.0
+_LOGGED_WITH_A_TRACE: Final = ("internal",)
+"""Reasons of bugs: each has an ERROR of its own."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The refusals of one endpoint for one reason since the last line in the log."""
+
+    logged_at: float = float("-inf")
+    number: int = 0
+    detail: str = ""
+
+
+class RefusalLog:
+    """Logs refusals, and keeps the newest detail of each reason. The number of reasons bounds both."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.newest: dict[str, str] = {}
+        """The newest detail, by reason."""
+        self._monotonic = monotonic
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+
+    def note(self, endpoint: str, reason: str, detail: str) -> None:
+        """Note a refusal. The first one is logged at once, and the others of its minute together."""
+        self.newest[reason] = detail
+        kind = self._kinds.setdefault((endpoint, reason), _Kind())
+        kind.number, kind.detail = kind.number + 1, detail
+        if reason not in _LOGGED_WITH_A_TRACE:
+            self._log_due(endpoint, reason, kind)
+
+    def flush(self) -> None:
+        """Log what was refused since the last lines, if their minute is over. Called every minute."""
+        for (endpoint, reason), kind in self._kinds.items():
+            if kind.number and reason not in _LOGGED_WITH_A_TRACE:
+                self._log_due(endpoint, reason, kind)
+
+    def _log_due(self, endpoint: str, reason: str, kind: _Kind) -> None:
+        now = self._monotonic()
+        if now - kind.logged_at < _LOG_EVERY_SECONDS:
+            return
+        _log.warning(
+            "refused",
+            extra={"endpoint": endpoint, "reason": reason, "detail": kind.detail, "refused": kind.number},
+        )
+        kind.logged_at, kind.number = now, 0
