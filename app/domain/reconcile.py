@@ -34,7 +34,7 @@ def observe_listed(listed: Listed, known: Known, began: float, now: float) -> Se
     else:
         instance = _updated(draft.rename(before, listed.id), listed, began)
     instance = order_among_incarnations(instance, draft)
-    if instance != before or now - instance.recorded_at > _REWRITE_SECONDS:
+    if instance != before or not 0 <= now - instance.recorded_at <= _REWRITE_SECONDS:
         draft.keep(instance._replace(recorded_at=now))
     if instance.kind is NODE:
         draft.changes.append(EnsureSeries(instance.labels, only_cluster=not instance.spot))
@@ -50,7 +50,8 @@ def may_end_unlisted(began: float, previous: float | None) -> bool:
     Unchanged instances are not written, so their last confirmation can be as recent as `previous`, the start
     of the last listing that ended instances.
     """
-    return previous is None or began - previous >= _CLOCK_TOLERANCE_SECONDS
+    # `previous` is far ahead if the exporter's clock was ahead then. Such a time protects nothing.
+    return previous is None or abs(began - previous) >= _CLOCK_TOLERANCE_SECONDS
 
 
 def observe_missing(instance: Instance, began: float, now: float) -> Sequence[Change]:

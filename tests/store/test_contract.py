@@ -322,6 +322,16 @@ def test_an_instance_that_was_recorded_while_the_clock_was_ahead_ends_with_the_s
     assert living(store) == 0
 
 
+def test_a_listing_made_by_a_clock_that_was_ahead_does_not_protect_instances(store: Store) -> None:
+    store.apply([created()], NOW)
+    list_fleet(store, [listed()], NOW + DAY)
+
+    list_fleet(store, [], NOW + 600)
+    list_fleet(store, [], NOW + 1200)
+
+    assert living(store) == 0
+
+
 def test_a_clock_that_jumps_and_comes_back_makes_the_grace_a_minute_longer_at_most(store: Store) -> None:
     store.accrue_instance_seconds(NOW)
     store.apply([interrupted()], NOW)
