@@ -38,6 +38,20 @@ signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
 open_store(f"sqlite:///{sys.argv[1]}", Rules())
 signal.pause()
 """
+KILLED_AT_RENAME: Final = """
+import os, sys
+from app.domain.changes import Rules
+from app.store.opening import open_store
+left = int(sys.argv[2])
+def kill(event, _):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left < 0:
+            os._exit(9)
+sys.addaudithook(kill)
+open_store(f"sqlite:///{sys.argv[1]}", Rules())
+"""
 FULL_DISK: Final = """
 import resource, signal, sys
 from app.domain.changes import Rules
@@ -182,6 +196,26 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(
     assert start.store.apply([created(), interrupted()], NOW).counted
     start.store.close()
     assert open_store(f"sqlite:///{path}", Rules()).moved_aside_to is None
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_a_damaged_store_is_moved_leaves_no_database_without_its_wal(
+    path: Path, renames: int
+) -> None:
+    used(path)
+    path.write_bytes(b"damaged")
+    Path(f"{path}-wal").write_bytes(b"newest commits")
+    Path(f"{path}-shm").write_bytes(b"old index")
+
+    command = [sys.executable, "-c", KILLED_AT_RENAME, str(path), str(renames)]
+    assert subprocess.run(command, check=False).returncode == 9
+
+    assert not path.exists() or Path(f"{path}-wal").read_bytes() == b"newest commits"
+    store = opened(path)
+    assert store.apply([interrupted()], NOW).pending == 1
+    store.close()
+    kept = {file.read_bytes() for file in path.parent.glob("*.damaged-*")}
+    assert {b"damaged", b"newest commits"} <= kept
 
 
 def test_two_damaged_files_of_one_second_are_both_kept(path: Path) -> None:

@@ -240,7 +240,9 @@ class SQLiteFile:
         while aside.exists():
             number += 1
             aside = Path(f"{self._location.real}.damaged-{stamp}-{number}")
-        for suffix in (WAL, INDEX, ""):
+        # The database first. After a kill in between, a database without its WAL would be opened as it is,
+        # without its newest commits. A WAL without its database is recognized and moved too.
+        for suffix in ("", WAL, INDEX):
             with suppress(FileNotFoundError):
                 Path(self._location.real + suffix).rename(f"{aside}{suffix}")
         self.moved_aside_to = aside
