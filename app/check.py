@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
 from app.gcp.client import make_client
-from app.gcp.listing import Summary, list_fleet
+from app.gcp.listing import Summary, read_project
 from app.settings import PubSubSettings, Settings, StoreSettings
 from app.store.opening import inspect_store, store_warnings
 from app.store.port import SLICE
@@ -74,8 +74,9 @@ async def _certificates(pubsub: PubSubSettings) -> Finding:
 
 async def _fleet(project: str, endpoint: str) -> Finding:
     subject = f"fleet of project {project}"
-    listing = list_fleet(
+    listing = read_project(
         project,
+        "instances",
         endpoint=endpoint,
         deadline_seconds=_FLEET_SECONDS,
         max_lines=SLICE,
@@ -92,7 +93,7 @@ async def _fleet(project: str, endpoint: str) -> Finding:
         return "FAIL", subject, str(exc)
     if summary.reason:
         return "FAIL", subject, summary.message
-    found = f"at least {summary.instances} instances on the first page"
+    found = f"at least {summary.entries} instances on the first page"
     if summary.failed_zones:
         return "warn", subject, f"{found}; {', '.join(sorted(summary.failed_zones))} not reachable"
     return "ok", subject, found

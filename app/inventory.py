@@ -12,7 +12,7 @@ from typing import Final, assert_never
 
 from app.domain.batch import Applied, Shared
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Lines, Part, Progress, Summary, list_fleet, parse_lines
+from app.gcp.listing import PAGE_SECONDS, Lines, Part, Progress, Summary, parse_lines, read_project
 from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store.port import Store
@@ -231,12 +231,12 @@ class Inventory:
             self._failed(project.id, summary.reason or "partial", summary.message or _unread(summary))
         if not summary.complete:
             return False
-        self._metrics.listed(project.id, at=began, seconds=seconds, instances=summary.instances)
+        self._metrics.listed(project.id, at=began, seconds=seconds, instances=summary.entries)
         _log.info(
             "fleet listed",
             extra={
                 "project": project.id,
-                "instances": summary.instances,
+                "instances": summary.entries,
                 "invalid": summary.invalid,
                 "pages": summary.pages,
                 "seconds": round(seconds, 3),
@@ -254,8 +254,9 @@ class Inventory:
         perform, project = self._recorder.perform, listed.id
         await perform(lambda store, now: store.begin_listing(project, now))
         logged_at = time.monotonic()
-        listing = list_fleet(
+        listing = read_project(
             project,
+            "instances",
             endpoint=self._endpoint,
             deadline_seconds=_DEADLINE_SECONDS,
             max_lines=_SLICE,
@@ -298,7 +299,7 @@ def _log_progress(project: str, progress: Progress) -> None:
         extra={
             "project": project,
             "pages": progress.pages,
-            "instances": progress.instances,
+            "instances": progress.entries,
             "seconds": progress.seconds,
             "retrying": progress.retrying,
         },

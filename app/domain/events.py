@@ -4,10 +4,12 @@ Times are seconds since the epoch, UTC, as floats.
 """
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self, TypeAlias, TypeVar, dataclass_transform
+from typing import Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
+FoundBy: TypeAlias = Literal["push", "operation"]
+"""The source of an interruption: its log entry, or its operation in a list of Compute Engine."""
 UNKNOWN: Final = "unknown"
 BELIEVED_AHEAD_SECONDS: Final = 86400.0
 """Longest time by which an event may be ahead of another clock, because clocks differ."""
@@ -99,6 +101,7 @@ class InstanceInterrupted:
     name: InstanceName
     id: str
     project_number: str = ""
+    found_by: FoundBy = "push"
 
 
 @frozen
