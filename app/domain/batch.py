@@ -110,6 +110,8 @@ class Batch:
         """Pending interruptions to write, by event key; None: remove the row."""
         self.counted: list[tuple[Counted, str]] = []
         """Ledger rows to add, each with the identity of its incarnation."""
+        self.past: dict[str, tuple[Counted, str]] = {}
+        """Ledger rows to add of interruptions that no total includes, by event key; see `counted`."""
         self.attributed: list[Attribute] = []
         """Nodes to write into ledger rows that exist."""
         self.released: Counter[str] = Counter()
@@ -177,6 +179,13 @@ class Batch:
                 pending, self._known_under(pending.event.name, identities_of(pending.event)), self._now
             ),
         )
+
+    def add_past(self, event: InstanceInterrupted) -> None:
+        """Add an interruption to the ledger that happened before the store counted."""
+        known = self._known_under(event.name, identities_of(event))
+        row = interruptions.past_row(event, known, self._now)
+        if row is not None:
+            self.past[event.key] = row
 
     def observe_listed(self, listed: Listed, began: float) -> None:
         """Apply that a listing contains the instance. `began` is the start of the listing."""

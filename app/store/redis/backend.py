@@ -116,7 +116,7 @@ class RedisBackend:
 
     def _open(self, *, reset_totals: bool) -> None:
         self._link.connect()
-        commands: list[Command] = [("DEL", self._totals_key)] if reset_totals else []
+        commands: list[Command] = [("DEL", self._totals_key, key("complete"))] if reset_totals else []
         claimed = False
         while not claimed:
             _, schema = self._link.ask([("WATCH", self._holder_key), ("GET", key("schema"))])
@@ -314,7 +314,13 @@ class RedisBackend:
             raise StoreUnavailableError(_NAME_CONTESTED)
         totals, lost = max_counters(self.memory.totals, decode_replica_totals(own_reply))
         if lost:
-            self._write_or_raise([*replica_commands(self._totals_key, lost), *shared_commands(lost, lost)])
+            self._write_or_raise(
+                [
+                    ("DEL", key("complete")),
+                    *replica_commands(self._totals_key, lost),
+                    *shared_commands(lost, lost),
+                ]
+            )
             self._load_memory()
             return
         self._batch_id = batch_id

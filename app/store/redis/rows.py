@@ -20,6 +20,7 @@ listings                  time at which the last complete listing of each projec
 swept                     the same, of the last listing that ended unlisted instances
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
 requested                 projects that should be listed soon
+complete                  time since when all event keys are recorded
 clock                     time up to which instance-seconds were added
 lease                     process that does the periodic work
 replicas                  names of the replicas, by the time at which each was last seen
@@ -33,7 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from app.domain.events import InstanceInterrupted, InstanceName, Node
+from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
@@ -73,6 +74,7 @@ class PendingRow(NamedTuple):
     instance_id: str
     at: float
     until: float
+    found_by: FoundBy
 
 
 class LedgerRow(NamedTuple):
@@ -87,6 +89,7 @@ class LedgerRow(NamedTuple):
     age: float | None
     is_described: bool
     released_by: ReleasedBy | None
+    found_by: FoundBy
 
 
 class LabelSetRow(NamedTuple):
@@ -188,7 +191,10 @@ def decode_name_record(name: InstanceName, reply: Pairs) -> NameRecord:
         elif kind == "p:":
             row = PendingRow._make(json.loads(value))
             record.pending.append(
-                PendingInterruption(InstanceInterrupted(part, row.at, name, row.instance_id), row.until)
+                PendingInterruption(
+                    InstanceInterrupted(part, row.at, name, row.instance_id, found_by=row.found_by),
+                    row.until,
+                )
             )
         else:
             record.undescribed[part] = value
@@ -232,7 +238,7 @@ def encode_instance(instance: Instance) -> str:
 
 def encode_pending(pending: PendingInterruption) -> str:
     """Return the value of a pending interruption's field."""
-    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until))
+    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until, pending.event.found_by))
 
 
 def encode_counted(counted: Counted, identity: str, now: float) -> str:
@@ -248,6 +254,7 @@ def encode_counted(counted: Counted, identity: str, now: float) -> str:
             counted.age,
             counted.attributed,
             counted.released_by,
+            counted.found_by,
         )
     )
 
@@ -278,6 +285,7 @@ def decode_entry(
         row.age,
         row.is_described or described_as is not None,
         row.released_by,
+        row.found_by,
     )
     return LedgerEntry(counted, row.recorded_at)
 

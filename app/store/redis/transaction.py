@@ -4,7 +4,7 @@ https://redis.io/docs/latest/develop/using-commands/transactions/
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from app.domain.events import InstanceName
@@ -129,6 +129,18 @@ class RedisTransaction:
             self.writes.move_archive(name, new_name, archive)
         self.writes.commands.append(("HSET", key("projects"), number, project))
         return names
+
+    def keys_complete_since(self) -> float | None:
+        (at,) = self.read(("GET", key("complete")), watch=[key("complete")])
+        return None if at is None else float(at)
+
+    def set_keys_complete_since(self, at: float) -> None:
+        self.writes.commands.append(("SET", key("complete"), repr(at)))
+
+    def find_past(self, keys: Sequence[str]) -> Collection[str]:
+        # A push that counts one of them at the same time writes its key, which is watched.
+        (rows,) = self.read(("HMGET", key("ledger"), *keys))
+        return {event_key for event_key, row in zip(keys, rows, strict=True) if row is not None}
 
     def accrued_until(self) -> float | None:
         (at,) = self.read(("GET", key("clock")), watch=[key("clock")])

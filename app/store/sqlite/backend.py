@@ -81,6 +81,7 @@ class SQLiteBackend:
                 "UPDATE lifetimes SET buckets = ?, sum_seconds = 0",
                 (json.dumps(LifetimeTotals("", "").buckets),),
             )
+            connection.execute("DELETE FROM progress WHERE work = 'event_keys'")
             self._commit(None, {})
             self._load_memory(connection)
 

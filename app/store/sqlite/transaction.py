@@ -1,6 +1,6 @@
 """A transaction of the SQLite store: the reads of its work, and the writing of its batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import apsw
 
@@ -23,6 +23,7 @@ from app.store.sqlite.rows import (
     select_due,
     select_event_keys,
     select_instances,
+    select_past,
     select_pending,
 )
 from app.store.sqlite.schema import progress_until, set_progress
@@ -87,6 +88,15 @@ class SQLiteTransaction:
             )
         return names
 
+    def keys_complete_since(self) -> float | None:
+        return progress_until(self.connection, "event_keys")
+
+    def set_keys_complete_since(self, at: float) -> None:
+        set_progress(self.connection, "event_keys", at)
+
+    def find_past(self, keys: Sequence[str]) -> Collection[str]:
+        return set(select_past(self.connection, keys))
+
     def accrued_until(self) -> float | None:
         return progress_until(self.connection, "instance_seconds")
 
@@ -144,11 +154,19 @@ class SQLiteTransaction:
                 if pending is not None
             ],
         )
+        if batch.counted:
+            connection.executemany(
+                "DELETE FROM ledger WHERE key = ? AND counted_as = ''",
+                [(counted.key,) for counted, _ in batch.counted],
+            )
         insert(
             connection,
             "INSERT INTO ledger",
             LedgerRow._fields,
-            [row_of_counted(counted, identity, self._now) for counted, identity in batch.counted],
+            [
+                row_of_counted(counted, identity, self._now)
+                for counted, identity in (*batch.counted, *batch.past.values())
+            ],
         )
         if batch.attributed:
             connection.executemany(

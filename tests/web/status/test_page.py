@@ -372,6 +372,9 @@ class SlowLedger:
     def week(self, now: float) -> Sequence[LabelSetWeek]:
         return self._ledger.week(now)
 
+    def counting_since(self) -> float | None:
+        return self._ledger.counting_since()
+
     def label_sets(self) -> Sequence[LabelSetTotals]:
         return self._ledger.label_sets()
 
