@@ -57,7 +57,7 @@ class Engine:
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         return self.prepare(events, now).commit()
 
-    def recover(self, events: Sequence[InstanceInterrupted], now: float) -> Applied:
+    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
             batch = transaction.batch
             since, oldest = self._keys_complete_since(transaction, now)
@@ -66,7 +66,9 @@ class Engine:
             past = [event for event in unseen if event.at < since]
             if past:
                 self._add_past(past, transaction)
-            return self._decide([event for event in unseen if event.at >= since], transaction)
+            return self._decide(
+                [event for event in unseen if since <= event.at < settled_before], transaction
+            )
 
         applied, self._memory.projects = self._transact(work, now, leading=True)
         return self._memory.commit(applied)

@@ -78,11 +78,12 @@ class Store(Protocol):
         """Decide and commit the events, in order, in one transaction."""
         ...
 
-    def recover(self, events: Sequence[InstanceInterrupted], now: float) -> Applied:
+    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
         """Apply interruptions that were found in a list of operations.
 
         Nothing is written for an event whose key is recorded. An event from before the time since when the
-        keys are complete enters the ledger alone. `outcomes` has those of the other events.
+        keys are complete enters the ledger alone. Any other event from `settled_before` or later is left to
+        its push. `outcomes` has those of the remaining events.
         """
         ...
 
@@ -147,7 +148,6 @@ class LedgerReader(Protocol):
     def week(self, now: float) -> Sequence[LabelSetWeek]:
         """Return counted interruptions and instance time in the 7 days before `now`, by label set.
 
-        Both are of the same span, which may be shorter if counting began later.
         The rows have no order. A label set can have several rows, which add up.
         """
         ...
