@@ -37,7 +37,7 @@ from app.store.port import StoredState
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
 ENDPOINTS: Final[Sequence[Endpoint]] = ("creation", "interruption")
-OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ignored")
+OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ended", "ignored")
 RELEASERS: Final = ("creation", "inventory", "expiry")
 _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)

@@ -219,7 +219,7 @@ def test_before_anything_has_happened_everything_that_can_is_at_zero(exporter: E
         **{
             (f"{OWN}_push_messages_total", frozenset({("endpoint", endpoint), ("outcome", outcome)})): 0.0
             for endpoint in ("creation", "interruption")
-            for outcome in ("tracked", "counted", "duplicate", "pending", "ignored")
+            for outcome in ("tracked", "counted", "duplicate", "pending", "ended", "ignored")
         },
         **{
             (f"{OWN}_push_errors_total", frozenset({("endpoint", endpoint), ("reason", leaf.reason)})): 0.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen, Rules
+from app.domain.deletions import decide_deletion
 from app.domain.draft import Draft, order_among_incarnations, start_identity
 from app.domain.events import (
     UNKNOWN_NODE,
@@ -14,6 +15,7 @@ from app.domain.events import (
     Event,
     Ignored,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
 )
 from app.domain.failures import decide_failure, separate_failure, with_failure
@@ -34,6 +36,8 @@ def decide(event: Event, known: Known, rules: Rules, now: float) -> Decision:
         outcome = _decide_creation(event, known, draft)
     elif isinstance(event, CreationFailed):
         outcome = decide_failure(event, draft)
+    elif isinstance(event, InstanceDeleted):
+        outcome = decide_deletion(event, rules, draft)
     else:
         assert_never(event)
     return Decision(outcome, draft.changes)

@@ -24,11 +24,22 @@ from app.domain.changes import (
     StoreInstance,
 )
 from app.domain.draft import created_at_or_start_of_time, start_identity_of
-from app.domain.events import CreationFailed, Event, InstanceInterrupted, InstanceName, Listed
+from app.domain.events import (
+    CreationFailed,
+    Event,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceInterrupted,
+    InstanceName,
+    Listed,
+)
 from app.domain.failures import is_final_failure
 from app.domain.instances import OTHER_LABELS, Instance, Labels, PendingInterruption
 from app.domain.outcomes import Counted, Outcome
 from app.domain.totals import Totals, TotalsDelta
+
+KEYLESS: Final = (CreationFailed, InstanceDeleted)
+"""The events that change nothing the second time, so they need no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class Applied:
 
 def event_keys_of(events: Iterable[Event]) -> list[str]:
     """Return the event keys that the store must look up for these events."""
-    return [event.key for event in events if not isinstance(event, CreationFailed)]
+    return [event.key for event in events if not isinstance(event, KEYLESS)]
 
 
 def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
@@ -80,7 +91,7 @@ def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
 def identities_of(event: Event) -> list[str]:
     """Return the identities by which the store must look up an archived incarnation for the event."""
     identities = [event.id] if event.id else []
-    if not isinstance(event, InstanceInterrupted) and event.operation:
+    if isinstance(event, InstanceCreated | CreationFailed) and event.operation:
         identities.append(start_identity_of(event.operation))
     return identities
 
@@ -163,7 +174,7 @@ class Batch:
 
     def decide(self, event: Event) -> Outcome:
         """Decide an event, and apply its changes in memory."""
-        seen = not isinstance(event, CreationFailed) and event.key in self.event_keys
+        seen = not isinstance(event, KEYLESS) and event.key in self.event_keys
         return self._apply_decision(
             event.name,
             attribution.decide(

@@ -93,6 +93,16 @@ class CreationFailed:
 
 
 @frozen
+class InstanceDeleted:
+    """A successful deletion of an instance."""
+
+    at: float
+    name: InstanceName
+    id: str
+    project_number: str = ""
+
+
+@frozen
 class InstanceInterrupted:
     """A preemption of a Spot instance."""
 
@@ -111,7 +121,7 @@ class Ignored:
     reason: str
 
 
-Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted
+Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted | InstanceDeleted
 """The events that a store records. It never gets an `Ignored`."""
 
 

@@ -47,4 +47,9 @@ class Pending:
     project: str
 
 
-Outcome: TypeAlias = Tracked | Counted | Duplicate | Pending | Ignored
+@frozen
+class Ended:
+    """A deletion of a known instance."""
+
+
+Outcome: TypeAlias = Tracked | Counted | Duplicate | Pending | Ended | Ignored

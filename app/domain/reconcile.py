@@ -94,7 +94,7 @@ def _updated(before: Instance, listed: Listed, began: float) -> Instance:
     started_at = max((at for at in (before.started_at, listed.started_at) if at is not None), default=None)
     interrupted_at = before.interrupted_at
     restarted = interrupted_at is not None and started_at is not None and started_at > interrupted_at
-    alive = _lives(before, listed, began, restarted=restarted)
+    alive = not before.deleted and _lives(before, listed, began, restarted=restarted)
     return before._replace(
         kind=_kind(before, listed),
         node=_node(before, listed),

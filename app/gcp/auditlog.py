@@ -19,6 +19,7 @@ from app.domain.events import (
     Event,
     Ignored,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
     Node,
@@ -166,6 +167,16 @@ def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignor
     return InstanceCreated(key, at, name, instance_id, operation, node, spot, project_number)
 
 
+def _deleted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignored:
+    # A deletion is logged twice, too, and the instance is gone only at the last entry.
+    if entry.get("status_code") or entry.get("severity") in _FAILURES:
+        return Ignored("failed_delete")
+    if not entry.get("last"):
+        return Ignored("first_entry")
+    name, instance_id, project_number = _subject(entry)
+    return InstanceDeleted(_at(entry, delivery, now), name, instance_id, project_number)
+
+
 def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
     name, instance_id, project_number = _subject(entry)
     key = _key("interrupted", entry, _operation(entry), delivery)
@@ -174,6 +185,7 @@ def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
 
 _DECODERS: Final[Mapping[str, _Decoder]] = {
     "compute.instances.insert": _inserted,
+    "compute.instances.delete": _deleted,
     "compute.instances.preempted": _preempted,
 }
 

@@ -89,7 +89,7 @@ class Model:
         elif isinstance(event, InstanceCreated):
             self.created.setdefault(event.key, event)
             self.described.add((event.name, event.id))
-        elif event.key not in self.interrupted:
+        elif isinstance(event, InstanceInterrupted) and event.key not in self.interrupted:
             self.interrupted.add(event.key)
             self.waiting[event.key] = (now + GRACE, event)
         self.settle()

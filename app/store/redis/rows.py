@@ -45,7 +45,7 @@ from app.store.redis.connection import PREFIX
 SCHEMA: Final = 2
 """Version 1 was of development versions from before the first release."""
 
-_FLAGS: Final = ("spot", "alive", "announced", "failed", "lifetime_observed", "overflowed")
+_FLAGS: Final = ("spot", "alive", "announced", "failed", "lifetime_observed", "overflowed", "deleted")
 """The fields of `Instance` that are stored as bits of one number, from the lowest bit on."""
 
 _Row = TypeVar("_Row", LabelSetTotals, ClusterTotals, LifetimeTotals)

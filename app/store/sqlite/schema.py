@@ -28,6 +28,7 @@ _INSTANCE_COLUMNS: Final = """
     failed INTEGER NOT NULL,
     lifetime_observed INTEGER NOT NULL,
     overflowed INTEGER NOT NULL,
+    deleted INTEGER NOT NULL,
     operation TEXT NOT NULL,
     created_at REAL,
     started_at REAL,
