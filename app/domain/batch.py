@@ -7,6 +7,7 @@ events, writes the changes, and commits.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from app.domain import attribution, interruptions, moves, reconcile
@@ -109,7 +110,14 @@ MAX_INCARNATIONS: Final = 8
 class Batch:
     """Rows that the store has read, changed in memory by one decision after the other."""
 
-    def __init__(self, totals: TotalsDelta, rules: Rules, now: float) -> None:
+    def __init__(
+        self,
+        totals: TotalsDelta,
+        rules: Rules,
+        now: float,
+        listed: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """`listed`: for each project, when its last complete listing of all zones began."""
         self.totals = totals
         self.event_keys: dict[str, bool] = {}
         """Recorded event keys. True: an event of this batch had the key, and the store must write it."""
@@ -131,6 +139,7 @@ class Batch:
         self.overflowed = 0
         self._rules = rules
         self._now = now
+        self._listed = listed
         self._read: set[InstanceName] = set()
         self._incarnations: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
         self._archive: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
@@ -249,7 +258,8 @@ class Batch:
         if archive:
             found = {identity: archive[identity] for identity in identities if identity in archive}
             incarnations = {**found, **incarnations}
-        return Known(seen, incarnations, tuple(pending.values()) if pending else ())
+        listed_at = self._listed.get(name.project)
+        return Known(seen, incarnations, tuple(pending.values()) if pending else (), listed_at)
 
     def _apply_decision(self, name: InstanceName, decision: Decision) -> Outcome:
         self._apply(name, decision.changes)

@@ -18,7 +18,7 @@ _REWRITE_SECONDS: Final = 43200.0
 
 Half of the shortest retention, so that the store never removes an instance that is still listed.
 """
-_CLOCK_TOLERANCE_SECONDS: Final = 60.0
+CLOCK_TOLERANCE_SECONDS: Final = 60.0
 """An instance that was announced at most this long before a listing began may be missing from it.
 
 Also the largest difference between the creation times in a log entry and in the Compute API.
@@ -50,12 +50,12 @@ def may_end_unlisted(began: float, previous: float | None) -> bool:
     Unchanged instances are not written, so their last confirmation can be as recent as `previous`, the start
     of the last listing that ended instances.
     """
-    return previous is None or began - previous >= _CLOCK_TOLERANCE_SECONDS
+    return previous is None or began - previous >= CLOCK_TOLERANCE_SECONDS
 
 
 def observe_missing(instance: Instance, began: float, now: float) -> Sequence[Change]:
     """Return the changes for an instance that is missing from a complete listing that began at `began`."""
-    if not instance.alive or instance.recorded_at >= began - _CLOCK_TOLERANCE_SECONDS:
+    if not instance.alive or instance.recorded_at >= began - CLOCK_TOLERANCE_SECONDS:
         return ()
     return (StoreInstance(instance._replace(alive=False, ended_at=began, recorded_at=now)),)
 
@@ -72,7 +72,7 @@ def _find_listed(listed: Listed, draft: Draft) -> Instance | None:
 def _is_newer(listed: Listed, known: Instance) -> bool:
     if listed.created_at is None or known.created_at is None:
         return False
-    return listed.created_at > known.created_at + _CLOCK_TOLERANCE_SECONDS
+    return listed.created_at > known.created_at + CLOCK_TOLERANCE_SECONDS
 
 
 def _discovered(listed: Listed, began: float, now: float) -> Instance:

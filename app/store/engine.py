@@ -134,13 +134,15 @@ class Engine:
                 if name.zone not in unread_zones:
                     transaction.batch.observe_missing(name, identity, began)
             if unlisted.position is None:
-                transaction.complete_listing(listing, began, swept=sweeps)
+                transaction.complete_listing(listing, began, swept=sweeps, whole=not unread_zones)
             return self._applied(transaction), unlisted.position
 
         applied, position = self._transact(work, now, leading=True)
         if position is None:
             del self._listings[project]
             self._memory.listed[project] = began
+            if not unread_zones:
+                self._memory.whole[project] = began
         else:
             self._listings[project].position = position
             applied.more = True

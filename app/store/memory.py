@@ -29,6 +29,8 @@ class Memory:
         """Project number to project id."""
         self.listed: dict[str, float] = {}
         """Project id to the time at which its last complete listing began."""
+        self.whole: dict[str, float] = {}
+        """The same, of the last one that has read every zone."""
         self.lease_ends_at: float | None = None
         """See `Shared`. None: there are no other replicas."""
         self._hold = hold
@@ -37,14 +39,20 @@ class Memory:
 
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
-        return Batch(self.delta(self.totals, now), self.rules, now)
+        return Batch(self.delta(self.totals, now), self.rules, now, self.whole)
 
     def delta(self, base: Totals, now: float) -> TotalsDelta:
         """Return an empty delta over these totals."""
         return TotalsDelta(base, max_label_sets=self.rules.max_label_sets, released=not self._hold, now=now)
 
     def load(
-        self, totals: Totals, *, pending: int, projects: Mapping[str, str], listed: Mapping[str, float]
+        self,
+        totals: Totals,
+        *,
+        pending: int,
+        projects: Mapping[str, str],
+        listed: Mapping[str, float],
+        whole: Mapping[str, float],
     ) -> None:
         """Replace everything by what is stored."""
         self._unreported.update(self.totals)
@@ -52,6 +60,7 @@ class Memory:
         self.pending = pending
         self.projects = projects
         self.listed = dict(listed)
+        self.whole = dict(whole)
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
             permanent.ensure_series(labels)

@@ -288,8 +288,11 @@ class Transaction(Protocol):
         """Return the slice at the listing's position, and load its names."""
         ...
 
-    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
-        """Store when the complete listing began; `swept`: it has ended unlisted instances."""
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
+        """Store when the complete listing began.
+
+        `swept`: it has ended unlisted instances. `whole`: it has read every zone.
+        """
         ...
 
 

@@ -715,7 +715,7 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
     of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
     assert left - of_replicas == {
         *("schema", "lease", "clock", "complete", "replicas"),
-        *("projects", "listings", "swept"),  # a field a project
+        *("projects", "listings", "whole", "swept"),  # a field a project
         *("changed", "newest"),  # of `unknown`
     }
     of_series = [client.zrange(key("changed"), 0, -1)]

@@ -157,6 +157,7 @@ class RedisBackend:
             known = SharedReplies._make(replies)
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
             self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
+            self.memory.whole = known.listed_wholly()
             transaction.writes.commands += [
                 *(
                     ("PEXPIRE", own, self._retention_milliseconds)
@@ -330,7 +331,13 @@ class RedisBackend:
             self._write_or_raise(self._drop_own(gone))
         totals.update(changed)
         totals.remove(gone)
-        self.memory.load(totals, pending=known.pending, projects=known.project_ids(), listed=known.listed())
+        self.memory.load(
+            totals,
+            pending=known.pending,
+            projects=known.project_ids(),
+            listed=known.listed(),
+            whole=known.listed_wholly(),
+        )
 
     def _drop_own(self, gone: Totals) -> list[Command]:
         """Return the command that deletes our own counters of these rows."""

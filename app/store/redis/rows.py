@@ -17,6 +17,7 @@ alive                     number of living Spot instances by label set
 newest                    clusters, by the time of their newest interruption
 projects                  project ids by project number
 listings                  time at which the last complete listing of each project began
+whole                     the same, of the last listing that read every zone
 swept                     the same, of the last listing that ended unlisted instances
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
 requested                 projects that should be listed soon

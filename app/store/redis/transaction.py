@@ -193,8 +193,8 @@ class RedisTransaction:
             None if next_cursor == _FIRST_CURSOR else next_cursor,
         )
 
-    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
-        times = ("listings", "swept") if swept else ("listings",)
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
+        times = ("listings", *(("swept",) if swept else ()), *(("whole",) if whole else ()))
         self.writes.commands += [("HSET", key(time), listing.project, repr(began)) for time in times]
         self.drop_listing(listing)
 

@@ -141,6 +141,9 @@ class SQLiteBackend:
             pending=connection.execute("SELECT count(*) FROM pending").get,
             projects=dict(connection.execute("SELECT number, id FROM projects")),
             listed=dict(connection.execute("SELECT project, began FROM listings")),
+            whole=dict(
+                connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
+            ),
         )
 
     def _disconnect(self) -> None:

@@ -110,7 +110,8 @@ CREATE TABLE projects (
 ) WITHOUT ROWID;
 CREATE TABLE listings (
     project TEXT PRIMARY KEY,
-    began REAL NOT NULL
+    began REAL NOT NULL,
+    whole_at REAL
 ) WITHOUT ROWID;
 CREATE TABLE progress (
     work TEXT PRIMARY KEY,

@@ -123,10 +123,12 @@ class SQLiteTransaction:
         self.load(list(dict.fromkeys(name for name, _ in unlisted.instances)))
         return unlisted
 
-    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
         listings.drop(self.connection, listing)
         self.connection.execute(
-            "INSERT OR REPLACE INTO listings (project, began) VALUES (?, ?)", (listing.project, began)
+            "INSERT INTO listings (project, began, whole_at) VALUES (?, ?, ?) ON CONFLICT (project) DO UPDATE"
+            " SET began = excluded.began, whole_at = coalesce(excluded.whole_at, whole_at)",
+            (listing.project, began, began if whole else None),
         )
         if swept:
             self.swept[listing.project] = began
