@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
 from app.gcp.client import make_client
-from app.gcp.listing import Summary, list_fleet
+from app.gcp.listing import Summary, What, read_project
 from app.settings import PubSubSettings, Settings, StoreSettings
 from app.store.opening import inspect_store, store_warnings
 from app.store.port import SLICE
@@ -52,6 +52,8 @@ def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) ->
     else:
         for project in settings.project_ids:
             yield asyncio.run(_fleet(project, settings.inventory.endpoint))
+            if settings.recovery.enabled:
+                yield asyncio.run(_operations(project, settings.inventory.endpoint))
 
 
 def _store(store: StoreSettings) -> Iterator[Finding]:
@@ -96,8 +98,34 @@ async def _certificates(pubsub: PubSubSettings) -> Finding:
 
 async def _fleet(project: str, endpoint: str) -> Finding:
     subject = f"fleet of project {project}"
-    listing = list_fleet(
+    try:
+        summary = await _first_page(project, "instances", endpoint)
+    except InventoryUnavailableError as exc:
+        return "FAIL", subject, str(exc)
+    if summary.reason:
+        return "FAIL", subject, summary.message
+    found = f"at least {summary.entries} instances on the first page"
+    if summary.failed_zones:
+        return "warn", subject, f"{found}; {', '.join(sorted(summary.failed_zones))} not reachable"
+    return "ok", subject, found
+
+
+async def _operations(project: str, endpoint: str) -> Finding:
+    # The exporter runs without them, and counts only what is pushed.
+    subject = f"operations of project {project}"
+    try:
+        summary = await _first_page(project, "operations", endpoint)
+    except InventoryUnavailableError as exc:
+        return "warn", subject, str(exc)
+    if summary.reason:
+        return "warn", subject, summary.message
+    return "ok", subject, f"at least {summary.entries} preemptions on the first page"
+
+
+async def _first_page(project: str, what: What, endpoint: str) -> Summary:
+    reading = read_project(
         project,
+        what,
         endpoint=endpoint,
         deadline_seconds=_FLEET_SECONDS,
         max_lines=SLICE,
@@ -105,16 +133,8 @@ async def _fleet(project: str, endpoint: str) -> Finding:
         pages=1,
         memory_mib=_FLEET_MIB,
     )
-    try:
-        async with aclosing(listing) as parts:
-            async for part in parts:
-                if isinstance(part, Summary):
-                    summary = part
-    except InventoryUnavailableError as exc:
-        return "FAIL", subject, str(exc)
-    if summary.reason:
-        return "FAIL", subject, summary.message
-    found = f"at least {summary.instances} instances on the first page"
-    if summary.failed_zones:
-        return "warn", subject, f"{found}; {', '.join(sorted(summary.failed_zones))} not reachable"
-    return "ok", subject, found
+    async with aclosing(reading) as parts:
+        async for part in parts:
+            if isinstance(part, Summary):
+                summary = part
+    return summary

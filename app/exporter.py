@@ -17,10 +17,12 @@ from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Metrics
 from app.periodic import SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
+from app.recovery import Recovery
 from app.settings import Settings
 from app.store.opening import open_store
 from app.store.port import OpenedStore
 from app.store.watched import WatchedLedger
+from app.turns import Turns
 from app.web.body import BodyReader
 from app.web.problems import leaves
 from app.web.push import Gate
@@ -68,6 +70,7 @@ class Exporter:
             reasons=[leaf.reason for leaf in leaves()],
             projects=_projects(settings),
             listing_failures=FAILURES,
+            recovered_projects=_recovered_projects(settings),
             clock=overrides.clock,
         )
         opened = overrides.open_store(
@@ -109,6 +112,7 @@ class Exporter:
         self.stopping = False
         state = self.store.state()
         self.metrics.restore(state)
+        turns = Turns(overrides.page_seconds / max(len(_projects(settings)), 1))
         self.inventory = Inventory(
             _projects(settings),
             self.recorder,
@@ -116,11 +120,23 @@ class Exporter:
             remembered=state.listed,
             interval_seconds=settings.inventory.interval_seconds,
             endpoint=settings.inventory.endpoint,
+            turns=turns,
             shortest_pause_seconds=overrides.shortest_pause_seconds,
             page_seconds=overrides.page_seconds,
             clock=overrides.clock,
         )
         self.puller = self._make_puller()
+        self._recovery = Recovery(
+            _recovered_projects(settings),
+            self.recorder,
+            self.metrics,
+            self.inventory,
+            turns,
+            interval_seconds=settings.recovery.interval_seconds,
+            settle_seconds=settings.recovery.settle_seconds,
+            endpoint=settings.inventory.endpoint,
+            page_seconds=overrides.page_seconds,
+        )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -208,6 +224,7 @@ class Exporter:
         periodic = [
             asyncio.create_task(tasks.run(), name="periodic work"),
             asyncio.create_task(self.inventory.run(), name="inventory"),
+            asyncio.create_task(self._recovery.run(), name="recovery"),
         ]
         pulling = [asyncio.create_task(self.puller.run(), name="pulling")] if self.puller is not None else []
         self._tasks = (writer, *periodic, *pulling)
@@ -245,3 +262,7 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 
 def _projects(settings: Settings) -> Sequence[str]:
     return settings.project_ids if settings.inventory.enabled else ()
+
+
+def _recovered_projects(settings: Settings) -> Sequence[str]:
+    return _projects(settings) if settings.recovery.enabled else ()

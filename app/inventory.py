@@ -4,119 +4,43 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, assert_never
 
 from app.domain.batch import Applied, Shared
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Lines, Part, Progress, Summary, list_fleet, parse_lines
+from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, parse_lines, read_project
 from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store.port import Store
+from app.turns import Participant, Turns
 
-_SLICE: Final = 25
+SLICE: Final = 25
 """The number of instances recorded at a time. Pushes wait as long as that takes."""
-_DEADLINE_SECONDS: Final = 1800.0
+DEADLINE_SECONDS: Final = 1800.0
 SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
-_JITTER: Final = 0.1
-_LEASE_POLL_SECONDS: Final = 1.0
+JITTER: Final = 0.1
+LEASE_POLL_SECONDS: Final = 1.0
 """Only the leading replica lists. The others check at this interval if they lead now."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Project:
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Project(Participant):
     """The listings of a project."""
 
-    id: str
     requested: asyncio.Event
     known: bool
     """It was listed by this process or an earlier one."""
     attempted: bool = False
     """A listing of this process has succeeded or failed."""
-    failed: bool = False
-    """Its last listing failed."""
-    postponed: bool = False
-    """Its last listing was ended in favour of another project."""
     last_requested_listing_at: float = float("-inf")
     """The time of its last listing that was requested, by the loop's clock."""
-
-
-class _Turns:
-    """Lets one project list at a time, and prefers projects whose last listing did not fail.
-
-    One at a time, because the memory of a child counts towards the exporter's limit. Most of its second is
-    processor time, so two at a time would not finish many projects sooner.
-
-    While a project waits whose last listing did not fail, the current listing is postponed if it returns no
-    new page for `silence_seconds`.
-    """
-
-    def __init__(self, silence_seconds: float) -> None:
-        self._silence_seconds = silence_seconds
-        self._free = asyncio.Condition()
-        self._taken = False
-        self._waiting: list[_Project] = []
-        self._limit: asyncio.Timeout | None = None
-        self._page_at = 0.0
-        self._retrying: str | None = None
-
-    @asynccontextmanager
-    async def turn(self, project: _Project) -> AsyncGenerator[None, None]:
-        """Wait for the project's turn, which lasts for the block."""
-        async with self._free:
-            self._waiting.append(project)
-            try:
-                self._limit_silence()
-                await self._free.wait_for(lambda: not self._taken and self._next() is project)
-            finally:
-                self._waiting.remove(project)
-            self._taken = True
-        project.postponed, self._retrying = False, None
-        self._page_at = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            self._taken = False
-            async with self._free:
-                self._free.notify_all()
-
-    async def read(self, parts: AsyncGenerator[Part, None], project: _Project) -> Part | None:
-        """Return the listing's next part; None after the last.
-
-        Raises InventoryUnavailableError if the listing is postponed.
-        """
-        loop = asyncio.get_running_loop()
-        if self._retrying is None:
-            self._page_at = loop.time()  # recording the last part may have waited for the store
-        try:
-            async with asyncio.timeout(None) as self._limit:
-                self._limit_silence()
-                part = await anext(parts, None)
-        except TimeoutError:
-            project.postponed = True
-            raise InventoryUnavailableError(
-                self._retrying or "unavailable",
-                f"project {project.id} gave no page for {self._silence_seconds:g} s while others waited; "
-                "it is listed after them",
-            ) from None
-        finally:
-            self._limit = None
-        self._retrying = part.retrying if isinstance(part, Progress) else None
-        return part
-
-    def _next(self) -> _Project:
-        return min(self._waiting, key=lambda project: project.failed)
-
-    def _limit_silence(self) -> None:
-        if self._limit is not None and not self._limit.expired():
-            others_wait = any(not project.failed for project in self._waiting)
-            self._limit.reschedule(self._page_at + self._silence_seconds if others_wait else None)
 
 
 class Inventory:
@@ -131,6 +55,7 @@ class Inventory:
         remembered: Mapping[str, float],
         interval_seconds: float,
         endpoint: str,
+        turns: Turns,
         shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
         page_seconds: float = PAGE_SECONDS,
         clock: Callable[[], float] = time.time,
@@ -138,11 +63,11 @@ class Inventory:
         """`remembered`: the projects whose instances the store knows, and the time of that knowledge.
 
         `shortest_pause_seconds`: the shortest time between two requested listings of a project, and after a
-        failed listing. `page_seconds`: the time after which a page counts as failed; also the longest time
-        for which all other projects together keep a project waiting that did not fail.
+        failed listing. `page_seconds`: the time after which a page counts as failed.
         """
         self._projects = {
-            project: _Project(project, asyncio.Event(), known=project in remembered) for project in projects
+            project: _Project(id=project, requested=asyncio.Event(), known=project in remembered)
+            for project in projects
         }
         self._recorder = recorder
         self._metrics = metrics
@@ -151,8 +76,12 @@ class Inventory:
         self._page_seconds = page_seconds
         self._endpoint = endpoint
         self._clock = clock
-        self._turns = _Turns(page_seconds / max(len(self._projects), 1))
+        self._turns = turns
         self._remembered = any(project.known for project in self._projects.values())
+
+    def was_attempted(self, project: str) -> bool:
+        """Return True if a listing of the project has ended, well or badly."""
+        return self._projects[project].attempted
 
     def request(self, project: str) -> None:
         """Request a listing of the project, because an interruption of it is pending."""
@@ -192,7 +121,7 @@ class Inventory:
     async def _keep_listed(self, project: _Project) -> None:
         while True:
             if not self._metrics.leads:
-                await asyncio.sleep(_LEASE_POLL_SECONDS)
+                await asyncio.sleep(LEASE_POLL_SECONDS)
                 continue
             async with self._turns.turn(project):
                 project.requested.clear()
@@ -210,7 +139,7 @@ class Inventory:
     async def _pause(self, project: _Project, seconds: float) -> None:
         """Wait until the next listing is due or requested. The jitter keeps projects apart."""
         loop = asyncio.get_running_loop()
-        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+        jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds * jitter):
                 await project.requested.wait()
@@ -235,12 +164,12 @@ class Inventory:
             self._failed(project.id, summary.reason or "partial", summary.message or _unread(summary))
         if not summary.complete:
             return False
-        self._metrics.listed(project.id, at=began, seconds=seconds, instances=summary.instances)
+        self._metrics.listed(project.id, at=began, seconds=seconds, instances=summary.entries)
         _log.info(
             "fleet listed",
             extra={
                 "project": project.id,
-                "instances": summary.instances,
+                "instances": summary.entries,
                 "invalid": summary.invalid,
                 "pages": summary.pages,
                 "seconds": round(seconds, 3),
@@ -258,11 +187,12 @@ class Inventory:
         perform, project = self._recorder.perform, listed.id
         await perform(lambda store, now: store.begin_listing(project, now))
         logged_at = time.monotonic()
-        listing = list_fleet(
+        listing = read_project(
             project,
+            "instances",
             endpoint=self._endpoint,
-            deadline_seconds=_DEADLINE_SECONDS,
-            max_lines=_SLICE,
+            deadline_seconds=DEADLINE_SECONDS,
+            max_lines=SLICE,
             page_seconds=self._page_seconds,
         )
         async with aclosing(listing) as parts:
@@ -302,7 +232,7 @@ def _log_progress(project: str, progress: Progress) -> None:
         extra={
             "project": project,
             "pages": progress.pages,
-            "instances": progress.instances,
+            "instances": progress.entries,
             "seconds": progress.seconds,
             "retrying": progress.retrying,
         },

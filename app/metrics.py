@@ -41,7 +41,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = ("creation", "interruption")
 OTHER_ENDPOINT: Final = "other"
 """The label of requests that no endpoint takes."""
 _ELSEWHERE: Final = ("not_found", "method_not_allowed")
-OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ignored")
+OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ended", "ignored")
 RELEASERS: Final = ("creation", "inventory", "expiry")
 _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
@@ -75,11 +75,18 @@ class Metrics:
         reasons: Iterable[str] = (),
         projects: Iterable[str] = (),
         listing_failures: Iterable[str] = (),
+        recovered_projects: Iterable[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`reasons` are those of refused pushes; `listing_failures` those of failed listings."""
+        """`reasons` are those of refused pushes; `listing_failures` those of failed listings and readings.
+
+        `recovered_projects` are those whose operations are read.
+        """
         self._monotonic = monotonic
+        self._clock = clock
+        self.store_available_since = clock()
+        """The time since when pushes could be recorded without a break."""
         self._lease_ends_at = inf
         self.refusals = RefusalLog(monotonic)
         self._totals = _TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
@@ -94,8 +101,13 @@ class Metrics:
         }
         self._registry.register(_PushCollector(self.pushes))
         self._start_at_zero(reasons)
-        for project, failure in product(projects, listing_failures):
+        failures = list(listing_failures)
+        for project, failure in product(projects, failures):
             self._listing_failures.labels(project, failure)
+        for project in recovered_projects:
+            self._recovered.labels(project)
+            for failure in failures:
+                self._recovery_failures.labels(project, failure)
 
     def _create_self_metrics(self) -> None:
         registry, prefix = self._registry, _PREFIX
@@ -154,6 +166,24 @@ class Metrics:
             ["project", "reason"],
             registry=registry,
         )
+        self._recovered = Counter(
+            f"{prefix}_recovered_interruptions_total",
+            "Interruptions that were counted from the operations list, because no push had come",
+            ["project"],
+            registry=registry,
+        )
+        self._operations_read_at = Gauge(
+            f"{prefix}_recovery_last_success_timestamp_seconds",
+            "Time of the newest complete reading of the operations",
+            ["project"],
+            registry=self._shared,
+        )
+        self._recovery_failures = Counter(
+            f"{prefix}_recovery_failures_total",
+            "Readings of the operations that failed, or lack some zones",
+            ["project", "reason"],
+            registry=registry,
+        )
         build = Gauge(
             f"{prefix}_build_info", "The running build", ["version", "python_version"], registry=registry
         )
@@ -190,6 +220,7 @@ class Metrics:
 
     def restore(self, state: StoredState) -> None:
         """Show the state of the store, after it was opened or was unavailable."""
+        self.store_available_since = self._clock()
         self._lease_ends_at = state.lease_ends_at
         self._totals.restore(state.totals)
         self._show_pending(state.pending)
@@ -204,6 +235,9 @@ class Metrics:
         self._show_pending(applied.pending)
         for releaser, number in applied.released.items():
             self._released.labels(releaser).inc(number)
+        for counted in applied.counted:
+            if counted.found_by == "operation":
+                self._recovered.labels(counted.name.project).inc()
         if applied.overflowed:
             self._overflowed.inc(applied.overflowed)
 
@@ -220,6 +254,14 @@ class Metrics:
     def listing_failed(self, project: str, reason: str) -> None:
         """Count a listing of a project that failed, or lacks some zones."""
         self._listing_failures.labels(project, reason).inc()
+
+    def operations_read(self, project: str) -> None:
+        """Show a complete reading of a project's operations."""
+        self._operations_read_at.labels(project).set(self._clock())
+
+    def recovery_failed(self, project: str, reason: str) -> None:
+        """Count a reading of a project's operations that failed, or lacks some zones."""
+        self._recovery_failures.labels(project, reason).inc()
 
     def count_store_reset(self) -> None:
         """Count a damaged store that was moved aside."""

@@ -18,7 +18,14 @@ from app.arguments import parse_arguments
 from app.cli import run as run_command
 from app.domain.changes import Rules
 from app.store.opening import open_store
-from tests.support.compute_api import ACCESS_NOT_CONFIGURED, FORBIDDEN, ComputeApi, Hold, ManyInstances
+from tests.support.compute_api import (
+    ACCESS_NOT_CONFIGURED,
+    FORBIDDEN,
+    ComputeApi,
+    Hold,
+    ManyInstances,
+    ManyOperations,
+)
 from tests.support.entries import insert, preempted
 from tests.support.process import LOOPBACK, Process, free_port
 from tests.support.program import (
@@ -351,6 +358,19 @@ def test_a_project_that_fails_says_what_to_do_and_the_others_are_listed(
     assert "it needs the permission compute.instances.list" in found["fleet of project shop"][1]
     assert "enable compute.googleapis.com there" in found["fleet of project till"][1]
     assert "there is no project butcher" in found["fleet of project butcher"][1]
+
+
+def test_operations_that_cannot_be_read_are_a_warning(tmp_path: Path, api: ComputeApi) -> None:
+    api.projects |= {"shop": ManyInstances(3), "till": ManyInstances(3)}
+    api.operations["till"] = ManyOperations(2)
+    api.fail(FORBIDDEN, project="shop", of="operations")
+
+    code, found = checked(tmp_path, configuration(tmp_path, None) | naming(api, "shop", "till"))
+
+    assert code == 0
+    assert found["operations of project till"] == ("ok", "at least 2 preemptions on the first page")
+    assert found["operations of project shop"][0] == "warn"
+    assert "compute.globalOperations.list" in found["operations of project shop"][1]
 
 
 def test_it_lists_one_project_after_the_other_in_half_the_memory(tmp_path: Path, api: ComputeApi) -> None:

@@ -14,13 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from app import VERSION
 from app.domain.batch import Applied
+from app.domain.events import InstanceInterrupted, InstanceName
 from app.domain.instances import Labels
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.metrics import Metrics
 from app.store.port import StoredState
 from app.web.problems import leaves
 from tests.support.clock import Clock
-from tests.support.entries import insert
+from tests.support.entries import insert, made_id
 from tests.support.exporter import OWN, Exporter, Samples
 from tests.support.process import eventually
 from tests.support.stores import Disk
@@ -56,6 +57,9 @@ FAMILIES: Final = {
     f"{OWN}_inventory_duration_seconds": ("gauge", PROJECT),
     f"{OWN}_inventory_instances": ("gauge", PROJECT),
     f"{OWN}_inventory_failures": ("counter", {"project", "reason"}),
+    f"{OWN}_recovered_interruptions": ("counter", PROJECT),
+    f"{OWN}_recovery_last_success_timestamp_seconds": ("gauge", PROJECT),
+    f"{OWN}_recovery_failures": ("counter", {"project", "reason"}),
     f"{OWN}_build_info": ("gauge", {"version", "python_version"}),
 }
 OF_THE_LIBRARY: Final = {
@@ -115,6 +119,20 @@ def story(exporter: Exporter) -> None:
     exporter.parts.metrics.listing_failed("shop-test", "forbidden")
 
 
+def recover(exporter: Exporter, name: str) -> None:
+    """Record another interruption, as if it were found among the operations."""
+    exporter.create(name)
+    found = InstanceInterrupted(
+        "interrupted operation recovered",
+        exporter.parts.clock(),
+        InstanceName("shop-prod", "europe-west1-c", name),
+        made_id("shop-prod", "europe-west1-c", name),
+        found_by="operation",
+    )
+    work = exporter.parts.recorder.perform(lambda store, now: store.recover([found], now + 1, now))
+    assert len(exporter.perform(work).result().counted) == 1
+
+
 @pytest.mark.parametrize(
     ("accept", "parse"),
     [pytest.param("", parse_text, id="text"), pytest.param(OPENMETRICS, parse_openmetrics, id="openmetrics")],
@@ -123,6 +141,9 @@ def test_the_series_are_those_of_the_contract(
     exporter: Exporter, accept: str, parse: Callable[[str], Iterable[Metric]]
 ) -> None:
     story(exporter)
+    exporter.parts.metrics.operations_read("shop-prod")
+    exporter.parts.metrics.recovery_failed("shop-prod", "forbidden")
+    recover(exporter, "node-3")
     families = {family.name: family for family in parse(exporter.scrape(accept).text)}
 
     assert families.keys() == FAMILIES.keys() | OF_THE_LIBRARY
@@ -198,7 +219,7 @@ def test_before_anything_has_happened_everything_that_can_is_at_zero(exporter: E
         **{
             (f"{OWN}_push_messages_total", frozenset({("endpoint", endpoint), ("outcome", outcome)})): 0.0
             for endpoint in ("creation", "interruption")
-            for outcome in ("tracked", "counted", "duplicate", "pending", "ignored")
+            for outcome in ("tracked", "counted", "duplicate", "pending", "ended", "ignored")
         },
         **{
             (f"{OWN}_push_errors_total", frozenset({("endpoint", endpoint), ("reason", leaf.reason)})): 0.0

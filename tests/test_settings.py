@@ -44,6 +44,10 @@ inventory:
   enabled: true
   interval_seconds: 600
   endpoint: ""
+recovery:
+  enabled: true
+  interval_seconds: 900
+  settle_seconds: 300
 attribution:
   grace_seconds: 1800
 """
@@ -179,6 +183,9 @@ OVERRIDES: Final = {
     "inventory.enabled": ("false", False),
     "inventory.interval_seconds": ("67", 67),
     "inventory.endpoint": ("http://localhost:9001", "http://localhost:9001"),
+    "recovery.enabled": ("false", False),
+    "recovery.interval_seconds": ("68", 68),
+    "recovery.settle_seconds": ("0", 0),
     "attribution.grace_seconds": ("0.1", 0.1),
 }
 
@@ -391,6 +398,9 @@ WRONG: Final = [
     ("inventory.interval_seconds", "0"),
     ("inventory.endpoint", "s3cret.example.com"),
     ("inventory.endpoint", "https://s3cret.example.com:0"),
+    ("recovery.enabled", "s3cret"),
+    ("recovery.interval_seconds", "0"),
+    ("recovery.settle_seconds", "-1"),
     ("attribution.grace_seconds", "-1"),
     ("attribution.grace_seconds", "1e300"),
     ("s3cre", "1"),
@@ -639,6 +649,8 @@ def test_a_key_that_is_nearly_a_setting_gets_a_hint(file: Write, key: str, messa
         ({"SIE_PUBSUB__AUTHENTICATION": "none"}, "NOT AUTHENTICATED"),
         ({"SIE_PROMETHEUS__PORT": "8080"}, "/metrics, / and /interruptions are public"),
         ({"SIE_STORE__RETENTION_DAYS": "7"}, "store.retention_days is below 8"),
+        ({"SIE_RECOVERY__INTERVAL_SECONDS": "2701"}, "recovery.interval_seconds and recovery.settle_seconds"),
+        ({"SIE_RECOVERY__SETTLE_SECONDS": "2101"}, "recovery.interval_seconds and recovery.settle_seconds"),
     ],
 )
 def test_what_is_risky_warns(environ: dict[str, str], words: str) -> None:

@@ -6,7 +6,8 @@
 from dataclasses import replace
 from typing import Final, assert_never
 
-from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen
+from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen, Rules
+from app.domain.deletions import decide_deletion
 from app.domain.draft import Draft, order_among_incarnations, start_identity
 from app.domain.events import (
     UNKNOWN_NODE,
@@ -14,18 +15,20 @@ from app.domain.events import (
     Event,
     Ignored,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
 )
 from app.domain.failures import decide_failure, separate_failure, with_failure
 from app.domain.instances import NODE, PLAIN_INSTANCE, UNDESCRIBED, Instance, undescribed_instance
 from app.domain.interruptions import decide_interruption, release_pending
 from app.domain.outcomes import Duplicate, Outcome, Tracked
+from app.domain.reconcile import CLOCK_TOLERANCE_SECONDS
 from app.domain.starts import is_another_operation, keep_older_start, merged_starts, start_order
 
 IGNORED_NO_CLUSTER_LABEL: Final = Ignored("no_cluster_label")
 
 
-def decide(event: Event, known: Known, now: float, grace_until: float) -> Decision:
+def decide(event: Event, known: Known, rules: Rules, now: float, grace_until: float) -> Decision:
     """Return the outcome of an event, and its changes. `now` is the time of the exporter's clock.
 
     `grace_until`: the end of a grace period that begins now, by the clock of `PendingInterruption.until`.
@@ -37,6 +40,8 @@ def decide(event: Event, known: Known, now: float, grace_until: float) -> Decisi
         outcome = _decide_creation(event, known, draft)
     elif isinstance(event, CreationFailed):
         outcome = decide_failure(event, draft)
+    elif isinstance(event, InstanceDeleted):
+        outcome = decide_deletion(event, rules, draft)
     else:
         assert_never(event)
     return Decision(outcome, draft.changes)
@@ -49,16 +54,16 @@ def _decide_creation(event: InstanceCreated, known: Known, draft: Draft) -> Outc
     before = _find_created(event, draft)
     if event.node is None:
         if before is None or before.kind is UNDESCRIBED:
-            _record_creation(event, before, draft)
+            _record_creation(event, before, known, draft)
             release_pending(known.pending, draft, "creation")
         return IGNORED_NO_CLUSTER_LABEL
-    instance = _record_creation(event, before, draft)
+    instance = _record_creation(event, before, known, draft)
     draft.changes += (MarkSeen(event.key), EnsureSeries(instance.labels, only_cluster=event.spot is False))
     release_pending(known.pending, draft, "creation")
     return Tracked(event.name, event.node)
 
 
-def _record_creation(event: InstanceCreated, before: Instance | None, draft: Draft) -> Instance:
+def _record_creation(event: InstanceCreated, before: Instance | None, known: Known, draft: Draft) -> Instance:
     """Store the description of an instance that a creation gives. The instance may be known already."""
     if before is not None and is_another_operation(event.operation, before):
         return _record_another_start(event, before, draft)
@@ -68,12 +73,21 @@ def _record_creation(event: InstanceCreated, before: Instance | None, draft: Dra
     else:
         instance = draft.rename(before, identity)
     instance = _with_description(instance, event, draft)
-    instance = with_failure(instance._replace(alive=instance.alive or before is None), draft)
+    if before is None:
+        ended_at = _missing_since(event, known)
+        instance = instance._replace(alive=ended_at is None, ended_at=ended_at)
+    instance = with_failure(instance, draft)
     instance = order_among_incarnations(instance, draft)
     draft.keep(instance)
     if before is not None and before.kind is UNDESCRIBED and event.node is not None:
         draft.changes.append(Attribute(event.name, before.identity, event.node))
     return instance
+
+
+def _missing_since(event: InstanceCreated, known: Known) -> float | None:
+    """Return when a listing began that would contain the unknown instance if it were alive."""
+    listed_at = known.listed_at
+    return listed_at if listed_at is not None and event.at < listed_at - CLOCK_TOLERANCE_SECONDS else None
 
 
 def _record_another_start(event: InstanceCreated, known: Instance, draft: Draft) -> Instance:

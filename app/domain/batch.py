@@ -7,6 +7,7 @@ events, writes the changes, and commits.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from app.domain import attribution, interruptions, moves, reconcile
@@ -24,11 +25,22 @@ from app.domain.changes import (
     StoreInstance,
 )
 from app.domain.draft import created_at_or_start_of_time, start_identity_of
-from app.domain.events import CreationFailed, Event, InstanceInterrupted, InstanceName, Listed
+from app.domain.events import (
+    CreationFailed,
+    Event,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceInterrupted,
+    InstanceName,
+    Listed,
+)
 from app.domain.failures import is_final_failure
 from app.domain.instances import OTHER_LABELS, Instance, Labels, PendingInterruption
 from app.domain.outcomes import Counted, Outcome
 from app.domain.totals import Totals, TotalsDelta
+
+KEYLESS: Final = (CreationFailed, InstanceDeleted)
+"""The events that change nothing the second time, so they need no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ class Applied:
 
 def event_keys_of(events: Iterable[Event]) -> list[str]:
     """Return the event keys that the store must look up for these events."""
-    return [event.key for event in events if not isinstance(event, CreationFailed)]
+    return [event.key for event in events if not isinstance(event, KEYLESS)]
 
 
 def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
@@ -80,7 +92,7 @@ def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
 def identities_of(event: Event) -> list[str]:
     """Return the identities by which the store must look up an archived incarnation for the event."""
     identities = [event.id] if event.id else []
-    if not isinstance(event, InstanceInterrupted) and event.operation:
+    if isinstance(event, InstanceCreated | CreationFailed) and event.operation:
         identities.append(start_identity_of(event.operation))
     return identities
 
@@ -98,8 +110,19 @@ MAX_INCARNATIONS: Final = 8
 class Batch:
     """Rows that the store has read, changed in memory by one decision after the other."""
 
-    def __init__(self, totals: TotalsDelta, rules: Rules, now: float, downtime: float = 0.0) -> None:
-        """`downtime`: the seconds for which no grace period ran."""
+    def __init__(
+        self,
+        totals: TotalsDelta,
+        rules: Rules,
+        now: float,
+        *,
+        downtime: float = 0.0,
+        listed: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """`downtime`: the seconds for which no grace period ran.
+
+        `listed`: for each project, when its last complete listing of all zones began.
+        """
         self.totals = totals
         self.event_keys: dict[str, bool] = {}
         """Recorded event keys. True: an event of this batch had the key, and the store must write it."""
@@ -111,17 +134,21 @@ class Batch:
         """Pending interruptions to write, by event key; None: remove the row."""
         self.counted: list[tuple[Counted, str]] = []
         """Ledger rows to add, each with the identity of its incarnation."""
+        self.past: dict[str, tuple[Counted, str]] = {}
+        """Ledger rows to add of interruptions that no total includes, by event key; see `counted`."""
         self.attributed: list[Attribute] = []
         """Nodes to write into ledger rows that exist."""
         self.released: Counter[str] = Counter()
         self.pending = 0
         """Change of the number of pending interruptions by this batch."""
         self.overflowed = 0
+        self._rules = rules
         self.grace_clock = now - downtime
         """The clock of grace periods: it stands still while no exporter runs."""
         self.latest_end = self.grace_clock + rules.grace_seconds
         """The end of a grace period that begins now."""
         self._now = now
+        self._listed = listed
         self._read: set[InstanceName] = set()
         self._incarnations: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
         self._archive: defaultdict[InstanceName, dict[str, Instance]] = defaultdict(dict)
@@ -165,12 +192,13 @@ class Batch:
 
     def decide(self, event: Event) -> Outcome:
         """Decide an event, and apply its changes in memory."""
-        seen = not isinstance(event, CreationFailed) and event.key in self.event_keys
+        seen = not isinstance(event, KEYLESS) and event.key in self.event_keys
         return self._apply_decision(
             event.name,
             attribution.decide(
                 event,
                 self._known_under(event.name, identities_of(event), seen=seen),
+                self._rules,
                 self._now,
                 self.latest_end,
             ),
@@ -194,6 +222,13 @@ class Batch:
             self._add_pending(replace(pending, until=self.latest_end))
             return None
         return self.expire(pending)
+
+    def add_past(self, event: InstanceInterrupted) -> None:
+        """Add an interruption to the ledger that happened before the store counted."""
+        known = self._known_under(event.name, identities_of(event))
+        row = interruptions.past_row(event, known, self._now)
+        if row is not None:
+            self.past[event.key] = row
 
     def observe_listed(self, listed: Listed, began: float) -> None:
         """Apply that a listing contains the instance. `began` is the start of the listing."""
@@ -246,7 +281,8 @@ class Batch:
         if archive:
             found = {identity: archive[identity] for identity in identities if identity in archive}
             incarnations = {**found, **incarnations}
-        return Known(seen, incarnations, tuple(pending.values()) if pending else ())
+        listed_at = self._listed.get(name.project)
+        return Known(seen, incarnations, tuple(pending.values()) if pending else (), listed_at)
 
     def _apply_decision(self, name: InstanceName, decision: Decision) -> Outcome:
         self._apply(name, decision.changes)

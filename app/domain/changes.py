@@ -29,6 +29,8 @@ class Known:
     incarnations: Mapping[str, Instance] = field(default_factory=dict)
     """By identity."""
     pending: Sequence[PendingInterruption] = ()
+    listed_at: float | None = None
+    """The time when the last complete listing of all zones of the project began."""
 
 
 @frozen

@@ -4,10 +4,12 @@ Times are seconds since the epoch, UTC, as floats.
 """
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self, TypeAlias, TypeVar, dataclass_transform
+from typing import Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
+FoundBy: TypeAlias = Literal["push", "operation"]
+"""The source of an interruption: its log entry, or its operation in a list of Compute Engine."""
 UNKNOWN: Final = "unknown"
 BELIEVED_AHEAD_SECONDS: Final = 86400.0
 """Longest time by which an event may be ahead of another clock, because clocks differ."""
@@ -91,6 +93,16 @@ class CreationFailed:
 
 
 @frozen
+class InstanceDeleted:
+    """A successful deletion of an instance."""
+
+    at: float
+    name: InstanceName
+    id: str
+    project_number: str = ""
+
+
+@frozen
 class InstanceInterrupted:
     """A preemption of a Spot instance."""
 
@@ -99,6 +111,7 @@ class InstanceInterrupted:
     name: InstanceName
     id: str
     project_number: str = ""
+    found_by: FoundBy = "push"
 
 
 @frozen
@@ -108,7 +121,7 @@ class Ignored:
     reason: str
 
 
-Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted
+Event: TypeAlias = InstanceCreated | CreationFailed | InstanceInterrupted | InstanceDeleted
 """The events that a store records. It never gets an `Ignored`."""
 
 

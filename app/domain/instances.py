@@ -74,6 +74,8 @@ class Instance(NamedTuple):
     """Observed: the histogram has the lifetime since the last start."""
     overflowed: bool = False
     """Counted under `other`, because there were too many label sets when it appeared."""
+    deleted: bool = False
+    """Deleted, so it can never live again."""
     operation: str = ""
     """The operation id of the insert that announced it; "" if unknown."""
     created_at: float | None = None

@@ -1,6 +1,7 @@
 """The rules for interruptions: the incarnation that an interruption belongs to, and what it changes."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from app.domain.changes import AddPending, Decision, EnsureSeries, Known, MarkSeen, ReleasePending
@@ -50,15 +51,19 @@ def expire(pending: PendingInterruption, known: Known, now: float) -> Decision:
     event = pending.event
     draft = Draft(known.incarnations, now)
     draft.changes.append(ReleasePending(event.key, event.name, "expiry"))
-    incarnation = find_interrupted(event, draft.incarnations)
-    if incarnation is None:
-        nearest = _nearest_before(event.at, draft.incarnations.values())
-        if nearest is not None and nearest.kind is PLAIN_INSTANCE:
-            return Decision(IGNORED_NOT_A_NODE, draft.changes)
-        identity = event.id or f"~{event.key}"
-        undescribed = draft.incarnations.get(identity) or undescribed_instance(event.name, identity, now)
-        incarnation = undescribed._replace(node=UNKNOWN_NODE if nearest is None else nearest.node)
+    incarnation = _find_or_guess(event, draft)
     return Decision(_count(event, incarnation, draft, "expiry"), draft.changes)
+
+
+def past_row(event: InstanceInterrupted, known: Known, now: float) -> tuple[Counted, str] | None:
+    """Return the ledger row of an interruption from before the store counted, and its incarnation's identity.
+
+    Return None if the instance is not a GKE node.
+    """
+    incarnation = _find_or_guess(event, Draft(known.incarnations, now))
+    if incarnation.kind is PLAIN_INSTANCE:
+        return None
+    return replace(_ledger_row(event, incarnation, None), counted_as=""), incarnation.identity
 
 
 def release_pending(pending: Sequence[PendingInterruption], draft: Draft, by: ReleasedBy) -> None:
@@ -76,10 +81,16 @@ def _count(
     """Count an interruption of the incarnation, and end the incarnation unless it was started later."""
     if incarnation.kind is PLAIN_INSTANCE:
         return IGNORED_NOT_A_NODE
-    start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
+    counted = _ledger_row(event, incarnation, released_by)
     ends = _ends(event, incarnation)
+    draft.keep(_with_interruption(event, incarnation, draft.now, ends=ends), counted)
+    return counted
+
+
+def _ledger_row(event: InstanceInterrupted, incarnation: Instance, released_by: ReleasedBy | None) -> Counted:
+    start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
     has_age = not incarnation.lifetime_observed and start is not None and event.at >= start
-    counted = Counted(
+    return Counted(
         key=event.key,
         at=event.at,
         name=event.name,
@@ -89,9 +100,8 @@ def _count(
         age=event.at - start if has_age and start is not None else None,
         attributed=incarnation.kind is NODE,
         released_by=released_by,
+        found_by=event.found_by,
     )
-    draft.keep(_with_interruption(event, incarnation, draft.now, ends=ends), counted)
-    return counted
 
 
 def _with_interruption(event: InstanceInterrupted, before: Instance, now: float, *, ends: bool) -> Instance:
@@ -125,6 +135,19 @@ def find_interrupted(event: InstanceInterrupted, incarnations: Mapping[str, Inst
     ]
     then = [incarnation for incarnation in lived if _lived_at(event.at, incarnation)]
     return max(then or lived, key=created_at_or_start_of_time, default=None)
+
+
+def _find_or_guess(event: InstanceInterrupted, draft: Draft) -> Instance:
+    """Return the event's incarnation; if it is not known, a new one with the labels of the nearest."""
+    incarnation = find_interrupted(event, draft.incarnations)
+    if incarnation is not None:
+        return incarnation
+    nearest = _nearest_before(event.at, draft.incarnations.values())
+    if nearest is not None and nearest.kind is PLAIN_INSTANCE:
+        return nearest
+    identity = event.id or f"~{event.key}"
+    undescribed = draft.incarnations.get(identity) or undescribed_instance(event.name, identity, draft.now)
+    return undescribed._replace(node=UNKNOWN_NODE if nearest is None else nearest.node)
 
 
 def _nearest_before(at: float, incarnations: Iterable[Instance]) -> Instance | None:

@@ -66,17 +66,20 @@ class Pool(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PoolWeek:
-    """The interruptions of a node pool in the week before a given time."""
+    """The counted interruptions of a node pool in the week before a given time."""
 
     pool: Pool
     last_hour: int
     last_day: int
     last_week: int
     newest_at: float
+    """Counted or not."""
     median_age: float | None
     """Seconds; None if no age is known."""
     periods: Sequence[int]
-    """Interruptions in each of the week's `PERIODS`, oldest first."""
+    """Counted interruptions in each of the week's `PERIODS`, oldest first."""
+    past_periods: Sequence[int] = ()
+    """Interruptions in the same periods that the totals do not include."""
 
 
 @dataclass(frozen=True, slots=True)

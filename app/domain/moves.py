@@ -64,6 +64,7 @@ def _merged(moved: Instance, duplicate: Instance) -> Instance:
         alive=described.alive and other.alive,
         announced=described.announced or other.announced,
         failed=described.failed or other.failed,
+        deleted=described.deleted or other.deleted,
         lifetime_observed=described.lifetime_observed or other.lifetime_observed,
         operation=described.operation or other.operation,
         started_at=_first_known(described.started_at, other.started_at),

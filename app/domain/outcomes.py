@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from app.domain.events import Ignored, InstanceName, Node, frozen
+from app.domain.events import FoundBy, Ignored, InstanceName, Node, frozen
 
 ReleasedBy: TypeAlias = Literal["creation", "inventory", "expiry"]
 
@@ -17,7 +17,7 @@ class Tracked:
 
 @frozen
 class Counted:
-    """A counted interruption: a row of the ledger."""
+    """An interruption in the ledger. Almost all are counted."""
 
     key: str
     at: float
@@ -32,6 +32,7 @@ class Counted:
     """False: the node is a guess or unknown. A later event or listing may complete the row."""
     released_by: ReleasedBy | None = None
     """The cause that released it; None if it was not pending."""
+    found_by: FoundBy = "push"
 
 
 @frozen
@@ -46,4 +47,9 @@ class Pending:
     project: str
 
 
-Outcome: TypeAlias = Tracked | Counted | Duplicate | Pending | Ignored
+@frozen
+class Ended:
+    """A deletion of a known instance."""
+
+
+Outcome: TypeAlias = Tracked | Counted | Duplicate | Pending | Ended | Ignored

@@ -18,7 +18,7 @@ _REWRITE_SECONDS: Final = 43200.0
 
 Half of the shortest retention, so that the store never removes an instance that is still listed.
 """
-_CLOCK_TOLERANCE_SECONDS: Final = 60.0
+CLOCK_TOLERANCE_SECONDS: Final = 60.0
 """An instance that was announced at most this long before a listing began may be missing from it.
 
 Also the largest difference between the creation times in a log entry and in the Compute API.
@@ -51,7 +51,7 @@ def may_end_unlisted(began: float, previous: float | None) -> bool:
     of the last listing that ended instances.
     """
     # `previous` is far ahead if the exporter's clock was ahead then. Such a time protects nothing.
-    return previous is None or abs(began - previous) >= _CLOCK_TOLERANCE_SECONDS
+    return previous is None or abs(began - previous) >= CLOCK_TOLERANCE_SECONDS
 
 
 def observe_missing(instance: Instance, began: float, now: float) -> Sequence[Change]:
@@ -61,7 +61,7 @@ def observe_missing(instance: Instance, began: float, now: float) -> Sequence[Ch
     if instance.recorded_at > now:
         # Recorded while the exporter's clock was ahead. The next listing may end it.
         return (StoreInstance(instance._replace(recorded_at=now)),)
-    if instance.recorded_at >= began - _CLOCK_TOLERANCE_SECONDS:
+    if instance.recorded_at >= began - CLOCK_TOLERANCE_SECONDS:
         return ()
     return (StoreInstance(instance._replace(alive=False, ended_at=began, recorded_at=now)),)
 
@@ -78,7 +78,7 @@ def _find_listed(listed: Listed, draft: Draft) -> Instance | None:
 def _is_newer(listed: Listed, known: Instance) -> bool:
     if listed.created_at is None or known.created_at is None:
         return False
-    return listed.created_at > known.created_at + _CLOCK_TOLERANCE_SECONDS
+    return listed.created_at > known.created_at + CLOCK_TOLERANCE_SECONDS
 
 
 def _discovered(listed: Listed, began: float, now: float) -> Instance:
@@ -100,7 +100,7 @@ def _updated(before: Instance, listed: Listed, began: float) -> Instance:
     started_at = max((at for at in (before.started_at, listed.started_at) if at is not None), default=None)
     interrupted_at = before.interrupted_at
     restarted = interrupted_at is not None and started_at is not None and started_at > interrupted_at
-    alive = _lives(before, listed, began, restarted=restarted)
+    alive = not before.deleted and _lives(before, listed, began, restarted=restarted)
     return before._replace(
         kind=_kind(before, listed),
         node=_node(before, listed),

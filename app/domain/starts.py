@@ -25,7 +25,8 @@ def merged_starts(newer: Instance, older: Instance) -> Instance:
     ended_at = min((at for at in ends if at is not None and at >= start), default=None)
     return newer._replace(
         spot=newer.spot or older.spot,
-        alive=ended_at is None and not newer.failed,
+        alive=ended_at is None and not newer.failed and not (newer.deleted or older.deleted),
+        deleted=newer.deleted or older.deleted,
         lifetime_observed=(newer.lifetime_observed or older.lifetime_observed)
         and interrupted_at is not None
         and interrupted_at >= start,

@@ -4,10 +4,8 @@ https://cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry,
 https://cloud.google.com/logging/docs/reference/audit/auditlog/rest/Shared.Types/AuditLog
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Annotated, Final, Protocol, TypeAlias
 
 from pydantic import Field, ValidationError
@@ -21,19 +19,20 @@ from app.domain.events import (
     Event,
     Ignored,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
     Node,
 )
 from app.domain.instances import display_cluster
 from app.errors import MalformedEntryError
+from app.gcp.keys import joined, operation_id, operation_key
 from app.gcp.labels import CLUSTER, CLUSTER_LOCATION, GKE_NODE, NODE_POOL, PROVISIONING_MODEL, is_spot
 from app.gcp.values import MAX_CHARACTERS, epoch_seconds, is_valid_text
 from app.gcp.wire import is_log_entry, path, reader
 
 _FAILURES: Final = frozenset({"ERROR", "CRITICAL", "ALERT", "EMERGENCY"})
 
-_MAX_KEY: Final = 256
 _INSTANCE: Final = re.compile(r"(?:\A|/)projects/([^/]+)/zones/([^/]+)/instances/([^/]+)\Z")
 
 
@@ -168,6 +167,16 @@ def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignor
     return InstanceCreated(key, at, name, instance_id, operation, node, spot, project_number)
 
 
+def _deleted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignored:
+    # A deletion is logged twice, too, and the instance is gone only at the last entry.
+    if entry.get("status_code") or entry.get("severity") in _FAILURES:
+        return Ignored("failed_delete")
+    if not entry.get("last"):
+        return Ignored("first_entry")
+    name, instance_id, project_number = _subject(entry)
+    return InstanceDeleted(_at(entry, delivery, now), name, instance_id, project_number)
+
+
 def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
     name, instance_id, project_number = _subject(entry)
     key = _key("interrupted", entry, _operation(entry), delivery)
@@ -176,6 +185,7 @@ def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
 
 _DECODERS: Final[Mapping[str, _Decoder]] = {
     "compute.instances.insert": _inserted,
+    "compute.instances.delete": _deleted,
     "compute.instances.preempted": _preempted,
 }
 
@@ -248,33 +258,14 @@ def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
 
 
 def _operation(entry: _LogEntry) -> str:
-    """Return the operation's id, or a digest if the id is long or not plain."""
-    operation = entry.get("operation_id") or ""
-    return operation if _is_plain(operation) else _digest(operation)
+    return operation_id(entry.get("operation_id") or "")
 
 
 def _key(kind: str, entry: _LogEntry, operation: str, delivery: Delivery) -> str:
     # The message id is the last choice, because an entry can be exported twice, under two message ids.
     if operation:
-        return _joined(kind, "operation", entry.get("producer") or "", operation)
+        return operation_key(kind, entry.get("producer") or "", operation)
     log_name, timestamp, insert_id = entry.get("log_name"), entry.get("timestamp"), entry.get("insert_id")
     if log_name and timestamp and insert_id:
-        return _joined(kind, "entry", log_name, timestamp, insert_id)
-    return _joined(kind, "message", delivery.key)
-
-
-def _joined(*parts: str) -> str:
-    # Readable if possible. Operation ids begin with their time, so the keys are in the order of time, and an
-    # index grows at its end.
-    text = " ".join(parts)
-    if _is_plain(text) and text.count(" ") == len(parts) - 1:
-        return text
-    return f"{parts[0]} sha256 {_digest(*parts)}"
-
-
-def _is_plain(text: str) -> bool:
-    return len(text) <= _MAX_KEY and text.isascii() and text.isprintable()
-
-
-def _digest(*parts: str) -> str:
-    return sha256(json.dumps(parts).encode()).hexdigest()
+        return joined(kind, "entry", log_name, timestamp, insert_id)
+    return joined(kind, "message", delivery.key)

@@ -1,4 +1,4 @@
-"""The listing of a project's fleet by a child process, `app.gcp.compute`: its start, its lines, its end.
+"""The reading of a project's instances or operations by a child process: its start, its lines, its end.
 
 The client library needs more memory than the rest of the exporter, and its parsing would delay requests.
 """
@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.domain.instances import display_cluster
@@ -38,17 +38,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines of instances. The thread that uses them parses them, with `parse_lines`."""
+    """Lines of entries. The thread that uses them parses them."""
 
     lines: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a listing."""
+    """The progress of a reading."""
 
     pages: int
-    instances: int
+    entries: int
     seconds: float
     retrying: str | None
     """The reason to repeat the last request; None if it is not being repeated."""
@@ -56,26 +56,28 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The end of a listing."""
+    """The end of a reading."""
 
     complete: bool
     failed_zones: frozenset[str]
-    """Zones that could not be read. The listing can still be complete."""
+    """Zones that could not be read. The reading can still be complete."""
     pages: int
-    instances: int
+    entries: int
     invalid: int
-    """Instances left out because they cannot be stored and shown."""
+    """Entries left out because they cannot be stored and shown."""
     peak_rss_mib: float
     reason: str
     """One of FAILURES, or "" if nothing failed."""
     message: str
 
 
+What: TypeAlias = Literal["instances", "operations"]
 Part: TypeAlias = Lines | Progress | Summary
 
 
-async def list_fleet(
+async def read_project(
     project: str,
+    what: What,
     *,
     endpoint: str,
     deadline_seconds: float,
@@ -84,15 +86,15 @@ async def list_fleet(
     pages: int = 0,
     memory_mib: int = MEMORY_MIB,
 ) -> AsyncGenerator[Part, None]:
-    """Yield the parts of a project's listing, the summary last.
+    """Yield the parts of a project's instances or operations, the summary last.
 
     `max_lines` is the limit of a part's lines, `page_seconds` the timeout of a page with its retries, `pages`
     the number of pages to read (0: all), `memory_mib` the child's own limit of memory. Close the generator
-    (`contextlib.aclosing`) to end the child. Raises InventoryUnavailableError if the listing is cut off.
+    (`contextlib.aclosing`) to end the child. Raises InventoryUnavailableError if the reading is cut off.
     """
-    command = [sys.executable, "-P", "-m", "app.gcp.compute", "--project", project, "--endpoint", endpoint]
-    command += ["--pages", str(pages), "--page-seconds", str(page_seconds), "--parent", str(os.getpid())]
-    command += ["--memory-mib", str(memory_mib)]
+    command = [sys.executable, "-P", "-m", "app.gcp.compute", "--read", what, "--project", project]
+    command += ["--endpoint", endpoint, "--pages", str(pages), "--page-seconds", str(page_seconds)]
+    command += ["--parent", str(os.getpid()), "--memory-mib", str(memory_mib)]
     until = asyncio.get_running_loop().time() + deadline_seconds
     try:
         environment = child_environment(endpoint or _COMPUTE)
@@ -117,10 +119,11 @@ async def list_fleet(
                             return
         except TimeoutError:
             raise InventoryUnavailableError(
-                "deadline", f"listing project {project} took longer than {deadline_seconds:g} s"
+                "deadline", f"reading the {what} of project {project} took longer than {deadline_seconds:g} s"
             ) from None
         raise InventoryUnavailableError(
-            "cut_off", f"listing project {project} ended without its summary: {await child.exit_report()}"
+            "cut_off",
+            f"reading the {what} of project {project} ended too early: {await child.exit_report()}",
         )
 
 
@@ -220,7 +223,7 @@ def _parse_report(raw: Mapping[str, Any]) -> Progress | Summary:
         complete=summary["complete"],
         failed_zones=frozenset(scope.removeprefix("zones/") for scope in summary["failed_scopes"]),
         pages=summary["pages"],
-        instances=summary["instances"],
+        entries=summary["entries"],
         invalid=summary["invalid"],
         peak_rss_mib=summary["peak_rss_mib"],
         reason=error["reason"],

@@ -20,6 +20,7 @@ from app.settings.file import read_file
 from app.settings.tree import PREFIX, Settings, leaves, section_names, variable
 
 _SUBSCRIPTION_DAYS: Final = 7  # Pub/Sub redelivers a message for this long by default
+_OPERATION_SECONDS: Final = 3000  # of the hour for which Google keeps an operation at least
 _SIMILAR: Final = 0.9  # below it, a suggested name is more often wrong than right
 
 
@@ -112,6 +113,12 @@ def _warnings(settings: Settings, unknown: list[str], known: Collection[str]) ->
         yield f"prometheus.port is server.port: {shown} are public on the listener that an ingress reaches"
     if settings.store.retention_days <= _SUBSCRIPTION_DAYS:
         yield "store.retention_days is below 8: a message that is redelivered after 7 days can count again"
+    recovery = settings.recovery
+    if recovery.enabled and recovery.interval_seconds + recovery.settle_seconds > _OPERATION_SECONDS:
+        yield (
+            "recovery.interval_seconds and recovery.settle_seconds together are above 3000: Google promises "
+            "to keep operations for an hour only, so some may be missed; lower one of them"
+        )
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:

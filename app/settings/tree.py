@@ -162,6 +162,16 @@ class InventorySettings(_Section):
     )
 
 
+class RecoverySettings(_Section):
+    """The search for interruptions without a push, among the operations of Compute Engine."""
+
+    enabled: bool = Field(default=True, description="read the operations; always off if the inventory is off")
+    interval_seconds: Annotated[Seconds, Field(gt=0)] = Field(
+        900, description="seconds between two readings of the operations"
+    )
+    settle_seconds: Seconds = Field(300, description="seconds for which an operation is left to its push")
+
+
 class AttributionSettings(_Section):
     """The search for an interruption's cluster."""
 
@@ -184,6 +194,7 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     inventory: InventorySettings = InventorySettings()
+    recovery: RecoverySettings = RecoverySettings()
     attribution: AttributionSettings = AttributionSettings()
 
     @field_validator("projects")

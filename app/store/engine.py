@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from uuid import uuid4
 
 from app.domain.batch import Applied, event_keys_of, identities_of, instance_names_of, with_project_id
-from app.domain.events import Event, Listed
+from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.reconcile import may_end_unlisted
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
@@ -28,6 +28,7 @@ _MAX_ACCRUED_SECONDS: Final = 3600.0
 """The most that one call adds per instance. The exporter knows nothing about a longer gap."""
 _LONGEST_BEAT_SECONDS: Final = 300.0
 """Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
+_DAY_SECONDS: Final = 86400.0
 _NOTHING_UNLISTED: Final = Unlisted((), None)
 
 
@@ -58,6 +59,22 @@ class Engine:
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         return self.prepare(events, now).commit()
 
+    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
+        def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
+            batch = transaction.batch
+            since, oldest = self._keys_complete_since(transaction, now)
+            transaction.load((), event_keys_of(events))
+            unseen = [event for event in events if event.key not in batch.event_keys and event.at >= oldest]
+            past = [event for event in unseen if event.at < since]
+            if past:
+                self._add_past(past, transaction)
+            return self._decide(
+                [event for event in unseen if since <= event.at < settled_before], transaction
+            )
+
+        applied, self._memory.projects = self._transact(work, now, leading=True)
+        return self._memory.commit(applied)
+
     def expire(self, now: float) -> Applied:
         def work(transaction: Transaction) -> Applied:
             due = transaction.load_due()
@@ -71,6 +88,7 @@ class Engine:
 
     def accrue_instance_seconds(self, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, float]:
+            self._keys_complete_since(transaction, now)
             since, changes = transaction.accrued_until(), transaction.batch.totals
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
@@ -126,13 +144,15 @@ class Engine:
                 if name.zone not in unread_zones:
                     transaction.batch.observe_missing(name, identity, began)
             if unlisted.position is None:
-                transaction.complete_listing(listing, began, swept=sweeps)
+                transaction.complete_listing(listing, began, swept=sweeps, whole=not unread_zones)
             return self._applied(transaction), unlisted.position
 
         applied, position = self._transact(work, now, leading=True)
         if position is None:
             del self._listings[project]
             self._memory.listed[project] = began
+            if not unread_zones:
+                self._memory.whole[project] = began
         else:
             self._listings[project].position = position
             applied.more = True
@@ -171,6 +191,28 @@ class Engine:
         )
         outcomes = [batch.decide(event) for event in events]
         return batch.applied(outcomes, self._memory.pending), projects
+
+    def _keys_complete_since(self, transaction: Transaction, now: float) -> tuple[float, float]:
+        """Return the time since when the keys are complete, and the time before which nothing is kept.
+
+        A new store has its keys since its first periodic work, which begins with the exporter.
+        """
+        since = transaction.keys_complete_since()
+        if since is None:
+            transaction.set_keys_complete_since(now)
+            since = now
+        oldest = now - self._memory.rules.retention_seconds
+        return max(since, oldest + _DAY_SECONDS), oldest
+
+    def _add_past(self, events: Sequence[InstanceInterrupted], transaction: Transaction) -> None:
+        known = transaction.find_past(event_keys_of(events))
+        new = [event for event in events if event.key not in known]
+        transaction.load(
+            instance_names_of(new),
+            archived=[(event.name, identity) for event in new for identity in identities_of(event)],
+        )
+        for event in new:
+            transaction.batch.add_past(event)
 
     def _listing(self, project: str, transaction: Transaction) -> Listing:
         listing = self._listings.get(project)

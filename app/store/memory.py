@@ -29,6 +29,8 @@ class Memory:
         """Project number to project id."""
         self.listed: dict[str, float] = {}
         """Project id to the time at which its last complete listing began."""
+        self.whole: dict[str, float] = {}
+        """The same, of the last one that has read every zone."""
         self.lease_ends_at: float | None = None
         """See `Shared`. None: there are no other replicas."""
         self.downtime = 0.0
@@ -42,7 +44,7 @@ class Memory:
 
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
-        return Batch(self.delta(self.totals, now), self.rules, now, self.downtime)
+        return Batch(self.delta(self.totals, now), self.rules, now, downtime=self.downtime, listed=self.whole)
 
     def delta(self, base: Totals, now: float) -> TotalsDelta:
         """Return an empty delta over these totals."""
@@ -56,6 +58,7 @@ class Memory:
         projects: Mapping[str, str],
         listed: Mapping[str, float],
         downtime: float,
+        whole: Mapping[str, float],
     ) -> None:
         """Replace everything by what is stored."""
         self._unreported.update(self.totals)
@@ -64,6 +67,7 @@ class Memory:
         self.projects = projects
         self.listed = dict(listed)
         self.downtime = downtime
+        self.whole = dict(whole)
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
             permanent.ensure_series(labels)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from app.domain.batch import Applied, Batch
-from app.domain.events import Event, InstanceName, Listed
+from app.domain.events import Event, InstanceInterrupted, InstanceName, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.ledger import LabelSetWeek, LedgerEntry, PoolWeek, Query
 from app.domain.outcomes import Outcome
@@ -78,6 +78,15 @@ class Store(Protocol):
         """Decide and commit the events, in order, in one transaction."""
         ...
 
+    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
+        """Apply interruptions that were found in a list of operations.
+
+        Nothing is written for an event whose key is recorded. An event from before the time since when the
+        keys are complete enters the ledger alone. Any other event from `settled_before` or later is left to
+        its push. `outcomes` has those of the remaining events.
+        """
+        ...
+
     def expire(self, now: float) -> Applied:
         """Count a slice of the pending interruptions whose grace period has ended."""
         ...
@@ -137,10 +146,14 @@ class LedgerReader(Protocol):
         ...
 
     def week(self, now: float) -> Sequence[LabelSetWeek]:
-        """Return interruptions and instance time in the 7 days before `now`, by label set.
+        """Return counted interruptions and instance time in the 7 days before `now`, by label set.
 
         The rows have no order. A label set can have several rows, which add up.
         """
+        ...
+
+    def counting_since(self) -> float | None:
+        """Return the time since when interruptions are counted; None if it is not known."""
         ...
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
@@ -231,6 +244,18 @@ class Transaction(Protocol):
         """
         ...
 
+    def keys_complete_since(self) -> float | None:
+        """Return the time since when every event's key was recorded; None if it is not stored."""
+        ...
+
+    def set_keys_complete_since(self, at: float) -> None:
+        """Store the time since when every event's key is recorded."""
+        ...
+
+    def find_past(self, keys: Sequence[str]) -> Collection[str]:
+        """Return those of the event keys whose interruption is in the ledger, not counted."""
+        ...
+
     def accrued_until(self) -> float | None:
         """Return the time up to which instance-seconds were added; None if they never were."""
         ...
@@ -267,8 +292,11 @@ class Transaction(Protocol):
         """Return the slice at the listing's position, and load its names."""
         ...
 
-    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
-        """Store when the complete listing began; `swept`: it has ended unlisted instances."""
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
+        """Store when the complete listing began.
+
+        `swept`: it has ended unlisted instances. `whole`: it has read every zone.
+        """
         ...
 
 

@@ -41,6 +41,9 @@ class WatchedLedger:
     def week(self, now: float) -> Sequence[LabelSetWeek]:
         return self._watch(lambda: self._ledger.week(now))
 
+    def counting_since(self) -> float | None:
+        return self._watch(self._ledger.counting_since)
+
     def label_sets(self) -> Sequence[LabelSetTotals]:
         return self._watch(self._ledger.label_sets)
 

@@ -160,4 +160,5 @@ def _row(entry: LedgerEntry) -> dict[str, object]:
         "age_seconds": None if counted.age is None else round(counted.age, 3),
         "counted_as": counted.counted_as,
         "released_by": counted.released_by,
+        "found_by": counted.found_by,
     }

@@ -36,6 +36,7 @@ _ROW: Final[Mapping[str, Any]] = {
         "description": "The cluster under which the counters include it, or empty if they do not.",
     },
     "released_by": {"enum": [*RELEASERS, None]},
+    "found_by": {"enum": ["push", "operation"]},
 }
 
 _SCHEMAS: Final[Mapping[str, Any]] = {

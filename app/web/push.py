@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.domain.events import Event, Ignored
-from app.domain.outcomes import Counted, Duplicate, Outcome, Pending, Tracked
+from app.domain.outcomes import Counted, Duplicate, Ended, Outcome, Pending, Tracked
 from app.errors import (
     CallerError,
     InternalError,
@@ -213,6 +213,7 @@ _NAMES: Final[Mapping[type[Outcome], str]] = {
     Counted: "counted",
     Duplicate: "duplicate",
     Pending: "pending",
+    Ended: "ended",
     Ignored: "ignored",
 }
 
@@ -234,7 +235,7 @@ def _document(outcome: Outcome) -> dict[str, str]:
         }
     if isinstance(outcome, Ignored):
         return {"outcome": word, "reason": outcome.reason}
-    if isinstance(outcome, Duplicate | Pending):
+    if isinstance(outcome, Duplicate | Ended | Pending):
         return {"outcome": word}
     assert_never(outcome)
 

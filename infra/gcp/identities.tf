@@ -26,16 +26,17 @@ resource "google_service_account" "exporter" {
   depends_on = [google_project_service.this]
 }
 
-# Only the permission that instances.aggregatedList needs.
+# Only the permissions to list instances and operations.
 # https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
+# https://cloud.google.com/compute/docs/reference/rest/v1/globalOperations/aggregatedList
 resource "google_project_iam_custom_role" "list_instances" {
   for_each = toset(local.projects)
 
   project     = each.key
   role_id     = "${replace(var.prefix, "-", "_")}_list_instances"
-  title       = "List instances (${var.prefix})"
+  title       = "List instances and operations (${var.prefix})"
   description = "For the spot-interruption-exporter"
-  permissions = ["compute.instances.list"]
+  permissions = ["compute.globalOperations.list", "compute.instances.list", "compute.zoneOperations.list"]
 
   depends_on = [google_project_service.this]
 }

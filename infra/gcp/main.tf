@@ -10,16 +10,32 @@ locals {
   # https://cloud.google.com/logging/docs/view/logging-query-language
   streams = {
     # An accepted insert is logged twice: first with the request, last with the result.
-    # A request's labels are a list of keys and values. A last entry has no labels, so failures of all VMs match.
+    # A request's labels are a list of keys and values. A last entry has no labels, so failures and deletions of all
+    # VMs match. Spot VMs that are not GKE nodes match too, so that their preemptions are known as not a node's.
     creation = {
       path   = "/events/creation"
       filter = <<-EOT
         log_id("cloudaudit.googleapis.com/activity")
         AND resource.type="gce_instance"
-        AND protoPayload.methodName=~"^([a-z0-9]+[.])?compute[.]instances[.]insert$"
         AND (
-          (operation.first=true AND protoPayload.request.labels.key="goog-k8s-cluster-name")
-          OR (operation.last=true AND severity>=ERROR)
+          (
+            protoPayload.methodName=~"^([a-z0-9]+[.])?compute[.]instances[.]insert$"
+            AND (
+              (
+                operation.first=true
+                AND (
+                  protoPayload.request.labels.key="goog-k8s-cluster-name"
+                  OR protoPayload.request.scheduling.provisioningModel="SPOT"
+                  OR protoPayload.request.scheduling.preemptible=true
+                )
+              )
+              OR (operation.last=true AND severity>=ERROR)
+            )
+          )
+          OR (
+            protoPayload.methodName=~"^([a-z0-9]+[.])?compute[.]instances[.]delete$"
+            AND operation.last=true
+          )
         )
       EOT
     }

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from app.domain.attribution import IGNORED_NO_CLUSTER_LABEL, decide
-from app.domain.changes import AddPending, Decision, Known, MarkSeen, ReleasePending
+from app.domain.changes import AddPending, Decision, Known, MarkSeen, ReleasePending, Rules
 from app.domain.events import (
     UNKNOWN,
     UNKNOWN_NODE,
@@ -573,7 +573,7 @@ def test_a_pending_interruption_of_a_known_instance_is_counted_at_the_end_of_its
 def test_an_interruption_is_pending_for_the_grace_period() -> None:
     pending = PendingInterruption(interrupted(), NOW + GRACE)
 
-    changes = decide(interrupted(), Known(), NOW, NOW + GRACE).changes
+    changes = decide(interrupted(), Known(), Rules(), NOW, NOW + GRACE).changes
 
     assert [change for change in changes if isinstance(change, AddPending)] == [AddPending(pending)]
 
@@ -605,11 +605,11 @@ def test_a_duplicate_only_renews_its_key(
 ) -> None:
     known = Known(seen=True, incarnations={"1": Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)})
 
-    assert decide(event, known, NOW, NOW) == Decision(Duplicate(), [MarkSeen(event.key)])
+    assert decide(event, known, Rules(), NOW, NOW) == Decision(Duplicate(), [MarkSeen(event.key)])
 
 
 def test_an_ignored_creation_stores_no_key() -> None:
-    changes = decide(NOT_OURS, Known(), NOW, NOW).changes
+    changes = decide(NOT_OURS, Known(), Rules(), NOW, NOW).changes
 
     assert not any(isinstance(change, MarkSeen) for change in changes)
 
@@ -634,7 +634,7 @@ def test_a_pending_interruption_ensures_the_series_of_unknown() -> None:
 def test_released_interruptions_are_counted_in_the_order_of_their_times() -> None:
     pending = [PendingInterruption(interrupted(at=at), NOW) for at in (3000.0, 1000.0, 2000.0)]
 
-    changes = decide(created(), Known(pending=pending), NOW, NOW).changes
+    changes = decide(created(), Known(pending=pending), Rules(), NOW, NOW).changes
 
     assert [change.key for change in changes if isinstance(change, ReleasePending)] == [
         interrupted(at=at).key for at in (1000.0, 2000.0, 3000.0)

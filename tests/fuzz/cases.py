@@ -17,7 +17,7 @@ from tests.fuzz.shapes import SHAPES
 _CASES_PER_NAME: Final = 8
 """The approximate number of cases with the same instance name; some create it, others interrupt it."""
 _VALID_SHARE: Final = 0.04
-_ALLOWED_OUTCOMES: Final = frozenset({"ignored", "tracked", "counted", "pending", "duplicate"})
+_ALLOWED_OUTCOMES: Final = frozenset({"ignored", "tracked", "counted", "pending", "duplicate", "ended"})
 _LEVELS: Final = (*["entry"] * 10, *["text"] * 3, *["envelope"] * 4, *["body"] * 2, "headers")
 """The parts that can be damaged; the entry is damaged most often."""
 

@@ -78,8 +78,8 @@ def _problem_violations(
 
 def is_valid_repetition(first: tuple[int, str], second: tuple[int, str] | None) -> bool:
     """Return whether the second answer to a message, with status and outcome or reason, is allowed."""
-    if first == (200, "not_a_node"):
-        # Not recorded: another mutant may have made the instance a node in between.
+    if first in {(200, "not_a_node"), (200, "unknown_instance")}:
+        # Not recorded: another mutant may have created the instance in between.
         return second is not None and second[0] == 200
     return second == ((200, "duplicate") if first[1] in RECORDED else first)
 

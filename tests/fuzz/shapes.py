@@ -4,7 +4,16 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from tests.fuzz.case_builder import CaseBuilder
-from tests.support.entries import JsonObject, cut_down, insert, legacy, preempted, system_event, without
+from tests.support.entries import (
+    JsonObject,
+    cut_down,
+    deletion,
+    insert,
+    legacy,
+    preempted,
+    system_event,
+    without,
+)
 
 CLUSTERS: Final = ("tills", "ovens", "shelves", 'quo"ted\\', "\u202eright to left \U0001f600")
 _ZONE: Final = "europe-west1-c"
@@ -33,6 +42,10 @@ def _insert(**fields: Any) -> Shape:  # noqa: ANN401  # the fields of `insert`
 def _preempted(builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
     at = f"2026-03-{1 + builder.below(28):02}T{builder.below(24):02}:40:55.308114Z"
     return preempted(name, zone=_ZONE, operation=f"systemevent-{number}", timestamp=at), _INTERRUPTED
+
+
+def _deletion(_builder: CaseBuilder, name: str, number: int) -> tuple[JsonObject, frozenset[str]]:
+    return deletion(name, zone=_ZONE, operation=f"operation-{number}"), frozenset({"ended", "ignored"})
 
 
 def _other(*methods: str) -> Shape:
@@ -93,6 +106,7 @@ SHAPES: Final[dict[str, Shape]] = {
     "insert, bulk": _bulk_parent,
     "insert, of bulk": _bulk_instance,
     "insert, split": _split,
+    "deletion": _deletion,
     "preempted": _preempted,
     "preempted again": _preempted,
     "preempted a third time": _preempted,

@@ -26,7 +26,7 @@ def test_mutants_are_answered_as_in_the_contract_and_valid_messages_count_exactl
 
     assert not report.errors, "\n".join(report.errors[:20])
     assert report.cases == cases
-    assert {"tracked", "counted", "pending", "duplicate", "ignored"} == report.outcomes.keys()
+    assert {"tracked", "counted", "pending", "duplicate", "ended", "ignored"} == report.outcomes.keys()
     assert report.reasons.keys() == {
         "malformed_envelope",
         "malformed_entry",
@@ -131,6 +131,7 @@ def test_an_answer_against_the_contract_is_reported(
         ((200, "last_entry"), (200, "last_entry"), True),
         ((200, "last_entry"), (200, "tracked"), False),
         ((200, "not_a_node"), (200, "counted"), True),
+        ((200, "unknown_instance"), (200, "ended"), True),
         ((422, "malformed_entry"), (422, "malformed_entry"), True),
         ((422, "malformed_entry"), (200, "tracked"), False),
         ((200, "pending"), None, False),

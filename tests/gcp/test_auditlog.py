@@ -15,6 +15,7 @@ from app.domain.events import (
     Event,
     Ignored,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
     Node,
@@ -25,6 +26,7 @@ from tests.support.entries import (
     JsonObject,
     changed,
     cut_down,
+    deletion,
     encoded,
     gke_labels,
     insert,
@@ -63,6 +65,9 @@ INTERRUPTED: Final = InstanceInterrupted(
     name=NAME,
     id=ID,
 )
+
+DELETION: Final = deletion(INSTANCE, instance_id=ID, operation="operation-2")
+DELETED: Final = InstanceDeleted(CREATED.at, NAME, ID, "408213775019")
 
 LABELS: Final = "protoPayload.request.labels"
 SCHEDULING: Final = "protoPayload.request.scheduling"
@@ -108,6 +113,20 @@ def keyed(entry: JsonObject, delivery: Delivered = DELIVERY) -> str:
         pytest.param(PREEMPTED, INTERRUPTED, id="preempted"),
         pytest.param(LAST, Ignored("last_entry"), id="last-entry"),
         pytest.param(FAILED, CREATION_FAILED, id="failed-insert"),
+        pytest.param(DELETION, DELETED, id="deletion"),
+        pytest.param(
+            changed(DELETION, METHOD, "beta.compute.instances.delete"), DELETED, id="deletion-in-beta"
+        ),
+        pytest.param(
+            changed(changed(DELETION, "operation.last", new=False), "operation.first", new=True),
+            Ignored("first_entry"),
+            id="first-entry-of-a-deletion",
+        ),
+        pytest.param(
+            changed(DELETION, "protoPayload.status", {"code": 5}),
+            Ignored("failed_delete"),
+            id="failed-delete",
+        ),
         pytest.param(DENIED, Ignored("denied_insert"), id="denied-insert"),
         pytest.param(legacy(), Ignored("not_an_audit_log"), id="legacy"),
         pytest.param({"textPayload": "hello", "logName": "l"}, Ignored("not_an_audit_log"), id="text"),
@@ -148,7 +167,7 @@ def test_an_insert_of_any_api_version_is_a_creation(method: str) -> None:
         "compute.instances.migrateOnHostMaintenance",
         "compute.instances.repair.recreateInstance",
         "v1.compute.instances.bulkInsert",
-        "v1.compute.instances.delete",
+        "v1.compute.instances.stop",
         "v1.compute.regionInstances.insert",
         "v1.beta.compute.instances.insert",
         "compute.instances.preempted.again",
@@ -852,6 +871,7 @@ def grafts(entry: JsonObject) -> st.SearchStrategy[JsonObject]:
     | grafts(FAILED)
     | grafts(DENIED)
     | grafts(PREEMPTED)
+    | grafts(deletion())
     | grafts(system_event())
     | st.builds(lambda payload: {"protoPayload": payload}, JSON)
     | JSON
@@ -860,7 +880,7 @@ def test_any_value_in_any_field_gives_an_event_or_ignored_or_a_refusal(entry: ob
     with suppress(MalformedEntryError):
         assert isinstance(
             decode_entry(json.dumps(entry).encode(), DELIVERY, NOW),
-            InstanceCreated | CreationFailed | InstanceInterrupted | Ignored,
+            InstanceCreated | CreationFailed | InstanceDeleted | InstanceInterrupted | Ignored,
         )
 
 

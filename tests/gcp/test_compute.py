@@ -112,10 +112,10 @@ def listed_from(endpoint: str, *more: str, project: str = "shop", page_seconds: 
 
 def read_here(words: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Listing:
     # Importing the client library takes long. Only the process that runs this file's tests needs it.
-    from app.gcp.compute import list_instances, parsed  # noqa: PLC0415
+    from app.gcp.compute.__main__ import parsed, read, source_of  # noqa: PLC0415
 
-    stream = io.BytesIO()
-    exit_code = list_instances(parsed(words), stream, clock)
+    options, stream = parsed(words), io.BytesIO()
+    exit_code = read(source_of(options.read), options, stream, clock)
     return listing_of(stream.getvalue(), exit_code)
 
 
@@ -263,7 +263,7 @@ def test_every_page_is_read_even_after_empty_ones(api: ComputeApi) -> None:
     listing = listed(api)
 
     assert listing.names == ["vm-0", "last"]
-    assert (listing.summary["pages"], listing.summary["instances"]) == (4, 2)
+    assert (listing.summary["pages"], listing.summary["entries"]) == (4, 2)
 
 
 def test_the_summary_describes_the_listing(api: ComputeApi) -> None:
@@ -281,7 +281,7 @@ def test_the_summary_describes_the_listing(api: ComputeApi) -> None:
         "complete": True,
         "failed_scopes": [],
         "pages": 1,
-        "instances": 3,
+        "entries": 3,
         "invalid": 0,
         "error": None,
     }
@@ -327,7 +327,7 @@ def test_an_instance_that_cannot_be_stored_and_shown_is_left_out_and_counted(api
     listing = listed(api)
 
     assert listing.names == ["vm-0"]
-    assert (listing.summary["instances"], listing.summary["invalid"]) == (1, 8)
+    assert (listing.summary["entries"], listing.summary["invalid"]) == (1, 8)
     assert listing.summary["complete"]
 
 

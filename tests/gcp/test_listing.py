@@ -15,7 +15,7 @@ import uvloop
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.errors import InventoryUnavailableError
-from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, list_fleet, parse_lines
+from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, parse_lines, read_project
 from tests.support.children import children, ignore_present_children
 from tests.support.compute_api import (
     BACKEND_ERROR,
@@ -92,8 +92,9 @@ def listing(
     page_seconds: float = 60,
     pages: int = 0,
 ) -> AsyncGenerator[Part, None]:
-    return list_fleet(
+    return read_project(
         project,
+        "instances",
         endpoint=api.url,
         deadline_seconds=deadline_seconds,
         max_lines=max_lines,
@@ -119,7 +120,7 @@ def test_a_listing_is_parts_of_lines_and_then_a_summary(api: ComputeApi) -> None
     assert [len(part.lines) for part in parts if isinstance(part, Lines)] == [500, 500, 250]
     assert isinstance(summary, Summary)
     assert summary.complete
-    assert (summary.pages, summary.instances, summary.invalid) == (3, 1250, 0)
+    assert (summary.pages, summary.entries, summary.invalid) == (3, 1250, 0)
     assert (summary.reason, summary.message, summary.failed_zones) == ("", "", frozenset())
     assert 20 < summary.peak_rss_mib < 200
     listed = parse_lines("shop", lines_of(parts))
@@ -201,7 +202,7 @@ def test_a_retry_is_reported_with_its_reason(api: ComputeApi) -> None:
     assert [type(part) for part in parts] == [Lines, Progress, Lines, Summary]
     retry = parts[1]
     assert isinstance(retry, Progress)
-    assert (retry.retrying, retry.pages, retry.instances) == ("unavailable", 1, 500)
+    assert (retry.retrying, retry.pages, retry.entries) == ("unavailable", 1, 500)
     assert retry.seconds > 0
 
 
@@ -237,7 +238,7 @@ def test_a_listing_of_some_pages_is_not_complete_and_not_failed(api: ComputeApi)
 
     assert isinstance(summary, Summary)
     assert not summary.complete
-    assert (summary.reason, summary.pages, summary.instances) == ("", 1, 500)
+    assert (summary.reason, summary.pages, summary.entries) == ("", 1, 500)
 
 
 # Cut off
@@ -264,7 +265,7 @@ def test_the_lines_before_a_childs_kill_are_yielded_and_the_listing_is_cut_off(a
         async with aclosing(parts):
             (child,) = children()
             os.kill(child, signal.SIGKILL)
-            with pytest.raises(InventoryUnavailableError, match=r"without its summary: signal 9") as caught:
+            with pytest.raises(InventoryUnavailableError, match=r"ended too early: signal 9") as caught:
                 await read_into(lines, parts)
         assert caught.value.cause == "cut_off"
         assert caught.value.cause in FAILURES

@@ -129,7 +129,7 @@ def is_logged(text: str) -> bool:
 def instances() -> Sequence[list[Any]]:
     """The lines of one listing: an instance per timestamp, and one per text, named by the row."""
     # Importing the client library takes long. Only the process that runs these tests needs it.
-    from app.gcp.compute import list_instances, parsed  # noqa: PLC0415
+    from app.gcp.compute.__main__ import parsed, read, source_of  # noqa: PLC0415
 
     by_time = [
         FakeInstance(name, labels=node_labels("tills"), created=timestamp, started=timestamp)
@@ -141,7 +141,8 @@ def instances() -> Sequence[list[Any]]:
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, LOOPBACK)
         api.projects["shop"] = [*by_time, *by_text]
-        exit_code = list_instances(parsed(["--project", "shop", "--endpoint", api.url]), stream)
+        options = parsed(["--project", "shop", "--endpoint", api.url])
+        exit_code = read(source_of(options.read), options, stream)
     assert exit_code == 0
     return [line for line in map(loads, stream.getvalue().splitlines()) if isinstance(line, list)]
 

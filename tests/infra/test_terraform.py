@@ -27,6 +27,7 @@ from tests.support.docs import rows
 from tests.support.entries import (
     JsonObject,
     changed,
+    deletion,
     encoded,
     insert,
     legacy,
@@ -188,8 +189,10 @@ def filters() -> Mapping[str, Filter]:
     return {name: compiled(query) for name, (_, query) in streams().items()}
 
 
-_UNLABELLED: Final = insert(cluster=None, labels={"team": "tills"})
-_OLD_NODE: Final = insert(cluster=None, labels={"goog-gke-node": ""})
+_UNLABELLED: Final = insert(cluster=None, labels={"team": "tills"}, spot=False)
+_OLD_NODE: Final = insert(cluster=None, labels={"goog-gke-node": ""}, spot=False)
+_PREEMPTIBLE: Final = changed(insert(cluster=None), "protoPayload.request.scheduling", {"preemptible": True})
+_DELETION_BEGINS: Final = changed(deletion(), "operation", {"id": "operation-1", "first": True})
 _OTHER_METHOD: Final = changed(insert(), "protoPayload.methodName", "v1.compute.instances.setLabels")
 _LIKE_INSERT: Final = changed(insert(), "protoPayload.methodName", "v1.compute.instances.insertion")
 _IN_BULK: Final = changed(insert(), "protoPayload.methodName", "v1.compute.instances.bulkInsert")
@@ -216,9 +219,14 @@ _ELSEWHERE: Final = changed(
         ),
         pytest.param(insert(last=True), None, id="succeeded"),
         pytest.param(insert(denied=True), None, id="denied"),
+        pytest.param(insert(cluster=None), "creation", id="spot-vm"),
+        pytest.param(_PREEMPTIBLE, "creation", id="preemptible-vm"),
         pytest.param(_UNLABELLED, None, id="no-node"),
-        pytest.param(insert(cluster=None), None, id="no-labels"),
+        pytest.param(insert(cluster=None, spot=False), None, id="no-labels"),
         pytest.param(_OLD_NODE, None, id="node-without-its-clusters-name"),
+        pytest.param(deletion(), "creation", id="deleted"),
+        pytest.param(deletion(version="beta"), "creation", id="deleted-in-beta"),
+        pytest.param(_DELETION_BEGINS, None, id="first-entry-of-a-deletion"),
         pytest.param(_OTHER_METHOD, None, id="another-method"),
         pytest.param(_LIKE_INSERT, None, id="a-method-that-begins-so"),
         pytest.param(_IN_BULK, None, id="a-method-that-ends-so"),
@@ -238,7 +246,15 @@ def test_an_entry_goes_to_its_stream_and_to_no_other(
 
 
 @pytest.mark.parametrize(
-    "entry", [insert(), insert(version="beta"), insert(last=True, failed=True), preempted()]
+    "entry",
+    [
+        insert(),
+        insert(version="beta"),
+        insert(last=True, failed=True),
+        insert(cluster=None),
+        deletion(),
+        preempted(),
+    ],
 )
 def test_what_a_filter_lets_through_is_an_event_to_the_exporter(
     entry: JsonObject, filters: Mapping[str, Filter]
@@ -248,7 +264,15 @@ def test_what_a_filter_lets_through_is_an_event_to_the_exporter(
 
 
 def test_nothing_that_the_filters_keep_out_would_have_been_counted() -> None:
-    kept_out = [insert(last=True), insert(denied=True), _OLD_NODE, _OTHER_METHOD, system_event(), legacy()]
+    kept_out = [
+        insert(last=True),
+        insert(denied=True),
+        _OLD_NODE,
+        _DELETION_BEGINS,
+        _OTHER_METHOD,
+        system_event(),
+        legacy(),
+    ]
 
     assert all(isinstance(decode_entry(encoded(entry), PushMessage(b""), 0), Ignored) for entry in kept_out)
 

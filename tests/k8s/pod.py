@@ -9,7 +9,7 @@ from app.errors import ConfigurationError
 from tests.k8s.rendered import APPLICATION, HEALTH, Manifests, Object, selects
 
 _MIB: Final = 2**20
-# Measured values: see k8s/README.md. The child limits itself by `--memory-mib` of app/gcp/compute.py.
+# Measured values: see k8s/README.md. The child limits itself by the `--memory-mib` of app/gcp/compute.
 _EXPORTER_MIB: Final = 90
 _CHILD_MIB: Final = 110
 CHILD_LIMIT_MIB: Final = 256

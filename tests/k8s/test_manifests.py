@@ -109,6 +109,6 @@ def test_the_pod_has_the_user_and_the_store_folder_of_the_image() -> None:
 
 
 def test_the_memory_limit_includes_the_limit_of_the_listing_child() -> None:
-    child = (Path(__file__).parents[2] / "app/gcp/compute.py").read_text()
+    child = (Path(__file__).parents[2] / "app/gcp/compute/__main__.py").read_text()
 
     assert re.findall(r'"--memory-mib", type=int, default=(\d+)', child) == [str(CHILD_LIMIT_MIB)]

@@ -797,8 +797,50 @@ def test_what_a_listing_told_of_a_start_is_kept_when_the_projects_number_is_lear
     (counted,) = store.apply([interrupted(at=1500)], NOW + 2).counted
 
     assert counted.age is None
-    assert row_of(store).instances == 2  # the teacher's too
+    assert row_of(store).instances == 1  # the listing did not name the teacher
     assert store.apply([interrupted(at=2500)], NOW + 3).counted[0].age == 500.0
+
+
+# creations that a newer listing did not name
+
+
+def test_a_creation_that_a_newer_listing_did_not_name_is_tracked_and_not_alive(store: Store) -> None:
+    list_fleet(store, [], NOW)
+    backlog = [created(str(number), NOW - 6 * 3600, name=name(number)) for number in range(50)]
+
+    outcomes = store.apply(backlog, NOW + 1).outcomes
+
+    assert all(isinstance(outcome, Tracked) for outcome in outcomes)
+    assert (living(store), row_of(store).created) == (0, 50)
+    list_fleet(store, [listed("7", NOW - 6 * 3600, name=name(7))], NOW + 600)
+    assert living(store) == 1
+
+
+def test_a_creation_shortly_before_a_listing_is_alive(store: Store) -> None:
+    list_fleet(store, [], NOW)
+
+    store.apply([created("1", NOW - 60), created("2", NOW + 1, name=OTHER_NAME)], NOW + 1)
+
+    assert living(store) == 2
+
+
+def test_an_incomplete_listing_says_nothing_about_a_creation(store: Store) -> None:
+    list_fleet(store, [], NOW, unread_zones=["europe-west1-c"])
+    name_all(store, [], NOW + 10)
+
+    store.apply([created("1", NOW - 3600)], NOW + 11)
+
+    assert living(store) == 1
+
+
+def test_the_newest_complete_listing_outlives_a_restart_and_an_incomplete_one(reopen: Opener) -> None:
+    list_fleet(reopen(), [], NOW)
+    list_fleet(reopen(), [], NOW + 600, unread_zones=["europe-west1-c"])
+    store = reopen()
+
+    store.apply([created("1", NOW - 100), created("2", NOW + 500, name=OTHER_NAME)], NOW + 700)
+
+    assert living(store) == 1
 
 
 # what listings confirm, and what they do not

@@ -23,6 +23,7 @@ from app.domain.events import (
     CreationFailed,
     Event,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
     Listed,
@@ -45,6 +46,7 @@ from tests.support.examples import (
     OTHER_NAME,
     TILLS,
     created,
+    deleted,
     failed,
     interrupted,
     listed,
@@ -89,7 +91,7 @@ class Model:
         elif isinstance(event, InstanceCreated):
             self.created.setdefault(event.key, event)
             self.described.add((event.name, event.id))
-        elif event.key not in self.interrupted:
+        elif isinstance(event, InstanceInterrupted) and event.key not in self.interrupted:
             self.interrupted.add(event.key)
             self.waiting[event.key] = (now + GRACE, event)
         self.settle()
@@ -173,6 +175,9 @@ class Exporter(RuleBasedStateMachine):
         """Started again, and neither a listing nor a creation has said so."""
         self.mistaken: set[str] = set()
         """Instances that another operation ended by its failure, because their own operation was unknown."""
+        self.deleted: set[str] = set()
+        """Their deletions were delivered."""
+        self.leader.accrue_instance_seconds(NOW)
         self.listing: Listing | None = None
         self.shown = Totals()
 
@@ -263,6 +268,24 @@ class Exporter(RuleBasedStateMachine):
         self.stopped.discard(newest.id)
         return self.told(failed(newest.id, at, name=newest.name, operation=newest.operation), at_once=at_once)
 
+    @rule(target=messages, name=NAMES, at_once=MOSTLY)
+    def delete(self, name: InstanceName, at_once: bool) -> Event:  # noqa: FBT001 - drawn
+        at = self.happens()
+        newest = self.newest.pop(name, None)
+        instance_id = newest.id if newest else f"{at:.0f}"
+        self.living.discard(instance_id)
+        self.stopped.discard(instance_id)
+        return self.told(deleted(instance_id, at, name=name), at_once=at_once)
+
+    @rule(event=messages)
+    def recover(self, event: Event) -> None:
+        """Find an interruption among the operations."""
+        if isinstance(event, InstanceInterrupted):
+            found = replace(event, found_by="operation")
+            new = event.key not in self.model.interrupted
+            assert bool(self.leader.recover([found], self.now + 1, self.now).outcomes) == new
+            self.model.take(event, self.now)
+
     def told(self, event: Event, *, at_once: bool) -> Event:
         """A message, which may come again; and at its time, or some time."""
         if at_once:
@@ -350,7 +373,9 @@ class Exporter(RuleBasedStateMachine):
             self.model.settle()
         for event in events:
             self.model.take(event, self.now)
-            if isinstance(event, CreationFailed):
+            if isinstance(event, InstanceDeleted):
+                self.deleted.add(event.id)
+            elif isinstance(event, CreationFailed):
                 announced = (self.model.name(event), event.id) in self.model.announced()
                 self.mistaken |= set() if announced else {event.id}
             elif isinstance(event, InstanceCreated) and event.at == self.starts[event.id][-1]:
@@ -438,6 +463,7 @@ class Exporter(RuleBasedStateMachine):
     def nothing_ended_that_lives_and_nothing_lives_that_was_seen_to_end(self) -> None:
         alive = self.alive()
         assert len({name for name, _ in alive}) == len(alive)
+        assert not self.deleted & {identity for _, identity in alive}
         known = {identity for _, identity in self.model.described}
         announced = self.model.announced()
         # Without the creation of its start, an interruption looks like one of the later start.

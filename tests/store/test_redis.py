@@ -714,8 +714,8 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
     left = {one.removeprefix(key()) for one in client.keys("*") if not one.startswith(key("seen:"))}
     of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
     assert left - of_replicas == {
-        *("schema", "lease", "clock", "replicas"),
-        *("projects", "listings", "swept"),  # a field a project
+        *("schema", "lease", "clock", "complete", "replicas"),
+        *("projects", "listings", "whole", "swept"),  # a field a project
         *("changed", "newest"),  # of `unknown`
     }
     of_series = [client.zrange(key("changed"), 0, -1)]

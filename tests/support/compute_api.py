@@ -1,6 +1,7 @@
-"""A local Compute API: `instances.aggregatedList` over HTTP, with the answers and errors of Google.
+"""A local Compute API: aggregated lists of instances and operations over HTTP, with the errors of Google.
 
-https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList
+https://cloud.google.com/compute/docs/reference/rest/v1/instances/aggregatedList,
+https://cloud.google.com/compute/docs/reference/rest/v1/globalOperations/aggregatedList
 """
 
 import json
@@ -34,7 +35,7 @@ SCOPES: Final = tuple(f"zones/{region}-{letter}" for region in _REGIONS for lett
 """The scopes in every answer; most of them are empty."""
 
 _ROOT: Final = "https://www.googleapis.com/compute/v1"
-_PATH: Final = re.compile(r"/compute/v1/projects/([^/]+)/aggregated/instances")
+_PATH: Final = re.compile(r"/compute/v1/projects/([^/]+)/aggregated/(instances|operations)")
 _POLL_SECONDS: Final = 0.05
 
 
@@ -140,6 +141,39 @@ class FakeInstance:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class FakeOperation:
+    """An operation of the API. By default it is a preemption of a Spot VM."""
+
+    name: str
+    instance: str
+    target_id: str = "4158127351007949610"
+    zone: str = "us-east1-b"
+    type: str = "compute.instances.preempted"
+    status: str = "DONE"
+    inserted: str | None = "2026-03-02T03:40:55.308-08:00"
+
+    def rest(self, project: str) -> JsonObject:
+        """Return its JSON, with the fields of a real one."""
+        where = f"{_ROOT}/projects/{project}/zones/{self.zone}"
+        times = dict.fromkeys(("insertTime", "startTime", "endTime"), self.inserted)
+        return {
+            "kind": "compute#operation",
+            "id": "1868912456207461530",
+            "name": self.name,
+            "zone": where,
+            "operationType": self.type,
+            "targetLink": f"{where}/instances/{self.instance}",
+            "targetId": self.target_id,
+            "status": self.status,
+            "statusMessage": "Instance was preempted.",
+            "user": "system",
+            "progress": 100,
+            **{name: at for name, at in times.items() if at is not None},
+            "selfLink": f"{where}/operations/{self.name}",
+        }
+
+
 def node_labels(cluster: str, location: str = "us-east1", pool: str = "spot-pool") -> dict[str, str]:
     """Return the labels of a Spot node of a GKE cluster."""
     return {
@@ -166,7 +200,29 @@ class ManyInstances:
         return self.zones[index * len(self.zones) // self.count]
 
 
+@dataclass(frozen=True, slots=True)
+class ManyOperations:
+    """A number of preemptions, created when they are read: of `gone-0`, `gone-1`, …, ids from 1."""
+
+    count: int
+    inserted: str = "2026-03-02T03:40:55.308-08:00"
+    zone: str = "us-east1-b"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> FakeOperation:
+        return FakeOperation(
+            f"systemevent-{index}",
+            f"gone-{index}",
+            target_id=str(index + 1),
+            zone=self.zone,
+            inserted=self.inserted,
+        )
+
+
 Fleet: TypeAlias = Sequence[FakeInstance] | ManyInstances
+Operations: TypeAlias = Sequence[FakeOperation] | ManyOperations
 
 
 class Answer(NamedTuple):
@@ -240,6 +296,8 @@ class ComputeApi:
 
     def __init__(self, *, page_size: int = 500) -> None:
         self.projects: dict[str, Fleet] = {}
+        self.operations: dict[str, Operations] = {}
+        """By project; a project without them has none."""
         self.page_size = page_size
         self.ignores_filters = False
         self.refuses_filters = False
@@ -250,7 +308,9 @@ class ComputeApi:
         self.warning: str | None = None
         """The code of the whole answer."""
         self.requests: list[Request] = []
-        self._failures: defaultdict[tuple[str | None, int], list[Failure]] = defaultdict(list)
+        """The requests for instances."""
+        self.operation_requests: list[Request] = []
+        self._failures: defaultdict[tuple[str, str | None, int], list[Failure]] = defaultdict(list)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._server = _Server(self)
@@ -272,10 +332,18 @@ class ComputeApi:
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self._server.server_port}"
 
-    def fail(self, failure: Failure, *, page: int = 1, times: int = 1, project: str | None = None) -> None:
+    def fail(
+        self,
+        failure: Failure,
+        *,
+        page: int = 1,
+        times: int = 1,
+        project: str | None = None,
+        of: str = "instances",
+    ) -> None:
         """Answer the next requests for a page with this instead, for a project or for all."""
         with self._lock:
-            self._failures[project, page] += [failure] * times
+            self._failures[of, project, page] += [failure] * times
 
     def recover(self) -> None:
         """Remove the failures that have not happened yet."""
@@ -293,8 +361,10 @@ class ComputeApi:
         size = min(self.page_size, int(query.get("maxResults", "500")))
         page = start // size + 1
         with self._lock:
-            self.requests.append(Request(project, page, query, headers))
-            failure = self._next_failure(project, page)
+            of = path[2]
+            requests = self.requests if of == "instances" else self.operation_requests
+            requests.append(Request(project, page, query, headers))
+            failure = self._next_failure(of, project, page)
         if isinstance(failure, Answer):
             return failure, None
         if isinstance(failure, Hold):
@@ -302,19 +372,20 @@ class ComputeApi:
                 if self._closing.is_set():
                     failure = Drop()
                     break
-        page_answer = self._page(project, start, start + size, query)
+        page_answer = self._page(of, project, start, start + size, query)
         return page_answer, failure if isinstance(failure, Drop) else None
 
-    def _next_failure(self, project: str, page: int) -> Failure | None:
-        for key in ((project, page), (None, page)):
+    def _next_failure(self, of: str, project: str, page: int) -> Failure | None:
+        for key in ((of, project, page), (of, None, page)):
             if self._failures[key]:
                 return self._failures[key].pop(0)
         return None
 
-    def _page(self, project: str, start: int, stop: int, query: Mapping[str, str]) -> Answer:
+    def _page(self, of: str, project: str, start: int, stop: int, query: Mapping[str, str]) -> Answer:
         fleet = self.projects.get(project)
         if fleet is None:
             return error(404, "notFound", f"The resource 'projects/{project}' was not found")
+        entries = fleet if of == "instances" else self.operations.get(project, ())
         unreachables = self.unreachables.get(project, [])
         if unreachables and query.get("returnPartialSuccess") != "true":
             return BACKEND_ERROR
@@ -326,32 +397,35 @@ class ComputeApi:
         except ValueError as exc:
             return error(400, "invalid", f"Invalid value for field {exc}.")
         by_scope: defaultdict[str, list[str]] = defaultdict(list)
-        for zone, rendered in _rendered(project, fleet, range(start, min(stop, len(fleet))), keeps, mask):
+        for zone, rendered in _rendered(
+            of, project, entries, range(start, min(stop, len(entries))), keeps, mask
+        ):
             by_scope[f"zones/{zone}"].append(rendered)
         items = [
-            self._scope(scope, by_scope.get(scope, []), mask) for scope in dict.fromkeys((*SCOPES, *by_scope))
+            self._scope(of, scope, by_scope.get(scope, []), mask)
+            for scope in dict.fromkeys((*SCOPES, *by_scope))
         ]
         head = {
-            "kind": "compute#instanceAggregatedList",
-            "id": f"projects/{project}/aggregated/instances",
+            "kind": f"compute#{of.removesuffix('s')}AggregatedList",
+            "id": f"projects/{project}/aggregated/{of}",
             **({"unreachables": unreachables} if unreachables else {}),
             **({"warning": {"code": self.warning, "message": "Some."}} if self.warning else {}),
-            **({"nextPageToken": str(stop)} if stop < len(fleet) else {}),
-            "selfLink": f"{_ROOT}/projects/{project}/aggregated/instances",
+            **({"nextPageToken": str(stop)} if stop < len(entries) else {}),
+            "selfLink": f"{_ROOT}/projects/{project}/aggregated/{of}",
         }
         body = json.dumps(mask.applied(head))
         return Answer(200, f'{body[:-1]}, "items": {{{", ".join(filter(None, items))}}}}}'.encode())
 
-    def _scope(self, scope: str, instances: list[str], mask: "_Mask") -> str:
-        code = self.scope_warnings.get(scope, None if instances else "NO_RESULTS_ON_PAGE")
+    def _scope(self, of: str, scope: str, entries: list[str], mask: "_Mask") -> str:
+        code = self.scope_warnings.get(scope, None if entries else "NO_RESULTS_ON_PAGE")
         told: JsonObject = {}
         if code:
             message = f"There are no results for scope '{scope}' on this page."
             told = {"code": code, "message": message, "data": [{"key": "scope", "value": scope}]}
         rest = mask.at("items", scope).applied({"warning": told} if told else {})
         parts = [json.dumps(rest)[1:-1]] if rest else []
-        if instances:
-            parts.append(f'"instances": [{", ".join(instances)}]')
+        if entries:
+            parts.append(f'"{of}": [{", ".join(entries)}]')
         return f"{json.dumps(scope)}: {{{', '.join(parts)}}}" if parts else ""
 
 
@@ -467,17 +541,17 @@ def _parse_term(text: str) -> _Keeps:
 
 
 def _rendered(
-    project: str, fleet: Fleet, indexes: range, keeps: _Keeps, mask: _Mask
+    of: str, project: str, entries: Fleet | Operations, indexes: range, keeps: _Keeps, mask: _Mask
 ) -> Iterator[tuple[str, str]]:
-    """Yield the zone and the JSON of the instances at the indexes that pass the filter."""
-    asked = mask.at("items", "zones/-", "instances")
+    """Yield the zone and the JSON of the entries at the indexes that pass the filter."""
+    asked = mask.at("items", "zones/-", of)
     for index in indexes:
-        if isinstance(fleet, ManyInstances):
-            zone = fleet.zone(index)
-            template = _template(project, fleet.cluster, zone, asked)
+        if isinstance(entries, ManyInstances):
+            zone = entries.zone(index)
+            template = _template(project, entries.cluster, zone, asked)
             yield zone, template.replace("@name@", f"node-{index}").replace("@id@", str(index + 1))
-        elif keeps(rest := fleet[index].rest(project)):
-            yield fleet[index].zone, json.dumps(asked.applied(rest))
+        elif keeps(rest := entries[index].rest(project)):
+            yield entries[index].zone, json.dumps(asked.applied(rest))
 
 
 @lru_cache

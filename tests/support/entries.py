@@ -163,6 +163,15 @@ def preempted(
     return entry
 
 
+def deletion(name: str = "gke-tills-spot-5c1e9a40-x7kd", **fields: Any) -> JsonObject:  # noqa: ANN401 - `insert`'s
+    """Return the last entry of an instance's deletion. Keywords are those of `insert`."""
+    entry = insert(name, **{"last": True, **fields})
+    version = entry["protoPayload"]["methodName"].partition(".")[0]
+    entry["protoPayload"]["methodName"] = f"{version}.compute.instances.delete"
+    entry["protoPayload"]["request"] = {"@type": "type.googleapis.com/compute.instances.delete"}
+    return entry
+
+
 def system_event(
     method: str = "compute.instances.hostError",
     name: str = "gke-tills-spot-5c1e9a40-x7kd",

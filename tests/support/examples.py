@@ -9,6 +9,7 @@ from app.domain.events import (
     CreationFailed,
     Event,
     InstanceCreated,
+    InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
     Listed,
@@ -47,6 +48,10 @@ def failed(
     instance_id: str = "1", at: float = 110.0, *, name: InstanceName = NAME, operation: str | None = None
 ) -> CreationFailed:
     return CreationFailed(at, name, instance_id, f"insert-{instance_id}" if operation is None else operation)
+
+
+def deleted(instance_id: str = "1", at: float = 2000.0, *, name: InstanceName = NAME) -> InstanceDeleted:
+    return InstanceDeleted(at, name, instance_id)
 
 
 def interrupted(

@@ -55,9 +55,9 @@ def subscription(endpoint: Endpoint) -> str:
 class Exporter:
     """Runs between `start` and `stop`, or during a `with` block. It may be started again.
 
-    `settings` are dotted keys with their values. The store is a file in the directory, which later exporters
-    there use again. With `two_listeners` the metrics have a port of their own. Other keywords are those of
-    `Overrides`.
+    `settings` are dotted keys with their values. Operations are read only if they say so. The store is a
+    file in the directory, which later exporters there use again. With `two_listeners` the metrics
+    have a port of their own. Other keywords are those of `Overrides`.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Exporter:
             "store.url": f"sqlite:///{directory}/exporter.db",
             "pubsub.instance_creation_subscription_name": "sie-creation-subscription",
             "pubsub.instance_interruption_subscription_name": "sie-interruption-subscription",
+            "recovery.enabled": False,
             "pubsub.audience": AUDIENCE,
             "pubsub.service_account_email": ACCOUNT,
             **({"prometheus.port": free_port()} if two_listeners else {}),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from app.domain.batch import Applied
-from app.domain.events import Event, Listed
+from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
 from app.store.opening import open_store
@@ -81,6 +81,10 @@ class StoreOnDisk:
         applied = self._store.apply(events, now)
         self._disk.answer()
         return applied
+
+    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
+        self._disk.read()
+        return self._store.recover(events, settled_before, now)
 
     def expire(self, now: float) -> Applied:
         self._disk.read()

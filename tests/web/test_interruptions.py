@@ -61,6 +61,7 @@ def test_a_row_has_the_whole_attribution(fed_exporter: Exporter) -> None:
         "age_seconds": 3840.0,
         "counted_as": "tills",
         "released_by": None,
+        "found_by": "push",
     }
 
 

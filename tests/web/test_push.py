@@ -9,6 +9,7 @@ from app.metrics import ENDPOINTS, Endpoint
 from tests.support.entries import (
     JsonObject,
     cut_down,
+    deletion,
     encoded,
     insert,
     legacy,
@@ -70,9 +71,17 @@ def test_an_interruption_before_its_creation_counts_once_the_creation_comes(expo
     assert exporter.value(f"{OWN}_pending_released_total", by="creation") == 1
 
 
+def test_a_deletion_ends_its_instance_on_either_endpoint(exporter: Exporter) -> None:
+    for endpoint in ENDPOINTS:
+        exporter.create(f"node-{endpoint}")
+        assert exporter.deliver(endpoint, deletion(f"node-{endpoint}")).json() == {"outcome": "ended"}
+        assert exporter.answered(endpoint, "ended") == 1
+    assert {value for (name, _), value in exporter.exposition().items() if name == "spot_instances"} == {0.0}
+
+
 IGNORED = [
     pytest.param(system_event("compute.instances.hostError"), "other_method", id="host-error"),
-    pytest.param(system_event("v1.compute.instances.delete"), "other_method", id="deletion"),
+    pytest.param(deletion("unheard-of"), "unknown_instance", id="deletion-of-an-unknown-instance"),
     pytest.param(legacy(), "not_an_audit_log", id="legacy-activity-log"),
     pytest.param(insert("ignored", last=True), "last_entry", id="last-entry"),
     pytest.param(insert("ignored-failed", last=True, failed=True), "failed_insert", id="failed-insert"),

@@ -116,7 +116,7 @@ class RedisBackend:
 
     def _open(self, *, reset_totals: bool) -> None:
         self._link.connect()
-        commands: list[Command] = [("DEL", self._totals_key)] if reset_totals else []
+        commands: list[Command] = [("DEL", self._totals_key, key("complete"))] if reset_totals else []
         claimed = False
         while not claimed:
             _, schema = self._link.ask([("WATCH", self._holder_key), ("GET", key("schema"))])
@@ -158,6 +158,7 @@ class RedisBackend:
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
             self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
             self.memory.downtime = float(known.downtime or 0)
+            self.memory.whole = known.listed_wholly()
             transaction.writes.commands += [
                 *(
                     ("PEXPIRE", own, self._retention_milliseconds)
@@ -315,7 +316,13 @@ class RedisBackend:
             raise StoreUnavailableError(_NAME_CONTESTED)
         totals, lost = max_counters(self.memory.totals, decode_replica_totals(own_reply))
         if lost:
-            self._write_or_raise([*replica_commands(self._totals_key, lost), *shared_commands(lost, lost)])
+            self._write_or_raise(
+                [
+                    ("DEL", key("complete")),
+                    *replica_commands(self._totals_key, lost),
+                    *shared_commands(lost, lost),
+                ]
+            )
             self._load_memory()
             return
         self._batch_id = batch_id
@@ -331,6 +338,7 @@ class RedisBackend:
             projects=known.project_ids(),
             listed=known.listed(),
             downtime=float(known.downtime or 0),
+            whole=known.listed_wholly(),
         )
 
     def _drop_own(self, gone: Totals) -> list[Command]:

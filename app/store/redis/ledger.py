@@ -80,13 +80,18 @@ class RedisLedger:
             rows = [
                 LabelSetWeek(_series_labels(entry.counted), 1, entry.counted.counted_as == UNKNOWN)
                 for entry in self._newest_first(begins, now)
-                if entry.counted.at < now
+                if entry.counted.at < now and entry.counted.counted_as
             ]
             for instance in self._instances():
                 if seconds := _lived(instance, begins, now):
                     labels = OTHER_LABELS if instance.overflowed else instance.labels
                     rows.append(LabelSetWeek(labels, instance_seconds=seconds))
         return rows
+
+    def counting_since(self) -> float | None:
+        with self._lock:
+            (at,) = self._ask([("GET", key("complete"))])
+        return None if at is None else float(at)
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
         sums: dict[Labels, LabelSetTotals] = {}
@@ -192,19 +197,22 @@ def _lived(instance: Instance, begins: float, now: float) -> float:
 
 def _history(pool: Pool, entries: Sequence[LedgerEntry], now: float) -> PoolWeek:
     week = now - PERIODS * PERIOD_SECONDS
-    times = [entry.counted.at for entry in entries]
-    ages = [entry.counted.age for entry in entries if entry.counted.age is not None]
-    periods = [0] * PERIODS
-    for at in times:
-        periods[min(int((at - week) / PERIOD_SECONDS), PERIODS - 1)] += 1
+    counted = [entry.counted for entry in entries if entry.counted.counted_as]
+    times = [one.at for one in counted]
+    ages = [one.age for one in counted if one.age is not None]
+    periods, past = [0] * PERIODS, [0] * PERIODS
+    for entry in entries:
+        number = min(int((entry.counted.at - week) / PERIOD_SECONDS), PERIODS - 1)
+        (periods if entry.counted.counted_as else past)[number] += 1
     return PoolWeek(
         pool,
         sum(at >= now - HOUR_SECONDS for at in times),
         sum(at >= now - DAY_SECONDS for at in times),
         len(times),
-        max(times),
+        max(entry.counted.at for entry in entries),
         median(ages) if ages else None,
         periods,
+        past,
     )
 
 

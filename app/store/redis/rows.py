@@ -17,9 +17,11 @@ alive                     number of living Spot instances by label set
 newest                    clusters, by the time of their newest interruption
 projects                  project ids by project number
 listings                  time at which the last complete listing of each project began
+whole                     the same, of the last listing that read every zone
 swept                     the same, of the last listing that ended unlisted instances
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
 requested                 projects that should be listed soon
+complete                  time since when all event keys are recorded
 clock                     time up to which instance-seconds were added
 downtime                  seconds for which no exporter ran
 lease                     process that does the periodic work
@@ -34,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from app.domain.events import InstanceInterrupted, InstanceName, Node
+from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
@@ -45,7 +47,7 @@ from app.store.redis.connection import PREFIX
 SCHEMA: Final = 2
 """Version 1 was of development versions from before the first release."""
 
-_FLAGS: Final = ("spot", "alive", "announced", "failed", "lifetime_observed", "overflowed")
+_FLAGS: Final = ("spot", "alive", "announced", "failed", "lifetime_observed", "overflowed", "deleted")
 """The fields of `Instance` that are stored as bits of one number, from the lowest bit on."""
 
 _Row = TypeVar("_Row", LabelSetTotals, ClusterTotals, LifetimeTotals)
@@ -74,6 +76,7 @@ class PendingRow(NamedTuple):
     instance_id: str
     at: float
     until: float
+    found_by: FoundBy
 
 
 class LedgerRow(NamedTuple):
@@ -88,6 +91,7 @@ class LedgerRow(NamedTuple):
     age: float | None
     is_described: bool
     released_by: ReleasedBy | None
+    found_by: FoundBy
 
 
 class LabelSetRow(NamedTuple):
@@ -189,7 +193,10 @@ def decode_name_record(name: InstanceName, reply: Pairs) -> NameRecord:
         elif kind == "p:":
             row = PendingRow._make(json.loads(value))
             record.pending.append(
-                PendingInterruption(InstanceInterrupted(part, row.at, name, row.instance_id), row.until)
+                PendingInterruption(
+                    InstanceInterrupted(part, row.at, name, row.instance_id, found_by=row.found_by),
+                    row.until,
+                )
             )
         else:
             record.undescribed[part] = value
@@ -233,7 +240,7 @@ def encode_instance(instance: Instance) -> str:
 
 def encode_pending(pending: PendingInterruption) -> str:
     """Return the value of a pending interruption's field."""
-    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until))
+    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until, pending.event.found_by))
 
 
 def encode_counted(counted: Counted, identity: str, now: float) -> str:
@@ -249,6 +256,7 @@ def encode_counted(counted: Counted, identity: str, now: float) -> str:
             counted.age,
             counted.attributed,
             counted.released_by,
+            counted.found_by,
         )
     )
 
@@ -279,6 +287,7 @@ def decode_entry(
         row.age,
         row.is_described or described_as is not None,
         row.released_by,
+        row.found_by,
     )
     return LedgerEntry(counted, row.recorded_at)
 

@@ -21,10 +21,15 @@ class SharedReplies(NamedTuple):
     projects: Pairs
     downtime: str | None
     """Seconds."""
+    whole: Pairs
 
     def listed(self) -> dict[str, float]:
         """Return the time at which the last complete listing of each project began."""
         return {project: float(began) for project, began in pairs(self.listings)}
+
+    def listed_wholly(self) -> dict[str, float]:
+        """Return the same, of the last one that has read every zone."""
+        return {project: float(began) for project, began in pairs(self.whole)}
 
     def project_ids(self) -> dict[str, str]:
         """Return the id of each project whose number is known."""
@@ -39,6 +44,7 @@ COMMANDS: Final[Sequence[Command]] = (
     ("HGETALL", key("listings")),
     ("HGETALL", key("projects")),
     ("GET", key("downtime")),
+    ("HGETALL", key("whole")),
 )
 
 

@@ -4,7 +4,7 @@ https://redis.io/docs/latest/develop/using-commands/transactions/
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from app.domain.events import InstanceName
@@ -134,6 +134,18 @@ class RedisTransaction:
         self.writes.commands.append(("HSET", key("projects"), number, project))
         return names
 
+    def keys_complete_since(self) -> float | None:
+        (at,) = self.read(("GET", key("complete")), watch=[key("complete")])
+        return None if at is None else float(at)
+
+    def set_keys_complete_since(self, at: float) -> None:
+        self.writes.commands.append(("SET", key("complete"), repr(at)))
+
+    def find_past(self, keys: Sequence[str]) -> Collection[str]:
+        # A push that counts one of them at the same time writes its key, which is watched.
+        (rows,) = self.read(("HMGET", key("ledger"), *keys))
+        return {event_key for event_key, row in zip(keys, rows, strict=True) if row is not None}
+
     def accrued_until(self) -> float | None:
         (at,) = self.read(("GET", key("clock")), watch=[key("clock")])
         return None if at is None else float(at)
@@ -188,8 +200,8 @@ class RedisTransaction:
             None if next_cursor == _FIRST_CURSOR else next_cursor,
         )
 
-    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
-        times = ("listings", "swept") if swept else ("listings",)
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
+        times = ("listings", *(("swept",) if swept else ()), *(("whole",) if whole else ()))
         self.writes.commands += [("HSET", key(time), listing.project, repr(began)) for time in times]
         self.drop_listing(listing)
 

@@ -170,7 +170,7 @@ class Writes:
                 self._index("until", index_member(name, event_key), pending.until)
 
     def _add_ledger(self, batch: Batch) -> None:
-        for counted, identity in batch.counted:
+        for counted, identity in (*batch.counted, *batch.past.values()):
             self.commands.append(
                 ("HSET", key("ledger"), counted.key, encode_counted(counted, identity, self._now))
             )
@@ -178,6 +178,8 @@ class Writes:
             self._index("ledger:recorded", counted.key, self._now)
             if not counted.attributed:
                 self._add_undescribed(counted.name, counted.key, identity)
+            elif self._undescribed_of(counted.name).pop(counted.key, None) is not None:
+                self.drop_undescribed(counted.name, counted.key)  # it was in the ledger, not counted
         for attribution in batch.attributed:
             undescribed = self._undescribed_of(attribution.name)
             for event_key, identity in list(undescribed.items()):

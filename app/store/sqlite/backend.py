@@ -82,6 +82,7 @@ class SQLiteBackend:
                 "UPDATE lifetimes SET buckets = ?, sum_seconds = 0",
                 (json.dumps(LifetimeTotals("", "").buckets),),
             )
+            connection.execute("DELETE FROM clocks WHERE name = 'keys_complete_since'")
             self._commit(None, {})
             self._load_memory(connection)
 
@@ -142,6 +143,9 @@ class SQLiteBackend:
             projects=dict(connection.execute("SELECT number, id FROM projects")),
             listed=dict(connection.execute("SELECT project, began FROM listings")),
             downtime=read_clock(connection, "downtime") or 0.0,
+            whole=dict(
+                connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
+            ),
         )
 
     def _disconnect(self) -> None:

@@ -26,6 +26,7 @@ from app.domain.totals import LabelSetTotals
 from app.store.port import READ_SECONDS
 from app.store.sqlite.file import SQLiteFile, translate_error
 from app.store.sqlite.rows import LedgerRow, counted_of_row, select, select_label_sets
+from app.store.sqlite.schema import read_clock
 
 _INSTRUCTIONS_PER_CHECK: Final = 10_000
 """Instructions of SQLite's virtual machine between two checks of the time limit."""
@@ -42,12 +43,13 @@ _PAGE: Final = select(
 )
 _COUNTS: Final = """
     SELECT substr(name, 1, instr(name, '/') - 1) AS project, cluster, cluster_location, node_pool,
-        sum(at >= :hour), sum(at >= :day), count(*), max(at)
+        sum(counted_as <> '' AND at >= :hour), sum(counted_as <> '' AND at >= :day), sum(counted_as <> ''),
+        max(at)
     FROM ledger WHERE at >= :week AND at < :now
     GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4 LIMIT :limit"""
 _BY_PERIOD: Final = """
     SELECT substr(name, 1, instr(name, '/') - 1) AS project, cluster, cluster_location, node_pool,
-        CAST((at - :week) / :period AS INTEGER), count(*)
+        CAST((at - :week) / :period AS INTEGER), sum(counted_as <> ''), sum(counted_as = '')
     FROM ledger WHERE at >= :week AND at < :now GROUP BY 1, 2, 3, 4, 5"""
 _MEDIANS: Final = """
     SELECT project, cluster, cluster_location, node_pool, avg(age_seconds)
@@ -56,7 +58,8 @@ _MEDIANS: Final = """
         FROM (
             SELECT substr(name, 1, instr(name, '/') - 1) AS project, cluster, cluster_location, node_pool,
                 age_seconds
-            FROM ledger WHERE at >= :week AND at < :now AND age_seconds IS NOT NULL)
+            FROM ledger
+            WHERE at >= :week AND at < :now AND counted_as <> '' AND age_seconds IS NOT NULL)
         WINDOW pool AS (PARTITION BY project, cluster, cluster_location, node_pool),
             by_age AS (pool ORDER BY age_seconds))
     WHERE place IN ((number + 1) / 2, (number + 2) / 2)
@@ -70,7 +73,7 @@ _SPLIT: Final = (
 )
 _INTERRUPTED: Final = f"""
     SELECT {_LABELS}, counted_as = '{OTHER}', count(*), sum(counted_as = '{UNKNOWN}')
-    FROM (SELECT *, {_SPLIT} FROM ledger WHERE at >= :week AND at < :now)
+    FROM (SELECT *, {_SPLIT} FROM ledger WHERE at >= :week AND at < :now AND counted_as <> '')
     GROUP BY 1, 2, 3, 4, 5, 6, 7"""  # noqa: S608 - constants of this module
 _LIVED: Final = f"""
     SELECT {_LABELS}, overflowed, sum(max(0.0, until - since))
@@ -127,14 +130,16 @@ class SQLiteLedger:
             "limit": limit,
         }
         periods: dict[Pool, list[int]] = defaultdict(lambda: [0] * PERIODS)
+        past: dict[Pool, list[int]] = defaultdict(lambda: [0] * PERIODS)
         with self._reading() as connection:
             connection.execute("BEGIN")
             counts = [
                 _PoolRow(Pool(*pool), hour, day, week, newest)
                 for *pool, hour, day, week, newest in connection.execute(_COUNTS, moments)
             ]
-            for *pool, period, number in connection.execute(_BY_PERIOD, moments):
-                periods[Pool(*pool)][min(period, PERIODS - 1)] = number
+            for *pool, period, counted, uncounted in connection.execute(_BY_PERIOD, moments):
+                periods[Pool(*pool)][min(period, PERIODS - 1)] = counted
+                past[Pool(*pool)][min(period, PERIODS - 1)] = uncounted
             medians = {Pool(*pool): age for *pool, age in connection.execute(_MEDIANS, moments)}
         return [
             PoolWeek(
@@ -145,6 +150,7 @@ class SQLiteLedger:
                 row.newest_at,
                 medians.get(row.pool),
                 periods[row.pool],
+                past[row.pool],
             )
             for row in counts
         ]
@@ -162,6 +168,10 @@ class SQLiteLedger:
                 for *labels, overflowed, seconds in connection.execute(_LIVED, moments)
             ]
         return [*interrupted, *lived]
+
+    def counting_since(self) -> float | None:
+        with self._reading() as connection:
+            return read_clock(connection, "keys_complete_since")
 
     def label_sets(self) -> Sequence[LabelSetTotals]:
         with self._reading() as connection:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 from pydantic_core import to_json
 
-from app.domain.events import InstanceInterrupted, InstanceName, Node
+from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.outcomes import Counted, ReleasedBy
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
@@ -32,6 +32,7 @@ class PendingRow(NamedTuple):
     id: str
     at: float
     until: float
+    found_by: FoundBy
 
 
 class LedgerRow(NamedTuple):
@@ -50,6 +51,7 @@ class LedgerRow(NamedTuple):
     age_seconds: float | None
     attributed: int
     released_by: ReleasedBy | None
+    found_by: FoundBy
 
 
 class LabelSetRow(NamedTuple):
@@ -106,6 +108,10 @@ def select(columns: Sequence[str], rest: str) -> str:
 _SELECT_EVENT_KEYS: Final = (
     "SELECT event_keys.key FROM json_each(?) AS keys CROSS JOIN event_keys ON event_keys.key = keys.value"
 )
+_SELECT_PAST: Final = (
+    "SELECT ledger.key FROM json_each(?) AS keys CROSS JOIN ledger"
+    " ON ledger.key = keys.value AND ledger.counted_as = ''"
+)
 _SELECT_INSTANCES: Final = select(
     INSTANCE_COLUMNS,
     "FROM json_each(?) AS names CROSS JOIN instances ON name = names.value",
@@ -144,6 +150,11 @@ def _statement(into: str, columns: tuple[str, ...], rows: int) -> str:
 def select_event_keys(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
     """Return the event keys that are recorded."""
     return [key for (key,) in connection.execute(_SELECT_EVENT_KEYS, (json_array(keys),))]
+
+
+def select_past(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
+    """Return those of the event keys whose interruption is in the ledger, not counted."""
+    return [key for (key,) in connection.execute(_SELECT_PAST, (json_array(keys),))]
 
 
 def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> Iterator[Instance]:
@@ -280,12 +291,13 @@ def row_of_instance(instance: Instance) -> tuple[object, ...]:
 def row_of_pending(pending: PendingInterruption) -> PendingRow:
     """Return the row of a pending interruption."""
     event = pending.event
-    return PendingRow(event.key, event.name.path, event.id, event.at, pending.until)
+    return PendingRow(event.key, event.name.path, event.id, event.at, pending.until, event.found_by)
 
 
 def _pending(row: PendingRow) -> PendingInterruption:
     return PendingInterruption(
-        InstanceInterrupted(row.key, row.at, InstanceName.from_path(row.name), row.id), row.until
+        InstanceInterrupted(row.key, row.at, InstanceName.from_path(row.name), row.id, found_by=row.found_by),
+        row.until,
     )
 
 
@@ -305,6 +317,7 @@ def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object,
         counted.age,
         counted.attributed,
         counted.released_by,
+        counted.found_by,
     )
 
 
@@ -320,6 +333,7 @@ def counted_of_row(row: LedgerRow) -> Counted:
         row.age_seconds,
         bool(row.attributed),
         row.released_by,
+        row.found_by,
     )
 
 

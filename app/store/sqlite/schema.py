@@ -28,6 +28,7 @@ _INSTANCE_COLUMNS: Final = """
     failed INTEGER NOT NULL,
     lifetime_observed INTEGER NOT NULL,
     overflowed INTEGER NOT NULL,
+    deleted INTEGER NOT NULL,
     operation TEXT NOT NULL,
     created_at REAL,
     started_at REAL,
@@ -47,7 +48,8 @@ CREATE TABLE pending (
     name TEXT NOT NULL,
     id TEXT NOT NULL,
     at REAL NOT NULL,
-    until REAL NOT NULL
+    until REAL NOT NULL,
+    found_by TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX pending_by_name ON pending (name);
 CREATE INDEX pending_by_end ON pending (until);
@@ -65,9 +67,11 @@ CREATE TABLE ledger (
     age_seconds REAL,
     attributed INTEGER NOT NULL,
     released_by TEXT,
+    found_by TEXT NOT NULL,
     PRIMARY KEY (at, key)
 ) WITHOUT ROWID;
 CREATE INDEX ledger_unattributed ON ledger (name, identity) WHERE NOT attributed;
+CREATE INDEX ledger_past ON ledger (key) WHERE counted_as = '';
 CREATE TABLE label_sets (
     project TEXT NOT NULL,
     cluster TEXT NOT NULL,
@@ -106,7 +110,8 @@ CREATE TABLE projects (
 ) WITHOUT ROWID;
 CREATE TABLE listings (
     project TEXT PRIMARY KEY,
-    began REAL NOT NULL
+    began REAL NOT NULL,
+    whole_at REAL
 ) WITHOUT ROWID;
 CREATE TABLE clocks (
     name TEXT PRIMARY KEY,

@@ -1,6 +1,6 @@
 """A transaction of the SQLite store: the reads of its work, and the writing of its batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import apsw
 
@@ -23,6 +23,7 @@ from app.store.sqlite.rows import (
     select_due,
     select_event_keys,
     select_instances,
+    select_past,
     select_pending,
 )
 from app.store.sqlite.schema import read_clock, set_clock
@@ -90,6 +91,15 @@ class SQLiteTransaction:
             )
         return names
 
+    def keys_complete_since(self) -> float | None:
+        return read_clock(self.connection, "keys_complete_since")
+
+    def set_keys_complete_since(self, at: float) -> None:
+        set_clock(self.connection, "keys_complete_since", at)
+
+    def find_past(self, keys: Sequence[str]) -> Collection[str]:
+        return set(select_past(self.connection, keys))
+
     def accrued_until(self) -> float | None:
         return read_clock(self.connection, "accrued_until")
 
@@ -119,10 +129,12 @@ class SQLiteTransaction:
         self.load(list(dict.fromkeys(name for name, _ in unlisted.instances)))
         return unlisted
 
-    def complete_listing(self, listing: Listing, began: float, *, swept: bool) -> None:
+    def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
         listings.drop(self.connection, listing)
         self.connection.execute(
-            "INSERT OR REPLACE INTO listings (project, began) VALUES (?, ?)", (listing.project, began)
+            "INSERT INTO listings (project, began, whole_at) VALUES (?, ?, ?) ON CONFLICT (project) DO UPDATE"
+            " SET began = excluded.began, whole_at = coalesce(excluded.whole_at, whole_at)",
+            (listing.project, began, began if whole else None),
         )
         if swept:
             self.swept[listing.project] = began
@@ -150,11 +162,19 @@ class SQLiteTransaction:
                 if pending is not None
             ],
         )
+        if batch.counted:
+            connection.executemany(
+                "DELETE FROM ledger WHERE key = ? AND counted_as = ''",
+                [(counted.key,) for counted, _ in batch.counted],
+            )
         insert(
             connection,
             "INSERT INTO ledger",
             LedgerRow._fields,
-            [row_of_counted(counted, identity, self._now) for counted, identity in batch.counted],
+            [
+                row_of_counted(counted, identity, self._now)
+                for counted, identity in (*batch.counted, *batch.past.values())
+            ],
         )
         if batch.attributed:
             connection.executemany(

@@ -1,7 +1,7 @@
 """The bar charts of the last 7 days, as numbers for the template: no script, no image, no library."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -54,6 +54,8 @@ class Chart:
     """The large chart."""
 
     bars: Sequence[Bar]
+    past: Sequence[Bar]
+    """The bars of what no total includes, on top of the others."""
     ticks: Sequence[Tick]
     lines: Sequence[Line]
     text: str
@@ -77,10 +79,16 @@ def spark(periods: Sequence[int]) -> str:
     )
 
 
-def chart(periods: Sequence[int], now: float) -> Chart:
-    """Return the large chart of the 7 days before `now`."""
-    top = _top(max(periods, default=0))
-    return Chart(list(_bars(periods, now, top)), list(_ticks(now)), list(_lines(top)), described(periods))
+def chart(periods: Sequence[int], now: float, past: Sequence[int] = ()) -> Chart:
+    """Return the large chart of the 7 days before `now`; `past` are interruptions that are not counted."""
+    past = past or [0] * len(periods)
+    top = _top(max(map(sum, zip(periods, past, strict=True)), default=0))
+    bars = list(_bars(periods, now, top))
+    past_bars = [
+        replace(bar, y=round(bar.y - below.height, 1), text=f"{bar.text} before counting began")
+        for bar, below in zip(_bars(past, now, top), bars, strict=True)
+    ]
+    return Chart(bars, past_bars, list(_ticks(now)), list(_lines(top)), described(periods))
 
 
 def _top(highest: int) -> int:

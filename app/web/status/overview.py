@@ -34,6 +34,8 @@ class Numbers:
     last_day: int | None = None
     last_week: int | None = None
     periods: Sequence[int] = ()
+    past: Sequence[int] = ()
+    """Interruptions in the same periods that no total includes."""
 
     @property
     def rate(self) -> float | None:
@@ -95,6 +97,9 @@ class Overview:
     machine_types: Sequence[Breakdown]
     zones: Sequence[Breakdown]
     chart: Chart
+    past: int
+    """Interruptions of the last 7 days that no total includes, from before counting began."""
+    counting_since: float | None
     newest: Sequence[LedgerEntry]
     checks: Sequence[Check]
     is_empty: bool
@@ -123,7 +128,9 @@ def overview(snapshot: Snapshot) -> Overview:
         hidden_pools=max(0, sum(_is_shown(row) for row in rows) - MAX_POOLS),
         machine_types=_breakdowns(known, lambda labels: labels.machine_type),
         zones=_breakdowns(known, lambda labels: labels.zone),
-        chart=chart(numbers.periods or [0] * PERIODS, snapshot.now),
+        chart=chart(numbers.periods or [0] * PERIODS, snapshot.now, numbers.past),
+        past=sum(numbers.past),
+        counting_since=snapshot.ledger.counting_since if snapshot.ledger else None,
         newest=snapshot.ledger.newest if snapshot.ledger else (),
         checks=checks(snapshot),
         is_empty=_is_empty(snapshot),
@@ -154,7 +161,14 @@ def _pool_row(pool: Pool, rows: Sequence[CountedLabels], history: PoolWeek | Non
         none = 0 if read else None
         numbers = Numbers(*counted, none, none, none, [0] * PERIODS if read else ())
         return PoolRow(pool, numbers, None)
-    numbers = Numbers(*counted, history.last_hour, history.last_day, history.last_week, history.periods)
+    numbers = Numbers(
+        *counted,
+        history.last_hour,
+        history.last_day,
+        history.last_week,
+        history.periods,
+        history.past_periods,
+    )
     return PoolRow(pool, numbers, history.median_age)
 
 
@@ -170,7 +184,7 @@ def _is_shown(row: PoolRow) -> bool:
     numbers = row.numbers
     if numbers.last_week is None:
         return bool(numbers.instances or numbers.interruptions)
-    return bool(numbers.instances or numbers.last_week)
+    return bool(numbers.instances or numbers.last_week or any(numbers.past))
 
 
 def _clusters(rows: Sequence[PoolRow]) -> Sequence[ClusterRows]:
@@ -214,5 +228,10 @@ def _sum(parts: Iterable[Numbers]) -> Numbers:
         sum(part.last_hour or 0 for part in numbers),
         sum(part.last_day or 0 for part in numbers),
         sum(part.last_week or 0 for part in numbers),
-        [sum(period) for period in zip(*(part.periods for part in numbers), strict=True)],
+        _sums(part.periods for part in numbers),
+        tuple(_sums(part.past for part in numbers if part.past)),
     )
+
+
+def _sums(periods: Iterable[Sequence[int]]) -> Sequence[int]:
+    return [sum(period) for period in zip(*periods, strict=True)]

@@ -123,7 +123,12 @@ class StatusPage:
         """Return the ledger and all totals. Without a ledger: this replica's totals, and the reason."""
         try:
             newest = self.ledger.interruptions(Query(limit=NEWEST))
-            ledger = Ledger(self.ledger.pools(now, _POOLS), newest, self.ledger.week(now))
+            ledger = Ledger(
+                self.ledger.pools(now, _POOLS),
+                newest,
+                self.ledger.week(now),
+                self.ledger.counting_since(),
+            )
             return ledger, self.ledger.label_sets(), ""
         except StoreUnavailableError as exc:
             return None, self.metrics.label_sets(), str(exc)

@@ -109,10 +109,12 @@ class Ledger:
     pools: Sequence[PoolWeek] = ()
     newest: Sequence[LedgerEntry] = ()
     week: Sequence[LabelSetWeek] = ()
+    counting_since: float | None = None
+    """The time since when interruptions are counted."""
 
     @property
     def last_week(self) -> int:
-        """The interruptions of the last 7 days."""
+        """The counted interruptions of the last 7 days."""
         return sum(pool.last_week for pool in self.pools)
 
 

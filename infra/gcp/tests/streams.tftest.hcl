@@ -87,10 +87,10 @@ run "identities" {
   assert {
     condition = (
       toset(keys(google_project_iam_custom_role.list_instances)) == toset(["example-project"])
-      && toset(google_project_iam_custom_role.list_instances["example-project"].permissions) == toset(["compute.instances.list"])
+      && toset(google_project_iam_custom_role.list_instances["example-project"].permissions) == toset(["compute.globalOperations.list", "compute.instances.list", "compute.zoneOperations.list"])
       && google_project_iam_custom_role.list_instances["example-project"].role_id == "sie_list_instances"
     )
-    error_message = "The exporter should have only the permission to list instances."
+    error_message = "The exporter should have only the permissions to list instances and operations."
   }
 
   assert {

@@ -33,6 +33,15 @@ def test_the_large_charts_bars_are_as_high_as_their_numbers() -> None:
     assert all(bar.x >= 0 and bar.x + bar.width <= 100 for bar in drawn.bars)
 
 
+def test_what_is_not_counted_is_drawn_apart_on_top_of_the_others() -> None:
+    drawn = chart([0] * (PERIODS - 1) + [50], NOW, [0] * (PERIODS - 2) + [20, 150])
+
+    assert (drawn.bars[-1].y, drawn.bars[-1].height) == (HEIGHT * 0.75, HEIGHT * 0.25)
+    assert (drawn.past[-1].y, drawn.past[-1].height) == (0.0, HEIGHT * 0.75)
+    assert (drawn.bars[-2].height, drawn.past[-2].height) == (0.0, HEIGHT * 0.1)
+    assert drawn.past[-1].text == "Mon 2 Mar 05:40 to 11:40: 150 before counting began"
+
+
 @pytest.mark.parametrize(
     ("highest", "lines"),
     [

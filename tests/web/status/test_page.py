@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from app import DOCS_URL
+from app.domain.events import InstanceInterrupted, InstanceName
 from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS, LabelSetWeek, LedgerEntry, PoolWeek, Query
 from app.domain.totals import LabelSetTotals
 from app.store.opening import open_store
@@ -22,6 +23,7 @@ from app.store.port import LedgerReader, OpenedStore
 from app.web.status.formats import DASH
 from app.web.status.page import NEWEST
 from tests.support.clock import Clock
+from tests.support.entries import made_id
 from tests.support.exporter import Exporter, token
 from tests.support.ledgers import remember
 from tests.support.pages import StatusPage
@@ -372,6 +374,9 @@ class SlowLedger:
     def week(self, now: float) -> Sequence[LabelSetWeek]:
         return self._ledger.week(now)
 
+    def counting_since(self) -> float | None:
+        return self._ledger.counting_since()
+
     def label_sets(self) -> Sequence[LabelSetTotals]:
         return self._ledger.label_sets()
 
@@ -394,3 +399,25 @@ def test_while_it_is_made_pushes_are_answered_and_those_who_ask_meanwhile_share_
         slow[0].free.set()
         assert all(page.result(120).is_success for page in pages)
         assert slow[0].times == 1
+
+
+def test_what_is_from_before_counting_began_is_shown_apart(clocked: Exporter, clock: Clock) -> None:
+    live(clocked, "node-1", ago=DAY_SECONDS)
+    found = InstanceInterrupted(
+        "interrupted operation past",
+        NOW - HOUR_SECONDS,
+        InstanceName("shop-prod", "europe-west1-c", "node-1"),
+        made_id("shop-prod", "europe-west1-c", "node-1"),
+        found_by="operation",
+    )
+    work = clocked.parts.recorder.perform(lambda store, now: store.recover([found], now, now))
+    clocked.perform(work).result()
+    lose(clocked, "node-2", ago=10, age=DAY_SECONDS)
+    clock.ahead = 60
+
+    page = clocked.client.get(f"{clocked.metrics_url}/").text
+
+    assert page.count("not counted") == 1
+    assert "Counting began on" in page
+    assert "1 earlier interruption, in the lighter bars" in page
+    assert page.count('class="past"') == 1

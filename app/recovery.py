@@ -1,0 +1,143 @@
+"""The schedule of the readings of each project's operations, which find interruptions without a push."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import assert_never
+
+from app.domain.batch import Applied
+from app.domain.outcomes import Pending
+from app.errors import ExporterError, InventoryUnavailableError
+from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, read_project
+from app.gcp.operations import parse_operations
+from app.inventory import DEADLINE_SECONDS, JITTER, LEASE_POLL_SECONDS, SLICE, Inventory
+from app.metrics import Metrics
+from app.recorder import Recorder
+from app.store.port import Store
+from app.turns import Participant, Turns
+
+_log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Reads the operations of every project after its first listing, and then regularly."""
+
+    def __init__(  # noqa: PLR0913 - its collaborators, its settings, and a test's values
+        self,
+        projects: Sequence[str],
+        recorder: Recorder,
+        metrics: Metrics,
+        inventory: Inventory,
+        turns: Turns,
+        *,
+        interval_seconds: float,
+        settle_seconds: float,
+        endpoint: str,
+        page_seconds: float = PAGE_SECONDS,
+    ) -> None:
+        """`settle_seconds`: the time for which an operation is left to its push."""
+        self._projects = [Participant(id=project, secondary=True) for project in projects]
+        self._recorder = recorder
+        self._metrics = metrics
+        self._inventory = inventory
+        self._turns = turns
+        self._interval_seconds = interval_seconds
+        self._settle_seconds = settle_seconds
+        self._endpoint = endpoint
+        self._page_seconds = page_seconds
+        self._forbidden: set[str] = set()
+        """The projects whose missing permission is in the log."""
+
+    async def run(self) -> None:
+        """Read the operations of every project regularly; without a project, wait for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.Event().wait())
+            for project in self._projects:
+                group.create_task(self._keep_reading(project))
+
+    async def _keep_reading(self, project: Participant) -> None:
+        while True:
+            # The fleet first, because the names of instances attribute interruptions.
+            if not self._metrics.leads or not self._inventory.was_attempted(project.id):
+                await asyncio.sleep(LEASE_POLL_SECONDS)
+                continue
+            async with self._turns.turn(project):
+                succeeded = await self._read(project)
+            retry_at_once = project.postponed and not project.failed
+            project.failed = not succeeded
+            if not retry_at_once:
+                jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
+                await asyncio.sleep(self._interval_seconds * jitter)
+
+    async def _read(self, project: Participant) -> bool:
+        """Read a project's operations, and return whether everything was read."""
+        try:
+            summary = await self._record_operations(project)
+        except InventoryUnavailableError as exc:
+            self._failed(project.id, exc.cause, str(exc))
+            return False
+        except ExporterError as exc:
+            self._failed(project.id, "store", str(exc))
+            return False
+        if not summary.complete or summary.failed_zones:
+            unread = f"not reachable: {', '.join(sorted(summary.failed_zones))}"
+            self._failed(project.id, summary.reason or "partial", summary.message or unread)
+            return False
+        self._forbidden.discard(project.id)
+        self._metrics.operations_read(project.id)
+        _log.info(
+            "operations read",
+            extra={
+                "project": project.id,
+                "operations": summary.entries,
+                "invalid": summary.invalid,
+                "pages": summary.pages,
+                "child_peak_mib": summary.peak_rss_mib,
+            },
+        )
+        return True
+
+    def _failed(self, project: str, reason: str, message: str) -> None:
+        self._metrics.recovery_failed(project, reason)
+        if reason == "forbidden":
+            # The exporter runs without the permission. One line is enough for the log.
+            if project in self._forbidden:
+                return
+            self._forbidden.add(project)
+        _log.warning("operations not read", extra={"project": project, "reason": reason, "error": message})
+
+    async def _record_operations(self, project: Participant) -> Summary:
+        """Record the operations slice by slice. What was read before a failure stays recorded."""
+        reading = read_project(
+            project.id,
+            "operations",
+            endpoint=self._endpoint,
+            deadline_seconds=DEADLINE_SECONDS,
+            max_lines=SLICE,
+            page_seconds=self._page_seconds,
+        )
+        async with aclosing(reading) as parts:
+            while part := await self._turns.read(parts, project):
+                match part:
+                    case Lines():
+                        work = partial(self._recover, project=project.id, lines=part.lines)
+                        applied = await self._recorder.perform(work)
+                        if any(isinstance(outcome, Pending) for outcome in applied.outcomes):
+                            self._inventory.request(project.id)
+                    case Progress():
+                        pass
+                    case Summary():
+                        summary = part
+                    case _:
+                        assert_never(part)
+        return summary
+
+    def _recover(self, store: Store, now: float, *, project: str, lines: Sequence[bytes]) -> Applied:
+        # While the exporter or its store was away, no push could come, and a backlog may follow.
+        settled_before = now - self._settle_seconds
+        if self._metrics.store_available_since >= settled_before:
+            settled_before = float("-inf")
+        return store.recover(parse_operations(project, lines), settled_before, now)

@@ -1,0 +1,94 @@
+"""The turns of the projects: one child process at a time reads their instances or operations."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from app.errors import InventoryUnavailableError
+from app.gcp.listing import Part, Progress
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Participant:
+    """A project that is read regularly."""
+
+    id: str
+    secondary: bool = False
+    """Its readings wait for every listing."""
+    failed: bool = False
+    """Its last reading failed."""
+    postponed: bool = False
+    """Its last reading was ended in favour of another project."""
+
+
+class Turns:
+    """Lets one project be read at a time: listings first, and projects whose last reading did not fail.
+
+    One at a time, because the memory of a child counts towards the exporter's limit. Most of its second is
+    processor time, so two at a time would not finish many projects sooner.
+
+    While a listing waits whose project did not fail last time, the current reading is postponed if it returns
+    no new page for `silence_seconds`.
+    """
+
+    def __init__(self, silence_seconds: float) -> None:
+        self._silence_seconds = silence_seconds
+        self._free = asyncio.Condition()
+        self._taken = False
+        self._waiting: list[Participant] = []
+        self._limit: asyncio.Timeout | None = None
+        self._page_at = 0.0
+        self._retrying: str | None = None
+
+    @asynccontextmanager
+    async def turn(self, project: Participant) -> AsyncGenerator[None, None]:
+        """Wait for the project's turn, which lasts for the block."""
+        async with self._free:
+            self._waiting.append(project)
+            try:
+                self._limit_silence()
+                await self._free.wait_for(lambda: not self._taken and self._next() is project)
+            finally:
+                self._waiting.remove(project)
+            self._taken = True
+        project.postponed, self._retrying = False, None
+        self._page_at = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._taken = False
+            async with self._free:
+                self._free.notify_all()
+
+    async def read(self, parts: AsyncGenerator[Part, None], project: Participant) -> Part | None:
+        """Return the reading's next part; None after the last.
+
+        Raises InventoryUnavailableError if the reading is postponed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._retrying is None:
+            self._page_at = loop.time()  # recording the last part may have waited for the store
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                self._limit_silence()
+                part = await anext(parts, None)
+        except TimeoutError:
+            project.postponed = True
+            raise InventoryUnavailableError(
+                self._retrying or "unavailable",
+                f"project {project.id} gave no page for {self._silence_seconds:g} s while others waited; "
+                "it is read after them",
+            ) from None
+        finally:
+            self._limit = None
+        self._retrying = part.retrying if isinstance(part, Progress) else None
+        return part
+
+    def _next(self) -> Participant:
+        return min(self._waiting, key=lambda project: (project.secondary, project.failed))
+
+    def _limit_silence(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            others_wait = any(not (project.failed or project.secondary) for project in self._waiting)
+            self._limit.reschedule(self._page_at + self._silence_seconds if others_wait else None)
