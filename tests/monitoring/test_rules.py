@@ -30,6 +30,14 @@ _GROUPS: Final = rule_groups()
 _RULES: Final = [rule for group in _GROUPS for rule in group["rules"]]
 _ALERTS: Final = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
 _RECORDS: Final = [rule["record"] for rule in _RULES if "record" in rule]
+_SCOPE: Final = {"project_id": "host", "location": "here", "cluster": "monitored", "namespace": "sie"}
+"""The labels that Google's managed Prometheus adds to each selector, and to each result of a rule.
+
+https://cloud.google.com/stackdriver/docs/managed-prometheus/rules-managed
+"""
+_SELECTOR: Final = re.compile(
+    r"(?:\b(?:spot_|process_|\w+:)[\w:]+|\bup\b)(?P<matchers>\{)?(?(matchers).*?\})", re.DOTALL
+)
 _RUNBOOK: Final[str] = runpy.run_path(str(RULES.parent / "render.py"))["RUNBOOK"]
 _BASE: Final = _RUNBOOK.removesuffix("docs/runbook.md")
 
@@ -64,6 +72,51 @@ def test_the_rules_pass_promtool_s_tests(path: Path, tmp_path: Path) -> None:
     copy.write_text(text.replace("../../../k8s/monitoring/rules.yaml", str(RULES)))
 
     promtool("test", "rules", copy)
+
+
+@pytest.mark.parametrize("path", _PROMTOOL_TESTS, ids=lambda path: path.stem)
+def test_the_rules_pass_promtool_s_tests_when_a_collector_scopes_them(path: Path, tmp_path: Path) -> None:
+    rules = yaml.safe_load(RULES.read_text())
+    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+        rule["expr"] = _SELECTOR.sub(_scoped, rule["expr"])
+        rule["labels"] = rule.get("labels", {}) | _SCOPE
+    (tmp_path / "rules.yaml").write_text(json.dumps(rules))  # JSON is YAML
+    text = re.sub(r"(runbook_url: )[^#]+", rf"\1{_RUNBOOK}", path.read_text())
+    # YAML 1.1 reads `0x30`, thirty times 0, as a number.
+    tests = yaml.safe_load(re.sub(r"(values: )(0x\d+)$", r'\1"\2"', text, flags=re.MULTILINE))
+    tests["rule_files"] = ["rules.yaml"]
+    for test in tests["tests"]:
+        # The files share series by YAML anchors, so the series are replaced and not changed.
+        test["input_series"] = [
+            one | {"series": _SELECTOR.sub(_scoped, one["series"])} for one in test["input_series"]
+        ]
+        test["promql_expr_test"] = [
+            case
+            | {"exp_samples": [one | {"labels": _with_scope(one["labels"])} for one in case["exp_samples"]]}
+            for case in test.get("promql_expr_test", ())
+        ]
+        test["alert_rule_test"] = [
+            case
+            | {"exp_alerts": [one | {"exp_labels": one["exp_labels"] | _SCOPE} for one in case["exp_alerts"]]}
+            for case in test.get("alert_rule_test", ())
+        ]
+    copy = tmp_path / path.name
+    copy.write_text(json.dumps(tests))
+
+    promtool("test", "rules", copy)
+
+
+def _scoped(selector: re.Match[str]) -> str:
+    return _with_scope(selector[0] if selector["matchers"] else f"{selector[0]}{{}}")
+
+
+def _with_scope(labels: str) -> str:
+    """Add the labels of the scope to the labels or matchers in braces, except those that are there."""
+    added = ", ".join(
+        f'{name}="{value}"' for name, value in _SCOPE.items() if not re.search(rf"\b{name}=", labels)
+    )
+    head, _, rest = labels.partition("{")
+    return f"{head}{{{added}{', ' if rest.strip() != '}' else ''}{rest}"
 
 
 def test_every_alert_is_tested_firing_and_not_firing() -> None:
