@@ -4,14 +4,13 @@ https://prometheus.io/docs/instrumenting/writing_exporters/
 """
 
 import platform
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, product
 from math import inf
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,11 +28,10 @@ from prometheus_client.utils import floatToGoString
 
 from app import VERSION
 from app.domain.batch import Applied
-from app.domain.events import BELIEVED_AHEAD_SECONDS
-from app.domain.instances import Labels
-from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
-from app.exposition import RenderedFamily, RenderedTable, preferred_format
+from app.domain.totals import LabelSetTotals, Totals
+from app.exposition import Families, preferred_format
 from app.refusals import RefusalLog
+from app.series import PREFIX, TotalsSeries
 from app.store.port import StoredState
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
@@ -47,19 +45,8 @@ _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 8640
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 _SHORTEST_HOLD_SECONDS: Final = 0.001
 """Not 0, which would be no hold at all: a new series still shows 0 at its first scrape."""
-_LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
 _DELAY_LE: Final = [*(floatToGoString(bound) for bound in _DELAY_BUCKETS), "+Inf"]
-_PREFIX: Final = "spot_interruption_exporter"
-_SHARED_FAMILIES: Final = ("spot_last_interruption_timestamp_seconds", "spot_instances")
-"""Families of the store's totals that replicas share, so that only the leader exports them."""
 
-_Row: TypeAlias = LabelSetTotals | ClusterTotals | LifetimeTotals
-_Clusters: TypeAlias = RenderedTable[str, tuple[ClusterTotals, bool, bool]]
-_LabelSets: TypeAlias = RenderedTable[Labels, tuple[LabelSetTotals, bool]]
-_Lifetimes: TypeAlias = RenderedTable[tuple[str, str], tuple[LifetimeTotals, bool]]
-"""Rows with what is exported of each: see `_TotalsSeries`."""
-_Key = TypeVar("_Key")
-_AnyRow = TypeVar("_AnyRow", LabelSetTotals, ClusterTotals, LifetimeTotals)
 
 disable_created_metrics()
 
@@ -89,7 +76,7 @@ class Metrics:
         """The time since when pushes could be recorded without a break."""
         self._lease_ends_at = inf
         self.refusals = RefusalLog(monotonic)
-        self._totals = _TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
+        self._totals = TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
         self._registry.register(_ConditionalCollector(self._does_lead, self._shared))
@@ -110,7 +97,7 @@ class Metrics:
                 self._recovery_failures.labels(project, failure)
 
     def _create_self_metrics(self) -> None:
-        registry, prefix = self._registry, _PREFIX
+        registry, prefix = self._registry, PREFIX
         self._errors = Counter(
             f"{prefix}_push_errors_total",
             "Pushes not answered 200",
@@ -281,7 +268,7 @@ class Metrics:
 
     def self_samples(self, names: Iterable[str]) -> Sequence[Sample]:
         """Return the samples of the exporter's metrics about itself, by their names without the prefix."""
-        full = [f"{_PREFIX}_{name}" for name in names]
+        full = [f"{PREFIX}_{name}" for name in names]
         return [
             sample
             for registry in (self._registry, self._shared)
@@ -293,7 +280,8 @@ class Metrics:
         """Return the exposition in the format that the `Accept` header prefers, and its content type."""
         encode, content_type = preferred_format(accept)
         totals = [family.encode(encode) for family in self._totals.render()]
-        return b"".join([*totals, encode(self._registry)]), content_type
+        own = Families(self._totals.hold_own(self._registry.collect()))
+        return b"".join([*totals, encode(own)]), content_type
 
 
 class _ConditionalCollector(Collector):
@@ -348,15 +336,15 @@ class _PushCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         messages = CounterMetricFamily(
-            f"{_PREFIX}_push_messages", "Pushes answered 200", labels=["endpoint", "outcome"]
+            f"{PREFIX}_push_messages", "Pushes answered 200", labels=["endpoint", "outcome"]
         )
         delay = HistogramMetricFamily(
-            f"{_PREFIX}_event_delay_seconds",
+            f"{PREFIX}_event_delay_seconds",
             "Time from an event's log timestamp to its commit",
             labels=["endpoint"],
         )
         last = GaugeMetricFamily(
-            f"{_PREFIX}_last_push_timestamp_seconds",
+            f"{PREFIX}_last_push_timestamp_seconds",
             "Time of the newest authentic push",
             labels=["endpoint"],
         )
@@ -368,162 +356,3 @@ class _PushCollector(Collector):
             if pushes.last_at is not None:  # no series before the first push
                 last.add_metric([endpoint], pushes.last_at)
         yield from (messages, delay, last)
-
-
-class _TotalsSeries:
-    """Renders the totals of the store. Counters of prometheus_client cannot be set to a value."""
-
-    def __init__(
-        self,
-        cluster_label: str,
-        hold_seconds: float,
-        monotonic: Callable[[], float],
-        clock: Callable[[], float],
-        leads: Callable[[], bool],
-    ) -> None:
-        self.pending = 0
-        self._clock = clock
-        self._leads = leads
-        self._totals = Totals()
-        self.hold_seconds = hold_seconds
-        self._monotonic = monotonic
-        self._held_since: dict[object, float] = {}
-        self._lock = threading.Lock()
-        self._clusters = _Clusters(self._cluster_families)
-        self._label_sets = _LabelSets(self._label_set_families)
-        self._lifetimes = _Lifetimes(self._lifetime_families)
-        self._cluster_label = cluster_label
-        self._label_names = [
-            "project",
-            cluster_label,
-            "cluster_location",
-            "node_pool",
-            "zone",
-            "machine_type",
-        ]
-
-    def restore(self, totals: Totals) -> None:
-        self._totals = totals
-
-    def update(self, changed: Totals, removed: Totals) -> None:
-        self._totals.update(changed)
-        self._totals.remove(removed)
-
-    def ready_to_release(self) -> Totals:
-        """Return the rows whose hold has ended, and forget those that the store has released since."""
-        ended = self._monotonic() - self.hold_seconds
-        # An atomic copy, because a scrape in its thread may begin a hold at the same time.
-        keys = {key for key, since in list(self._held_since.items()) if since <= ended}
-        ready = Totals(
-            _held(self._totals.label_sets, keys),
-            _held(self._totals.clusters, keys),
-            _held(self._totals.lifetimes, keys),
-        )
-        for key in keys - ready.label_sets.keys() - ready.clusters.keys() - ready.lifetimes.keys():
-            del self._held_since[key]
-        return ready
-
-    def label_sets(self) -> Sequence[LabelSetTotals]:
-        return list(self._totals.label_sets.values())
-
-    def render(self) -> Sequence[RenderedFamily]:
-        """Return all families. Only the leader exports the series that replicas share."""
-        with self._lock:
-            return [
-                family
-                for family in (
-                    *self._clusters.render(self._exported_clusters()),
-                    *self._label_sets.render(self._exported(self._totals.label_sets)),
-                    *self._lifetimes.render(self._exported(self._totals.lifetimes)),
-                )
-                if family.family.name not in _SHARED_FAMILIES or self._leads()
-            ]
-
-    def _exported(self, rows: Mapping[_Key, _AnyRow]) -> dict[_Key, tuple[_AnyRow, bool]]:
-        """Return the rows, and for each whether to export its counters.
-
-        The list is an atomic copy, because the event loop may change the dictionary at the same time.
-        """
-        now = self._monotonic()
-        return {key: (row, self._is_released(key, row, now)) for key, row in list(rows.items())}
-
-    def _exported_clusters(self) -> dict[str, tuple[ClusterTotals, bool, bool]]:
-        """Return the clusters, and for each whether to export its counter, and its newest time."""
-        # Earlier versions accepted any time. The next interruption replaces a time in the future.
-        latest = self._clock() + BELIEVED_AHEAD_SECONDS
-        return {
-            key: (
-                row,
-                is_released,
-                row.last_interruption_at is not None and row.last_interruption_at <= latest,
-            )
-            for key, (row, is_released) in self._exported(self._totals.clusters).items()
-        }
-
-    def _is_released(self, key: object, row: _Row, now: float) -> bool:
-        """Return whether to export the counters of the row.
-
-        A new row shows 0 for `hold_seconds` after its first scrape. Without a hold, rows that an earlier
-        configuration held are released at once.
-        """
-        if not row.released:
-            self._held_since.setdefault(key, now)
-        return row.released or self.hold_seconds <= 0
-
-    def _cluster_families(self, rows: Sequence[tuple[ClusterTotals, bool, bool]]) -> Sequence[Metric]:
-        total = CounterMetricFamily(
-            "interruption_events",
-            "The total number of interruption events for a given cluster",
-            labels=[self._cluster_label],
-        )
-        newest = GaugeMetricFamily(
-            "spot_last_interruption_timestamp_seconds",
-            "Log time of the newest interruption",
-            labels=[self._cluster_label],
-        )
-        for row, is_released, has_newest in rows:
-            total.add_metric([row.cluster], row.interruptions if is_released else 0)
-            if has_newest and row.last_interruption_at is not None:
-                newest.add_metric([row.cluster], row.last_interruption_at)
-        return total, newest
-
-    def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, bool]]) -> Sequence[Metric]:
-        interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._label_names)
-        created = CounterMetricFamily(
-            "spot_instances_created", "Spot instances whose creation was announced", labels=self._label_names
-        )
-        failed = CounterMetricFamily(
-            "spot_instance_creations_failed",
-            "Spot instances whose creation was announced and then failed",
-            labels=self._label_names,
-        )
-        seconds = CounterMetricFamily(
-            "spot_instance_seconds", "Time that Spot instances have lived", labels=self._label_names
-        )
-        instances = GaugeMetricFamily("spot_instances", "Spot instances alive now", labels=self._label_names)
-        for row, is_released in rows:
-            interruptions.add_metric(row.labels, row.interruptions if is_released else 0)
-            created.add_metric(row.labels, row.created if is_released else 0)
-            failed.add_metric(row.labels, row.failed if is_released else 0)
-            seconds.add_metric(row.labels, row.instance_seconds if is_released else 0)
-            instances.add_metric(row.labels, row.instances)
-        return interruptions, created, failed, seconds, instances
-
-    def _lifetime_families(self, rows: Sequence[tuple[LifetimeTotals, bool]]) -> Sequence[Metric]:
-        family = HistogramMetricFamily(
-            "spot_instance_lifetime_seconds",
-            "Age at interruption, since the instance's last start",
-            labels=[self._cluster_label, "machine_type"],
-        )
-        for row, is_released in rows:
-            cumulated = list(accumulate(row.buckets)) if is_released else [0] * len(_LE)
-            family.add_metric(
-                [row.cluster, row.machine_type],
-                buckets=list(zip(_LE, cumulated, strict=True)),
-                sum_value=row.sum if is_released else 0,
-            )
-        return (family,)
-
-
-def _held(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
-    return {key: row for key, row in rows.items() if key in keys and not row.released}

@@ -79,6 +79,7 @@ def _log_start(settings: Settings, path: Path | None, listeners: "Listeners") ->
             "projects": settings.project_ids,
             "authentication": settings.pubsub.authentication if settings.pubsub.delivery == "push" else None,
             "delivery": settings.pubsub.delivery,
+            "hold_seconds": settings.prometheus.hold_seconds,
             "listener": f"{host}:{listeners.ports[0]}",
             "metrics_listener": f"{host}:{listeners.ports[-1]}",
         },

@@ -314,6 +314,7 @@ def test_a_start_is_one_line_that_describes_the_exporter(
             "projects": [],
             "authentication": "oidc",
             "delivery": "push",
+            "hold_seconds": 0,
             "listener": f"{LOOPBACK}:{exporter.configured['server']['port']}",
             "metrics_listener": exporter.metrics_address,
         }

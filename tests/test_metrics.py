@@ -652,3 +652,114 @@ def test_released_interruptions_are_counted_by_cause() -> None:
     assert value(metrics, f"{OWN}_pending_released_total", by="expiry") == 1
     assert value(metrics, f"{OWN}_pending_interruptions") == metrics.pending == 4
     assert value(metrics, f"{OWN}_label_overflow_total") == 3
+
+
+# after a start, for collectors that take the first sample as zero
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _value(metrics: Metrics, name: str) -> float:
+    body, _ = metrics.render("")
+    samples = [line for line in body.decode().splitlines() if line.startswith(name)]
+    return float(samples[0].rpartition(" ")[2])
+
+
+def test_after_a_start_the_restored_total_is_shown_until_the_hold_ends() -> None:
+    clock = _Clock()
+    metrics = Metrics(hold_seconds=60, monotonic=clock)
+    metrics.restore(StoredState(cluster_row(1, released=True)))
+    metrics.show(Applied(changed=cluster_row(6, released=True)))
+
+    first = _value(metrics, "interruption_events_total")
+    clock.now += 59
+    before = _value(metrics, "interruption_events_total")
+    clock.now += 1
+    after = _value(metrics, "interruption_events_total")
+
+    assert (first, before, after) == (1, 1, 6)
+
+
+def test_without_a_hold_the_present_total_is_shown_at_once() -> None:
+    metrics = Metrics(monotonic=_Clock())
+    metrics.restore(StoredState(cluster_row(1, released=True)))
+    metrics.show(Applied(changed=cluster_row(6, released=True)))
+
+    assert _value(metrics, "interruption_events_total") == 6
+
+
+def test_a_state_that_is_read_again_is_not_shown_as_restored() -> None:
+    clock = _Clock()
+    metrics = Metrics(hold_seconds=60, monotonic=clock)
+    metrics.restore(StoredState(cluster_row(1, released=True)))
+    _value(metrics, "interruption_events_total")
+    clock.now += 60
+    metrics.restore(StoredState(cluster_row(9, released=True)))
+
+    assert _value(metrics, "interruption_events_total") == 9
+
+
+def test_a_stopping_exporter_shows_what_it_counted() -> None:
+    clock = _Clock()
+    metrics = Metrics(hold_seconds=60, monotonic=clock)
+    metrics.restore(StoredState(cluster_row(1, released=True)))
+    metrics.show(Applied(changed=cluster_row(6, released=True)))
+    _value(metrics, "interruption_events_total")
+
+    metrics.shorten_hold()
+    clock.now += 0.1
+
+    assert _value(metrics, "interruption_events_total") == 6
+
+
+def test_the_exporters_own_counters_show_0_until_the_hold_ends() -> None:
+    clock = _Clock()
+    metrics = Metrics(hold_seconds=60, monotonic=clock)
+    metrics.count_store_reset()
+
+    first = _value(metrics, f"{OWN}_store_resets_total")
+    clock.now += 60
+
+    assert (first, _value(metrics, f"{OWN}_store_resets_total")) == (0, 1)
+
+
+class Collector:
+    """A managed collector: it takes the first sample of a target as the zero of its counter."""
+
+    def __init__(self) -> None:
+        self.seen = 0.0
+        self._last: float | None = None
+
+    def move(self) -> None:
+        """Begin again on another node."""
+        self._last = None
+
+    def scrape(self, metrics: Metrics) -> None:
+        value = _value(metrics, "interruption_events_total")
+        if self._last is not None:
+            self.seen += value - self._last
+        self._last = value
+
+
+def test_a_collector_that_drops_first_samples_sees_every_interruption_over_moves() -> None:
+    clock, collector, counted = _Clock(), Collector(), 0
+    for _ in range(5):
+        metrics = Metrics(hold_seconds=60, monotonic=clock)
+        metrics.restore(StoredState(cluster_row(counted, released=True)))
+        collector.move()
+        for step in range(6):
+            counted += step + 1  # also between the start and the first scrape
+            metrics.show(Applied(changed=cluster_row(counted, released=True)))
+            collector.scrape(metrics)
+            clock.now += 30
+        metrics.shorten_hold()
+        clock.now += 30
+        collector.scrape(metrics)
+
+    assert collector.seen == counted

@@ -1,0 +1,229 @@
+"""The series of the store's totals: what is exported of each row, and when it is held."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final, TypeAlias, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from app.domain.events import BELIEVED_AHEAD_SECONDS
+from app.domain.instances import OTHER_LABELS, Labels
+from app.domain.totals import LIFETIME_BOUNDS, ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
+from app.exposition import RenderedFamily, RenderedTable
+
+PREFIX: Final = "spot_interruption_exporter"
+"""The beginning of the names of the exporter's metrics about itself."""
+_LE: Final = [*(floatToGoString(bound) for bound in LIFETIME_BOUNDS), "+Inf"]
+_SHARED_FAMILIES: Final = ("spot_last_interruption_timestamp_seconds", "spot_instances")
+"""Families of the store's totals that replicas share, so that only the leader exports them."""
+_NO_LABEL_SET: Final = LabelSetTotals(OTHER_LABELS)
+_NO_CLUSTER: Final = ClusterTotals("")
+_NO_LIFETIME: Final = LifetimeTotals("", "")
+"""Rows of counters at 0, for series that are held."""
+_Row: TypeAlias = LabelSetTotals | ClusterTotals | LifetimeTotals
+_Clusters: TypeAlias = RenderedTable[str, tuple[ClusterTotals, ClusterTotals, bool]]
+_LabelSets: TypeAlias = RenderedTable[Labels, tuple[LabelSetTotals, LabelSetTotals]]
+_Lifetimes: TypeAlias = RenderedTable[tuple[str, str], tuple[LifetimeTotals, LifetimeTotals]]
+"""Rows, each with the row whose counters are exported: see `_TotalsSeries`."""
+_Key = TypeVar("_Key")
+_AnyRow = TypeVar("_AnyRow", LabelSetTotals, ClusterTotals, LifetimeTotals)
+
+
+class TotalsSeries:
+    """Renders the totals of the store. Counters of prometheus_client cannot be set to a value."""
+
+    def __init__(
+        self,
+        cluster_label: str,
+        hold_seconds: float,
+        monotonic: Callable[[], float],
+        clock: Callable[[], float],
+        leads: Callable[[], bool],
+    ) -> None:
+        self.pending = 0
+        self._clock = clock
+        self._leads = leads
+        self._totals = Totals()
+        self.hold_seconds = hold_seconds
+        self._monotonic = monotonic
+        self._held_since: dict[object, float] = {}
+        self._restored = Totals()
+        """The totals at the start, which are exported at first."""
+        self._first_scrape_at: float | None = None
+        self._lock = threading.Lock()
+        self._clusters = _Clusters(self._cluster_families)
+        self._label_sets = _LabelSets(self._label_set_families)
+        self._lifetimes = _Lifetimes(self._lifetime_families)
+        self._cluster_label = cluster_label
+        self._label_names = [
+            "project",
+            cluster_label,
+            "cluster_location",
+            "node_pool",
+            "zone",
+            "machine_type",
+        ]
+
+    def restore(self, totals: Totals) -> None:
+        """Show these totals. The first ones are those of the start."""
+        if not self._restored:
+            self._restored = Totals(dict(totals.label_sets), dict(totals.clusters), dict(totals.lifetimes))
+        self._totals = totals
+
+    def hold_own(self, families: Iterable[Metric]) -> Iterator[Metric]:
+        """Return the families, with the exporter's own counters at 0 while the restored totals are shown."""
+        is_starting = self._is_starting(self._monotonic())
+        for family in families:
+            if is_starting and family.name.startswith(PREFIX) and family.type in ("counter", "histogram"):
+                family.samples = [sample._replace(value=0.0) for sample in family.samples]
+            yield family
+
+    def _is_starting(self, now: float) -> bool:
+        """Return True until `hold_seconds` after the first scrape of this process.
+
+        Some managed collectors take the first sample of a new target as the zero of its counter. So what was
+        counted before the start is exported first, and what is counted since then is seen as an increase.
+        """
+        if self._first_scrape_at is None:
+            self._first_scrape_at = now
+        return now < self._first_scrape_at + self.hold_seconds
+
+    def update(self, changed: Totals, removed: Totals) -> None:
+        """Show the changes of a commit."""
+        self._totals.update(changed)
+        self._totals.remove(removed)
+
+    def ready_to_release(self) -> Totals:
+        """Return the rows whose hold has ended, and forget those that the store has released since."""
+        ended = self._monotonic() - self.hold_seconds
+        # An atomic copy, because a scrape in its thread may begin a hold at the same time.
+        keys = {key for key, since in list(self._held_since.items()) if since <= ended}
+        ready = Totals(
+            _held(self._totals.label_sets, keys),
+            _held(self._totals.clusters, keys),
+            _held(self._totals.lifetimes, keys),
+        )
+        for key in keys - ready.label_sets.keys() - ready.clusters.keys() - ready.lifetimes.keys():
+            del self._held_since[key]
+        return ready
+
+    def label_sets(self) -> Sequence[LabelSetTotals]:
+        """Return the totals by label set. Nobody changes a row."""
+        return list(self._totals.label_sets.values())
+
+    def render(self) -> Sequence[RenderedFamily]:
+        """Return all families. Only the leader exports the series that replicas share."""
+        with self._lock:
+            return [
+                family
+                for family in (
+                    *self._clusters.render(self._exported_clusters()),
+                    *self._label_sets.render(
+                        self._exported(self._totals.label_sets, self._restored.label_sets, _NO_LABEL_SET)
+                    ),
+                    *self._lifetimes.render(
+                        self._exported(self._totals.lifetimes, self._restored.lifetimes, _NO_LIFETIME)
+                    ),
+                )
+                if family.family.name not in _SHARED_FAMILIES or self._leads()
+            ]
+
+    def _exported(
+        self, rows: Mapping[_Key, _AnyRow], restored: Mapping[_Key, _AnyRow], zero: _AnyRow
+    ) -> dict[_Key, tuple[_AnyRow, _AnyRow]]:
+        """Return the rows, and for each the row whose counters are exported, which may be `zero`.
+
+        The list is an atomic copy, because the event loop may change the dictionary at the same time.
+        """
+        now = self._monotonic()
+        shown = restored if self._is_starting(now) else {}
+        return {
+            key: (row, shown.get(key, row) if self._is_released(key, row, now) else zero)
+            for key, row in list(rows.items())
+        }
+
+    def _exported_clusters(self) -> dict[str, tuple[ClusterTotals, ClusterTotals, bool]]:
+        """Return the clusters, each with the row whose counter is exported, and whether its time is."""
+        # Earlier versions accepted any time. The next interruption replaces a time in the future.
+        latest = self._clock() + BELIEVED_AHEAD_SECONDS
+        rows = self._exported(self._totals.clusters, self._restored.clusters, _NO_CLUSTER)
+        return {
+            key: (
+                row,
+                counters,
+                row.last_interruption_at is not None and row.last_interruption_at <= latest,
+            )
+            for key, (row, counters) in rows.items()
+        }
+
+    def _is_released(self, key: object, row: _Row, now: float) -> bool:
+        """Return whether to export the counters of the row.
+
+        A new row shows 0 for `hold_seconds` after its first scrape. Without a hold, rows that an earlier
+        configuration held are released at once.
+        """
+        if not row.released:
+            self._held_since.setdefault(key, now)
+        return row.released or self.hold_seconds <= 0
+
+    def _cluster_families(
+        self, rows: Sequence[tuple[ClusterTotals, ClusterTotals, bool]]
+    ) -> Sequence[Metric]:
+        total = CounterMetricFamily(
+            "interruption_events",
+            "The total number of interruption events for a given cluster",
+            labels=[self._cluster_label],
+        )
+        newest = GaugeMetricFamily(
+            "spot_last_interruption_timestamp_seconds",
+            "Log time of the newest interruption",
+            labels=[self._cluster_label],
+        )
+        for row, counters, has_newest in rows:
+            total.add_metric([row.cluster], counters.interruptions)
+            if has_newest and row.last_interruption_at is not None:
+                newest.add_metric([row.cluster], row.last_interruption_at)
+        return total, newest
+
+    def _label_set_families(self, rows: Sequence[tuple[LabelSetTotals, LabelSetTotals]]) -> Sequence[Metric]:
+        interruptions = CounterMetricFamily("spot_interruptions", "Interruptions", labels=self._label_names)
+        created = CounterMetricFamily(
+            "spot_instances_created", "Spot instances whose creation was announced", labels=self._label_names
+        )
+        failed = CounterMetricFamily(
+            "spot_instance_creations_failed",
+            "Spot instances whose creation was announced and then failed",
+            labels=self._label_names,
+        )
+        seconds = CounterMetricFamily(
+            "spot_instance_seconds", "Time that Spot instances have lived", labels=self._label_names
+        )
+        instances = GaugeMetricFamily("spot_instances", "Spot instances alive now", labels=self._label_names)
+        for row, counters in rows:
+            interruptions.add_metric(row.labels, counters.interruptions)
+            created.add_metric(row.labels, counters.created)
+            failed.add_metric(row.labels, counters.failed)
+            seconds.add_metric(row.labels, counters.instance_seconds)
+            instances.add_metric(row.labels, row.instances)
+        return interruptions, created, failed, seconds, instances
+
+    def _lifetime_families(self, rows: Sequence[tuple[LifetimeTotals, LifetimeTotals]]) -> Sequence[Metric]:
+        family = HistogramMetricFamily(
+            "spot_instance_lifetime_seconds",
+            "Age at interruption, since the instance's last start",
+            labels=[self._cluster_label, "machine_type"],
+        )
+        for row, counters in rows:
+            cumulated = list(accumulate(counters.buckets))
+            family.add_metric(
+                [row.cluster, row.machine_type],
+                buckets=list(zip(_LE, cumulated, strict=True)),
+                sum_value=counters.sum,
+            )
+        return (family,)
+
+
+def _held(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
+    return {key: row for key, row in rows.items() if key in keys and not row.released}
