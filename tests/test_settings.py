@@ -116,7 +116,10 @@ def warnings(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def test_the_example_has_every_key_but_its_alternative() -> None:
-    assert set(flat(yaml.safe_load(EXAMPLE))) == {key for key, _, _ in describe()} - {"projects"}
+    assert set(flat(yaml.safe_load(EXAMPLE))) == {key for key, _, _ in describe()} - {
+        "projects",
+        "store.url_file",
+    }
 
 
 def test_the_example_shows_the_defaults_where_there_are_any() -> None:
@@ -178,6 +181,7 @@ OVERRIDES: Final = {
     "server.keep_alive_seconds": ("64", 64),
     "server.drain_seconds": ("65", 65),
     "store.url": ("rediss://:word@redis:6379/1", "rediss://:word@redis:6379/1"),
+    "store.url_file": ("", ""),
     "store.retention_days": ("66", 66),
     "store.replica": ("exporter-0", "exporter-0"),
     "inventory.enabled": ("false", False),
@@ -817,3 +821,40 @@ def test_a_subscription_that_cannot_be_pulled_is_refused_by_its_key(file: Write,
         load_settings(file(text), {})
 
     assert any(f"pubsub.{key}" in problem for problem in refused.value.problems)
+
+
+# the URL of the store in a file
+
+
+def test_the_url_of_the_store_can_be_in_a_file(file: Write, tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("rediss://:word@redis:6379/1\n")
+
+    settings, _ = load_settings(file("pubsub: {authentication: none}"), {"SIE_STORE__URL_FILE": str(secret)})
+
+    assert settings.store.url == "rediss://:word@redis:6379/1"
+
+
+@pytest.mark.parametrize(
+    ("text", "store"),
+    [
+        pytest.param("redis://:word@redis", "{url_file: FILE, url: 'redis://other'}", id="both"),
+        pytest.param(None, "{url_file: FILE}", id="no-file"),
+        pytest.param("nonsense", "{url_file: FILE}", id="no-url"),
+    ],
+)
+def test_a_file_that_cannot_be_the_stores_url_is_told_by_its_key(
+    file: Write, tmp_path: Path, text: str | None, store: str
+) -> None:
+    secret = tmp_path / "url"
+    if text is not None:
+        secret.write_text(text)
+
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(
+            file(f"pubsub: {{authentication: none}}\nstore: {store.replace('FILE', str(secret))}"), {}
+        )
+
+    (problem,) = refused.value.problems
+    assert "store.url" in problem
+    assert "word" not in problem

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -59,6 +60,12 @@ class _Section(BaseModel):
         return {
             key: value for key, value in given.items() if value is not None or key not in cls.model_fields
         }
+
+
+def _fault_of(key: str, fault: PydanticCustomError) -> ValidationError:
+    """Return the error of one key in a section."""
+    details = InitErrorDetails(type=fault, loc=(key,), input=None)
+    return ValidationError.from_exception_data("settings", [details])
 
 
 class PubSubSettings(_Section):
@@ -146,10 +153,28 @@ class StoreSettings(_Section):
         repr=False,
         description="`sqlite:///relative`, `sqlite:////absolute`, `sqlite:///:memory:` or `redis://…`",
     )
+    url_file: str = Field(
+        "", description="a file that holds the URL, such as a mounted secret, instead of `store.url`"
+    )
     retention_days: Annotated[Count, Field(le=3650)] = Field(
         31, description="days for which events are remembered"
     )
     replica: str = Field("", description="stable name of this replica, Redis only; default: the host name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_of_file(cls, given: Any) -> Any:  # noqa: ANN401
+        if not isinstance(given, dict) or not (path := given.get("url_file")):
+            return given
+        if given.get("url"):
+            message = "cannot be given together with store.url; keep one of the two"
+            raise _fault_of("url_file", PydanticCustomError("conflict", message, {"with": "store.url"}))
+        try:
+            url = Path(str(path)).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            unreadable = PydanticCustomError("unreadable", "names a file that cannot be read as text")
+            raise _fault_of("url_file", unreadable) from None
+        return {**given, "url": url}
 
 
 class InventorySettings(_Section):

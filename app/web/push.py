@@ -94,19 +94,25 @@ class PushEndpoint:
     def try_fast_path(self, headers: Headers, body: bytes, reply: Reply) -> bool:
         """Handle a push that arrived completely, from a caller whose token is cached.
 
-        Return False if the request must take the ASGI path; if it is invalid, the error is reported there.
+        Return False if the request must take the ASGI path, which also reports a bug of the decoders.
         """
-        try:
-            if self.gate.closed or not self._is_known_caller(_authorization(headers)):
-                return False
-            now = self.counters.last_at = self.clock()
-            event = self._decode(self.bodies.check_size(body), headers, now)
-            if isinstance(event, Ignored):
-                reply.send(self.accept(event))
-            else:
-                self.recorder.submit(_PushSubmission(event, self, reply))
-        except Exception:  # noqa: BLE001 - the ASGI path reports it
+        if self.gate.closed or not self._is_known_caller(_authorization(headers)):
             return False
+        now = self.counters.last_at = self.clock()
+        try:
+            event = self._decode(self.bodies.check_size(body), headers, now)
+        except CallerError as exc:
+            reply.send(self.refuse(exc))
+            return True
+        except Exception:  # noqa: BLE001 - the ASGI path logs it
+            return False
+        if isinstance(event, Ignored):
+            reply.send(self.accept(event))
+            return True
+        try:
+            self.recorder.submit(_PushSubmission(event, self, reply))
+        except UnavailableError as exc:
+            reply.send(self.refuse(exc))
         return True
 
     async def _push(self, scope: Scope, receive: Receive) -> Answer:
