@@ -242,6 +242,10 @@ class _Protocol(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         self._unread = b""
         self.connections_limit.note_malformed()
+        if not self._is_idle():
+            # The caller would take this answer for that of a request before.
+            self.transport.close()
+            return
         self.transport.write(
             STATUS_LINE[431]
             + _lines(self.server_state.default_headers)

@@ -96,10 +96,10 @@ class PushEndpoint:
 
         Return False if the request must take the ASGI path, which also reports a bug of the decoders.
         """
-        if self.gate.closed or not self._is_known_caller(_authorization(headers)):
-            return False
-        now = self.counters.last_at = self.clock()
         try:
+            if self.gate.closed or not self._is_known_caller(_authorization(headers)):
+                return False
+            now = self.counters.last_at = self.clock()
             event = self._decode(self.bodies.check_size(body), headers, now)
         except CallerError as exc:
             reply.send(self.refuse(exc))

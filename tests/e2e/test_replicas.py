@@ -135,7 +135,9 @@ def test_the_newest_process_of_a_name_has_it_and_counts_on(replicas: Replicas, t
             assert '"severity":"ERROR"' in older.process.text()
 
             assert newer.outcome(preempted("gke-named", operation="again")) == "counted"
-            assert newer.interruptions("named") == 2
+            eventually(
+                lambda: newer.interruptions("named") == 2, within=HOLD_SECONDS + 10, what="it is shown"
+            )
             newer.process.kill()  # it would drain, and linger
 
 

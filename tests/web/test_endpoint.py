@@ -260,30 +260,50 @@ def test_a_message_that_is_not_an_event_is_answered_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body"),
+    "headers",
     [
-        pytest.param([], push(insert()), id="no-token"),
-        pytest.param([(b"authorization", b"new")], push(insert()), id="token-not-verified-yet"),
-        pytest.param(GOOD, b"{}", id="no-envelope"),
-        pytest.param(GOOD, push(b"[]"), id="no-entry"),
-        pytest.param(GOOD, push(insert()) + b" " * 10_000, id="too-large"),
+        pytest.param([], id="no-token"),
+        pytest.param([(b"authorization", b"new")], id="token-not-verified-yet"),
     ],
 )
-def test_any_other_push_does_not_take_the_fast_path(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+def test_a_push_of_an_unknown_caller_does_not_take_the_fast_path(headers: list[tuple[bytes, bytes]]) -> None:
     replies = RecordingReply()
 
-    assert not endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(headers, body, replies)
+    assert not endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(headers, push(insert()), replies)
     assert not replies.sent
 
 
-def test_no_push_takes_the_fast_path_when_the_gate_is_closed_or_the_writer_stops() -> None:
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param(b"{}", "malformed_envelope", id="no-envelope"),
+        pytest.param(push(b"[]"), "malformed_entry", id="no-entry"),
+        pytest.param(push(insert()) + b" " * 10_000, "body_too_large", id="too-large"),
+    ],
+)
+def test_a_push_that_cannot_be_read_is_refused_on_the_fast_path(body: bytes, reason: str) -> None:
     replies = RecordingReply()
-    closed, stopping = endpoint_of(Metrics()), endpoint_of(Metrics())
+
+    assert endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(GOOD, body, replies)
+    assert [document(answer)["reason"] for answer in replies.sent] == [reason]
+
+
+def test_no_push_takes_the_fast_path_when_the_gate_is_closed() -> None:
+    replies = RecordingReply()
+    closed = endpoint_of(Metrics())
     closed.gate.closed = True
+
+    assert not closed.try_fast_path([], push(insert()), replies)
+    assert not replies.sent
+
+
+def test_a_push_is_refused_when_the_writer_stops() -> None:
+    replies = RecordingReply()
+    stopping = endpoint_of(Metrics())
     stopping.recorder.close()
 
-    assert not any(endpoint.try_fast_path([], push(insert()), replies) for endpoint in (closed, stopping))
-    assert not replies.sent
+    assert stopping.try_fast_path([], push(insert()), replies)
+    assert [document(answer)["reason"] for answer in replies.sent] == ["stopping"]
 
 
 def test_a_push_that_meets_a_bug_does_not_take_the_fast_path() -> None:
