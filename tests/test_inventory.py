@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.events import UNKNOWN
+from app.domain.times import rfc3339
 from tests.support.children import children, ignore_present_children
 from tests.support.clock import Clock
 from tests.support.compute_api import (
@@ -26,6 +27,7 @@ from tests.support.compute_api import (
     ManyInstances,
     node_labels,
 )
+from tests.support.entries import changed, insert
 from tests.support.exporter import OWN, Exporter
 from tests.support.process import LOOPBACK, eventually
 
@@ -472,7 +474,8 @@ def test_what_is_created_while_the_listing_runs_is_not_ended(tmp_path: Path, api
         asked, last = len(api.requests), listed_at(exporter)
         interrupt(exporter, "stranger")
         eventually(lambda: len(api.requests) > asked, within=WITHIN, what="the listing")
-        exporter.create("new", zone=ZONE, cluster="tills")
+        entry = insert("new", zone=ZONE, cluster="tills")
+        exporter.deliver("creation", changed(entry, "timestamp", rfc3339(clock())))
         clock.ahead += 600
         hold.until.set()
         eventually(lambda: listed_at(exporter) > last, within=WITHIN, what="its end")

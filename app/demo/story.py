@@ -39,7 +39,7 @@ def run_demo(*, port: int, once: bool) -> int:
     Return 0 if the counts are right and 1 if not. If a signal comes before they are read, return 128 plus its
     number.
     """
-    configure("warning")
+    configure("error")  # the demo shows the refusals itself
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(port, once=once))
 

@@ -30,6 +30,7 @@ _PENDING: Final = "spot_interruption_exporter_pending_interruptions"
 _COUNTED: Final = "interruption_events_total"
 _LABEL: Final = "kubernetes_cluster"
 _TIMEOUT_SECONDS: Final = 60.0
+_SETTLE_SECONDS: Final = 240.0
 _POLL_SECONDS: Final = 0.2
 
 
@@ -140,7 +141,8 @@ def _show(client: httpx.Client) -> None:
         shown = row
         return pending == "0"
 
-    _wait(settled, error="interruptions are still pending")
+    # No grace period ends in the first two minutes of an exporter.
+    _wait(settled, error="interruptions are still pending", seconds=_SETTLE_SECONDS)
 
 
 def _query(client: httpx.Client, promql: str) -> list[dict[str, Any]]:
@@ -155,12 +157,12 @@ def _pubsub(name: str) -> str:
     return f"http://{emulator}/v1/projects/{project}/{name}"
 
 
-def _wait(probe: Callable[[], T], *, error: str) -> T:
-    """Return the probe's first truthy answer. Raises CommandError if there is none within a minute."""
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
+def _wait(probe: Callable[[], T], *, error: str, seconds: float = _TIMEOUT_SECONDS) -> T:
+    """Return the probe's first truthy answer. Raises CommandError if there is none in this time."""
+    deadline = time.monotonic() + seconds
     while not (answer := probe()):
         if time.monotonic() > deadline:
-            raise CommandError(f"{error} after {_TIMEOUT_SECONDS:g} s; see `docker compose logs`")
+            raise CommandError(f"{error} after {seconds:g} s; see `docker compose logs`")
         time.sleep(_POLL_SECONDS)
     return answer
 

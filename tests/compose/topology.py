@@ -41,7 +41,7 @@ class Topology:
             env=os.environ | self.environment(service),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=400,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
