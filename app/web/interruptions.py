@@ -14,8 +14,8 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from app.domain import ledger
 from app.domain.ledger import LedgerEntry, LedgerPosition
+from app.domain.ledger import Query as LedgerQuery
 from app.domain.times import rfc3339
 from app.errors import StoreUnavailableError
 from app.store.port import LedgerReader
@@ -70,10 +70,10 @@ class _Parameters(BaseModel):
         ),
     ] = None
 
-    def query(self) -> ledger.Query:
+    def query(self) -> LedgerQuery:
         """Return the query. It reads a row more than the page shows, to know if there is a next page."""
-        most = ledger.Query()
-        return ledger.Query(
+        most = LedgerQuery()
+        return LedgerQuery(
             since=self.since.timestamp() if self.since else most.since,
             until=self.until.timestamp() if self.until else most.until,
             project=self.project,

@@ -159,14 +159,14 @@ variable "notification_channels" {
 }
 
 variable "runbook" {
-  description = "the address of your copy of the README, for the link in the alert on dead letters"
+  description = "the address of your copy of the runbook, for the link in the alert on dead letters"
   type        = string
-  default     = "https://git.example.com/spot-interruption-exporter/README.md"
+  default     = "https://git.example.com/spot-interruption-exporter/docs/runbook.md"
   nullable    = false
 
   validation {
     condition     = can(regex("^https?://[^[:space:]#()]+$", var.runbook))
-    error_message = "runbook should be an address like https://git.example.com/README.md, without a fragment."
+    error_message = "runbook should be an address like https://git.example.com/docs/runbook.md, without a fragment."
   }
 }
 
