@@ -11,15 +11,15 @@ which a connection may owe something, the number of connections. uvicorn has a t
 """
 
 import asyncio
-import logging
 import re
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.web.connections import DEFAULT_CONNECTIONS, ConnectionsLimit
 
 MAX_HEAD_BYTES: Final = 65_536
 MAX_HEADERS: Final = 100
@@ -29,15 +29,10 @@ HEAD_SECONDS: Final = 10.0
 """Time for a head, and for the rest of a body that was refused."""
 UNDRAINED_SECONDS: Final = 30.0
 """Time for which a caller may leave its answers unread."""
-DEFAULT_CONNECTIONS: Final = 2000
-_CHECK_SECONDS: Final = 1.0
-_WARN_SECONDS: Final = 60.0
 _END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
 _BEGINS_HEAD: Final = re.compile(rb"(\r?\n)*[A-Z]*([A-Z] [^\r\n]*(\r?\n|\r?$|$)|$)")
 """Bytes that may become a request. Any others are refused at once."""
 _UPGRADE: Final = re.compile(rb"^(upgrade|http2-settings):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
-
-_log = logging.getLogger(__name__)
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names, in lower case, and values."""
@@ -81,51 +76,6 @@ def protocol_for(fast_path: FastPath, max_connections: int = DEFAULT_CONNECTIONS
     return FastPathProtocol
 
 
-class ConnectionsLimit:
-    """The connections of one server: at most so many, each closed when its caller owes something too long."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._connections: dict[_Protocol, None] = {}
-        """In the order in which they were made."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._malformed = 0
-        self._warned_at = float("-inf")
-
-    def add(self, connection: "_Protocol") -> None:
-        """Add a connection. Beyond the limit, close the one that has been idle longest."""
-        if len(self._connections) >= self._most:
-            idle = [(one.idle_since, number, one) for number, one in enumerate(self._connections)]
-            _, _, idlest = min(idle, key=lambda item: (item[0] is None, item[0] or 0.0, item[1]))
-            self._connections.pop(idlest)
-            idlest.transport.abort()
-        self._connections[connection] = None
-        if self._timer is None:
-            self._timer = connection.loop.call_later(_CHECK_SECONDS, self._check)
-
-    def discard(self, connection: "_Protocol") -> None:
-        """Remove a connection that has ended."""
-        self._connections.pop(connection, None)
-        if not self._connections and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def note_malformed(self) -> None:
-        """Count a request that is not HTTP. The log has a line a minute for all of them."""
-        self._malformed += 1
-        _log.debug("a request is not HTTP")
-        now = time.monotonic()
-        if now - self._warned_at >= _WARN_SECONDS:
-            _log.warning("requests that are not HTTP were refused", extra={"requests": self._malformed})
-            self._warned_at, self._malformed = now, 0
-
-    def _check(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_CHECK_SECONDS, self._check)
-        for connection in list(self._connections):
-            connection.check(loop.time())
-
-
 class _Protocol(HttpToolsProtocol):
     """A connection. Heads reach the parser whole, so the answer does not depend on the packets.
 
@@ -135,7 +85,7 @@ class _Protocol(HttpToolsProtocol):
     fast_path: FastPath
     write_buffer: "_WriteBuffer"
     default_headers: "_DefaultHeaders"
-    connections_limit: "ConnectionsLimit"
+    connections_limit: ConnectionsLimit
     _body_chunks: list[bytes] | None = None
     """The body so far of a request that may take the fast path. A single chunk is not copied."""
     _version = ""
