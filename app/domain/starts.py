@@ -16,7 +16,12 @@ def start_order(instance: Instance) -> tuple[float, str]:
 
 def merged_starts(newer: Instance, older: Instance) -> Instance:
     """Return the newer of two starts of one instance, with all later events of the instance."""
-    start = created_at_or_start_of_time(newer)
+    # The last start that is known: a listing can have seen one that nothing has announced.
+    start = max(
+        at
+        for at in (newer.started_at, older.started_at, created_at_or_start_of_time(newer))
+        if at is not None
+    )
     interrupted_at = max(
         (at for at in (newer.interrupted_at, older.interrupted_at) if at is not None), default=None
     )
@@ -30,7 +35,7 @@ def merged_starts(newer: Instance, older: Instance) -> Instance:
         lifetime_observed=(newer.lifetime_observed or older.lifetime_observed)
         and interrupted_at is not None
         and interrupted_at >= start,
-        started_at=max(at for at in (newer.started_at, older.started_at, start) if at is not None),
+        started_at=start,
         interrupted_at=interrupted_at,
         ended_at=newer.ended_at if newer.failed else ended_at,
     )

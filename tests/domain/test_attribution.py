@@ -31,6 +31,7 @@ from tests.support.examples import (
     created,
     failed,
     interrupted,
+    listed,
 )
 
 END_OF_GRACE: Final = None
@@ -695,3 +696,15 @@ def test_only_the_newest_failed_creations_of_a_plain_instance_are_stored() -> No
     )
 
     assert len([one for one in simulator.batch.instances.values() if one is not None]) <= 20
+
+
+def test_a_late_creation_of_an_earlier_start_ends_nothing_that_a_listing_saw_restarted() -> None:
+    simulator = Simulator()
+    simulator.apply(replace(created("1", 200.0), key="second", operation="op-second"))
+    simulator.apply(interrupted("1", 300.0))
+    simulator.observe_listed(listed("1", 100.0, started_at=400.0), began=500.0)
+    assert simulator.instance("1").alive
+
+    simulator.apply(replace(created("1", 100.0), key="first", operation="op-first"))
+
+    assert simulator.instance("1").alive
