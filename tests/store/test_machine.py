@@ -477,7 +477,7 @@ class Exporter(RuleBasedStateMachine):
     def nothing_ended_that_lives_and_nothing_lives_that_was_seen_to_end(self) -> None:
         alive = self.alive()
         assert len({name for name, _ in alive}) == len(alive)
-        # Under its project's number, an instance does not hear of a deletion that names the project's id.
+        # A deletion that names the project by its id does not reach a row under the number.
         assert not self.deleted & {identity for name, identity in alive if name.project == NAME.project}
         known = {identity for _, identity in self.model.described}
         announced = self.model.announced()
