@@ -137,7 +137,11 @@ def _copy_statement(connection: sqlite3.Connection, table: str) -> str:
         f"CREATE TABLE {templates} AS SELECT *, {digits} AS template_number, {digits} % {POOLS} AS pool"  # noqa: S608 - our own names
         f" FROM {table} WHERE {_is_template(table)}"
     )
-    columns = [(name, kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")]
+    columns = [
+        (name, kind)
+        for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")
+        if name != "number"
+    ]
     values = ", ".join(_copied_value(name, kind) for name, kind in columns)
     names = ", ".join(name for name, _ in columns)
     return (

@@ -61,8 +61,8 @@ def prune_ledger(connection: apsw.Connection, before: float) -> bool:
     """Delete a slice of old ledger rows. Return True if there may be more."""
     # Rows of events that arrived late are young, and stay. There are few of them among the old ones.
     connection.execute(
-        "DELETE FROM ledger WHERE (at, key) IN"
-        " (SELECT at, key FROM ledger WHERE at < ? AND recorded_at < ? ORDER BY at LIMIT ?)",
+        "DELETE FROM ledger WHERE number IN"
+        " (SELECT number FROM ledger WHERE at < ? AND recorded_at < ? ORDER BY at LIMIT ?)",
         (before, before, SLICE),
     )
     return connection.changes() == SLICE

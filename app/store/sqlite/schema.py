@@ -54,6 +54,7 @@ CREATE TABLE pending (
 CREATE INDEX pending_by_name ON pending (name);
 CREATE INDEX pending_by_end ON pending (until);
 CREATE TABLE ledger (
+    number INTEGER PRIMARY KEY,
     at REAL NOT NULL,
     key TEXT NOT NULL,
     recorded_at REAL NOT NULL,
@@ -67,9 +68,9 @@ CREATE TABLE ledger (
     age_seconds REAL,
     attributed INTEGER NOT NULL,
     released_by TEXT,
-    found_by TEXT NOT NULL,
-    PRIMARY KEY (at, key)
-) WITHOUT ROWID;
+    found_by TEXT NOT NULL
+);
+CREATE INDEX ledger_by_time ON ledger (at);
 CREATE INDEX ledger_unattributed ON ledger (name, identity) WHERE NOT attributed;
 CREATE INDEX ledger_past ON ledger (key) WHERE counted_as = '';
 CREATE TABLE label_sets (
