@@ -29,7 +29,7 @@ HEAD_SECONDS: Final = 10.0
 """Time for a head, and for the rest of a body that was refused."""
 UNDRAINED_SECONDS: Final = 30.0
 """Time for which a caller may leave its answers unread."""
-_END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
+_EMPTY_LINES: Final = (b"\n\r\n", b"\n\n")
 _BEGINS_HEAD: Final = re.compile(rb"(\r?\n)*[A-Z]*([A-Z] [^\r\n]*(\r?\n|\r?$|$)|$)")
 """Bytes that may become a request. Any others are refused at once."""
 _UPGRADE: Final = re.compile(rb"^(upgrade|http2-settings):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
@@ -155,10 +155,10 @@ class _Protocol(HttpToolsProtocol):
         """Return the next whole head, or a piece of a body; None if a head is not complete yet."""
         data = self._unread
         if self._in_head:
-            end = _END_OF_HEAD.search(data)
-            if end is None and len(data) <= MAX_HEAD_BYTES and _BEGINS_HEAD.match(data):
+            end = _end_of_head(data)
+            if not end and len(data) <= MAX_HEAD_BYTES and _BEGINS_HEAD.match(data):
                 return None
-            size = len(data) if end is None else end.end()
+            size = end or len(data)
             piece, self._unread = data[:size], data[size:]
             if size > MAX_HEAD_BYTES and _BEGINS_HEAD.match(data):
                 self._refuse_head()
@@ -166,8 +166,7 @@ class _Protocol(HttpToolsProtocol):
             return _without_upgrade(piece)
         if self._body_left is None:
             # The end of a chunked body looks like the end of a head.
-            end = _END_OF_HEAD.search(data)
-            size = len(data) if end is None else end.end()
+            size = _end_of_head(data) or len(data)
         else:
             size = min(self._body_left, len(data))
             self._body_left -= size
@@ -376,6 +375,15 @@ class _DefaultHeaders:
         if headers is not self._headers:
             self._headers, self._encoded = headers, _lines(headers)
         return self._encoded
+
+
+def _end_of_head(data: bytes) -> int:
+    """Return the length of the head, with the empty line at its end; 0 if it is not complete.
+
+    A carriage return before a line feed may be missing. A regular expression takes 8 us longer.
+    """
+    ends = [at + len(mark) for mark in _EMPTY_LINES if (at := data.find(mark)) >= 0]
+    return min(ends, default=0)
 
 
 def _without_upgrade(head: bytes) -> bytes:
