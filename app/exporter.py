@@ -13,8 +13,9 @@ from app.errors import StartError, StoreLostError
 from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
+from app.intake import Intake
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
-from app.metrics import ENDPOINTS, Metrics
+from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.periodic import SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.recovery import Recovery
@@ -23,7 +24,6 @@ from app.store.opening import open_store
 from app.store.port import OpenedStore
 from app.store.watched import WatchedLedger
 from app.turns import Turns
-from app.web.body import BodyReader
 from app.web.problems import leaves
 from app.web.push import Gate
 
@@ -49,6 +49,8 @@ class Overrides:
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
     settle_seconds: float = SETTLE_SECONDS
+    direct_pushes: bool = True
+    """Pushes do not go through uvicorn and ASGI."""
 
 
 DEFAULTS: Final = Overrides()
@@ -150,7 +152,7 @@ class Exporter:
         if self.settings.pubsub.delivery == "push":
             return None
         try:
-            from app.pull import Intake, Puller  # noqa: PLC0415 - of an extra, and only for this way
+            from app.pull import Puller, Subscription  # noqa: PLC0415 - of an extra, and only for this way
         except ModuleNotFoundError as exc:
             raise StartError(
                 f"pubsub.delivery pull needs the extra `pull` ({exc.name} is not installed); install it with"
@@ -159,17 +161,15 @@ class Exporter:
         subscriptions = zip(ENDPOINTS, self.settings.pulled_subscriptions, strict=True)
         return Puller(
             [
-                Intake(
-                    endpoint,
-                    subscription,
-                    self.recorder,
-                    self.metrics.pushes[endpoint],
-                    self.inventory.request,
-                    BodyReader(self.settings.server.max_body_bytes),
-                    self.clock,
-                )
+                Subscription(self.intake(endpoint), subscription, self.settings.server.max_body_bytes)
                 for endpoint, subscription in subscriptions
             ]
+        )
+
+    def intake(self, endpoint: Endpoint) -> Intake:
+        """Return the way of an endpoint's messages into the exporter."""
+        return Intake(
+            endpoint, self.recorder, self.metrics.pushes[endpoint], self.inventory.request, self.clock
         )
 
     def _make_client(self) -> "AsyncClient | None":
@@ -244,7 +244,8 @@ class Exporter:
                 await self.verifier.aclose()
             if self.client is not None:
                 await self.client.aclose()
-            self.store.close()
+            if self.recorder.is_idle:  # else it hangs in its last work
+                self.store.close()
 
     async def wait_until_fatal(self) -> str:
         """Wait until a restart is needed, and return the reason."""

@@ -9,7 +9,6 @@ from app.exporter import DEFAULTS, Exporter, Overrides
 from app.metrics import ENDPOINTS, Endpoint
 from app.settings import Settings
 from app.web.application import Application, make_application
-from app.web.body import BodyReader
 from app.web.interruptions import add_interruptions
 from app.web.openapi import describe
 from app.web.ops import add_health, add_metrics
@@ -35,6 +34,8 @@ def create_app(
     app = make_application(exporter.metrics.refused_elsewhere, lifespan)
     app.state.exporter = exporter
     app.is_stopping = lambda: exporter.stopping
+    if not overrides.direct_pushes:
+        app.direct_endpoints = {}
     for endpoint in ENDPOINTS if settings.pubsub.delivery == "push" else ():
         app.add_push(f"/events/{endpoint}", _push(exporter, endpoint))
     add_health(app, exporter)
@@ -75,13 +76,9 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
         "interruption": pubsub.instance_interruption_subscription_name,
     }
     return PushEndpoint(
-        endpoint=endpoint,
+        exporter.intake(endpoint),
         subscription=subscriptions[endpoint],
         authenticator=exporter.verifier,
-        recorder=exporter.recorder,
-        counters=exporter.metrics.pushes[endpoint],
         gate=exporter.gate,
-        request_listing=exporter.inventory.request,
-        bodies=BodyReader(exporter.settings.server.max_body_bytes),
-        clock=exporter.clock,
+        max_body_bytes=exporter.settings.server.max_body_bytes,
     )

@@ -8,10 +8,10 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from google.cloud.pubsub_v1 import SubscriberClient
@@ -19,16 +19,10 @@ from google.cloud.pubsub_v1.subscriber.futures import StreamingPullFuture
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
 
-from app.domain.events import Event, Ignored
-from app.domain.outcomes import Duplicate, Outcome, Pending
-from app.errors import CallerError, InternalError, StoppingError, UnavailableError
-from app.gcp.auditlog import decode_entry
+from app.errors import BodyTooLargeError, CallerError, InternalError, StoppingError, UnavailableError
 from app.gcp.pubsub import DEAD_LETTER_SOURCE, PushMessage
 from app.gcp.subscriber import Finding, examine, finding_of, flow_control, make_subscriber
-from app.metrics import Endpoint, PushCounters
-from app.recorder import Recorder, Result, Submission
-from app.web.body import BodyReader
-from app.web.push import name_of
+from app.intake import Intake, Result
 
 _EXAMINE_EVERY_SECONDS: Final = 60.0
 """The library does not say whether it is connected, so the subscription is looked at."""
@@ -49,46 +43,35 @@ def pause_after(attempts: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
-    """The way of a message into the exporter, for one endpoint."""
+class Subscription:
+    """A subscription, and the way of its messages into the exporter."""
 
-    endpoint: Endpoint
-    subscription: str
+    intake: Intake
+    name: str
     """The whole name."""
-    recorder: Recorder
-    counters: PushCounters
-    request_listing: Callable[[str], None]
-    bodies: BodyReader
-    clock: Callable[[], float] = time.time
+    max_body_bytes: int
 
-    def decode(self, message: Message) -> Event | Ignored:
-        """Return the message's event. Raises CallerError."""
-        now = self.counters.last_at = self.clock()
-        pushed = PushMessage(
-            self.bodies.check_size(message.data),
+    def read(self, message: Message) -> PushMessage:
+        """Return the message in the form in which a push brings it. Raises BodyTooLargeError."""
+        if len(message.data) > self.max_body_bytes:
+            raise BodyTooLargeError(f"the message is larger than {self.max_body_bytes} bytes")
+        return PushMessage(
+            message.data,
             message.message_id,
-            self.subscription,
+            self.name,
             message.publish_time.isoformat(),
             # A subscript would add a key that is missing.
             message.attributes.get(DEAD_LETTER_SOURCE, ""),
         )
-        return decode_entry(pushed.data, pushed, now)
-
-    def accept(self, outcome: Outcome, event: Event | None = None) -> None:
-        """Count a message that was recorded, or ignored."""
-        if isinstance(outcome, Pending):
-            self.request_listing(outcome.project)
-        delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
-        self.counters.answered(name_of(outcome), delay)
 
 
 class Puller:
     """Pulls from the subscriptions until it is stopped."""
 
-    def __init__(self, intakes: Sequence[Intake]) -> None:
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect lazily. Raises StartError if there are no credentials."""
         self._client = make_subscriber()
-        self._streams = [_Stream(self._client, intake) for intake in intakes]
+        self._streams = [_Stream(self._client, subscription) for subscription in subscriptions]
 
     def problems(self) -> Sequence[str]:
         """Return the reasons for which messages do not arrive."""
@@ -108,10 +91,10 @@ class Puller:
 class _Stream:
     """The pulling from one subscription, which begins again after every error."""
 
-    def __init__(self, client: SubscriberClient, intake: Intake) -> None:
-        self.finding = Finding("unreachable", f"{intake.subscription} was not looked at yet")
+    def __init__(self, client: SubscriberClient, subscription: Subscription) -> None:
+        self.finding = Finding("unreachable", f"{subscription.name} was not looked at yet")
         self._client = client
-        self._intake = intake
+        self._subscription = subscription
         self._refusals: OrderedDict[str, int] = OrderedDict()
         """The number of refusals of each message, by message id. The oldest are forgotten."""
         self._stopping = asyncio.Event()
@@ -134,7 +117,7 @@ class _Stream:
         await self._ended.wait()
 
     async def _examine(self) -> None:
-        self._note(await asyncio.to_thread(examine, self._client, self._intake.subscription))
+        self._note(await asyncio.to_thread(examine, self._client, self._subscription.name))
 
     def _note(self, finding: Finding) -> None:
         if finding.state == "forbidden" and "look at" in finding.message and self.finding.state == "ok":
@@ -153,9 +136,9 @@ class _Stream:
 
     async def _pull(self) -> bool:
         """Pull until an error or the stop. Return True if messages arrived."""
-        scheduler = _Scheduler(asyncio.get_running_loop(), self._intake, self._refusals)
+        scheduler = _Scheduler(asyncio.get_running_loop(), self._subscription, self._refusals)
         future = self._client.subscribe(
-            self._intake.subscription, _unused, flow_control=flow_control(), scheduler=scheduler
+            self._subscription.name, _unused, flow_control=flow_control(), scheduler=scheduler
         )
         ended = asyncio.ensure_future(asyncio.shield(asyncio.wrap_future(future)))
         stopping = asyncio.create_task(self._stopping.wait())
@@ -170,7 +153,7 @@ class _Stream:
             stopping.cancel()
             error = await _close(future, ended)
         if error is not None and not self._stopping.is_set():
-            self._note(finding_of(error, self._intake.subscription))
+            self._note(finding_of(error, self._subscription.name))
         return scheduler.taken > 0
 
 
@@ -190,36 +173,17 @@ async def _close(future: StreamingPullFuture, ended: "asyncio.Future[Any]") -> E
     return error if isinstance(error, Exception) else None
 
 
-@dataclass(slots=True, eq=False)
-class _Pulled(Submission):
-    """A message in hand."""
-
-    message: Message
-    scheduler: "_Scheduler"
-    attempts: int = field(default=0)
-    """Attempts to record it, while the store is away."""
-
-    def respond(self, result: Result) -> None:
-        """Acknowledge a recorded event; keep one that the store could not take."""
-        if isinstance(result, StoppingError):
-            self.scheduler.hand_back(self)
-        elif isinstance(result, UnavailableError):
-            self.scheduler.try_again(self, result)
-        elif isinstance(result, InternalError):
-            self.scheduler.refuse(self.message, result)
-        else:
-            self.scheduler.intake.accept(result, self.event)
-            self.scheduler.finish(self.message, acknowledge=True)
-
-
 class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
     """Takes the messages of one stream into the event loop. The library calls `schedule` and `shutdown`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, intake: Intake, refusals: OrderedDict[str, int]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        subscription: Subscription,
+        refusals: OrderedDict[str, int],
     ) -> None:
-        self.intake = intake
         self.taken = 0
+        self._subscription = subscription
         self._loop = loop
         self._refusals = refusals
         self._requests: queue.Queue[Any] = queue.Queue()
@@ -267,50 +231,33 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
             self._in_hand[message.ack_id] = message
             self._handle(message)
 
-    def _handle(self, message: Message) -> None:
-        try:
-            event = self.intake.decode(message)
-        except CallerError as exc:
-            self.refuse(message, exc)
-            return
-        except Exception:  # noqa: BLE001 - one message must not end the stream
-            _log.exception("a message could not be handled", extra={"endpoint": self.intake.endpoint})
-            self.refuse(message, InternalError("a bug; the log has the trace"))
-            return
-        if isinstance(event, Ignored):
-            self.intake.accept(event)
-            self.finish(message, acknowledge=True)
+    def _handle(self, message: Message, attempts: int = 1) -> None:
+        """Record a message. `attempts` is the number of attempts, which fail while the store is away."""
+        self._subscription.intake.receive(
+            partial(self._subscription.read, message), partial(self._finish, message, attempts)
+        )
+
+    def _finish(self, message: Message, attempts: int, result: Result) -> None:
+        """Acknowledge a recorded message; keep one that the store could not take."""
+        if isinstance(result, UnavailableError):
+            if self._closing or isinstance(result, StoppingError):
+                self._release(message, acknowledge=False)
+            else:  # meanwhile the library extends the message's lease
+                pause = min(pause_after(attempts) / 2, _LONGEST_STORE_PAUSE_SECONDS)
+                self._loop.call_later(pause, self._handle, message, attempts + 1)
+        elif isinstance(result, CallerError | InternalError):
+            self._refuse(message)
         else:
-            self._submit(_Pulled(event, message, self))
+            self._release(message, acknowledge=True)
 
-    def _submit(self, pulled: _Pulled) -> None:
-        try:
-            self.intake.recorder.submit(pulled)
-        except StoppingError:
-            self.hand_back(pulled)
-        except UnavailableError as exc:
-            self.try_again(pulled, exc)
-
-    def try_again(self, pulled: _Pulled, exc: UnavailableError) -> None:
-        """Record the event later. Meanwhile the library extends the message's lease."""
-        self.intake.counters.refused(exc.reason, str(exc))
-        if self._closing:
-            self.hand_back(pulled)
-            return
-        attempts = pulled.attempts + 1
-        again = _Pulled(pulled.event, pulled.message, self, attempts)
-        pause = min(pause_after(attempts) / 2, _LONGEST_STORE_PAUSE_SECONDS)
-        self._loop.call_later(pause, self._submit, again)
-
-    def refuse(self, message: Message, exc: CallerError | InternalError) -> None:
-        """Count a refused message. Its negative acknowledgement waits longer after each refusal."""
-        self.intake.counters.refused(exc.reason, str(exc))
+    def _refuse(self, message: Message) -> None:
+        """Refuse a message. Its negative acknowledgement waits longer after each refusal."""
         attempts = self._refusals.pop(message.message_id, 0) + 1
         self._refusals[message.message_id] = attempts
         if len(self._refusals) > _REMEMBERED_REFUSALS:
             self._refusals.popitem(last=False)
         if self._closing:
-            self.finish(message, acknowledge=False)
+            self._release(message, acknowledge=False)
         else:
             self._delayed[message.ack_id] = self._loop.call_later(
                 pause_after(attempts), self._refuse_now, message
@@ -318,13 +265,9 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
 
     def _refuse_now(self, message: Message) -> None:
         self._delayed.pop(message.ack_id, None)
-        self.finish(message, acknowledge=False)
+        self._release(message, acknowledge=False)
 
-    def hand_back(self, pulled: _Pulled) -> None:
-        """Leave the message to another process."""
-        self.finish(pulled.message, acknowledge=False)
-
-    def finish(self, message: Message, *, acknowledge: bool) -> None:
+    def _release(self, message: Message, *, acknowledge: bool) -> None:
         """Acknowledge a message, or give it back."""
         if self._in_hand.pop(message.ack_id, None) is None:
             return  # its lease has ended
@@ -341,7 +284,7 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
         for ack_id, timer in delayed.items():
             timer.cancel()
             if ack_id in self._in_hand:
-                self.finish(self._in_hand[ack_id], acknowledge=False)
+                self._release(self._in_hand[ack_id], acknowledge=False)
         self._note_empty()
 
     def _note_empty(self) -> None:

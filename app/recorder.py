@@ -1,17 +1,16 @@
-"""The single writer: commits the events that requests hand it, in batches, and does the periodic work.
+"""The single writer: commits the events that callers submit, in batches, and does the periodic work.
 
-The event loop's own thread decides a batch: two threads that run Python spend more on each other's caches and
-on the interpreter's lock than on the batch. Blocking work, for a disk or for other machines, runs in one
-worker thread.
+The store is used by one worker thread, so a slow disk or server does not stop the event loop. Everything
+else here runs in the event loop.
 """
 
 import asyncio
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -29,40 +28,36 @@ from app.errors import (
     UnavailableError,
 )
 from app.metrics import Metrics
-from app.store.port import Prepared, Store
+from app.store.port import Store, StoredState
 from app.worker_thread import WorkerThread
 
 _MAX_QUEUE: Final = 10_000
 _MAX_BATCH: Final = 128
-"""The event loop does nothing else while it handles a batch."""
-_MIN_BATCH_TO_ENCODE_AHEAD: Final = 8
-"""Below this batch size, encoding the answers takes less time than starting the commit thread."""
-_MAX_LOG_DELAY_SECONDS: Final = 0.02
+_MIN_CALLERS_TO_WAIT_FOR: Final = 3
+"""Fewer callers than these do not share a commit often enough to wait for them."""
 BATCH_LINGER_SECONDS: Final = 0.0003
 COMMIT_TIMEOUT_SECONDS: Final = 20.0
+_CLOSE_SECONDS: Final = 8.0
+"""Time for the last commits. The process has to end within 10 s."""
 
 _log = logging.getLogger(__name__)
 
 Work: TypeAlias = Callable[[Store, float], Applied]
 """Calls the store with the current time."""
 Result: TypeAlias = Outcome | UnavailableError | InternalError
+Respond: TypeAlias = Callable[[Result], None]
+"""Gets the outcome, which is durable, or the error. Called once, in the event loop."""
 
 
 @dataclass(slots=True, eq=False)
-class Submission(ABC):
+class _Submission:
     """An event that was submitted, until it is answered."""
 
     event: Event
-    submitted_at: float = field(default=0.0, init=False)
+    respond: Respond
+    submitted_at: float
     """By the monotonic clock."""
-    answered: bool = field(default=False, init=False)
-
-    def prepare_answer(self, outcome: Outcome) -> None:  # noqa: B027 - optional
-        """Encode the answer to this outcome, which is valid only if the commit succeeds."""
-
-    @abstractmethod
-    def respond(self, result: Result) -> None:
-        """Send the answer: the outcome, which is durable, or the error that `record` raises. Called once."""
+    answered: bool = False
 
     def answer(self, result: Result) -> None:
         """Respond, unless that was done before."""
@@ -76,17 +71,20 @@ class Submission(ABC):
 
 @dataclass(slots=True, eq=False)
 class _Job:
+    """Work of the store, and the function that gets its result or its exception in the event loop."""
+
     work: Work
-    future: asyncio.Future[Applied]
+    done: Callable[["_Done"], None]
 
 
 @dataclass(slots=True)
-class _Queue:
-    submissions: deque[Submission] = field(default_factory=deque)
-    jobs: deque[_Job] = field(default_factory=deque)
+class _Done:
+    """The end of a job."""
 
-    def __bool__(self) -> bool:
-        return bool(self.submissions or self.jobs)
+    result: Applied | BaseException
+    seconds: float
+    state: StoredState | None
+    """The stored state before the job, if the metrics have to be read again."""
 
 
 class Recorder:
@@ -99,6 +97,7 @@ class Recorder:
         *,
         commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
         batch_linger_seconds: float = BATCH_LINGER_SECONDS,
+        close_seconds: float = _CLOSE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`commit_timeout_seconds`: the time after which a request whose commit is not done is refused.
@@ -109,22 +108,28 @@ class Recorder:
         self._metrics = metrics
         self._commit_timeout_seconds = commit_timeout_seconds
         self._batch_linger_seconds = batch_linger_seconds
+        self._close_seconds = close_seconds
         self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """None before `run`."""
         self._worker = WorkerThread("store")
-        self._unlogged: list[Counted] = []
-        self._log_timer: asyncio.TimerHandle | None = None
-        self._queue = _Queue()
-        self._batch: Sequence[Submission] = ()
-        self._previous_batch: Sequence[Submission] = ()
-        """Kept until the commit of the next batch waits for the disk, when there is time to free it."""
-        self._wake = asyncio.Event()
+        self._submissions: deque[_Submission] = deque()
+        self._jobs: deque[_Job] = deque()
+        """Work that goes before the next batch."""
+        self._batch: Sequence[_Submission] = ()
+        """The events in the commit."""
         self._active_callers = 0
         """An estimate of the callers that push one event after the other."""
         self._answered_at = 0.0
         """The time of the newest answer to them."""
+        self._lingering = False
         self._stopping = False
+        self._drained = asyncio.Event()
+        """Set when nothing is left to do after `close`."""
         self._busy_since: float | None = None
         """The start of the work that is in progress, by the monotonic clock."""
+        self._bug: BaseException | None = None
+        """The exception that has ended the writer."""
         self._stale = False
         self._overflowed = False
         self.fatal = asyncio.Event()
@@ -135,7 +140,32 @@ class Recorder:
     @property
     def queue_length(self) -> int:
         """The number of events whose commit has not begun."""
-        return len(self._queue.submissions)
+        return len(self._submissions)
+
+    @property
+    def stuck_seconds(self) -> float:
+        """The time for which the present work has been running; 0 without work."""
+        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no work of the store is in progress."""
+        return self._busy_since is None
+
+    def submit(self, event: Event, respond: Respond) -> None:
+        """Queue an event for its commit, after which `respond` is called.
+
+        Raises StoppingError or OverloadError; then there is no other answer.
+        """
+        self._add(_Submission(event, respond, time.monotonic()))
+
+    def _add(self, submission: _Submission) -> None:
+        if self._stopping:
+            raise StoppingError("the exporter is stopping")
+        if len(self._submissions) >= _MAX_QUEUE:
+            raise OverloadError(f"{_MAX_QUEUE} events wait for their commit")
+        self._submissions.append(submission)
+        self._start_next()
 
     async def record(self, event: Event) -> Outcome:
         """Commit an event, and return its outcome once it is durable.
@@ -143,72 +173,54 @@ class Recorder:
         Raises an UnavailableError if the caller can try again, or InternalError for a bug.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        submission = _AwaitedSubmission(event, future)
-        self.submit(submission)
+        submission = _Submission(event, partial(_resolve, future), time.monotonic())
+        self._add(submission)
         try:
             return await future
         finally:
             submission.answered = True
-
-    def submit(self, submission: Submission) -> None:
-        """Queue an event for its commit, after which it is answered.
-
-        Raises StoppingError or OverloadError; then there is no other answer.
-        """
-        if self._stopping:
-            raise StoppingError("the exporter is stopping")
-        queued = self._queue.submissions
-        if not queued:
-            self._wake.set()
-        elif len(queued) >= _MAX_QUEUE:
-            raise OverloadError(f"{_MAX_QUEUE} events wait for their commit")
-        submission.submitted_at = time.monotonic()
-        queued.append(submission)
 
     async def perform(self, work: Work) -> Applied:
         """Do periodic work between two batches. Raises the same errors as `record`."""
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
-        self._queue.jobs.append(_Job(work, future))
-        self._wake.set()
+        self._jobs.append(_Job(work, partial(self._finish_periodic_work, future)))
+        self._start_next()
         return await future
 
     async def run(self) -> None:
         """Commit until `close` is called and the queue is empty. Only a bug of its own ends it earlier."""
+        self._loop = asyncio.get_running_loop()
         timeouts = asyncio.create_task(self._refuse_late_commits())
         try:
-            while not (self._stopping and not self._queue):
-                if not self._queue:
-                    self._wake.clear()
-                    await self._wake.wait()
-                if self._queue.jobs:
-                    await self._run_job(self._queue.jobs.popleft())
-                if self._queue.submissions:
-                    await self._wait_for_batch()
-                    await self._commit(self._next_batch())
-        except BaseException:
-            # Nobody else would answer them.
-            self._stopping = True
-            self._refuse_all(InternalError("the writer has ended; the log has the trace"))
-            raise
+            self._start_next()
+            await self._drained.wait()
+            if self._bug is not None:
+                raise self._bug
         finally:
-            self._flush_log()
-            if self._log_timer is not None:
-                self._log_timer.cancel()
             timeouts.cancel()
             self._worker.close()
-
-    def _refuse_all(self, exc: InternalError) -> None:
-        _fail([*self._batch, *self._queue.submissions], exc)
-        for job in self._queue.jobs:
-            if not job.future.done():
-                job.future.set_exception(exc)
 
     def close(self) -> None:
         """Refuse new events and work. `run` ends once everything that was accepted is answered."""
         self._stopping = True
-        self._wake.set()
+        if self._loop is not None:
+            self._loop.call_later(self._close_seconds, self._give_up)
+        self._start_next()
+
+    def _give_up(self) -> None:
+        """Leave a commit that hangs. It may still succeed; its events are redelivered."""
+        if not self._drained.is_set():
+            _log.error(
+                "the store did not finish its work; the exporter ends without it",
+                extra={
+                    "seconds": round(self.stuck_seconds, 1),
+                    "events": len(self._batch) + self.queue_length,
+                },
+            )
+            self._refuse_all(StoreSlowError("the exporter ends before the commit is done"))
+            self._drained.set()
 
     def lose_store(self, exc: StoreLostError) -> None:
         """Note an error that only a restart can correct. The process ends then."""
@@ -217,171 +229,157 @@ class Recorder:
             self.fatal_error = str(exc)
             self.fatal.set()
 
-    @property
-    def stuck_seconds(self) -> float:
-        """The time for which the present work has been running; 0 without work."""
-        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+    def _start_next(self) -> None:
+        """Start the next work, if there is some and none is in progress."""
+        if self._busy_since is not None or self._loop is None:
+            return
+        if self._jobs:
+            self._start(self._jobs.popleft())
+        elif self._submissions:
+            if not self._wait_for_more():
+                self._start_batch([self._submissions.popleft() for _ in range(self._batch_size())])
+        elif self._stopping:
+            self._drained.set()
 
-    async def _wait_for_batch(self) -> None:
-        """Wait briefly until there are as many events as there were active callers.
+    def _batch_size(self) -> int:
+        return min(len(self._submissions), _MAX_BATCH)
+
+    def _wait_for_more(self) -> bool:
+        """Wait briefly, and return True, while fewer events are queued than there were active callers.
 
         Larger batches share the fixed cost of a commit. Waiting also keeps callers from splitting into two
         groups that take turns.
         """
-        before, quiet_since = 0, self._answered_at
-        while self.queue_length < (self._active_callers or _MAX_BATCH):
-            now = time.monotonic()
-            if self.queue_length > before:
-                quiet_since = now if before else quiet_since
-                before = self.queue_length
-            elif now - quiet_since > self._batch_linger_seconds:
-                break
-            await asyncio.sleep(0)
+        callers = min(self._active_callers, _MAX_BATCH)
+        if callers < _MIN_CALLERS_TO_WAIT_FOR or len(self._submissions) >= callers or self._stopping:
+            return False
+        quiet_since = max(self._answered_at, self._submissions[-1].submitted_at)
+        if time.monotonic() - quiet_since > self._batch_linger_seconds:
+            return False
+        if not self._lingering and self._loop is not None:
+            self._lingering = True
+            self._loop.call_soon(self._end_wait)
+        return True
 
-    def _next_batch(self) -> Sequence[Submission]:
-        queued = self._queue.submissions
-        self._previous_batch = self._batch
-        self._batch = [queued.popleft() for _ in range(min(len(queued), _MAX_BATCH))]
-        return self._batch
+    def _end_wait(self) -> None:
+        self._lingering = False
+        self._start_next()
 
-    async def _commit(self, batch: Sequence[Submission]) -> None:
-        """Commit a batch. If an event meets a bug, halve the batch until that event is alone."""
-        batches = [batch]
-        while batches:
-            batch = [submission for submission in batches.pop() if not submission.answered]
-            if not batch:
-                continue
-            try:
-                applied = await self._apply(batch)
-            except StoreUnavailableError as exc:
-                _fail(batch, exc)
-            except Exception:  # noqa: BLE001 - the writer must stay alive
-                if len(batch) == 1:
-                    _log.exception(
-                        "an event could not be recorded", extra={"event": str(batch[0].event.name)}
-                    )
-                    _fail(batch, InternalError("the event could not be recorded; the log has the trace"))
-                else:
-                    middle = len(batch) // 2
-                    batches += [batch[middle:], batch[:middle]]
-            else:
-                for submission, outcome in zip(batch, applied.outcomes, strict=True):
-                    submission.answer(outcome)
-                self._active_callers = min(len(batch) + self.queue_length, _MAX_BATCH)
-                self._answered_at = time.monotonic()
-
-    async def _apply(self, batch: Sequence[Submission]) -> Applied:
-        started = time.perf_counter()
-        events = [submission.event for submission in batch]
-        applied = await self._execute(lambda now: self._store.prepare(events, now), batch)
-        self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        return applied
-
-    async def _run_job(self, job: _Job) -> None:
-        failure: Exception
-        try:
-            applied = await self._execute(lambda now: Prepared(partial(job.work, self._store, now)))
-        except StoreUnavailableError as exc:
-            failure = exc
-        except Exception:  # noqa: BLE001 - the writer must stay alive
-            _log.exception("periodic work failed")
-            failure = InternalError("periodic work failed; the log has the trace")
-        else:
-            if not job.future.done():
-                job.future.set_result(applied)
+    def _start_batch(self, submissions: Sequence[_Submission]) -> None:
+        batch = self._batch = [one for one in submissions if not one.answered]
+        if not batch:
+            self._start_next()
             return
-        if not job.future.done():
-            job.future.set_exception(failure)
+        events = [one.event for one in batch]
+        self._start(_Job(lambda store, now: store.apply(events, now), partial(self._finish_batch, batch)))
 
-    async def _execute(
-        self, prepare: Callable[[float], Prepared], batch: Sequence[Submission] = ()
-    ) -> Applied:
-        """Prepare in the event loop, commit in the worker thread, then update the metrics and the log."""
+    def _start(self, job: _Job) -> None:
         self._busy_since = time.monotonic()
+        self._worker.start(partial(self._do, job))
+
+    def _do(self, job: _Job) -> None:
+        """Do the work. This runs in the worker thread."""
+        began = time.perf_counter()
+        state: StoredState | None = None
+        result: Applied | BaseException
         try:
             if self._stale:
-                self._metrics.restore(await self._worker.run(self._store.state))
-                self._stale = False
-            commit, outcomes, *garbage = prepare(self._clock())  # no other reference to the garbage
-            many = len(outcomes) >= _MIN_BATCH_TO_ENCODE_AHEAD
-            overlap = partial(self._encode_ahead, batch, outcomes, garbage) if many else None
-            applied = await self._worker.run(commit, overlap)
-        except StoreUnavailableError as exc:
-            self._stale = True
-            if isinstance(exc, StoreLostError):
-                self.lose_store(exc)
-            raise
-        finally:
+                state = self._store.state()
+            result = job.work(self._store, self._clock())
+        except BaseException as exc:  # noqa: BLE001 - whoever waits gets it
+            result = exc
+        done = _Done(result, time.perf_counter() - began, state)
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self._finish, job, done)  # type: ignore[union-attr]
+
+    def _finish(self, job: _Job, done: _Done) -> None:
+        try:
             self._busy_since = None
+            if done.state is not None:
+                self._metrics.restore(done.state)
+                self._stale = False
+            if isinstance(done.result, StoreUnavailableError):
+                self._stale = True
+                if isinstance(done.result, StoreLostError):
+                    self.lose_store(done.result)
+            elif isinstance(done.result, Applied):
+                self._show(done.result)
+            job.done(done)
+            self._start_next()
+        except Exception as exc:  # noqa: BLE001 - `run` raises it
+            self._bug = exc
+            self._stopping = True
+            # Nobody else would answer them.
+            self._refuse_all(InternalError("the writer has ended; the log has the trace"))
+            self._drained.set()
+
+    def _refuse_all(self, exc: UnavailableError | InternalError) -> None:
+        _fail([*self._batch, *self._submissions], exc)
+        self._submissions.clear()
+        while self._jobs:
+            self._jobs.popleft().done(_Done(exc, 0.0, None))
+
+    def _show(self, applied: Applied) -> None:
         self._metrics.show(applied)
-        self._warn_of_overflow(applied)
-        self._unlogged += applied.counted
-        if not many:
-            self._flush_log()
-        elif self._log_timer is None:
-            self._log_timer = asyncio.get_running_loop().call_later(
-                _MAX_LOG_DELAY_SECONDS, self._flush_log_on_timer
-            )
-        return applied
-
-    def _encode_ahead(
-        self, batch: Sequence[Submission], outcomes: Sequence[Outcome], garbage: list[object]
-    ) -> None:
-        """Do the work that can overlap with the commit: free, log, and encode the answers."""
-        garbage.clear()
-        self._previous_batch = ()
-        self._flush_log()
-        for submission, outcome in zip(batch, outcomes, strict=True):
-            submission.prepare_answer(outcome)
-
-    def _flush_log(self) -> None:
-        """Log the counted interruptions. After a large batch, that is during the next commit or soon."""
-        counted, self._unlogged = self._unlogged, []
-        if counted:
-            _log.info(
-                "interruption counted", extra={"each": [_line(interruption) for interruption in counted]}
-            )
-
-    def _flush_log_on_timer(self) -> None:
-        self._log_timer = None
-        self._flush_log()
-
-    def _warn_of_overflow(self, applied: Applied) -> None:
         if applied.overflowed and not self._overflowed:
             self._overflowed = True  # the metric counts them; one line is enough for the log
             _log.warning("events are counted under `other`: there are prometheus.max_label_sets label sets")
+        if applied.counted:
+            lines = [_line(interruption) for interruption in applied.counted]
+            _log.info("interruption counted", extra={"each": lines})
+
+    def _finish_batch(self, batch: Sequence[_Submission], done: _Done) -> None:
+        self._batch = ()
+        if isinstance(done.result, Applied):
+            self._metrics.commit_seconds.observe(done.seconds)
+            for submission, outcome in zip(batch, done.result.outcomes, strict=True):
+                submission.answer(outcome)
+            self._active_callers = len(batch) + len(self._submissions)
+            self._answered_at = time.monotonic()
+        elif isinstance(done.result, StoreUnavailableError):
+            _fail(batch, done.result)
+        elif len(batch) == 1:
+            name = str(batch[0].event.name)
+            _log.error("an event could not be recorded", extra={"event": name}, exc_info=done.result)
+            _fail(batch, InternalError("the event could not be recorded; the log has the trace"))
+        else:
+            # Halve it until the event that meets the bug is alone.
+            middle = len(batch) // 2
+            self._submissions.extendleft(reversed(batch[middle:]))
+            self._start_batch(batch[:middle])
+
+    def _finish_periodic_work(self, future: "asyncio.Future[Applied]", done: _Done) -> None:
+        if future.done():  # cancelled
+            return
+        if isinstance(done.result, Applied):
+            future.set_result(done.result)
+        elif isinstance(done.result, UnavailableError | InternalError):
+            future.set_exception(done.result)
+        else:
+            _log.error("periodic work failed", exc_info=done.result)
+            future.set_exception(InternalError("periodic work failed; the log has the trace"))
 
     async def _refuse_late_commits(self) -> None:
         """Answer requests whose commit takes too long. The commit may still succeed."""
         while True:
             await asyncio.sleep(self._commit_timeout_seconds / 20)
             oldest = time.monotonic() - self._commit_timeout_seconds
-            late = [
-                submission
-                for submission in (*self._batch, *self._queue.submissions)
-                if submission.submitted_at < oldest
-            ]
+            late = [one for one in (*self._batch, *self._submissions) if one.submitted_at < oldest]
             _fail(late, StoreSlowError(f"the commit was not done in {self._commit_timeout_seconds:g} s"))
 
 
-def _fail(batch: Sequence[Submission], exc: UnavailableError | InternalError) -> None:
+def _fail(batch: Sequence[_Submission], exc: UnavailableError | InternalError) -> None:
     for submission in batch:
         submission.answer(exc)
 
 
-@dataclass(slots=True, eq=False)
-class _AwaitedSubmission(Submission):
-    """A submission whose caller awaits a future."""
-
-    future: asyncio.Future[Outcome]
-
-    def respond(self, result: Result) -> None:
-        if self.future.done():  # cancelled a moment ago
-            return
-        if isinstance(result, Exception):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result(result)
+def _resolve(future: "asyncio.Future[Outcome]", result: Result) -> None:
+    if future.done():  # cancelled a moment ago
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def _line(counted: Counted) -> dict[str, object]:

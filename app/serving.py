@@ -185,7 +185,11 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 workers=1,  # whatever $WEB_CONCURRENCY says
-                http=protocol_for(app.try_fast_path, settings.server.max_connections),
+                http=protocol_for(
+                    app.direct_endpoints,
+                    max_connections=settings.server.max_connections,
+                    is_stopping=app.is_stopping,
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,

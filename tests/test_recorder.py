@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -21,9 +20,9 @@ from app.errors import (
     StoreUnavailableError,
 )
 from app.metrics import Metrics
-from app.recorder import Recorder, Result, Submission
+from app.recorder import Recorder, Result
 from app.store.opening import open_store
-from app.store.port import Prepared, Store
+from app.store.port import Store
 from tests.support.process import eventually
 from tests.support.stores import Disk
 
@@ -143,19 +142,19 @@ def test_callers_that_push_on_share_a_batch_again(disk: Disk) -> None:
             await asyncio.gather(*some, *others)
 
     asyncio.run(scenario())
-    assert [len(batch) for batch in disk.batches] == [4, *[8] * 9, 4]
+    # The first push does not wait, because nobody pushed before.
+    assert [len(batch) for batch in disk.batches] == [1, *[8] * 9, 7]
 
 
 def test_an_answer_that_meets_a_bug_does_not_affect_the_others(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(Submission):
-        def respond(self, _result: Result) -> None:
-            raise ZeroDivisionError
+    def broken(_result: Result) -> None:
+        raise ZeroDivisionError
 
     async def scenario() -> None:
         async with writing(disk) as writer:
-            writer.recorder.submit(Broken(created("a")))
+            writer.recorder.submit(created("a"), broken)
             assert isinstance(await writer.recorder.record(created("b")), Tracked)
             assert isinstance(await writer.recorder.record(created("c")), Tracked)
 
@@ -163,115 +162,7 @@ def test_an_answer_that_meets_a_bug_does_not_affect_the_others(
     assert [line.message for line in caplog.records] == ["an answer could not be sent"]
 
 
-class RecordingSubmission(Submission):
-    """Records the prepared outcomes and the results."""
-
-    def __init__(self, event: Event) -> None:
-        super().__init__(event)
-        self.expected: list[Outcome] = []
-        self.responses: list[Result] = []
-
-    def prepare_answer(self, outcome: Outcome) -> None:
-        assert not self.responses
-        self.expected.append(outcome)
-
-    def respond(self, result: Result) -> None:
-        self.responses.append(result)
-
-
-class ReplyLosingStore:
-    """A store that commits, and loses the replies of the first `times` commits."""
-
-    def __init__(self, times: int) -> None:
-        self.store = open_store("sqlite:///:memory:", Rules()).store
-        self.times = times
-        self.state = self.store.state
-
-    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
-        commit, outcomes, _ = self.store.prepare(events, now)
-
-        def lose() -> Applied:
-            applied = commit()
-            self.times -= 1
-            if self.times >= 0:
-                raise StoreUnavailableError("the answer was lost")
-            return applied
-
-        return Prepared(lose, outcomes)
-
-
-def twenty_submissions(store: ReplyLosingStore) -> list[RecordingSubmission]:
-    """Return twenty answered submissions of one batch."""
-    submissions = [RecordingSubmission(created(str(number))) for number in range(20)]
-
-    async def scenario() -> None:
-        recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
-        store.store.state()
-        for submission in submissions:
-            recorder.submit(submission)
-        recorder.close()
-        await recorder.run()
-
-    asyncio.run(scenario())
-    store.store.close()
-    return submissions
-
-
-def test_the_prepared_outcomes_are_those_of_the_commit() -> None:
-    for number, submission in enumerate(twenty_submissions(ReplyLosingStore(0))):
-        assert submission.responses == submission.expected == [Tracked(instance(str(number)), NODE)]
-
-
-class Garbage:
-    """The garbage of a preparation."""
-
-
-class GarbageStore(ReplyLosingStore):
-    """A store whose commits wait until the garbage of the preparations and of the first batch is freed."""
-
-    def __init__(self, submission: Submission) -> None:
-        super().__init__(0)
-        self.left = [freed(submission)]
-        self.waited: list[bool] = []
-
-    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
-        commit, outcomes, _ = super().prepare(events, now)
-        garbage = Garbage()
-        self.left.insert(0, freed(garbage))
-        due = self.left if self.waited else self.left[:1]
-
-        def wait() -> Applied:
-            self.waited.append(all(one.wait(60) for one in due))
-            return commit()
-
-        return Prepared(wait, outcomes, garbage)
-
-
-def freed(thing: object) -> threading.Event:
-    """Return an event that is set when the object is freed."""
-    gone = threading.Event()
-    weakref.finalize(thing, gone.set)
-    return gone
-
-
-def test_the_garbage_of_a_batch_is_freed_while_the_next_commit_waits() -> None:
-    submissions = [RecordingSubmission(created(str(number))) for number in range(200)]  # two batches
-    store = GarbageStore(submissions[0])
-
-    async def scenario() -> None:
-        recorder = Recorder(store, Metrics())  # type: ignore[arg-type]
-        store.store.state()
-        while submissions:
-            recorder.submit(submissions.pop(0))
-        recorder.close()
-        await recorder.run()
-
-    asyncio.run(scenario())
-    store.store.close()
-    assert store.waited == [True, True]
-
-
-def test_the_lines_of_a_large_batch_are_logged_before_the_recorder_ends(
+def test_each_interruption_of_a_large_batch_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -282,7 +173,7 @@ def test_the_lines_of_a_large_batch_are_logged_before_the_recorder_ends(
     async def scenario() -> None:
         recorder = Recorder(store, Metrics())
         for name in names:
-            recorder.submit(RecordingSubmission(interrupted(name)))
+            recorder.submit(interrupted(name), lambda _: None)
         recorder.close()
         await recorder.run()
 
@@ -290,12 +181,6 @@ def test_the_lines_of_a_large_batch_are_logged_before_the_recorder_ends(
     store.close()
     records = [vars(record) for record in caplog.records if record.message == "interruption counted"]
     assert [line["instance"] for record in records for line in record["each"]] == names
-
-
-def test_a_prepared_answer_is_not_sent_when_the_commit_fails() -> None:
-    for submission in twenty_submissions(ReplyLosingStore(1)):
-        assert [type(outcome) for outcome in submission.expected] == [Tracked]
-        assert [type(result) for result in submission.responses] == [StoreUnavailableError]
 
 
 def test_a_batch_is_bounded(disk: Disk) -> None:
@@ -454,6 +339,50 @@ def test_damage_found_while_running_is_logged_once_and_is_fatal(
 
     asyncio.run(scenario())
     assert [line.levelname for line in caplog.records] == ["ERROR"]
+
+
+def test_a_commit_that_hangs_does_not_keep_the_recorder_from_its_end(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        store = disk.open("sqlite:///:memory:", Rules()).store
+        recorder = Recorder(store, Metrics(), close_seconds=0.1)
+        running = asyncio.create_task(recorder.run())
+        with disk.busy():
+            commit, queued = (asyncio.create_task(recorder.record(created(name))) for name in ("a", "b"))
+            await until(lambda: bool(disk.batches))
+            recorder.close()
+            await asyncio.wait_for(running, 60)
+            assert not recorder.is_idle
+            for task in (commit, queued):
+                with pytest.raises(StoreSlowError):
+                    await task
+
+    asyncio.run(scenario())
+    assert [line.levelname for line in caplog.records] == ["ERROR"]
+
+
+def test_a_bug_of_the_writer_ends_it_and_answers_everybody(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        store = disk.open("sqlite:///:memory:", Rules()).store
+        recorder = Recorder(store, Metrics())
+        running = asyncio.create_task(recorder.run())
+        with disk.busy():
+            tasks = [asyncio.create_task(recorder.record(created(str(number)))) for number in range(3)]
+            work = asyncio.create_task(recorder.perform(lambda store, now: store.expire(now)))
+            await until(lambda: bool(disk.batches))
+            monkeypatch.setattr(Metrics, "show", lambda *_: 1 // 0)
+        for waiting in (*tasks, work):
+            with pytest.raises(InternalError):
+                await waiting
+        with pytest.raises(ZeroDivisionError):
+            await running
+        with pytest.raises(StoppingError):
+            await recorder.record(created("late"))
+
+    asyncio.run(scenario())
 
 
 def test_at_the_end_all_accepted_events_are_answered_and_new_ones_refused(disk: Disk) -> None:

@@ -1,6 +1,6 @@
 """The FastAPI application, in which the push endpoints bypass FastAPI's layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,8 +14,8 @@ from starlette.types import Lifespan, Message, Receive, Scope, Send
 from app import VERSION
 from app.errors import InternalError
 from app.metrics import ENDPOINTS
+from app.web.asgi import PushApplication
 from app.web.problems import as_response, problem, problem_of
-from app.web.protocol import Headers, Reply
 from app.web.push import PushEndpoint
 
 _ENDPOINT_PATHS: Final = frozenset(f"/events/{endpoint}" for endpoint in ENDPOINTS)
@@ -27,20 +27,18 @@ class Application(FastAPI):
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
         """`options` are those of FastAPI."""
-        self._pushes: dict[str, PushEndpoint] = {}
+        self.endpoints: dict[str, PushEndpoint] = {}
+        """The push endpoints, by path."""
+        self.direct_endpoints: Mapping[str, PushEndpoint] = self.endpoints
+        """Those that the server's protocol calls, without ASGI."""
         self.is_stopping: Callable[[], bool] = lambda: False
         """While it returns True, each connection is closed after its next answer. Its balancer opens one."""
         super().__init__(**options)
 
-    def add_push(self, path: str, push: PushEndpoint) -> None:
+    def add_push(self, path: str, endpoint: PushEndpoint) -> None:
         """Send each POST at the path to the endpoint. The router only refuses the other methods."""
-        self._pushes[path] = push
-        self.router.routes.append(Route(path, push, methods=["POST"]))
-
-    def try_fast_path(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        """Handle a POST that arrived completely if it is a usual push; see `PushEndpoint.try_fast_path`."""
-        push = self._pushes.get(path.decode("latin-1"))
-        return push is not None and not self.is_stopping() and push.try_fast_path(headers, body, reply)
+        self.endpoints[path] = endpoint
+        self.router.routes.append(Route(path, PushApplication(endpoint), methods=["POST"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -48,8 +46,8 @@ class Application(FastAPI):
             send = partial(_send_and_close, send)
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._pushes:
-            await self._pushes[scope["path"]](scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
+            await PushApplication(self.endpoints[scope["path"]])(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -25,12 +25,11 @@ from app.domain.outcomes import Counted, Outcome
 from app.domain.totals import Totals, TotalsDelta
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import decode_push
+from app.intake import Intake
 from app.metrics import Metrics
-from app.recorder import Recorder, Result, Submission
+from app.recorder import Recorder
 from app.store.opening import open_store
-from app.store.port import Prepared, Store
-from app.web.body import BodyReader
-from app.web.protocol import Answer
+from app.store.port import Store
 from app.web.push import Gate, PushEndpoint
 from tests.bench.prefilled_store import create_instances
 from tests.bench.report import machine, progress
@@ -161,44 +160,24 @@ class _ImmediateRecorder:
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = iter(outcomes)
 
-    def submit(self, submission: Submission) -> None:
-        submission.answer(next(self._outcomes))
+    def submit(self, _event: Event, respond: Callable[[Outcome], None]) -> None:
+        respond(next(self._outcomes))
 
 
 def _endpoint(bodies: Sequence[bytes], outcomes: Sequence[Outcome]) -> float:
-    push = PushEndpoint(
+    intake = Intake(
         "interruption",
-        "",
-        _AcceptingVerifier(),
         _ImmediateRecorder(outcomes),  # type: ignore[arg-type]
         Metrics().pushes["interruption"],
-        Gate(),
         request_listing=lambda _: None,
-        bodies=BodyReader(1 << 20),
     )
+    push = PushEndpoint(intake, "", _AcceptingVerifier(), Gate(), max_body_bytes=1 << 20)
 
-    return _measured(bodies, lambda request: push.try_fast_path(_HEADERS, request, _IgnoredReply()))
+    def answer(request: bytes) -> None:
+        if push.admits(_HEADERS):
+            push.receive(_HEADERS, request, lambda _answer: None)
 
-
-class _IgnoredReply:
-    """A reply that ignores its answer."""
-
-    def prepare(self, answer: Answer) -> None:
-        pass
-
-    def send(self, answer: Answer) -> None:
-        pass
-
-
-class _BatchSubmission(Submission):
-    """A submission of a batch, which sets `done` when answered. A batch is answered as a whole."""
-
-    def __init__(self, event: Event, done: asyncio.Event) -> None:
-        super().__init__(event)
-        self._done = done
-
-    def respond(self, _result: Result) -> None:
-        self._done.set()
+    return _measured(bodies, answer)
 
 
 class _CommittedStore:
@@ -207,9 +186,8 @@ class _CommittedStore:
     def __init__(self, applied: Sequence[Applied]) -> None:
         self._applied = iter(applied)
 
-    def prepare(self, _events: Sequence[Event], _now: float) -> Prepared:
-        applied = next(self._applied)
-        return Prepared(lambda: applied, applied.outcomes)
+    def apply(self, _events: Sequence[Event], _now: float) -> Applied:
+        return next(self._applied)
 
 
 async def _recorder(store: _CommittedStore, batches: Sequence[Sequence[Event]]) -> float:
@@ -220,7 +198,7 @@ async def _recorder(store: _CommittedStore, batches: Sequence[Sequence[Event]]) 
         for batch in batches:
             done = asyncio.Event()
             for event in batch:
-                recorder.submit(_BatchSubmission(event, done))
+                recorder.submit(event, lambda _, done=done: done.set())  # type: ignore[misc]  # a batch is answered as a whole
             await done.wait()
         used = time.process_time() - began
     recorder.close()

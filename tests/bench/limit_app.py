@@ -1,21 +1,31 @@
-"""The limit of the throughput benchmark: an ASGI application that only reads the body and answers 200."""
+"""The limit of the benchmarks: an ASGI application that only reads the body and answers 200.
+
+A GET is answered with the number of the other requests.
+"""
 
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from copy import copy
+from itertools import count
+from typing import Final
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+_requests: Final = count()
 
-async def limit_app(_scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request with an empty JSON object."""
+
+async def limit_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request with a number. That of a GET is the number of the other requests before it."""
     message = await receive()
     while message.get("more_body"):
         message = await receive()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+    number = copy(_requests) if scope["method"] == "GET" else _requests
+    body = b"%d" % next(number)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"{}"})
+    await send({"type": "http.response.body", "body": body})
 
 
 def serve(app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> None:

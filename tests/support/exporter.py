@@ -60,6 +60,9 @@ class Exporter:
     have a port of their own. Other keywords are those of `Overrides`.
     """
 
+    direct_pushes = True
+    """False in a test of the way through uvicorn and ASGI."""
+
     def __init__(
         self,
         directory: Path,
@@ -68,6 +71,7 @@ class Exporter:
         two_listeners: bool = False,
         **overrides: Any,  # noqa: ANN401  # of `Overrides`
     ) -> None:
+        overrides = {"direct_pushes": self.direct_pushes, **overrides}
         self._settings = {
             "server.host": LOOPBACK,
             "server.port": 0,

@@ -1,13 +1,9 @@
 """Figures of a running process, and percentiles."""
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
-
-_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 def rss_mib(pid: int) -> float:
@@ -30,12 +26,13 @@ def _status_mib(pid: int, field: str) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of all threads of a process so far, in steps of 10 ms.
+    """Return the processor time of all living threads of a process so far, in steps of nanoseconds.
 
-    https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    The times of `/proc/PID/stat` are samples: they rarely see a process that only runs for moments.
+    https://docs.kernel.org/scheduler/sched-stats.html
     """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -10,6 +10,8 @@ from tests.support.entries import insert, push
 from tests.support.exporter import OWN, Exporter, subscription, token
 from tests.web.problems import assert_problem
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def payload_exchanged() -> str:
     header, _, signature = token().split(".")

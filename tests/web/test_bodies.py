@@ -6,9 +6,10 @@ import pytest
 
 from tests.support.entries import insert, push
 from tests.support.exporter import OWN, Exporter, subscription
-from tests.support.process import eventually
 from tests.support.raw_http import connected, read_answer, request_head
 from tests.web.problems import assert_problem
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 def test_authentication_comes_before_the_body_is_read(exporter: Exporter) -> None:
@@ -82,13 +83,12 @@ def test_a_caller_who_goes_away_in_the_middle_of_the_body_is_no_error(
     before = exporter.exposition()
     with connected(exporter) as connection:
         connection.sendall(
-            request_head(f"Authorization: {exporter.authorization}", "Content-Length: 1000") + b"{"
+            request_head(
+                f"Authorization: {exporter.authorization}", "Content-Length: 1000", "Expect: 100-continue"
+            )
         )
-        eventually(
-            lambda: exporter.value(f"{OWN}_last_push_timestamp_seconds", endpoint="creation"),
-            within=20,
-            what="the push",
-        )
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"{")
     exporter.stop()
     assert not caplog.records
     exporter.start()

@@ -4,20 +4,20 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
 from starlette.types import Message, Receive
 
 from app.domain.changes import Rules
-from app.domain.outcomes import Duplicate, Pending
 from app.errors import BodyTimeoutError, BodyTooLargeError
+from app.intake import Intake
 from app.metrics import Metrics
-from app.recorder import Recorder, Submission
+from app.recorder import Recorder
 from app.store.opening import open_store
-from app.web.body import BodyReader
-from app.web.protocol import Answer as Given
+from app.web.answers import Answer as Given
+from app.web.asgi import PushApplication
+from app.web.body import read_body
 from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import insert, preempted, push, system_event
 
@@ -25,8 +25,8 @@ from tests.support.entries import insert, preempted, push, system_event
 class BrokenAuthenticator:
     """An authenticator that meets a bug."""
 
-    def cached(self, authorization: str) -> str | None:
-        raise ZeroDivisionError(authorization)
+    def cached(self, _authorization: str) -> str | None:
+        return None
 
     async def verify(self, authorization: str | None) -> str:
         raise ZeroDivisionError(authorization)
@@ -45,16 +45,10 @@ class CachingAuthenticator:
 def endpoint_of(metrics: Metrics, authenticator: Authenticator | None = None) -> PushEndpoint:
     store = open_store("sqlite:///:memory:", Rules()).store
     store.state()  # as at a start
-    return PushEndpoint(
-        "creation",
-        subscription="",
-        authenticator=authenticator,
-        recorder=Recorder(store, metrics),
-        counters=metrics.pushes["creation"],
-        gate=Gate(),
-        request_listing=lambda _: None,
-        bodies=BodyReader(10_000, 0.01),
+    intake = Intake(
+        "creation", Recorder(store, metrics), metrics.pushes["creation"], request_listing=lambda _: None
     )
+    return PushEndpoint(intake, "", authenticator, Gate(), max_body_bytes=10_000)
 
 
 class Answer:
@@ -66,8 +60,8 @@ class Answer:
         asyncio.run(self._ask(receive, authenticator))
 
     async def _ask(self, receive: Receive, authenticator: Authenticator | None) -> None:
-        endpoint = endpoint_of(self.metrics, authenticator)
-        await endpoint({"type": "http", "headers": []}, receive, self._send)
+        application = PushApplication(endpoint_of(self.metrics, authenticator), body_seconds=0.01)
+        await application({"type": "http", "headers": []}, receive, self._send)
 
     async def _send(self, message: Message) -> None:
         self.sent.append(message)
@@ -100,35 +94,12 @@ def receiving(*chunks: bytes, whole: bool) -> Receive:
 )
 def test_a_body_has_limits_of_time_and_size(chunks: Sequence[bytes], error: type[Exception]) -> None:
     with pytest.raises(error):
-        asyncio.run(BodyReader(10, 0.01).read(receiving(*chunks, whole=False)))
-
-
-def test_each_body_has_its_own_deadline() -> None:
-    async def scenario() -> list[bytes | BaseException]:
-        reader = BodyReader(10, 0.05)
-
-        async def after(seconds: float, receive: Receive) -> bytes:
-            await asyncio.sleep(seconds)
-            body = await reader.read(receive)
-            await asyncio.sleep(0.1)  # a body that was read in time is not cancelled later
-            return body
-
-        slow = (receiving(b"1", whole=False) for _ in range(3))
-        return await asyncio.gather(
-            *(after(0.02 * number, receive) for number, receive in enumerate(slow)),
-            after(0.0, receiving(b"whole", whole=True)),
-            after(0.2, receiving(b"1", whole=False)),
-            return_exceptions=True,
-        )
-
-    *late, whole, latest = asyncio.run(scenario())
-    assert whole == b"whole"
-    assert {type(one) for one in (*late, latest)} == {BodyTimeoutError}
+        asyncio.run(read_body(receiving(*chunks, whole=False), 10, 0.01))
 
 
 def test_a_cancelled_request_is_not_a_late_one() -> None:
     async def scenario() -> None:
-        task = asyncio.create_task(BodyReader(10, 60).read(receiving(whole=False)))
+        task = asyncio.create_task(read_body(receiving(whole=False), 10, 60))
         await asyncio.sleep(0)
         task.cancel()
         await task
@@ -176,101 +147,48 @@ def document(answer: Given) -> dict[str, str]:
     return fields
 
 
-class RecordingReply:
-    """Records the answers to pushes on the fast path."""
-
-    def __init__(self) -> None:
-        self.prepared: list[Given] = []
-        self.sent: list[Given] = []
-
-    def prepare(self, answer: Given) -> None:
-        assert not self.sent
-        self.prepared.append(answer)
-
-    def send(self, answer: Given) -> None:
-        self.sent.append(answer)
-
-
 GOOD = [(b"host", b"exporter"), (b"authorization", b"good")]
 
 
-def test_a_usual_push_takes_the_fast_path_and_is_answered_after_its_commit() -> None:
-    replies = RecordingReply()
+def test_a_push_is_answered_after_its_commit() -> None:
+    answers: list[Given] = []
 
     async def scenario() -> None:
         metrics = Metrics()
         endpoint = endpoint_of(metrics, CachingAuthenticator())
-        assert endpoint.try_fast_path(GOOD, push(insert("node-1")), replies)
-        assert not replies.sent
+        endpoint.receive(GOOD, push(insert("node-1")), answers.append)
+        assert not answers
         assert b'last_push_timestamp_seconds{endpoint="creation"}' in metrics.render("")[0]
-        endpoint.recorder.close()
-        await endpoint.recorder.run()
+        endpoint.intake.recorder.close()
+        await endpoint.intake.recorder.run()
 
     asyncio.run(scenario())
-    (answer,) = replies.sent
+    (answer,) = answers
     assert answer.status == HTTPStatus.OK
     assert document(answer)["outcome"] == "tracked"
 
 
-def test_the_answers_of_a_large_batch_are_prepared_before_they_are_sent() -> None:
-    replies = RecordingReply()
-
-    async def scenario() -> None:
-        endpoint = endpoint_of(Metrics(), CachingAuthenticator())
-        assert all(
-            endpoint.try_fast_path(GOOD, push(insert(f"node-{number}")), replies) for number in range(20)
-        )
-        endpoint.recorder.close()
-        await endpoint.recorder.run()
-
-    asyncio.run(scenario())
-    assert [document(answer)["instance"] for answer in replies.sent] == [f"node-{n}" for n in range(20)]
-    assert list(map(id, replies.sent)) == list(map(id, replies.prepared))
-
-
-class RecordingRecorder:
-    """A recorder that only keeps the submissions."""
-
-    def __init__(self) -> None:
-        self.submissions: list[Submission] = []
-
-    def submit(self, submission: Submission) -> None:
-        self.submissions.append(submission)
-
-
-def test_the_answer_is_that_of_the_outcome_and_not_the_prepared_one() -> None:
-    replies, recorder = RecordingReply(), RecordingRecorder()
-    endpoint = replace(endpoint_of(Metrics(), CachingAuthenticator()), recorder=recorder)  # type: ignore[arg-type]
-    assert endpoint.try_fast_path(GOOD, push(insert("node-1")), replies)
-    (submission,) = recorder.submissions
-
-    submission.prepare_answer(Duplicate())
-    submission.answer(Pending("shop-prod"))
-
-    assert [document(answer) for answer in replies.prepared] == [{"outcome": "duplicate"}]
-    assert [document(answer) for answer in replies.sent] == [{"outcome": "pending"}]
-
-
 def test_a_message_that_is_not_an_event_is_answered_at_once() -> None:
-    replies = RecordingReply()
+    answers: list[Given] = []
     ignored = push(system_event("compute.instances.hostError"))
 
-    assert endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(GOOD, ignored, replies)
-    assert [document(answer) for answer in replies.sent] == [{"outcome": "ignored", "reason": "other_method"}]
+    endpoint_of(Metrics()).receive(GOOD, ignored, answers.append)
+
+    assert [document(answer) for answer in answers] == [{"outcome": "ignored", "reason": "other_method"}]
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "admitted"),
     [
-        pytest.param([], id="no-token"),
-        pytest.param([(b"authorization", b"new")], id="token-not-verified-yet"),
+        pytest.param(GOOD, True, id="verified-before"),
+        pytest.param([], False, id="no-token"),
+        pytest.param([(b"authorization", b"new")], False, id="token-not-verified-yet"),
     ],
 )
-def test_a_push_of_an_unknown_caller_does_not_take_the_fast_path(headers: list[tuple[bytes, bytes]]) -> None:
-    replies = RecordingReply()
-
-    assert not endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(headers, push(insert()), replies)
-    assert not replies.sent
+def test_only_a_caller_that_was_authenticated_before_is_admitted_at_once(
+    headers: list[tuple[bytes, bytes]], *, admitted: bool
+) -> None:
+    assert endpoint_of(Metrics(), CachingAuthenticator()).admits(headers) == admitted
 
 
 @pytest.mark.parametrize(
@@ -281,32 +199,44 @@ def test_a_push_of_an_unknown_caller_does_not_take_the_fast_path(headers: list[t
         pytest.param(push(insert()) + b" " * 10_000, "body_too_large", id="too-large"),
     ],
 )
-def test_a_push_that_cannot_be_read_is_refused_on_the_fast_path(body: bytes, reason: str) -> None:
-    replies = RecordingReply()
+def test_a_push_that_cannot_be_read_is_refused_at_once(body: bytes, reason: str) -> None:
+    answers: list[Given] = []
 
-    assert endpoint_of(Metrics(), CachingAuthenticator()).try_fast_path(GOOD, body, replies)
-    assert [document(answer)["reason"] for answer in replies.sent] == [reason]
+    endpoint_of(Metrics()).receive(GOOD, body, answers.append)
+
+    assert [document(answer)["reason"] for answer in answers] == [reason]
 
 
-def test_no_push_takes_the_fast_path_when_the_gate_is_closed() -> None:
-    replies = RecordingReply()
+def test_nobody_is_admitted_when_the_gate_is_closed() -> None:
     closed = endpoint_of(Metrics())
     closed.gate.closed = True
 
-    assert not closed.try_fast_path([], push(insert()), replies)
-    assert not replies.sent
+    assert not closed.admits([])
+    refusal = asyncio.run(closed.authenticate([]))
+    assert refusal is not None
+    assert document(refusal)["reason"] == "stopping"
 
 
 def test_a_push_is_refused_when_the_writer_stops() -> None:
-    replies = RecordingReply()
+    answers: list[Given] = []
     stopping = endpoint_of(Metrics())
-    stopping.recorder.close()
+    stopping.intake.recorder.close()
 
-    assert stopping.try_fast_path([], push(insert()), replies)
-    assert [document(answer)["reason"] for answer in replies.sent] == ["stopping"]
+    stopping.receive([], push(insert()), answers.append)
+
+    assert [document(answer)["reason"] for answer in answers] == ["stopping"]
 
 
-def test_a_push_that_meets_a_bug_does_not_take_the_fast_path() -> None:
-    assert not endpoint_of(Metrics(), BrokenAuthenticator()).try_fast_path(
-        GOOD, push(insert()), RecordingReply()
-    )
+def test_a_decoder_that_meets_a_bug_is_answered_500_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    answers: list[Given] = []
+    monkeypatch.setattr("app.intake.decode_entry", broken)
+
+    endpoint_of(Metrics()).receive([], push(insert()), answers.append)
+
+    assert [answer.status for answer in answers] == [HTTPStatus.INTERNAL_SERVER_ERROR]
+    assert "ZeroDivisionError" in caplog.text

@@ -300,6 +300,6 @@ def test_each_push_is_a_debug_line(tmp_path: Path, caplog: pytest.LogCaptureFixt
     pushes = [
         (record.message, record.__dict__.get("outcome") or record.__dict__.get("reason"))
         for record in caplog.records
-        if record.name == "app.web.push" and record.levelno == logging.DEBUG
+        if record.name == "app.intake" and record.levelno == logging.DEBUG
     ]
     assert pushes == [("push", "tracked"), ("push refused", "not_authenticated")]

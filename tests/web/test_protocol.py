@@ -1,21 +1,25 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.web.protocol import Answer, FastPath, Headers, Reply, protocol_for
+from app.errors import BodyTimeoutError, BodyTooLargeError
+from app.web.answers import Answer, Headers
+from app.web.protocol import Connection, protocol_for
+from app.web.push_request import BODY_SECONDS
 from tests.support.process import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n"
 POST = b"POST /fast HTTP/1.1\r\nHost: exporter\r\nContent-Length: 4\r\n\r\n"
 FINE = Answer(200, ((b"content-type", b"text/plain"),), b"fine")
-OTHERWISE = Answer(503, (), b"gone")
+CLOSING = ((b"connection", b"close"),)
 
 
 class Wire(asyncio.Transport):
@@ -25,6 +29,10 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.writes: list[bytes] = []
         self.closed = False
+        self.reading = True
+
+    def is_reading(self) -> bool:
+        return self.reading
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.closed:
@@ -37,22 +45,60 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
 
 async def answering(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"{}"})
 
 
-def refuse(_path: bytes, _headers: Headers, _body: bytes, _reply: Reply) -> bool:
-    return False
+class Handler:
+    """Admits every caller, or waits for `authenticated`, and keeps what it receives."""
+
+    max_body_bytes = 10_000
+
+    def __init__(self, authenticated: "asyncio.Future[Answer | None] | None" = None) -> None:
+        self.requests: list[Request] = []
+        self._authenticated = authenticated
+
+    def admits(self, _headers: Headers) -> bool:
+        return self._authenticated is None
+
+    async def authenticate(self, _headers: Headers) -> Answer | None:
+        assert self._authenticated is not None
+        return await self._authenticated
+
+    def receive(self, headers: Headers, body: bytes, respond: Callable[[Answer], None]) -> None:
+        self.requests.append(Request(headers, body, respond))
+
+    def refuse(self, exc: BodyTimeoutError | BodyTooLargeError) -> Answer:
+        return Answer(413 if isinstance(exc, BodyTooLargeError) else 408, CLOSING, b"no")
 
 
-def connected(app: ASGIApp, *wires: Wire, fast_path: FastPath = refuse) -> list[HttpToolsProtocol]:
-    """Return the connections of one server."""
-    protocol = protocol_for(fast_path)
+class Request(NamedTuple):
+    headers: Headers
+    body: bytes
+    respond: Callable[[Answer], None]
+
+
+def connected(
+    app: ASGIApp, *wires: Wire, handler: Handler | None = None, is_stopping: bool = False
+) -> list[Connection]:
+    """Return the connections of one server, with the handler at `/fast`."""
+    handlers = {} if handler is None else {"/fast": handler}
+    protocol = protocol_for(handlers, is_stopping=lambda: is_stopping)
     config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None)
     config.load()
-    connections = [protocol(config=config, server_state=ServerState(), app_state={}) for _ in wires]
+    state = ServerState()
+    connections = [
+        cast("Connection", cast("Any", protocol)(config=config, server_state=state, app_state={}))
+        for _ in wires
+    ]
     for connection, wire in zip(connections, wires, strict=True):
         connection.connection_made(wire)
     return connections
@@ -65,51 +111,6 @@ async def turns(number: int = 10) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     await asyncio.to_thread(eventually, condition, within=20, what="the condition")
-
-
-def test_an_answer_is_one_write() -> None:
-    async def scenario() -> Wire:
-        wire = Wire()
-        (connection,) = connected(answering, wire)
-        connection.data_received(REQUEST)
-        await turns()
-        connection.connection_lost(None)
-        return wire
-
-    (answer,) = asyncio.run(scenario()).writes
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert answer.endswith(b"\r\n\r\n{}")
-
-
-def test_answers_of_one_iteration_are_flushed_together_on_their_connections() -> None:
-    async def scenario() -> tuple[Wire, Wire]:
-        wires = Wire(), Wire()
-        connections = connected(answering, *wires)
-        for connection in connections:
-            connection.data_received(REQUEST)
-        await turns()
-        for connection in connections:
-            connection.connection_lost(None)
-        return wires
-
-    assert [len(wire.writes) for wire in asyncio.run(scenario())] == [1, 1]
-
-
-def test_a_caller_that_goes_before_its_answer_is_flushed_does_not_affect_the_others() -> None:
-    async def scenario() -> tuple[Wire, Wire]:
-        gone, waiting = Wire(), Wire()
-        first, second = connected(answering, gone, waiting)
-        first.data_received(REQUEST)
-        second.data_received(REQUEST)
-        await turns(1)  # both are answered, and neither answer has left
-        gone.closed = True
-        first.connection_lost(None)
-        await turns()
-        second.connection_lost(None)
-        return gone, waiting
-
-    gone, waiting = asyncio.run(scenario())
-    assert (gone.writes, len(waiting.writes)) == ([], 1)
 
 
 def test_a_head_is_sent_before_a_late_body() -> None:
@@ -150,10 +151,11 @@ def test_data_written_before_a_close_is_sent() -> None:
 
 @asynccontextmanager
 async def served(
-    app: ASGIApp, fast_path: FastPath = refuse
+    app: ASGIApp, handler: Handler | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Serve the application, and yield a connection to it."""
-    config = uvicorn.Config(app, http=protocol_for(fast_path), lifespan="off", log_config=None, port=0)
+    handlers = {} if handler is None else {"/fast": handler}
+    config = uvicorn.Config(app, http=protocol_for(handlers), lifespan="off", log_config=None, port=0)
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
@@ -199,24 +201,6 @@ def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
     assert asyncio.run(scenario()) == size
 
 
-class Request(NamedTuple):
-    path: bytes
-    headers: Headers
-    body: bytes
-    reply: Reply
-
-
-class Handler:
-    """Records the requests that it may handle, and accepts those to `/fast`."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    def __call__(self, path: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        self.requests.append(Request(path, headers, body, reply))
-        return path == b"/fast"
-
-
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the path and the body, as an ASGI application gets them."""
     message = await receive()
@@ -231,29 +215,30 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def sent(*chunks: bytes) -> tuple[Handler, Wire]:
-    """Send the chunks on a connection, and answer the accepted requests with `fine`."""
+    """Send the chunks on a connection, and answer the pushes with `fine`."""
     handler, wire = Handler(), Wire()
 
     async def scenario() -> None:
-        (connection,) = connected(echo, wire, fast_path=handler)
+        (connection,) = connected(echo, wire, handler=handler)
+        answered = 0
         for chunk in chunks:
             connection.data_received(chunk)
-        await turns()
-        for request in handler.requests:
-            if request.path == b"/fast":
-                request.reply.send(FINE)
-        await turns()
+        for _ in range(20):
+            await turns()
+            for request in handler.requests[answered:]:
+                answered += 1
+                request.respond(FINE)
         connection.connection_lost(None)
 
     asyncio.run(scenario())
     return handler, wire
 
 
-def test_a_complete_request_takes_the_fast_path_and_is_answered_in_one_write() -> None:
+def test_a_push_reaches_its_handler_and_is_answered_in_one_write() -> None:
     handler, wire = sent(POST + b"body")
 
     (request,) = handler.requests
-    assert (request.path, request.body) == (b"/fast", b"body")
+    assert request.body == b"body"
     assert request.headers == [(b"host", b"exporter"), (b"content-length", b"4")]
     (answer,) = wire.writes
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nfine"
@@ -263,12 +248,11 @@ def test_an_answer_has_the_newest_default_headers_of_uvicorn() -> None:
     handler, wire = Handler(), Wire()
 
     async def scenario() -> None:
-        (connection,) = connected(echo, wire, fast_path=handler)
+        (connection,) = connected(echo, wire, handler=handler)
         for date in (b"now", b"a second later"):
-            connection.server_state.default_headers = [(b"date", date)]
+            connection.server.state.default_headers = [(b"date", date)]
             connection.data_received(POST + b"body")
-            handler.requests[-1].reply.send(FINE)
-            await turns()
+            handler.requests[-1].respond(FINE)
         connection.connection_lost(None)
 
     asyncio.run(scenario())
@@ -276,104 +260,124 @@ def test_an_answer_has_the_newest_default_headers_of_uvicorn() -> None:
     assert [b"\r\ndate: a second later\r\n" in one for one in wire.writes] == [False, True]
 
 
-def test_a_request_that_the_fast_path_declines_reaches_the_application_unchanged() -> None:
-    handler, wire = sent(POST.replace(b"/fast", b"/other?a=b") + b"body")
-
-    assert [(request.path, request.body) for request in handler.requests] == [(b"/other?a=b", b"body")]
-    assert b"".join(wire.writes).endswith(b"\r\n\r\n/other body")
+WHOLE = POST + b"body"
+CHUNKED = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 
 
 @pytest.mark.parametrize(
-    "chunks",
+    "data",
     [
-        pytest.param([POST + b"bo", b"dy"], id="body-in-two-reads"),
-        pytest.param([POST, b"body"], id="body-after-the-head"),
-        pytest.param([POST.replace(b"1.1\r", b"1.0\r") + b"body"], id="http-1.0"),
+        pytest.param(WHOLE, id="usual"),
+        pytest.param(CHUNKED + b"3\r\nbod\r\n1\r\ny\r\n0\r\n\r\n", id="chunked"),
+        pytest.param(CHUNKED + b"4\r\nbody\r\n0\r\nAuthorization: x\r\n\r\n", id="trailer"),
+        pytest.param(WHOLE.replace(b"1.1\r", b"1.0\r"), id="http-1.0"),
+        pytest.param(WHOLE.replace(b"Host", b"Connection: close\r\nHost"), id="last-one"),
+        pytest.param(WHOLE.replace(b"Host", b"Expect: 100-continue\r\nHost"), id="expectation"),
         pytest.param(
-            [POST.replace(b"1.1\r\n", b"1.0\r\nConnection: keep-alive\r\n") + b"body"], id="http-1.0-kept"
+            WHOLE.replace(
+                b"Host", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\nHost"
+            ),
+            id="upgrade",
         ),
-        pytest.param([POST.replace(b"Host", b"Connection: close\r\nHost") + b"body"], id="last-one"),
-        pytest.param([POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"body"], id="expectation"),
-        pytest.param([POST.replace(b"POST", b"PUT") + b"body"], id="another-method"),
     ],
 )
-def test_any_other_request_does_not_take_the_fast_path(chunks: Sequence[bytes]) -> None:
-    handler, wire = sent(*chunks)
+def test_a_push_reaches_its_handler_however_it_is_written_and_cut(data: bytes) -> None:
+    for cut in range(len(data)):
+        handler, wire = sent(data[:cut], data[cut:])
+
+        assert [request.body for request in handler.requests] == [b"body"]
+        assert b"authorization" not in dict(handler.requests[0].headers)
+        written = b"".join(wire.writes).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert written.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert written.endswith(b"\r\n\r\nfine")
+        last = b"1.0\r" in data or b"Connection: close" in data
+        assert wire.closed == (b"connection: close" in written) == last
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(POST.replace(b"/fast", b"/fast?a=b") + b"body", id="query"),
+        pytest.param(POST.replace(b"POST", b"PUT") + b"body", id="another-method"),
+        pytest.param(
+            CHUNKED.replace(b"POST", b"PUT") + b"3\r\nbod\r\n1\r\ny\r\n0\r\nX: y\r\n\r\n", id="chunked"
+        ),
+    ],
+)
+def test_any_other_request_reaches_the_application_however_it_is_cut(data: bytes) -> None:
+    for cut in range(len(data)):
+        handler, wire = sent(data[:cut], data[cut:])
+
+        assert not handler.requests
+        assert b"".join(wire.writes).endswith(b"\r\n\r\n/fast body")
+
+
+def test_pipelined_requests_of_both_ways_are_answered_one_after_the_other() -> None:
+    other = POST.replace(b"/fast", b"/slow") + b"last"
+    handler, wire = sent((POST + b"1111") + other + (POST + b"2222") + other)
+
+    assert [request.body for request in handler.requests] == [b"1111", b"2222"]
+    written = b"".join(wire.writes)
+    assert [written.find(part) > 0 for part in (b"fine", b"/slow last")] == [True, True]
+    assert written.count(b"HTTP/1.1 200 OK") == 4
+    assert written.endswith(b"/slow last")
+
+
+def test_the_body_of_an_unknown_caller_is_not_read_before_it_is_authenticated() -> None:
+    async def scenario() -> Wire:
+        authenticated: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        handler, wire = Handler(authenticated), Wire()
+        (connection,) = connected(echo, wire, handler=handler)
+        connection.data_received(POST.replace(b": 4", b": 5000000"))
+        for _ in range(100):
+            if wire.is_reading():
+                connection.data_received(b"x" * 50_000)
+        assert not wire.is_reading()
+        assert not handler.requests
+        authenticated.set_result(Answer(401, (), b"no"))
+        await turns()
+        assert wire.is_reading()
+        connection.connection_lost(None)
+        return wire
+
+    assert b"".join(asyncio.run(scenario()).writes).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_body_that_is_too_large_is_refused_before_its_end() -> None:
+    handler, wire = sent(POST.replace(b": 4", b": 5000000") + b"x" * 10_001)
 
     assert not handler.requests
-    assert b"".join(wire.writes).endswith(b"\r\n\r\n/fast body")
+    assert wire.writes[0].startswith(b"HTTP/1.1 413 ")
+    assert wire.closed
 
 
-@pytest.mark.parametrize(
-    "chunks",
-    [
-        pytest.param([POST[:30], POST[30:] + b"body"], id="head-in-two-reads"),
-        pytest.param(
-            [
-                POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
-                + b"3\r\nbod\r\n1\r\ny\r\n0\r\n\r\n"
-            ],
-            id="chunked",
-        ),
-    ],
-)
-def test_a_complete_request_takes_the_fast_path_however_it_was_split(chunks: Sequence[bytes]) -> None:
-    handler, wire = sent(*chunks)
+def test_a_body_that_does_not_come_is_refused() -> None:
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(echo, wire, handler=Handler())
+        connection.data_received(POST + b"bo")
+        now = connection.loop.time()
+        connection.check(now + BODY_SECONDS - 1)
+        assert not wire.writes
+        connection.check(now + BODY_SECONDS + 1)
+        connection.connection_lost(None)
+        return wire
 
-    assert [request.body for request in handler.requests] == [b"body"]
-    assert wire.writes[0].endswith(b"fine")
-
-
-def test_an_offer_to_change_the_protocol_is_passed_over() -> None:
-    upgrade = POST.replace(
-        b"Host", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\nHost"
-    )
-
-    handler, wire = sent(upgrade + b"body")
-
-    assert [request.body for request in handler.requests] == [b"body"]
-    assert wire.writes[0].endswith(b"fine")
-
-
-def test_a_pipelined_request_does_not_take_the_fast_path_and_is_answered_in_order() -> None:
-    handler = Handler()
-
-    async def scenario() -> None:
-        async with served(echo, fast_path=handler) as (reader, writer):
-            writer.write((POST + b"1111") + (POST + b"2222"))
-            await until(lambda: len(handler.requests) == 1)
-            handler.requests[0].reply.send(FINE)
-            assert (await reader.readuntil(b"/fast 2222")).count(b"fine") == 1
-
-    asyncio.run(scenario())
-    assert [request.body for request in handler.requests] == [b"1111"]
-
-
-def test_each_request_on_a_kept_connection_can_take_the_fast_path() -> None:
-    async def scenario() -> list[bytes]:
-        handler = Handler()
-        async with served(echo, fast_path=handler) as (reader, writer):
-            for number in range(3):
-                writer.write(POST + b"%04d" % number)
-                await until(lambda: len(handler.requests) > number)  # noqa: B023 - it is waited for here
-                handler.requests[number].reply.send(FINE)
-                await reader.readuntil(b"fine")
-        return [request.body for request in handler.requests]
-
-    assert asyncio.run(scenario()) == [b"0000", b"0001", b"0002"]
+    wire = asyncio.run(scenario())
+    assert wire.writes[0].startswith(b"HTTP/1.1 408 ")
+    assert wire.closed
 
 
 def test_a_caller_that_has_gone_is_not_answered_and_does_not_affect_the_others() -> None:
     async def scenario() -> tuple[Wire, Wire]:
         handler, gone, waiting = Handler(), Wire(), Wire()
-        first, second = connected(echo, gone, waiting, fast_path=handler)
+        first, second = connected(echo, gone, waiting, handler=handler)
         first.data_received(POST + b"body")
         second.data_received(POST + b"body")
         gone.closed = True
         first.connection_lost(None)
         for request in handler.requests:
-            request.reply.send(FINE)
-        await turns()
+            request.respond(FINE)
         second.connection_lost(None)
         return gone, waiting
 
@@ -381,82 +385,101 @@ def test_a_caller_that_has_gone_is_not_answered_and_does_not_affect_the_others()
     assert (gone.writes, len(waiting.writes)) == ([], 1)
 
 
-@pytest.mark.parametrize("prepared", [FINE, OTHERWISE])
-def test_the_answer_is_the_sent_one_whatever_was_prepared(prepared: Answer) -> None:
+@pytest.mark.parametrize("way", ["/fast", "/other"])
+def test_a_request_is_answered_when_the_server_stops_and_its_connection_closes(way: str) -> None:
     async def scenario() -> Wire:
         handler, wire = Handler(), Wire()
-        (connection,) = connected(echo, wire, fast_path=handler)
-        connection.data_received(POST + b"body")
-        handler.requests[0].reply.prepare(prepared)
-        assert not wire.writes
-        handler.requests[0].reply.send(FINE)
+        (connection,) = connected(echo, wire, handler=handler)
+        connection.data_received(POST.replace(b"/fast", way.encode()) + b"body")
+        for one in list(connection.server.state.connections):
+            one.shutdown()
+        assert not wire.is_closing()
+        for request in handler.requests:
+            request.respond(FINE)
         await turns()
+        assert wire.is_closing()
         connection.connection_lost(None)
         return wire
 
-    assert asyncio.run(scenario()).writes == sent(POST + b"body")[1].writes
+    assert b"\r\nconnection: close\r\n" in asyncio.run(scenario()).writes[0]
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_a_fast_path_request_is_answered_when_the_server_stops_and_its_connection_closes(
-    *, prepared: bool
-) -> None:
-    async def scenario() -> tuple[Wire, bool]:
-        handler, wire = Handler(), Wire()
-        (connection,) = connected(echo, wire, fast_path=handler)
-        connection.data_received(POST + b"body")
-        if prepared:
-            handler.requests[0].reply.prepare(FINE)
+def test_an_idle_connection_closes_when_the_server_stops() -> None:
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(echo, wire)
         connection.shutdown()
-        assert not wire.closed
-        handler.requests[0].reply.send(FINE)
-        await turns()
-        closed = wire.closed
-        connection.connection_lost(None)
-        return wire, closed
+        return wire
 
-    wire, closed = asyncio.run(scenario())
-    assert closed
+    assert asyncio.run(scenario()).closed
+
+
+def test_while_the_exporter_stops_each_push_is_the_last_of_its_connection() -> None:
+    async def scenario() -> Wire:
+        handler, wire = Handler(), Wire()
+        (connection,) = connected(echo, wire, handler=handler, is_stopping=True)
+        connection.data_received(POST + b"body")
+        handler.requests[0].respond(FINE)
+        return wire
+
+    wire = asyncio.run(scenario())
+    assert wire.closed
     assert b"\r\nconnection: close\r\n" in wire.writes[0]
 
 
-def test_data_that_is_not_http_is_refused_and_does_not_take_the_fast_path() -> None:
-    broken = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"4\r\nbodyXX"
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_a_body_that_is_not_http_is_refused(path: bytes) -> None:
+    broken = CHUNKED.replace(b"/fast", path) + b"4\r\nbodyXX"
     handler, wire = sent(broken)
 
     assert not handler.requests
-    assert wire.writes[0].startswith(b"HTTP/1.1 400 ")
+    assert b"".join(wire.writes).startswith(b"HTTP/1.1 400 ")
+    assert wire.closed
 
 
-def test_a_connection_is_kept_during_a_request_and_closed_when_it_is_idle() -> None:
-    idle_seconds = 0.1
-
-    async def scenario() -> float:
-        clock = asyncio.get_running_loop().time
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_a_connection_is_kept_during_a_request_and_closed_when_it_is_idle(path: bytes) -> None:
+    async def scenario() -> None:
         handler, wire = Handler(), Wire()
-        (connection,) = connected(echo, wire, fast_path=handler)
-        connection.timeout_keep_alive = idle_seconds  # type: ignore[assignment]
-        connection.data_received(POST + b"1111")
-        handler.requests[0].reply.send(FINE)
-        connection.data_received(POST + b"2222")
-        began = clock()
-        await until(lambda: clock() > began + 3 * idle_seconds)
+        (connection,) = connected(echo, wire, handler=handler)
+        connection.data_received(POST.replace(b"/fast", path) + b"1111")
+        later = connection.loop.time() + 10_000
+        connection.check(later)
         assert not wire.closed
-        handler.requests[1].reply.send(FINE)
-        answered_at = clock()
-        await until(lambda: wire.closed)
-        return clock() - answered_at
+        for request in handler.requests:
+            request.respond(FINE)
+        await turns()
+        connection.check(connection.loop.time() + connection.server.config.timeout_keep_alive - 1)
+        assert not wire.closed
+        connection.check(later)
+        assert wire.closed
 
-    assert asyncio.run(scenario()) >= idle_seconds
+    asyncio.run(scenario())
 
 
-def test_a_connection_on_the_asgi_path_is_closed_when_it_is_idle() -> None:
-    async def scenario() -> Wire:
-        wire = Wire()
-        (connection,) = connected(answering, wire)
-        connection.timeout_keep_alive = 0.1  # type: ignore[assignment]
-        connection.data_received(REQUEST)
-        await until(lambda: wire.closed)
-        return wire
+async def use_and_lose(freed: list[int], path: bytes) -> None:
+    """Answer a request on a connection, and lose the connection."""
+    handler, wire = Handler(), Wire()
+    (connection,) = connected(echo, wire, handler=handler)
+    weakref.finalize(connection, freed.append, 1)
+    connection.data_received(POST.replace(b"/fast", path) + b"body")
+    for request in handler.requests:
+        request.respond(FINE)
+    await turns()
+    handler.requests.clear()
+    connection.connection_lost(None)
 
-    assert asyncio.run(scenario()).writes[0].endswith(b"{}")
+
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_a_connection_is_freed_without_the_garbage_collector(path: bytes) -> None:
+    async def scenario() -> int:
+        freed: list[int] = []
+        for _ in range(100):
+            await use_and_lose(freed, path)
+        return len(freed)
+
+    gc.disable()
+    try:
+        assert asyncio.run(scenario()) == 100
+    finally:
+        gc.enable()

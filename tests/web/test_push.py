@@ -20,6 +20,8 @@ from tests.support.entries import (
 from tests.support.exporter import OWN, Exporter, subscription
 from tests.web.problems import assert_problem
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 ATTRIBUTION: Final = {
     "project": "shop-prod",
     "kubernetes_cluster": "tills",

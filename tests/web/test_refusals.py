@@ -10,6 +10,8 @@ from tests.support.entries import JsonObject, changed, encoded, envelope, insert
 from tests.support.exporter import OWN, Exporter, Samples, subscription, token
 from tests.web.problems import assert_problem
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 MARKER: Final = "Zq7-never-to-be-seen"
 NAME: Final = "protoPayload.resourceName"
 PARENT: Final = "projects/shop-prod/zones/europe-west1-c/instances"

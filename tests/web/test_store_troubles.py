@@ -19,6 +19,8 @@ from tests.support.raw_http import connected, request_head
 from tests.support.stores import Disk
 from tests.web.problems import assert_problem
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 COMMIT_TIMEOUT_SECONDS = 0.5
 
 

@@ -1,4 +1,4 @@
-"""The fast path and the ASGI path: both answer and count every push in the same way."""
+"""Both ways of a push answer and count it in the same way: the direct one, and that through ASGI."""
 
 import http.client
 import json
@@ -50,11 +50,10 @@ PUSHES: Final = {
 
 
 class Caller:
-    """A caller with one connection, whose pushes take the fast path, or never do."""
+    """A caller of an exporter."""
 
-    def __init__(self, exporter: Exporter, *, whole: bool) -> None:
+    def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._whole = whole
         self._connection = http.client.HTTPConnection("127.0.0.1", exporter.ports[0], timeout=20)
 
     def answer(self, one: Push) -> tuple[int, dict[str, str], object]:
@@ -66,7 +65,6 @@ class Caller:
             f"Content-Length: {len(one.body)}",
         ]
         lines += [f"Authorization: {given}"] if given is not None else []
-        lines += [] if self._whole else ["Connection: close"]
         self._connection.connect()
         self._connection.sock.sendall("\r\n".join([*lines, "", ""]).encode() + one.body)
         response = http.client.HTTPResponse(self._connection.sock, method="POST")
@@ -83,7 +81,10 @@ def exporters(tmp_path: Path) -> Iterator[tuple[Exporter, Exporter]]:
     for folder in folders:
         folder.mkdir()
     settings = {"server.max_body_bytes": 50_000}
-    with Exporter(folders[0], settings) as one, Exporter(folders[1], settings) as other:
+    with (
+        Exporter(folders[0], settings) as one,
+        Exporter(folders[1], settings, direct_pushes=False) as other,
+    ):
         yield one, other
 
 
@@ -93,27 +94,31 @@ def series(exporter: Exporter) -> list[str]:
     return [*pushed, *(line for line in lines if not any(clock in line for clock in _CLOCKS))]
 
 
-def test_both_paths_answer_and_count_the_same(exporters: tuple[Exporter, Exporter]) -> None:
-    one, other = Caller(exporters[0], whole=True), Caller(exporters[1], whole=False)
+def test_both_ways_answer_and_count_the_same(exporters: tuple[Exporter, Exporter]) -> None:
+    one, other = Caller(exporters[0]), Caller(exporters[1])
 
     answers = {name: (one.answer(sent), other.answer(sent)) for name, sent in PUSHES.items()}
 
-    assert {name: whole for name, (whole, _) in answers.items()} == {
-        name: usual for name, (_, usual) in answers.items()
+    assert {name: direct for name, (direct, _) in answers.items()} == {
+        name: other for name, (_, other) in answers.items()
     }
     assert {status for (status, _, _), _ in answers.values()} == {200, 400, 401, 403, 413, 422}
     assert series(exporters[0]) == series(exporters[1])
 
 
-def test_without_the_store_both_paths_answer_the_same(tmp_path: Path) -> None:
+def test_without_the_store_both_ways_answer_the_same(tmp_path: Path) -> None:
     disk = Disk()
-    with Exporter(tmp_path, open_store=disk.open) as exporter:
-        whole, usual = Caller(exporter, whole=True), Caller(exporter, whole=False)
-        assert whole.answer(PUSHES["creation"])[0] == 200
-        disk.away = True
-        answers = [caller.answer(PUSHES["interruption"]) for caller in (whole, usual)]
-        disk.away = False
-        assert whole.answer(PUSHES["interruption"])[2]["outcome"] == "counted"  # type: ignore[index]
+    answers = []
+    for direct in (True, False):
+        folder = tmp_path / str(direct)
+        folder.mkdir()
+        with Exporter(folder, open_store=disk.open, direct_pushes=direct) as exporter:
+            caller = Caller(exporter)
+            assert caller.answer(PUSHES["creation"])[0] == 200
+            disk.away = True
+            answers.append(caller.answer(PUSHES["interruption"]))
+            disk.away = False
+            assert caller.answer(PUSHES["interruption"])[2]["outcome"] == "counted"  # type: ignore[index]
 
     assert answers[0] == answers[1]
     assert answers[0][0] == 503

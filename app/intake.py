@@ -1,0 +1,126 @@
+"""The way of a message into the exporter, however it was delivered: decode, record, count."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeAlias, assert_never
+
+from app.domain.events import Event, Ignored
+from app.domain.outcomes import Counted, Duplicate, Ended, Outcome, Pending, Tracked
+from app.errors import CallerError, InternalError, UnavailableError
+from app.gcp.auditlog import decode_entry
+from app.gcp.pubsub import PushMessage
+from app.metrics import Endpoint, PushCounters
+from app.recorder import Recorder
+
+Refusal: TypeAlias = CallerError | UnavailableError | InternalError
+Result: TypeAlias = Outcome | Refusal
+"""An outcome, which is durable, or the reason for which there is none."""
+Respond: TypeAlias = Callable[[Result], None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The way of the messages of one endpoint, or of its subscription."""
+
+    endpoint: Endpoint
+    recorder: Recorder
+    counters: PushCounters
+    request_listing: Callable[[str], None]
+    """Requests a listing of a project, because an interruption of it is pending."""
+    clock: Callable[[], float] = time.time
+
+    def receive(self, read: Callable[[], PushMessage], respond: Respond) -> None:
+        """Record a message, count its result, and respond once, perhaps before this returns.
+
+        `read` returns the message, or raises CallerError.
+        """
+        now = self.counters.last_at = self.clock()
+        event: Event | Ignored
+        try:
+            message = read()
+            event = decode_entry(message.data, message, now)
+        except CallerError as exc:
+            self._finish(None, respond, exc)
+        except Exception:  # noqa: BLE001 - without an answer the message would come again without a reason
+            self._finish(None, respond, self.note_bug())
+        else:
+            if isinstance(event, Ignored):
+                self._finish(None, respond, event)
+            else:
+                self._submit(event, respond)
+
+    def refuse(self, exc: Refusal) -> None:
+        """Count a message that was refused."""
+        self.counters.refused(exc.reason, str(exc))
+        _log.debug(
+            "push refused", extra={"endpoint": self.endpoint, "reason": exc.reason, "detail": str(exc)}
+        )
+
+    def note_bug(self) -> InternalError:
+        """Log the exception that is handled now, and return the refusal of its message."""
+        _log.exception("a push could not be handled", extra={"endpoint": self.endpoint})
+        return InternalError("a bug; the log has the trace")
+
+    def _submit(self, event: Event, respond: Respond) -> None:
+        try:
+            self.recorder.submit(event, partial(self._finish, event, respond))
+        except UnavailableError as exc:
+            self._finish(event, respond, exc)
+
+    def _finish(self, event: Event | None, respond: Respond, result: Result) -> None:
+        if isinstance(result, Exception):
+            self.refuse(result)
+        else:
+            self._accept(event, result)
+        respond(result)
+
+    def _accept(self, event: Event | None, outcome: Outcome) -> None:
+        if isinstance(outcome, Pending):
+            self.request_listing(outcome.project)
+        delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
+        self.counters.answered(name_of(outcome), delay)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("push", extra={"endpoint": self.endpoint, **document_of(outcome)})
+
+
+def name_of(outcome: Outcome) -> str:
+    """Return the outcome's name in answers and metrics."""
+    return _NAMES[type(outcome)]
+
+
+_NAMES: Final[Mapping[type[Outcome], str]] = {
+    Tracked: "tracked",
+    Counted: "counted",
+    Duplicate: "duplicate",
+    Pending: "pending",
+    Ended: "ended",
+    Ignored: "ignored",
+}
+
+
+def document_of(outcome: Outcome) -> dict[str, str]:
+    """Return the outcome as the fields of a JSON document."""
+    name = name_of(outcome)
+    if isinstance(outcome, Counted | Tracked):
+        project, zone, instance = outcome.name
+        cluster, cluster_location, node_pool, machine_type = outcome.node
+        return {
+            "outcome": name,
+            "instance": instance,
+            "project": project,
+            "kubernetes_cluster": cluster,
+            "cluster_location": cluster_location,
+            "node_pool": node_pool,
+            "zone": zone,
+            "machine_type": machine_type,
+        }
+    if isinstance(outcome, Ignored):
+        return {"outcome": name, "reason": outcome.reason}
+    if isinstance(outcome, Duplicate | Ended | Pending):
+        return {"outcome": name}
+    assert_never(outcome)
