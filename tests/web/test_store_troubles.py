@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
+import apsw
 import httpx
 import pytest
 
@@ -16,6 +17,7 @@ from tests.support.entries import insert, push
 from tests.support.exporter import Exporter, subscription
 from tests.support.process import eventually
 from tests.support.raw_http import connected, request_head
+from tests.support.slow_disk import SlowDisk
 from tests.support.stores import Disk
 from tests.web.problems import assert_problem
 
@@ -165,3 +167,36 @@ async def stop(exporter: Exporter) -> None:
     exporter.parts.stopping = True
     exporter.parts.gate.closed = True
     exporter.parts.recorder.close()
+
+
+def test_while_the_disk_does_not_move_everything_else_is_answered(tmp_path: Path) -> None:
+    with SlowDisk() as disk, Exporter(tmp_path) as exporter:
+        assert exporter.create("node-1").json()["outcome"] == "tracked"
+        answers: list[str] = []
+        push = threading.Thread(target=lambda: answers.append(exporter.interrupt("node-1").json()["outcome"]))
+        with disk.stopped():
+            push.start()
+            eventually(lambda: disk.waiting, within=20, what="a read or a write")
+            for path in ("/healthz", "/metrics"):
+                assert exporter.client.get(f"{exporter.url}{path}").status_code == HTTPStatus.OK
+            assert not answers
+        push.join()
+
+    assert answers == ["counted"]
+
+
+def test_while_another_process_writes_the_file_everything_else_is_answered(tmp_path: Path) -> None:
+    with Exporter(tmp_path) as exporter:
+        assert exporter.create("node-1").json()["outcome"] == "tracked"
+        # In this process only the same library may open the file: closing it would release every lock.
+        outsider = apsw.Connection(str(tmp_path / "exporter.db"))
+        outsider.execute("BEGIN IMMEDIATE")
+        push = threading.Thread(target=exporter.interrupt, args=("node-1",))
+        push.start()
+        eventually(lambda: not exporter.parts.recorder.is_idle, within=20, what="the commit")
+        assert exporter.client.get(f"{exporter.url}/healthz").status_code == HTTPStatus.OK
+        outsider.execute("ROLLBACK")
+        outsider.close()
+        push.join()
+
+        assert exporter.interrupt("node-1").json()["outcome"] == "duplicate"
