@@ -219,9 +219,13 @@ class Batch:
         Such an end was computed while the exporter's clock was ahead.
         """
         if pending.until > self.latest_end:
-            self._add_pending(replace(pending, until=self.latest_end))
+            self.put_off(pending)
             return None
         return self.expire(pending)
+
+    def put_off(self, pending: PendingInterruption) -> None:
+        """Give a pending interruption the latest end that a grace period can have."""
+        self._add_pending(replace(pending, until=self.latest_end))
 
     def add_past(self, event: InstanceInterrupted) -> None:
         """Add an interruption to the ledger that happened before the store counted."""

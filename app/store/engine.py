@@ -1,5 +1,7 @@
 """The store's operations. Each is written once, over a transaction of any backend."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from math import inf
@@ -8,6 +10,7 @@ from uuid import uuid4
 
 from app.domain.batch import Applied, event_keys_of, identities_of, instance_names_of, with_project_id
 from app.domain.events import Event, InstanceInterrupted, Listed
+from app.domain.instances import PendingInterruption
 from app.domain.reconcile import may_end_unlisted
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
@@ -22,12 +25,16 @@ from app.store.port import (
     Unlisted,
 )
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _MAX_ACCRUED_SECONDS: Final = 3600.0
 """The most that one call adds per instance. The exporter knows nothing about a longer gap."""
 _LONGEST_BEAT_SECONDS: Final = 300.0
 """Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
+_MAX_TRIES: Final = 3
+"""Attempts to end the grace period of an interruption that meets a bug."""
 _DAY_SECONDS: Final = 86400.0
 _NOTHING_UNLISTED: Final = Unlisted((), None)
 
@@ -40,6 +47,8 @@ class Engine:
         self._memory = backend.memory
         self._listings: dict[str, Listing] = {}
         """The listings that have begun, by project."""
+        self._bugs: Counter[str] = Counter()
+        """The number of times that a pending interruption has met a bug, by event key."""
 
     def state(self) -> StoredState:
         self._backend.connect()
@@ -76,15 +85,47 @@ class Engine:
         return self._memory.commit(applied)
 
     def expire(self, now: float) -> Applied:
-        def work(transaction: Transaction) -> Applied:
-            due = transaction.load_due()
-            ended = [transaction.batch.end_grace(pending) for pending in due.pending]
-            outcomes = [outcome for outcome in ended if outcome is not None]
-            applied = transaction.batch.applied(outcomes, self._memory.pending)
-            applied.more = due.more
-            return applied
+        skipped: set[str] = set()
+        while True:
+            tried: list[PendingInterruption] = []
+            try:
+                return self._apply_if_leading(partial(self._expire, skipped, tried), now)
+            except StoreUnavailableError:
+                raise
+            except Exception:
+                if not tried:
+                    raise
+                skipped.add(tried[-1].event.key)
+                self._note_bug(tried[-1])
 
-        return self._apply_if_leading(work, now)
+    def _expire(
+        self, skipped: Collection[str], tried: list[PendingInterruption], transaction: Transaction
+    ) -> Applied:
+        """End the grace of a slice, without the skipped keys; add each interruption to `tried` before."""
+        due, outcomes = transaction.load_due(), []
+        for pending in due.pending:
+            key = pending.event.key
+            if key in skipped:
+                if self._bugs[key] >= _MAX_TRIES:
+                    transaction.batch.put_off(pending)
+                continue
+            tried.append(pending)
+            outcome = transaction.batch.end_grace(pending)
+            if outcome is not None:
+                outcomes.append(outcome)
+        applied = transaction.batch.applied(outcomes, self._memory.pending)
+        applied.more = due.more
+        return applied
+
+    def _note_bug(self, pending: PendingInterruption) -> None:
+        """Log the exception that a pending interruption has just met."""
+        key = pending.event.key
+        self._bugs[key] += 1
+        if self._bugs[key] == _MAX_TRIES:
+            _log.exception(
+                "a pending interruption was set aside: it gets another grace period",
+                extra={"event": str(pending.event.name), "key": key},
+            )
 
     def accrue_instance_seconds(self, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, float]:

@@ -6,10 +6,11 @@ from typing import Final
 
 import pytest
 
+from app.domain import interruptions as rules_of_interruptions
 from app.domain.batch import MAX_INCARNATIONS
-from app.domain.changes import Rules
+from app.domain.changes import Decision, Known, Rules
 from app.domain.events import UNKNOWN, Event, InstanceName
-from app.domain.instances import OTHER, UNKNOWN_LABELS
+from app.domain.instances import OTHER, UNKNOWN_LABELS, PendingInterruption
 from app.domain.outcomes import Counted, Duplicate, Pending, Tracked
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StoreUnavailableError
@@ -185,6 +186,31 @@ def test_two_of_one_name_may_expire_in_one_slice(store: Store) -> None:
     assert len(store.expire(NOW + GRACE).counted) == 3
     assert isinstance(store.apply([created("1")], NOW + GRACE).outcomes[0], Tracked)
     assert row_of(store).instances == 0
+
+
+def test_an_interruption_that_meets_a_bug_at_its_end_does_not_stop_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [name(number) for number in range(3)]
+    store.apply([interrupted(str(number), name=one) for number, one in enumerate(names)], NOW)
+    decide = rules_of_interruptions.expire
+
+    def broken(pending: PendingInterruption, known: Known, now: float) -> Decision:
+        if pending.event.name == names[1]:
+            raise ZeroDivisionError
+        return decide(pending, known, now)
+
+    monkeypatch.setattr(rules_of_interruptions, "expire", broken)
+    first, second, third = (store.expire(NOW + GRACE + beat) for beat in range(3))
+
+    assert [counted.name for counted in first.counted] == [names[0], names[2]]
+    assert [len(applied.counted) for applied in (second, third)] == [0, 0]
+    assert [line.levelname for line in caplog.records] == ["ERROR"]
+    assert "ZeroDivisionError" in caplog.text
+    # It is tried again after another grace period, and a creation still releases it.
+    monkeypatch.setattr(rules_of_interruptions, "expire", decide)
+    assert not store.expire(NOW + 2 * GRACE).counted
+    assert len(store.expire(NOW + 2 * GRACE + 2).counted) == 1
 
 
 # the time that instances have lived
