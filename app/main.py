@@ -10,7 +10,7 @@ from app.metrics import ENDPOINTS, Endpoint
 from app.settings import Settings
 from app.web.application import Application, make_application
 from app.web.interruptions import add_interruptions
-from app.web.openapi import describe
+from app.web.openapi import describe, push_description
 from app.web.ops import add_health, add_metrics
 from app.web.push import PushEndpoint
 from app.web.status.page import StatusPage, add_page
@@ -37,11 +37,12 @@ def create_app(
     if not overrides.direct_pushes:
         app.direct_endpoints = {}
     for endpoint in ENDPOINTS if settings.pubsub.delivery == "push" else ():
-        app.add_push(f"/events/{endpoint}", _push(exporter, endpoint))
+        description = push_description(endpoint, authenticated=settings.pubsub.authenticates_pushes)
+        app.add_push(f"/events/{endpoint}", _push(exporter, endpoint), **description)
     add_health(app, exporter)
     if settings.one_listener:
         _add_ops(app, exporter)
-    describe(app, exporter.settings.pubsub)
+    describe(app)
     return app
 
 

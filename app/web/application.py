@@ -1,4 +1,4 @@
-"""The FastAPI application, in which the push endpoints bypass FastAPI's layers."""
+"""The FastAPI application: routes, problem documents, and the end of each connection while it stops."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,13 +8,12 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 from starlette.types import Lifespan, Message, Receive, Scope, Send
 
 from app import VERSION
 from app.errors import InternalError
 from app.metrics import ENDPOINTS
-from app.web.asgi import PushApplication
+from app.web.asgi import route_of
 from app.web.problems import as_response, problem, problem_of
 from app.web.push import PushEndpoint
 
@@ -23,7 +22,10 @@ _MAX_DETAIL: Final = 100
 
 
 class Application(FastAPI):
-    """FastAPI for everything but the pushes, because its layers would cost more than the rest of a push."""
+    """FastAPI with push endpoints, most of whose requests the server's protocol answers itself.
+
+    FastAPI's layers would cost more than the rest of a push.
+    """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
         """`options` are those of FastAPI."""
@@ -35,10 +37,10 @@ class Application(FastAPI):
         """While it returns True, each connection is closed after its next answer. Its balancer opens one."""
         super().__init__(**options)
 
-    def add_push(self, path: str, endpoint: PushEndpoint) -> None:
-        """Send each POST at the path to the endpoint. The router only refuses the other methods."""
+    def add_push(self, path: str, endpoint: PushEndpoint, **description: Any) -> None:  # noqa: ANN401
+        """Send each POST at the path to the endpoint. `description` is for FastAPI's OpenAPI document."""
         self.endpoints[path] = endpoint
-        self.router.routes.append(Route(path, PushApplication(endpoint), methods=["POST"]))
+        self.add_api_route(path, route_of(endpoint), methods=["POST"], **description)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -46,10 +48,7 @@ class Application(FastAPI):
             send = partial(_send_and_close, send)
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
-            await PushApplication(self.endpoints[scope["path"]])(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        await super().__call__(scope, receive, send)
 
 
 async def _send_and_close(send: Send, message: Message) -> None:

@@ -1,13 +1,14 @@
-"""A push endpoint as an ASGI application: the way of a push that the server's protocol does not handle.
+"""A push endpoint as a route of FastAPI: the way of a push that the server's protocol does not handle.
 
 That is a push whose URL is not written as usual, or one to an application without that protocol.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
 
-from starlette.types import Receive, Scope, Send
+from fastapi import Request, Response
+from starlette.types import Receive
 
 from app.errors import BodyTimeoutError, BodyTooLargeError, StoppingError
 from app.web.answers import Answer, Headers
@@ -15,37 +16,40 @@ from app.web.body import CallerGoneError, read_body
 from app.web.push import PushEndpoint
 from app.web.push_request import BODY_SECONDS
 
+_NOBODY: Answer = Answer(400, (), b"")
+"""The answer to a caller that has gone."""
 
-@dataclass(frozen=True, slots=True)
-class PushApplication:
-    """An ASGI application around an endpoint."""
 
-    endpoint: PushEndpoint
-    body_seconds: float = BODY_SECONDS
+def route_of(endpoint: PushEndpoint) -> Callable[[Request], Awaitable[Response]]:
+    """Return the function that answers the POST requests of a route."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one POST."""
-        try:
-            answer = await self._answer(scope["headers"], receive)
-        except CallerGoneError:
-            return
-        except (BodyTimeoutError, BodyTooLargeError) as exc:
-            answer = self.endpoint.refuse(exc)
-        except asyncio.CancelledError:  # the server stops, and ends the requests in progress
-            answer = self.endpoint.refuse(StoppingError("the exporter has stopped"))
-        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+    async def push(request: Request) -> Response:
+        answer = await answer_push(endpoint, request.headers.raw, request.receive)
+        headers = {name.decode(): value.decode() for name, value in answer.headers}
+        return Response(answer.body, answer.status, headers)
 
-    async def _answer(self, headers: Headers, receive: Receive) -> Answer:
-        if not self.endpoint.admits(headers):
-            refusal = await self.endpoint.authenticate(headers)
+    return push
+
+
+async def answer_push(
+    endpoint: PushEndpoint, headers: Headers, receive: Receive, body_seconds: float = BODY_SECONDS
+) -> Answer:
+    """Return the answer to a push. `body_seconds` is the time that its body may take."""
+    try:
+        if not endpoint.admits(headers):
+            refusal = await endpoint.authenticate(headers)
             if refusal is not None:
                 return refusal
-        body = await read_body(receive, self.endpoint.max_body_bytes, self.body_seconds)
+        body = await read_body(receive, endpoint.max_body_bytes, body_seconds)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.endpoint.receive(headers, body, partial(_resolve, answer))
+        endpoint.receive(headers, body, partial(_resolve, answer))
         return await answer
+    except CallerGoneError:
+        return _NOBODY
+    except (BodyTimeoutError, BodyTooLargeError) as exc:
+        return endpoint.refuse(exc)
+    except asyncio.CancelledError:  # the server stops, and ends the requests in progress
+        return endpoint.refuse(StoppingError("the exporter has stopped"))
 
 
 def _resolve(future: "asyncio.Future[Answer]", answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI description of what FastAPI cannot derive: plain ASGI push endpoints, and all schemas.
+"""The parts of the OpenAPI description that FastAPI cannot derive: the documents, and those of a push.
 
 https://spec.openapis.org/oas/v3.1.0
 """
@@ -11,8 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import VERSION
-from app.metrics import ENDPOINTS, OUTCOMES, RELEASERS
-from app.settings import PubSubSettings
+from app.metrics import OUTCOMES, RELEASERS, Endpoint
 from app.web.problems import leaves, status_of
 
 _TEXT: Final = {"type": "string"}
@@ -39,6 +38,14 @@ _ROW: Final[Mapping[str, Any]] = {
     "found_by": {"enum": ["push", "operation"]},
 }
 
+_SECURITY: Final = {
+    "oidc": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "An OIDC token of Google, as Pub/Sub push subscriptions send it.",
+    }
+}
 _SCHEMAS: Final[Mapping[str, Any]] = {
     "Envelope": {
         "type": "object",
@@ -113,63 +120,41 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
 }
 
 
-def describe(app: FastAPI, pubsub: PubSubSettings) -> None:
-    """Complete the OpenAPI description of the application, which has the push endpoints if there are any."""
+def describe(app: FastAPI) -> None:
+    """Add the documents to the OpenAPI description of the application."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _description(app, pubsub)
+            app.openapi_schema = get_openapi(title=app.title, version=VERSION, routes=app.routes)
+            components = app.openapi_schema.setdefault("components", {})
+            components["schemas"] = {**components.get("schemas", {}), **_SCHEMAS}
+            components["securitySchemes"] = _SECURITY
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _description(app: FastAPI, pubsub: PubSubSettings) -> dict[str, Any]:
-    description = get_openapi(title=app.title, version=VERSION, routes=app.routes)
-    components = description.setdefault("components", {})
-    components["schemas"] = {**components.get("schemas", {}), **_SCHEMAS}
-    components["securitySchemes"] = {
-        "oidc": {
-            "type": "http",
-            "scheme": "bearer",
-            "bearerFormat": "JWT",
-            "description": "An OIDC token of Google, as Pub/Sub push subscriptions send it.",
-        }
-    }
-    for endpoint in ENDPOINTS if pubsub.delivery == "push" else ():
-        push = _push(endpoint, authenticated=pubsub.authenticates_pushes)
-        description["paths"][f"/events/{endpoint}"] = {"post": push}
-    return description
-
-
-def _push(endpoint: str, *, authenticated: bool) -> dict[str, Any]:
+def push_description(endpoint: Endpoint, *, authenticated: bool) -> Mapping[str, Any]:
+    """Return the description of an endpoint's route, as FastAPI takes it."""
+    document = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Envelope", "LogEntry")]}
     return {
-        "operationId": f"push_{endpoint}",
+        "operation_id": f"push_{endpoint}",
         "summary": f"Receive a pushed message of the {endpoint} topic",
         "description": "Answers 200 once the effect is durable. The method of an entry decides its meaning,"
         " not the endpoint that received it.",
-        "security": [{"oidc": []}] if authenticated else [],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "anyOf": [
-                            {"$ref": "#/components/schemas/Envelope"},
-                            {"$ref": "#/components/schemas/LogEntry"},
-                        ]
-                    }
-                }
-            },
-        },
+        "response_model": None,
         "responses": {
-            "200": _response("The outcome of the message", "application/json", "Outcome"),
+            200: _response("The outcome of the message", "application/json", "Outcome"),
             **{
-                str(status.value): _response(
+                status.value: _response(
                     f"{status.phrase}: {', '.join(reasons)}", "application/problem+json", "Problem"
                 )
                 for status, reasons in sorted(_reasons().items())
             },
+        },
+        "openapi_extra": {
+            "security": [{"oidc": []}] if authenticated else [],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": document}}},
         },
     }
 

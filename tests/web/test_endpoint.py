@@ -16,7 +16,7 @@ from app.metrics import Metrics
 from app.recorder import Recorder
 from app.store.opening import open_store
 from app.web.answers import Answer as Given
-from app.web.asgi import PushApplication
+from app.web.asgi import answer_push
 from app.web.body import read_body
 from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import insert, preempted, push, system_event
@@ -55,16 +55,12 @@ class Answer:
     """The answer of the endpoint to a request, and its metrics."""
 
     def __init__(self, receive: Receive, authenticator: Authenticator | None = None) -> None:
-        self.sent: list[Message] = []
         self.metrics = Metrics(reasons=["body_timeout", "internal", "stopping"])
         asyncio.run(self._ask(receive, authenticator))
 
     async def _ask(self, receive: Receive, authenticator: Authenticator | None) -> None:
-        application = PushApplication(endpoint_of(self.metrics, authenticator), body_seconds=0.01)
-        await application({"type": "http", "headers": []}, receive, self._send)
-
-    async def _send(self, message: Message) -> None:
-        self.sent.append(message)
+        endpoint = endpoint_of(self.metrics, authenticator)
+        self.answer = await answer_push(endpoint, [], receive, body_seconds=0.01)
 
     def refused(self, reason: str) -> bool:
         series = f'push_errors_total{{endpoint="creation",reason="{reason}"}} 1.0'
@@ -111,10 +107,9 @@ def test_a_cancelled_request_is_not_a_late_one() -> None:
 def test_a_slow_body_is_refused_and_counted() -> None:
     answer = Answer(receiving(b"{", whole=False))
 
-    start, body = answer.sent
-    assert start["status"] == HTTPStatus.REQUEST_TIMEOUT
-    assert (b"connection", b"close") in start["headers"]
-    assert json.loads(body["body"])["reason"] == "body_timeout"
+    assert answer.answer.status == HTTPStatus.REQUEST_TIMEOUT
+    assert answer.answer.closes
+    assert document(answer.answer)["reason"] == "body_timeout"
     assert answer.refused("body_timeout")
 
 
@@ -124,18 +119,16 @@ def test_a_request_that_the_server_cancels_at_its_end_is_answered_503() -> None:
 
     answer = Answer(cut_short)
 
-    start, body = answer.sent
-    assert start["status"] == HTTPStatus.SERVICE_UNAVAILABLE
-    assert json.loads(body["body"])["reason"] == "stopping"
+    assert answer.answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert document(answer.answer)["reason"] == "stopping"
     assert answer.refused("stopping")
 
 
 def test_a_bug_is_answered_counted_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     answer = Answer(receiving(push(preempted()), whole=True), BrokenAuthenticator())
 
-    start, body = answer.sent
-    assert start["status"] == HTTPStatus.INTERNAL_SERVER_ERROR
-    assert json.loads(body["body"])["reason"] == "internal"
+    assert answer.answer.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert document(answer.answer)["reason"] == "internal"
     assert answer.refused("internal")
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
