@@ -66,7 +66,13 @@ def store(directory: Path, manifests: Manifests) -> Iterator[str]:
 
 @contextmanager
 def exporter(
-    directory: Path, manifests: Manifests, certificates: str, url: str, pushes: int, metrics: int
+    directory: Path,
+    manifests: Manifests,
+    certificates: str,
+    url: str,
+    pushes: int,
+    metrics: int,
+    **more: str,
 ) -> Iterator[None]:
     """Run the exporter with the mounted file. Environment variables have the differences of this machine."""
     mounted = directory / "config.yaml"
@@ -82,6 +88,7 @@ def exporter(
         **_store(directory, manifests, url),
         "SIE_PUBSUB__CERTS_URL": certificates,
         "SIE_INVENTORY__ENABLED": "false",
+        **more,
     }
     with Process(
         COMMAND,

@@ -52,6 +52,15 @@ run "first_step" {
     error_message = "The old sinks should stay, and should not be created again."
   }
 
+  # A sink with another name would be another sink.
+  assert {
+    condition = alltrue([
+      for sink in concat(values(google_logging_project_sink.this), values(google_logging_folder_sink.this)) :
+      sink.name == "sie-creation-sink" && sink.destination == "pubsub.googleapis.com/${google_pubsub_topic.this.id}"
+    ])
+    error_message = "All sinks should have the same name and topic at each step."
+  }
+
   assert {
     condition     = toset(keys(google_pubsub_topic_iam_member.sink)) == toset(["shop-project", "till-project", "folders/123456789012"])
     error_message = "The old sinks and the new sink should be able to publish."

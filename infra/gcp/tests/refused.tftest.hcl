@@ -393,3 +393,19 @@ run "allowed_values" {
     error_message = "With the longest prefix, the account id should still be valid."
   }
 }
+
+# Nothing exists before this plan, so Terraform has to know what it creates without the e-mail addresses of accounts.
+run "allowed_first_plan_of_pull" {
+  command = plan
+
+  variables {
+    delivery      = "pull"
+    push_endpoint = null
+    replay        = true
+  }
+
+  assert {
+    condition     = length(google_service_account.push) == 0 && google_service_account.exporter.account_id == "sie-exporter"
+    error_message = "Only the exporter should have an account."
+  }
+}
