@@ -355,6 +355,15 @@ def test_a_way_for_pushes_is_found_in_an_installation_that_pulls(kind: str, mess
     assert any(message in problem for problem in problems(manifests)), problems(manifests)
 
 
+def test_a_second_url_of_the_store_is_found() -> None:
+    manifests = render(REPLICAS)
+    configure(
+        manifests, "server:", "store:\n  url: sqlite:////var/lib/spot-interruption-exporter/store.db\nserver:"
+    )
+
+    assert any("keep one of the two" in problem for problem in problems(manifests)), problems(manifests)
+
+
 def test_a_missing_ingress_is_found() -> None:
     manifests = render(GKE)
     manifests.objects = [one for one in manifests.objects if one["kind"] != "Ingress"]
