@@ -27,6 +27,7 @@ from tests.support.requirement import require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
 each_workflow = pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -99,6 +100,13 @@ def test_every_dependency_is_pinned_within_its_range(wanted: list[str], pinned: 
 
     for requirement in map(Requirement, wanted):
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_documented_command_pins_every_extra_of_the_image() -> None:
+    extras = set(PROJECT["project"]["optional-dependencies"]) - {"test"}
+    [command] = re.findall(r"uv pip compile (.*) \\\n  --output-file requirements.txt", CONTRIBUTING)
+
+    assert set(re.findall(r"--extra (\w+)", command)) == extras == {"pull", "redis"}
 
 
 def test_nothing_is_installed_without_a_hash_but_the_project_itself() -> None:

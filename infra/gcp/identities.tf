@@ -1,7 +1,9 @@
-# The service accounts that push and that list instances. Neither has a key.
+# The service accounts that push, and that list instances and pull. Neither has a key.
 
 # Pub/Sub signs push tokens as this account. The exporter accepts pushes from no other account. It has no role.
 resource "google_service_account" "push" {
+  count = var.delivery == "push" ? 1 : 0
+
   project      = var.project_id
   account_id   = "${var.prefix}-push"
   display_name = "Pushes to the spot-interruption-exporter"
@@ -11,7 +13,9 @@ resource "google_service_account" "push" {
 
 # Granted on this account only, not in the project. The Pub/Sub agent exists only after the topics.
 resource "google_service_account_iam_member" "push_tokens" {
-  service_account_id = google_service_account.push.name
+  count = length(google_service_account.push)
+
+  service_account_id = google_service_account.push[count.index].name
   role               = "roles/iam.serviceAccountTokenCreator"
   member             = local.pubsub_agent
 

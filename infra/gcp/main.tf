@@ -1,11 +1,12 @@
-# Two streams of log entries. Each goes from a log sink through a topic to an endpoint of the exporter.
+# Two streams of log entries. Each goes from log sinks through a topic and a subscription to the exporter.
 
 locals {
   projects = length(var.projects) > 0 ? var.projects : [var.project_id]
-  audience = coalesce(var.audience, var.push_endpoint)
+  audience = try(coalesce(var.audience, var.push_endpoint), null)
 
   # Pub/Sub's service agent in this project. It exists after the first use of the API.
-  pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+  project_number = var.project_number != null ? var.project_number : data.google_project.this[0].number
+  pubsub_agent   = "serviceAccount:service-${local.project_number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
   # https://cloud.google.com/logging/docs/view/logging-query-language
   streams = {
@@ -53,6 +54,8 @@ locals {
 }
 
 data "google_project" "this" {
+  count = var.project_number == null ? 1 : 0
+
   project_id = var.project_id
 }
 
@@ -75,14 +78,18 @@ module "event_stream" {
   project = var.project_id
   labels  = var.labels
 
-  filter      = each.value.filter
-  sink_parent = var.sink_parent
-  projects    = local.projects
+  filter       = each.value.filter
+  sink_parents = length(var.sink_parents) > 0 ? var.sink_parents : [for project in local.projects : "projects/${project}"]
 
-  push_endpoint        = "${var.push_endpoint}${each.value.path}"
-  push_service_account = google_service_account.push.email
-  audience             = local.audience
-  replay               = var.replay
+  push = one([
+    for account in google_service_account.push : {
+      endpoint        = try("${var.push_endpoint}${each.value.path}", "")
+      service_account = account.email
+      audience        = local.audience
+    }
+  ])
+  puller = google_service_account.exporter.member
+  replay = var.replay
 
   pubsub_agent            = local.pubsub_agent
   message_storage_regions = var.message_storage_regions

@@ -1,13 +1,31 @@
+locals {
+  # To pull, the exporter needs whole names: the subscriptions may be in another project than the instances.
+  subscription_prefix = var.delivery == "pull" ? "projects/${var.project_id}/subscriptions/" : ""
+  configured_subscriptions = {
+    for name, stream in module.event_stream : name => "${local.subscription_prefix}${stream.subscription}"
+  }
+}
+
 output "exporter_config" {
   description = "the parts of the exporter's configuration file that depend on these resources"
   value = templatefile("${path.module}/templates/exporter-config.yaml.tftpl", {
     projects                  = local.projects
-    creation_subscription     = module.event_stream["creation"].subscription
-    interruption_subscription = module.event_stream["interruption"].subscription
+    creation_subscription     = local.configured_subscriptions["creation"]
+    interruption_subscription = local.configured_subscriptions["interruption"]
+    delivery                  = var.delivery
     audience                  = local.audience
-    service_account_email     = google_service_account.push.email
-    store_url                 = local.store_url
+    service_account_email     = one(google_service_account.push[*].email)
   })
+
+  precondition {
+    condition     = var.delivery == "pull" || var.push_endpoint != null
+    error_message = "push_endpoint is required, because delivery is push."
+  }
+
+  precondition {
+    condition     = var.delivery == "push" || (var.push_endpoint == null && var.audience == null)
+    error_message = "push_endpoint and audience should not be set, because delivery is pull."
+  }
 }
 
 output "kubernetes_service_account_annotation" {
@@ -16,12 +34,12 @@ output "kubernetes_service_account_annotation" {
 }
 
 output "push_service_account_email" {
-  description = "the e-mail address of the service account that pushes"
-  value       = google_service_account.push.email
+  description = "the e-mail address of the service account that pushes; null with pull"
+  value       = one(google_service_account.push[*].email)
 }
 
 output "exporter_service_account_email" {
-  description = "the e-mail address of the service account that the exporter uses for the Compute Engine API"
+  description = "the e-mail address of the service account that the exporter lists instances and pulls with"
   value       = google_service_account.exporter.email
 }
 
@@ -31,7 +49,7 @@ output "topics" {
 }
 
 output "subscriptions" {
-  description = "the push subscriptions, by stream"
+  description = "the subscriptions of the exporter, by stream"
   value       = { for name, stream in module.event_stream : name => stream.subscription }
 }
 
@@ -45,8 +63,13 @@ output "dead_letter_subscriptions" {
   value       = { for name, stream in module.event_stream : name => stream.dead_letter_subscription }
 }
 
+output "valkey_url" {
+  description = "the store's URL, for `store.url_file`; empty without Valkey"
+  value       = local.valkey_url
+}
+
 output "valkey_ca_certificates" {
-  description = "the certificate authorities of Valkey, for the file that store.url names; empty without Valkey"
+  description = "the certificate authorities of Valkey, for the file that the store's URL names; empty without Valkey"
   value = join("\n", flatten([
     for instance in google_memorystore_instance.this : [
       for authority in instance.managed_server_ca : [for chain in authority.ca_certs : chain.certificates]
@@ -59,8 +82,8 @@ output "verify_commands" {
   value = join("\n", concat(
     flatten([
       for name, stream in module.event_stream : [
-        "# ${name}: read a matching log entry, then publish a message. The exporter answers 200 and ignores it.",
-        "gcloud logging read '${replace(trimspace(local.streams[name].filter), "/\\s+/", " ")}' ${local.read_from} --freshness=7d --limit=1",
+        "# ${name}: read a matching log entry, then publish a message. The exporter acknowledges and ignores it.",
+        "gcloud logging read '${replace(trimspace(local.streams[name].filter), "/\\s+/", " ")}' --project=${local.projects[0]} --freshness=7d --limit=1",
         "gcloud pubsub topics publish ${stream.topic} --project=${var.project_id} --message='{\"protoPayload\": {\"methodName\": \"verify\"}}'",
       ]
     ]),
@@ -69,7 +92,7 @@ output "verify_commands" {
 }
 
 output "dead_letter_commands" {
-  description = "commands that read the dead letters; with replay also commands that push them again"
+  description = "commands that read the dead letters; with replay also commands that deliver them again"
   value = join("\n", concat(
     flatten([
       for name, stream in module.event_stream : concat(
@@ -80,15 +103,16 @@ output "dead_letter_commands" {
         ],
       )
     ]),
+    # The exporter pulls the dead letters until these variables are removed.
+    var.replay && var.delivery == "pull" ? [
+      join(" ", concat(
+        ["kubectl -n ${var.kubernetes_namespace} set env statefulset/spot-interruption-exporter"],
+        [
+          for name, stream in module.event_stream :
+          "SIE_PUBSUB__INSTANCE_${upper(name)}_SUBSCRIPTION_NAME=${local.subscription_prefix}${stream.dead_letter_subscription}"
+        ],
+      ))
+    ] : [],
     [""],
   ))
-}
-
-locals {
-  sink_parent = split("/", var.sink_parent)
-  read_from = (
-    local.sink_parent[0] == "folders" ? "--folder=${local.sink_parent[1]}" :
-    local.sink_parent[0] == "organizations" ? "--organization=${local.sink_parent[1]}" :
-    "--project=${local.projects[0]}"
-  )
 }

@@ -1,6 +1,9 @@
 # A store that several replicas share. Confirmed writes are on disk (AOF, fsync always); a second node replicates them.
 
 locals {
+  valkey_policy          = try(length(var.valkey.subnetworks), 0) > 0
+  valkey_network_project = try(split("/", var.valkey.network)[1], null)
+
   valkey_connections = flatten([
     for instance in google_memorystore_instance.this : [
       for endpoint in instance.endpoints : [for connection in endpoint.connections : connection.psc_auto_connection]
@@ -11,10 +14,10 @@ locals {
     if connection.connection_type == "CONNECTION_TYPE_PRIMARY"
   ])
 
-  # In the same ConfigMap as the configuration. The authority signs certificates of this instance only, so the
-  # host name need not be checked; the instance is reached by address.
-  valkey_ca_file = "/etc/spot-interruption-exporter/valkey-ca.pem"
-  store_url = var.valkey == null ? "" : join("", [
+  # In the same Secret as the URL. The authority signs certificates of this instance only, so the host name need not
+  # be checked; the instance is reached by address.
+  valkey_ca_file = "/etc/spot-interruption-exporter-store/valkey-ca.pem"
+  valkey_url = var.valkey == null ? "" : join("", [
     "rediss://${local.valkey_primary.ip_address}:${local.valkey_primary.port}/0",
     "?ssl_ca_certs=${local.valkey_ca_file}&ssl_check_hostname=false",
   ])
@@ -23,9 +26,9 @@ locals {
 # A network can have only one policy per region and service class: if it exists, leave `subnetworks` empty.
 # The policy belongs to the network's project, which differs from ours if the network is shared.
 resource "google_network_connectivity_service_connection_policy" "valkey" {
-  count = try(length(var.valkey.subnetworks), 0) > 0 ? 1 : 0
+  count = local.valkey_policy ? 1 : 0
 
-  project       = split("/", var.valkey.network)[1]
+  project       = local.valkey_network_project
   name          = "${var.prefix}-valkey"
   location      = var.valkey.region
   service_class = "gcp-memorystore"
@@ -36,7 +39,15 @@ resource "google_network_connectivity_service_connection_policy" "valkey" {
     subnetworks = var.valkey.subnetworks
   }
 
-  depends_on = [google_project_service.this]
+  depends_on = [google_project_service.this, google_project_service.network]
+}
+
+resource "google_project_service" "network" {
+  count = var.enable_apis && local.valkey_policy && local.valkey_network_project != var.project_id ? 1 : 0
+
+  project            = local.valkey_network_project
+  service            = "networkconnectivity.googleapis.com"
+  disable_on_destroy = false
 }
 
 resource "google_memorystore_instance" "this" {

@@ -1,4 +1,5 @@
 # The README's table of variables has these descriptions and defaults; a test keeps them equal.
+# Rules about several variables are in outputs.tf, because Terraform before 1.9 cannot have them here.
 
 variable "project_id" {
   description = "the project that gets the topics, subscriptions and service accounts"
@@ -11,18 +12,41 @@ variable "project_id" {
   }
 }
 
-variable "push_endpoint" {
-  description = "the URL of the exporter on the internet: `https://`, a host with a valid certificate, no slash at the end"
+variable "project_number" {
+  description = "the number of `project_id`; default: Terraform looks it up, which also reads the project's billing information"
   type        = string
+  default     = null
+
+  validation {
+    condition     = var.project_number == null || can(regex("^[0-9]+$", var.project_number))
+    error_message = "project_number should be digits; `gcloud projects describe` prints it."
+  }
+}
+
+variable "delivery" {
+  description = "`push`, or `pull`, which needs no address on the internet; the exporter's configuration has the same"
+  type        = string
+  default     = "push"
   nullable    = false
 
   validation {
-    condition     = can(regex("^https://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$", var.push_endpoint))
+    condition     = contains(["push", "pull"], var.delivery)
+    error_message = "delivery should be push or pull."
+  }
+}
+
+variable "push_endpoint" {
+  description = "the URL of the exporter on the internet: `https://`, a host with a valid certificate, no slash at the end; required with `push`"
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.push_endpoint == null || can(regex("^https://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$", var.push_endpoint))
     error_message = "push_endpoint should begin with https:// and end without a slash; Pub/Sub signs no token for plain http."
   }
 
   validation {
-    condition     = !can(regex("/events(/|$)", var.push_endpoint))
+    condition     = var.push_endpoint == null || !can(regex("/events(/|$)", var.push_endpoint))
     error_message = "push_endpoint should end before /events/, which is added to it."
   }
 }
@@ -46,15 +70,23 @@ variable "projects" {
   }
 }
 
-variable "sink_parent" {
-  description = "`folders/NUMBER` or `organizations/NUMBER` for one sink over everything below it; empty: a sink in each of `projects`"
-  type        = string
-  default     = ""
+variable "sink_parents" {
+  description = "what gets a sink: `folders/NUMBER`, `organizations/NUMBER`, each with everything below it, or `projects/ID`; empty: each of `projects`"
+  type        = list(string)
+  default     = []
   nullable    = false
 
   validation {
-    condition     = can(regex("^((folders|organizations)/[0-9]+)?$", var.sink_parent))
-    error_message = "sink_parent should be folders/NUMBER or organizations/NUMBER, or empty."
+    condition = alltrue([
+      for parent in var.sink_parents :
+      can(regex("^((folders|organizations)/[0-9]+|projects/([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9])$", parent))
+    ])
+    error_message = "sink_parents should be names like folders/NUMBER, organizations/NUMBER and projects/ID."
+  }
+
+  validation {
+    condition     = length(distinct(var.sink_parents)) == length(var.sink_parents)
+    error_message = "sink_parents should name each parent once."
   }
 }
 
@@ -138,7 +170,7 @@ variable "kubernetes_service_account" {
 }
 
 variable "replay" {
-  description = "push the dead letters to the exporter again; see Dead letters"
+  description = "deliver the dead letters to the exporter again; see Dead letters"
   type        = bool
   default     = false
   nullable    = false

@@ -8,7 +8,3 @@ terraform {
     }
   }
 }
-
-provider "google" {
-  project = var.project_id
-}

@@ -3,16 +3,31 @@
 import re
 import shutil
 import stat
-import subprocess
+from base64 import b64decode
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
 
 from tests.docs.checkout import copied, shell
+from tests.infra.provider import initialise, terraform
+from tests.infra.provider import run as run_terraform
 from tests.k8s.checks import problems
-from tests.k8s.rendered import BASE, K8S, OVERLAYS, Manifests, render
+from tests.k8s.rendered import (
+    APPLICATION,
+    BASE,
+    GKE,
+    K8S,
+    OVERLAYS,
+    PULL,
+    PUSHED,
+    REPLICAS,
+    STORE_SECRET,
+    URL_FILE,
+    Manifests,
+    render,
+)
 from tests.k8s.schemas import violations
 from tests.support.docs import DOCS, PAGES, ROOT, blocks
 from tests.support.requirement import require
@@ -20,16 +35,25 @@ from tests.support.requirement import require
 DEPLOY: Final = DOCS / "deploy.md"
 ACCOUNT: Final = "till-exporter@till-project.iam.gserviceaccount.com"
 # Terraform's outputs of another installation than the example's.
-OUTPUTS: Final = {
-    "exporter_service_account_email": ACCOUNT,
-    "exporter_config": """\
+PUSHING: Final = """\
 project_name: till-project
 pubsub:
   instance_creation_subscription_name: till-creation-subscription
   instance_interruption_subscription_name: till-interruption-subscription
   audience: "https://push.example.net"
   service_account_email: till-push@till-project.iam.gserviceaccount.com
-""",
+"""
+PULLING: Final = """\
+project_name: till-project
+pubsub:
+  delivery: pull
+  instance_creation_subscription_name: projects/till-project/subscriptions/till-creation-subscription
+  instance_interruption_subscription_name: projects/till-project/subscriptions/till-interruption-subscription
+"""
+OUTPUTS: Final = {
+    "exporter_service_account_email": ACCOUNT,
+    "valkey_url": "rediss://10.0.0.2:6379/0?ssl_ca_certs=/etc/spot-interruption-exporter-store/valkey-ca.pem",
+    "valkey_ca_certificates": "authorities",
 }
 SITE: Final = "export PROJECT=till-project REGION=europe-west4 HOST=push.example.net\n"
 
@@ -50,20 +74,30 @@ def checkout(tmp_path: Path) -> Path:
     """Return a copy of the checkout, with Terraform's outputs on PATH."""
     require("kubectl", shutil.which("kubectl"))
     folder = copied(tmp_path)
-    terraform = folder / "bin" / "terraform"
-    terraform.parent.mkdir()
-    cases = "\n".join(f"*' -raw {name}') printf %s '{value}' ;;" for name, value in OUTPUTS.items())
-    terraform.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\n*) exit 1 ;;\nesac\n')
-    terraform.chmod(stat.S_IRWXU)
+    fake = folder / "bin" / "terraform"
+    fake.parent.mkdir()
+    given = OUTPUTS | {"exporter_config": PUSHING}
+    cases = "\n".join(f"*' -raw {name}') printf %s '{value}' ;;" for name, value in given.items())
+    fake.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\n*) exit 1 ;;\nesac\n')
+    fake.chmod(stat.S_IRWXU)
     return folder
 
 
-def follow(overlay: str, checkout: Path) -> Path:
-    """Run the variables and the overlay's step; return the folder of the new overlay."""
+def execute(step: str, checkout: Path) -> str:
+    """Run the variables and a step with Terraform's outputs; return what it prints."""
     [variables] = code("variables")
     image = re.findall(r"^export IMAGE=.*$", variables, re.MULTILINE)
-    done = shell("\n".join([variables, SITE, *image, 'PATH="$PWD/bin:$PATH"', STEPS[overlay]]), checkout)
+    done = shell("\n".join([variables, SITE, *image, 'PATH="$PWD/bin:$PATH"', step]), checkout)
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def follow(overlay: str, checkout: Path) -> Path:
+    """Run the overlay's step; return the folder of the new overlay."""
+    if overlay == PULL:
+        fake = checkout / "bin" / "terraform"
+        fake.write_text(fake.read_text().replace(PUSHING, PULLING))
+    execute(STEPS[overlay], checkout)
     return checkout / "k8s/overlays/site"
 
 
@@ -80,8 +114,9 @@ def test_a_path_leads_to_an_overlay_with_the_values_of_the_site(overlay: str, ch
     settings, warnings = built.settings()
     assert warnings == ()
     assert settings.project_ids == ("till-project",)
-    assert settings.pubsub.audience == ("https://push.example.net",)
-    assert built.one("Ingress")["spec"]["rules"][0]["host"] == "push.example.net"
+    assert settings.pubsub.audience == (("https://push.example.net",) if overlay in PUSHED else ())
+    hosts = [rule["host"] for one in built.all("Ingress") for rule in one["spec"]["rules"]]
+    assert hosts == (["push.example.net"] if overlay in PUSHED else [])
     assert built.one("ServiceAccount")["metadata"]["annotations"] == {
         "iam.gke.io/gcp-service-account": ACCOUNT
     }
@@ -167,16 +202,101 @@ def test_the_hcl_of_the_pages_is_formatted_and_sets_variables_that_exist() -> No
         name
         for code in (inside, *(code for code in found if "module " not in code))
         for name in re.findall(r"^(?:  )?(\w+) +=", code, re.MULTILINE)
-    } - {"source"}
+    } - {"source", "for_each"}
     attributes = {"region", "network", "subnetworks"}
 
     assert len(found) >= 3
     assert variables - attributes <= declared("variable", "variables.tf")
-    terraform = shutil.which("terraform")
-    if terraform is None:
-        pytest.skip("needs terraform, which is not here")
     for code in found:
-        done = subprocess.run(
-            [terraform, "fmt", "-check", "-"], input=code, capture_output=True, text=True, check=False
-        )
+        done = run_terraform("fmt", "-check", "-", within=ROOT, stdin=code)
         assert done.returncode == 0, code
+
+
+def example_of(overlay: str) -> str:
+    """Return the name of the Terraform example that belongs to an overlay."""
+    return {PULL: "pull", REPLICAS: "replicas"}.get(overlay, "push")
+
+
+def terraform_steps() -> list[tuple[str, str]]:
+    """Return each path's overlay with its step that copies Terraform's example."""
+    marks = [block for block in blocks(DEPLOY, "sh") if block.mark in ("terraform", "overlay")]
+    steps = [
+        (overlay, first.code)
+        for first, second in zip(marks[::2], marks[1::2], strict=True)
+        for overlay, step in STEPS.items()
+        if step == second.code
+    ]
+    assert [overlay for overlay, _ in steps] == list(STEPS)
+    return steps
+
+
+@pytest.mark.parametrize(("overlay", "step"), terraform_steps(), ids=list(STEPS))
+def test_a_path_leads_to_a_valid_terraform_configuration(
+    overlay: str, step: str, checkout: Path, tmp_path: Path
+) -> None:
+    terraform()
+    execute(step, checkout)
+    site = checkout / "infra/site"
+    initialise(site, tmp_path)
+
+    done = run_terraform("validate", "-no-color", within=site)
+    assert done.returncode == 0, done.stderr
+    text = (site / "main.tf").read_text()
+    assert f"examples/{example_of(overlay)} " in step
+    assert "example-project" not in text
+    assert re.findall(r'^  project_id +=.*"(.+)"$', text, re.MULTILINE) == ["till-project"]
+    pushed = ["https://push.example.net"] if overlay in PUSHED else []
+    assert re.findall(r'^  push_endpoint += "(.+)"$', text, re.MULTILINE) == pushed
+    assert ("europe-west4" in text) == (overlay == REPLICAS)
+
+
+def test_the_secret_of_the_store_has_the_files_that_the_pods_and_the_url_name(checkout: Path) -> None:
+    created = [
+        step for step in code("needs a cloud") if "create secret generic" in step and STORE_SECRET in step
+    ]
+    for step in created:
+        _, _, create = step.partition("k8s/base/namespace.yaml\n")
+        secret = yaml.safe_load(execute(create.replace(" | kubectl apply -f -", ""), checkout))
+        replicas = render(REPLICAS)
+        [volume] = [one for one in replicas.pod["volumes"] if "secret" in one]
+        files = {f"{replicas.mounts[volume['name']]}/{key}" for key in secret["data"]}
+
+        assert secret["metadata"] == {
+            "name": volume["secret"]["secretName"],
+            "namespace": APPLICATION,
+            "creationTimestamp": None,
+        }
+        url = b64decode(secret["data"]["url"]).decode()
+        assert {replicas.environment[URL_FILE], *re.findall(r"ssl_ca_certs=([^&]+)", url)} == files
+    assert len(created) == 2
+
+
+def documented(mark: str) -> dict[str, Any]:
+    """Return the YAML of the marked block of the Kubernetes reference."""
+    [block] = [one for one in blocks(K8S / "README.md", "yaml") if one.mark == mark]
+    content: dict[str, Any] = yaml.safe_load(block.code)
+    return content
+
+
+def overlay_with(folder: Path, content: dict[str, Any]) -> Manifests:
+    """Return the build of the first overlay with these keys in its kustomization."""
+    site = shutil.copytree(K8S, folder / "k8s") / GKE
+    path = site / "kustomization.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | content, sort_keys=False))
+    return render(site)
+
+
+def test_a_larger_disk_changes_only_the_claim(tmp_path: Path) -> None:
+    built = overlay_with(tmp_path, documented("larger disk"))
+
+    [claim] = built.workload["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    # Otherwise the pod would restart.
+    assert built.workload["template"] == render(GKE).workload["template"]
+
+
+def test_an_image_by_digest_has_no_tag(tmp_path: Path) -> None:
+    content = documented("digest")
+    [named] = content["images"]
+
+    assert overlay_with(tmp_path, content).container["image"] == f"{named['newName']}@{named['digest']}"

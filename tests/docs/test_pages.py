@@ -13,7 +13,7 @@ from tests.support.docs import DOCS, PAGES, README, ROOT, anchors, blocks
 # Marks whose commands a test runs, or compares with something that CI runs.
 TESTED: Final = frozenset(
     {"demo", "test", "start", "by hand", "run", "dashboard", "variables", "overlay", "overlay outside"}
-    | {"backup", "compose", "takes minutes"}
+    | {"backup", "compose", "takes minutes", "terraform"}
 )
 # Marks of commands that cannot run here, and the programs that make it so.
 UNTESTED: Final = {
@@ -21,7 +21,7 @@ UNTESTED: Final = {
     "needs Docker": ("docker",),
 }
 # Files that the reader of a page creates.
-MADE_BY_READERS: Final = ("k8s/overlays/site", "infra/gcp/backend.tf")
+MADE_BY_READERS: Final = ("k8s/overlays/site", "infra/site")
 _LINK: Final = re.compile(r'(?:\]\(|src="|srcset=")([^)"\s]+)')
 _IMAGE_BYTES: Final = 200_000
 

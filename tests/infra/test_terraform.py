@@ -1,18 +1,17 @@
-"""The configuration that Terraform writes is accepted by the exporter.
+"""The Terraform configuration is valid, its tests pass, and the exporter accepts what it writes.
 
-Where Terraform or its provider is missing these tests are skipped, in CI too: Debian has no package of
-either. The workflows of the project's home run them all.
+The provider is the real one if `TERRAFORM_MIRROR` names a filesystem mirror that has it, and otherwise a
+stand-in with the schemas that the configuration uses. Without Terraform these tests are skipped, in CI too,
+because Debian has no package of it.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -23,6 +22,8 @@ from app.gcp.pubsub import PushMessage
 from app.metrics import ENDPOINTS
 from app.settings import Settings, load_settings
 from tests.infra.log_filter import Filter, compiled
+from tests.infra.provider import MIRROR, initialise, real_mirror, run, schemas
+from tests.infra.stand_in.encoding import type_of
 from tests.support.docs import rows
 from tests.support.entries import (
     JsonObject,
@@ -37,44 +38,21 @@ from tests.support.entries import (
 
 ROOT: Final = Path(__file__).parents[2]
 GCP: Final = ROOT / "infra" / "gcp"
+EXAMPLES: Final = sorted(path.parent.name for path in GCP.glob("examples/*/main.tf"))
 TEMPLATE: Final = GCP / "templates" / "exporter-config.yaml.tftpl"
 
 
-def found_terraform() -> str:
-    """Terraform's path; where it is missing, the test is skipped."""
-    found = shutil.which("terraform")
-    if found is None:
-        pytest.skip("needs terraform, which is not here")
-    return found
-
-
-def run(*arguments: str, within: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run Terraform without prompts and without its check for a newer version, and return its output."""
-    quiet = {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_INPUT": "0"}
-    return subprocess.run(
-        [found_terraform(), *arguments],
-        cwd=within,
-        input=stdin,
-        env=os.environ | quiet,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-# The provider is large: to be fetched, and to be started for each run.
+# Terraform starts the provider for each run.
 slow: Final = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the configuration with its provider installed; skips where there is none to be had."""
-    folder = tmp_path_factory.mktemp("terraform") / "gcp"
+    """Return a copy of the configuration, with the provider installed."""
+    scratch = tmp_path_factory.mktemp("terraform")
+    folder = scratch / "gcp"
     shutil.copytree(GCP, folder, ignore=shutil.ignore_patterns(".*", "*.tfstate*", "*.tfvars*", "backend.tf"))
-    done = run("init", "-no-color", within=folder)
-    if re.search(r"Failed to (query available provider packages|install provider)", done.stderr):
-        pytest.skip("needs Terraform's google provider, which cannot be had here")
-    assert done.returncode == 0, done.stderr
+    initialise(folder, scratch)
     return folder
 
 
@@ -101,6 +79,26 @@ def tested(initialised: Path) -> str:
     failures = re.findall(r"^.*\.\.\. fail$", done.stdout, re.MULTILINE)
     assert (done.returncode, failures) == (0, []), done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_valid(example: str, initialised: Path, tmp_path: Path) -> None:
+    # Terraform installs a module's provider in the folder of the configuration that uses it.
+    copied = shutil.copytree(initialised, tmp_path / "gcp")
+    folder = copied / "examples" / example
+    initialise(folder, tmp_path)
+
+    done = run("validate", "-no-color", within=folder)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_examples_configure_a_provider() -> None:
+    configured = [
+        path for path in GCP.rglob("*.tf") if re.search(r'^provider "', path.read_text(), re.MULTILINE)
+    ]
+
+    assert sorted(path.parent for path in configured) == [GCP / "examples" / name for name in EXAMPLES]
 
 
 @slow
@@ -131,9 +129,9 @@ def rendered(**values: object) -> str:
         "projects": ["example-project"],
         "creation_subscription": "sie-creation-subscription",
         "interruption_subscription": "sie-interruption-subscription",
+        "delivery": "push",
         "audience": "https://sie.example.com",
         "service_account_email": "sie-push@example-project.iam.gserviceaccount.com",
-        "store_url": "",
     } | values
     expression = f"jsonencode(templatefile({json.dumps(str(TEMPLATE))}, {json.dumps(given)}))"
     done = run("console", within=TEMPLATE.parent, stdin=expression)
@@ -154,13 +152,24 @@ def test_the_exporter_reads_what_terraform_writes(tmp_path: Path) -> None:
     assert settings.store.url.startswith("sqlite:")
 
 
-def test_the_exporter_reads_several_projects_and_a_shared_store(tmp_path: Path) -> None:
-    url = "rediss://10.0.0.2:6379/0?ssl_ca_certs=/etc/spot-interruption-exporter/valkey-ca.pem"
-
-    settings = settings_of(rendered(projects=["shop-project", "till-project"], store_url=url), tmp_path)
+def test_the_exporter_reads_several_projects(tmp_path: Path) -> None:
+    settings = settings_of(rendered(projects=["shop-project", "till-project"]), tmp_path)
 
     assert settings.project_ids == ("shop-project", "till-project")
-    assert settings.store.url == url
+
+
+def test_the_exporter_pulls_from_the_project_of_the_subscriptions(tmp_path: Path) -> None:
+    names = {
+        f"{stream}_subscription": f"projects/tools-project/subscriptions/sie-{stream}-subscription"
+        for stream in ENDPOINTS
+    }
+    # Terraform has neither an audience nor an account then.
+    absent = {"audience": None, "service_account_email": None}
+
+    settings = settings_of(rendered(delivery="pull", projects=["shop-project"], **names, **absent), tmp_path)
+
+    assert settings.pubsub.delivery == "pull"
+    assert settings.pulled_subscriptions == tuple(names[f"{stream}_subscription"] for stream in ENDPOINTS)
 
 
 def test_an_audience_like_a_number_stays_text(tmp_path: Path) -> None:
@@ -321,3 +330,86 @@ def test_the_account_is_bound_to_the_manifests_names(variable: str, manifest: st
     named = yaml.safe_load((ROOT / "k8s" / "base" / manifest).read_text())["metadata"]["name"]
 
     assert {name: default for name, default, _ in variables()}[variable] == named
+
+
+# The least role that can create each type.
+_ROLES: Final = {
+    "google_kms_crypto_key_iam_member": "cloudkms.admin",
+    "google_logging_folder_sink": "logging.configWriter",
+    "google_logging_organization_sink": "logging.configWriter",
+    "google_logging_project_sink": "logging.configWriter",
+    "google_memorystore_instance": "memorystore.admin",
+    "google_monitoring_alert_policy": "monitoring.alertPolicyEditor",
+    "google_network_connectivity_service_connection_policy": "networkconnectivity.consumerNetworkAdmin",
+    "google_project_iam_custom_role": "iam.roleAdmin",
+    "google_project_iam_member": "resourcemanager.projectIamAdmin",
+    "google_project_service": "serviceusage.serviceUsageAdmin",
+    "google_pubsub_subscription": "pubsub.admin",
+    "google_pubsub_subscription_iam_member": "pubsub.admin",
+    "google_pubsub_topic": "pubsub.admin",
+    "google_pubsub_topic_iam_member": "pubsub.admin",
+    "google_service_account": "iam.serviceAccountAdmin",
+    "google_service_account_iam_member": "iam.serviceAccountAdmin",
+}
+
+
+def test_the_roles_that_terraform_needs_are_listed() -> None:
+    text = "".join(path.read_text() for path in GCP.rglob("*.tf"))
+    created = set(re.findall(r'^resource "(\w+)"', text, re.MULTILINE))
+    page = (ROOT / "docs/deploy.md").read_text()
+    listed = set(
+        re.findall(r"`roles/([\w.]+)`", "".join(re.findall(r"^\| (?:Terraform|…).*", page, re.MULTILINE)))
+    )
+
+    assert created == _ROLES.keys()
+    # Terraform also sets the account that a subscription pushes as.
+    assert listed == {*_ROLES.values(), "iam.serviceAccountUser"}
+
+
+def test_the_stand_in_agrees_with_the_real_provider(initialised: Path) -> None:
+    if not real_mirror():
+        pytest.skip(f"needs a mirror with the real provider, which {MIRROR} does not name")
+    printed = json.loads(run("providers", "schema", "-json", within=initialised).stdout)
+    [real] = printed["provider_schemas"].values()
+    ours = schemas()
+
+    kinds = {"resources": "resource_schemas", "data": "data_source_schemas"}
+    assert [
+        problem
+        for kind, theirs in kinds.items()
+        for name, body in ours[kind].items()
+        for problem in disagreements(name, body, real[theirs][name]["block"])
+    ] == []
+
+
+def disagreements(name: str, ours: Mapping[str, Any], real: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields of a block that the real provider does not have, or has with another type or mode."""
+    for field, given in ours.items():
+        place = f"{name}.{field}"
+        if field == "block":
+            continue
+        if isinstance(given, str):
+            found = real.get("attributes", {}).get(field)
+            kind, *modes = given.split()
+            if found is None or not contains(found["type"], type_of(kind)):
+                yield f"{place} is not {kind}"
+            elif {mode for mode in ("required", "optional", "computed") if found.get(mode)} != set(modes):
+                yield f"{place} is not {modes}"
+            continue
+        block = real.get("block_types", {}).get(field)
+        least, most = (0, 0) if block is None else (block.get("min_items", 0), block.get("max_items", ""))
+        if block is None or given["block"] != f"{block['nesting_mode']} {least}..{most}":
+            yield f"{place} is not {given['block']}"
+        else:
+            yield from disagreements(place, given, block["block"])
+
+
+def contains(real: Any, ours: Any) -> bool:  # noqa: ANN401  # JSON
+    """Return True if a type is the real one, with some of the fields of its objects."""
+    if isinstance(real, str) or isinstance(ours, str):
+        return bool(real == ours)
+    if real[0] != ours[0]:
+        return False
+    if real[0] != "object":
+        return contains(real[1], ours[1])
+    return all(name in real[1] and contains(real[1][name], kind) for name, kind in ours[1].items())

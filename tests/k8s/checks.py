@@ -12,7 +12,7 @@ _CHECKS: Final[tuple[Callable[[Manifests], Iterator[str]], ...]] = (
     *(pod.rights, pod.resources, pod.nodes),
     *(replicas.in_a_file, replicas.on_a_server),
     *(exposure.namespaces, exposure.selectors, exposure.services),
-    *(exposure.ingress, exposure.gke, exposure.nginx),
+    *(exposure.closed, exposure.ingress, exposure.gke, exposure.nginx),
     *(scraping.monitors, scraping.by_service, scraping.by_pod),
     *(network.incoming, network.outgoing),
 )

@@ -4,16 +4,16 @@ import httpx
 import pytest
 
 from app.demo.issuer import Issuer, IssuerServer
-from tests.k8s.rendered import OVERLAYS, render
+from tests.k8s.rendered import PUSHED, render
 from tests.k8s.running import Installation, exporter, nginx, store
 from tests.support.process import free_port
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
+@pytest.fixture(scope="module", params=PUSHED)
 def installation(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Run an installation of each overlay, shared by the tests of a module."""
+    """Run an installation of each overlay with an ingress, shared by the tests of a module."""
     directory = tmp_path_factory.mktemp("installation")
     manifests = render(request.param)
     settings, _ = manifests.settings()

@@ -35,12 +35,18 @@ def selectors(manifests: Manifests) -> Iterator[str]:
 
 
 def services(manifests: Manifests) -> Iterator[str]:
-    """All Services are internal: one for pushes, a headless one for metrics, even of a pod that stops."""
+    """All Services are internal: one for pushes, if there are any, and a headless one for metrics.
+
+    The headless one has even a pod that stops.
+    """
     for service in manifests.all("Service"):
         if service["spec"].get("type", "ClusterIP") != "ClusterIP":
             yield f"the Service {service['metadata']['name']} is open without the ingress"
     push = manifests.find("Service", APPLICATION)
-    if push is None or _targets(manifests, push) != {manifests.port("http")}:
+    if manifests.pulls:
+        if push is not None:
+            yield "there is a Service for pushes, but the exporter pulls"
+    elif push is None or _targets(manifests, push) != {manifests.port("http")}:
         yield "the Service of pushes does not lead to the port http"
     governing = manifests.find("Service", manifests.workload["serviceName"])
     if governing is None or governing["spec"].get("clusterIP") != "None":
@@ -55,8 +61,20 @@ def _targets(manifests: Manifests, service: Object) -> set[int | None]:
     return {manifests.port(port.get("targetPort", port["port"])) for port in service["spec"]["ports"]}
 
 
+def closed(manifests: Manifests) -> Iterator[str]:
+    """Without pushes, nothing leads from the internet to the exporter; with pushes, an ingress does."""
+    doors = ("Ingress", "ManagedCertificate", "BackendConfig", "FrontendConfig")
+    found = [one["kind"] for one in manifests.objects if one["kind"] in doors]
+    if manifests.pulls:
+        yield from (f"there is a kind {kind}, but the exporter pulls" for kind in found)
+    elif "Ingress" not in found:
+        yield "pubsub.delivery is push, but there is no Ingress"
+
+
 def ingress(manifests: Manifests) -> Iterator[str]:
     """Only pushes are routed, by TLS, on the host that is the audience of their tokens."""
+    if not manifests.all("Ingress"):
+        return
     settings, _ = manifests.settings()
     specified = manifests.one("Ingress")["spec"]
     if "defaultBackend" in specified:
@@ -93,7 +111,7 @@ def _certified(manifests: Manifests) -> set[str]:
 def gke(manifests: Manifests) -> Iterator[str]:
     """The load balancer probes the right path and port, and gives up later than Pub/Sub."""
     settings, _ = manifests.settings()
-    annotations = manifests.one("Ingress")["metadata"]["annotations"]
+    annotations = _ingress(manifests)["metadata"]["annotations"]
     if annotations.get("kubernetes.io/ingress.class") != "gce":
         return
     push = manifests.find("Service", APPLICATION) or {"metadata": {}}
@@ -122,7 +140,7 @@ def gke(manifests: Manifests) -> Iterator[str]:
 def nginx(manifests: Manifests) -> Iterator[str]:
     """Both controllers allow the largest body, and give up later than Pub/Sub."""
     settings, _ = manifests.settings()
-    if manifests.one("Ingress")["spec"].get("ingressClassName") != "nginx":
+    if _ingress(manifests)["spec"].get("ingressClassName") != "nginx":
         return
     noted = manifests.one("Ingress")["metadata"]["annotations"]
     for name in ("nginx.ingress.kubernetes.io/proxy-body-size", "nginx.org/client-max-body-size"):
@@ -134,6 +152,11 @@ def nginx(manifests: Manifests) -> Iterator[str]:
     for name in ("nginx.ingress.kubernetes.io/ssl-redirect", "nginx.org/redirect-to-https"):
         if noted.get(name) != "true":
             yield f"{name}: http is not redirected to https"
+
+
+def _ingress(manifests: Manifests) -> Object:
+    found = manifests.all("Ingress")
+    return found[0] if found else {"metadata": {"annotations": {}}, "spec": {}}
 
 
 def _bytes(size: str) -> int:

@@ -42,9 +42,9 @@ _KNOWN: Final = (COLLECTOR, OWN_COLLECTOR, PROMETHEUS, NGINX, OTHER_NGINX, *BALA
 def incoming(manifests: Manifests) -> Iterator[str]:
     """Only the ingress reaches the port for pushes, and only Prometheus the port for metrics."""
     settings, _ = manifests.settings()
-    behind_gke = bool(manifests.all("BackendConfig"))
+    pushers = BALANCERS if manifests.all("BackendConfig") else (NGINX, OTHER_NGINX)
     allowed = {
-        settings.server.port: BALANCERS if behind_gke else (NGINX, OTHER_NGINX),
+        settings.server.port: () if manifests.pulls else pushers,
         settings.metrics_port: (COLLECTOR, OWN_COLLECTOR)
         if manifests.all("PodMonitoring")
         else (PROMETHEUS,),

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from app import VERSION
 from app.errors import ConfigurationError
-from tests.k8s.rendered import APPLICATION, HEALTH, Manifests, Object, selects
+from tests.k8s.rendered import APPLICATION, HEALTH, URL_FILE, Manifests, Object, selects
 
 _MIB: Final = 2**20
 # Measured values: see k8s/README.md. The child limits itself by the `--memory-mib` of app/gcp/compute.
 _EXPORTER_MIB: Final = 90
+_PULLING_EXPORTER_MIB: Final = 130
 _CHILD_MIB: Final = 110
 CHILD_LIMIT_MIB: Final = 256
 _STOP_SECONDS: Final = 10
@@ -23,7 +24,7 @@ def configuration(manifests: Manifests) -> Iterator[str]:
     try:
         _, warnings = manifests.settings()
     except LookupError as exc:
-        yield f"CONFIG_PATH leads to no file, or a variable to no value: {exc}"
+        yield f"CONFIG_PATH or {URL_FILE} leads to no file: {exc}"
     except ConfigurationError as exc:
         yield f"the exporter refuses its configuration: {exc}"
     else:
@@ -40,9 +41,12 @@ def version(manifests: Manifests) -> Iterator[str]:
 
 
 def ports(manifests: Manifests) -> Iterator[str]:
-    """The exporter listens on the ports of the container."""
+    """The exporter listens on the ports of the container. Without pushes, only the metrics have one."""
     settings, _ = manifests.settings()
-    if manifests.port("http") != settings.server.port:
+    if manifests.pulls:
+        if manifests.port("http") is not None:
+            yield "there is a port http, but the exporter pulls"
+    elif manifests.port("http") != settings.server.port:
         yield "the port http is not server.port"
     if manifests.port("metrics") != settings.metrics_port:
         yield "the port metrics is not prometheus.port"
@@ -86,7 +90,10 @@ def end(manifests: Manifests) -> Iterator[str]:
     needs = settings.server.drain_seconds + settings.prometheus.linger_seconds + _STOP_SECONDS
     if manifests.pod.get("terminationGracePeriodSeconds", 30) < needs:
         yield f"terminationGracePeriodSeconds is below the {needs:g} s that stopping takes"
-    if not settings.server.drain_seconds:
+    if manifests.pulls:
+        if settings.server.drain_seconds:
+            yield "server.drain_seconds delays the end of the pod, but the exporter pulls"
+    elif not settings.server.drain_seconds:
         yield "server.drain_seconds is 0, but a balancer needs time to remove the pod"
 
 
@@ -130,15 +137,16 @@ def rights(manifests: Manifests) -> Iterator[str]:
 def resources(manifests: Manifests) -> Iterator[str]:
     """The memory is enough for the exporter and the child that lists the fleet."""
     given = manifests.container.get("resources", {})
+    exporter = _PULLING_EXPORTER_MIB if manifests.pulls else _EXPORTER_MIB
     for kind in ("requests", "limits"):
         yield from (
             f"resources.{kind} has no {name}"
             for name in ("cpu", "memory", "ephemeral-storage")
             if name not in given.get(kind, {})
         )
-    if _mib(given, "requests") < _EXPORTER_MIB + _CHILD_MIB:
+    if _mib(given, "requests") < exporter + _CHILD_MIB:
         yield "the memory request is below the use of the exporter and its child"
-    if _mib(given, "limits") < _EXPORTER_MIB + CHILD_LIMIT_MIB:
+    if _mib(given, "limits") < exporter + CHILD_LIMIT_MIB:
         yield "the memory limit is below the use of the exporter and the limit of its child"
 
 

@@ -21,11 +21,15 @@ BASE: Final = "base"
 GKE: Final = "overlays/gke-managed-prometheus"
 NGINX: Final = "overlays/nginx-prometheus-operator"
 REPLICAS: Final = "overlays/gke-replicas"
-OVERLAYS: Final = (GKE, NGINX, REPLICAS)
+PULL: Final = "overlays/gke-pull"
+PUSHED: Final = (GKE, NGINX, REPLICAS)
+"""The overlays with an ingress."""
+OVERLAYS: Final = (*PUSHED, PULL)
 
 APPLICATION: Final = "spot-interruption-exporter"
 HEALTH: Final = "/healthz"
 STORE_SECRET: Final = "spot-interruption-exporter-store"  # noqa: S105  # its name
+URL_FILE: Final = "SIE_STORE__URL_FILE"
 SECRETS: Final[Mapping[str, Mapping[str, str]]] = {STORE_SECRET: {"url": "redis://:secret@10.0.0.5:6379/0"}}
 """Secrets that a person creates before an installation, by name."""
 
@@ -87,8 +91,8 @@ class Manifests:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables of the container. Raises LookupError for a missing Secret."""
-        return {one["name"]: _value(one) for one in self.container["env"]}
+        """The variables of the container."""
+        return {one["name"]: one["value"] for one in self.container["env"]}
 
     @property
     def mounts(self) -> Mapping[str, str]:
@@ -111,12 +115,39 @@ class Manifests:
             raise LookupError(f"there is no ConfigMap {mounted}")
         return str(found["data"][path.name])
 
+    def secret(self, path: str) -> str:
+        """Return the text of a file of a mounted Secret. Raises LookupError."""
+        folder, _, key = path.rpartition("/")
+        mounted = [
+            one["secret"]["secretName"]
+            for one in self.pod["volumes"]
+            if "secret" in one and self.mounts.get(one["name"]) == folder
+        ]
+        try:
+            [name] = mounted
+            return SECRETS[name][key]
+        except (KeyError, ValueError):
+            raise LookupError(f"no Secret is mounted that has {path}") from None
+
+    @property
+    def pulls(self) -> bool:
+        """True if the exporter pulls its messages."""
+        return self.settings()[0].pubsub.delivery == "pull"
+
     def settings(self) -> tuple[Settings, tuple[str, ...]]:
-        """Return the exporter's settings from this file, and its warnings. Raises ConfigurationError."""
+        """Return the exporter's settings from this file, and its warnings.
+
+        Raises ConfigurationError, and LookupError for a missing Secret.
+        """
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "config.yaml"
             path.write_text(self.configuration())
-            return load_settings(path, self.environment)
+            environment = dict(self.environment)
+            if URL_FILE in environment:
+                url = Path(directory) / "url"
+                url.write_text(self.secret(environment[URL_FILE]))
+                environment[URL_FILE] = str(url)
+            return load_settings(path, environment)
 
     def backends(self) -> list[tuple[str, Object]]:
         """Return each path of the ingress, with its rule."""
@@ -125,16 +156,6 @@ class Manifests:
             for rule in self.one("Ingress")["spec"]["rules"]
             for path in rule["http"]["paths"]
         ]
-
-
-def _value(variable: Object) -> str:
-    if "value" in variable:
-        return str(variable["value"])
-    asked = variable["valueFrom"]["secretKeyRef"]
-    try:
-        return SECRETS[asked["name"]][asked["key"]]
-    except KeyError:
-        raise LookupError(f"there is no Secret {asked['name']} with {asked['key']}") from None
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

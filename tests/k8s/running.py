@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 
 from app.settings import Settings
-from tests.k8s.rendered import HEALTH, Manifests
+from tests.k8s.rendered import HEALTH, URL_FILE, Manifests
 from tests.support.entries import JsonObject
 from tests.support.process import LOOPBACK, Process, answers, free_port, listens
 from tests.support.program import COMMAND, ENVIRONMENT, body_of, endpoint_of
@@ -66,7 +66,13 @@ def store(directory: Path, manifests: Manifests) -> Iterator[str]:
 
 @contextmanager
 def exporter(
-    directory: Path, manifests: Manifests, certificates: str, url: str, pushes: int, metrics: int
+    directory: Path,
+    manifests: Manifests,
+    certificates: str,
+    url: str,
+    pushes: int,
+    metrics: int,
+    **more: str,
 ) -> Iterator[None]:
     """Run the exporter with the mounted file. Environment variables have the differences of this machine."""
     mounted = directory / "config.yaml"
@@ -79,9 +85,10 @@ def exporter(
         "SIE_SERVER__DRAIN_SECONDS": "0",
         "SIE_PROMETHEUS__PORT": str(metrics),
         "SIE_PROMETHEUS__LINGER_SECONDS": "0",
-        "SIE_STORE__URL": url,
+        **_store(directory, manifests, url),
         "SIE_PUBSUB__CERTS_URL": certificates,
         "SIE_INVENTORY__ENABLED": "false",
+        **more,
     }
     with Process(
         COMMAND,
@@ -90,6 +97,15 @@ def exporter(
         env={**ENVIRONMENT, **manifests.environment, **here},
     ):
         yield
+
+
+def _store(directory: Path, manifests: Manifests, url: str) -> dict[str, str]:
+    """Return the variable that has the store's URL, or names the file with it, as in the manifests."""
+    if URL_FILE not in manifests.environment:
+        return {"SIE_STORE__URL": url}
+    file = directory / "url"
+    file.write_text(url)
+    return {URL_FILE: str(file)}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from tests.k8s.checks import problems
-from tests.k8s.rendered import APPLICATION, GKE, NGINX, REPLICAS, STORE_SECRET, Manifests, render
+from tests.k8s.rendered import APPLICATION, GKE, NGINX, PULL, REPLICAS, Manifests, render
 
 _GONE: Final = object()
 _POD: Final = ("spec", "template", "spec")
@@ -18,7 +18,7 @@ _AFFINITY: Final = (
 )
 _HOST: Final = "sie.example.com"
 _SPREAD: Final = (*_POD, "topologySpreadConstraints")
-_STORE_URL: Final = (*_CONTAINER, "env", 0, "valueFrom", "secretKeyRef")
+_STORE: Final = (*_POD, "volumes", 0)
 _CLAIM: Final = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
 
 
@@ -89,9 +89,16 @@ AGREEMENT: Final = [
     (REPLICAS, "StatefulSet", ("spec", "replicas"), 1, "needs several replicas"),
     (REPLICAS, "StatefulSet", ("spec", "replicas"), _GONE, "needs several replicas"),
     (REPLICAS, "StatefulSet", ("spec", "volumeClaimTemplates"), [_CLAIM], "a disk is claimed"),
-    (REPLICAS, "StatefulSet", (*_CONTAINER, "volumeMounts", 1, "name"), "data", "no volume data"),
-    (REPLICAS, "StatefulSet", (*_STORE_URL, "name"), "other", "no Secret other with url"),
-    (REPLICAS, "StatefulSet", (*_STORE_URL, "key"), "uri", f"no Secret {STORE_SECRET} with uri"),
+    (REPLICAS, "StatefulSet", (*_CONTAINER, "volumeMounts", 2, "name"), "data", "no volume data"),
+    (REPLICAS, "StatefulSet", (*_STORE, "secret", "secretName"), "other", "no Secret is mounted"),
+    (
+        REPLICAS,
+        "StatefulSet",
+        (*_CONTAINER, "volumeMounts", 0, "mountPath"),
+        "/other",
+        "no Secret is mounted",
+    ),
+    (REPLICAS, "StatefulSet", (*_CONTAINER, "env", 0, "value"), "/etc/url", "no Secret is mounted"),
     (REPLICAS, "StatefulSet", (*_CONTAINER, "env", 0, "name"), "STORE_URL", "not on a claimed volume"),
     (
         REPLICAS,
@@ -110,6 +117,17 @@ AGREEMENT: Final = [
     (REPLICAS, "PodDisruptionBudget", ("spec", "selector", "matchLabels"), {"app": "other"}, "at a time"),
     (REPLICAS, "PodDisruptionBudget", ("spec", "unhealthyPodEvictionPolicy"), _GONE, "blocks a drain"),
     (REPLICAS, "PodDisruptionBudget", ("spec", "maxUnavailables"), 1, "maxUnavailables"),
+    # pull
+    (PULL, "StatefulSet", (*_CONTAINER, "ports", 0), {"name": "http", "containerPort": 8080}, "a port http"),
+    (PULL, "StatefulSet", (*_CONTAINER, "livenessProbe", "httpGet", "port"), "http", "nothing listens"),
+    (PULL, "StatefulSet", (*_CONTAINER, "resources", "limits", "memory"), "384Mi", "memory limit"),
+    (
+        PULL,
+        f"NetworkPolicy {APPLICATION}-managed-prometheus",
+        ("spec", "ingress", 0, "ports", 0, "port"),
+        8080,
+        "collector in gke-gmp-system should not reach port 8080",
+    ),
     # termination
     (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), 129, "below the 135 s"),
     (GKE, "StatefulSet", (*_POD, "terminationGracePeriodSeconds"), _GONE, "below the 135 s"),
@@ -317,6 +335,40 @@ def test_objects_for_several_replicas_are_found_in_an_installation_of_one() -> N
         "a PodDisruptionBudget only blocks drains of one replica",
         "10.0.0.5 should not be reached at TCP port 6379",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Ingress", "a kind Ingress"),
+        ("ManagedCertificate", "a kind ManagedCertificate"),
+        ("BackendConfig", "a kind BackendConfig"),
+        ("Service", "a Service for pushes"),
+    ],
+)
+def test_a_way_for_pushes_is_found_in_an_installation_that_pulls(kind: str, message: str) -> None:
+    manifests = render(PULL)
+    added = render(GKE).find(kind, APPLICATION)
+    assert added is not None
+    manifests.objects = [*manifests.objects, added]
+
+    assert any(message in problem for problem in problems(manifests)), problems(manifests)
+
+
+def test_a_second_url_of_the_store_is_found() -> None:
+    manifests = render(REPLICAS)
+    configure(
+        manifests, "server:", "store:\n  url: sqlite:////var/lib/spot-interruption-exporter/store.db\nserver:"
+    )
+
+    assert any("keep one of the two" in problem for problem in problems(manifests)), problems(manifests)
+
+
+def test_a_missing_ingress_is_found() -> None:
+    manifests = render(GKE)
+    manifests.objects = [one for one in manifests.objects if one["kind"] != "Ingress"]
+
+    assert "pubsub.delivery is push, but there is no Ingress" in problems(manifests)
 
 
 def test_two_kinds_of_scrapes_at_once_are_found() -> None:

@@ -10,7 +10,22 @@ import yaml
 
 from tests.k8s.checks import problems
 from tests.k8s.pod import CHILD_LIMIT_MIB
-from tests.k8s.rendered import APPLICATION, BASE, K8S, OVERLAYS, REPLICAS, render
+from tests.k8s.rendered import (
+    APPLICATION,
+    BASE,
+    GKE,
+    K8S,
+    NGINX,
+    OVERLAYS,
+    PULL,
+    PUSHED,
+    REPLICAS,
+    STORE_SECRET,
+    URL_FILE,
+    Manifests,
+    Object,
+    render,
+)
 from tests.k8s.schemas import NEWEST, OLDEST, violations
 
 _FOLDERS: Final = sorted(str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml"))
@@ -54,10 +69,11 @@ def test_every_overlay_is_tested() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlays_configuration_keeps_the_values_of_the_base(overlay: str) -> None:
     theirs, ours = (yaml.safe_load(render(name).configuration()) for name in (overlay, BASE))
-    shared = "SIE_STORE__URL" in render(overlay).environment
+    shared = URL_FILE in render(overlay).environment
+    server = {"port": ours["server"]["port"]} if render(overlay).pulls else ours["server"]
 
     assert {key: theirs.get(key) for key in ("server", "prometheus", "store")} == {
-        "server": ours["server"],
+        "server": server,
         "prometheus": ours["prometheus"],
         "store": None if shared else ours["store"],
     }
@@ -69,7 +85,8 @@ def test_a_site_is_read_but_not_applied(overlay: str) -> None:
     site = yaml.safe_load((K8S / overlay / "site.yaml").read_text())["data"]
 
     assert rendered.find("ConfigMap", "site") is None
-    assert rendered.one("Ingress")["spec"]["rules"][0]["host"] == site["host"]
+    hosts = [rule["host"] for one in rendered.all("Ingress") for rule in one["spec"]["rules"]]
+    assert hosts == ([site["host"]] if overlay in PUSHED else [])
     account = rendered.one("ServiceAccount")["metadata"]["annotations"]
     assert account["iam.gke.io/gcp-service-account"] == site["exporter_account"]
 
@@ -85,18 +102,60 @@ def test_a_changed_configuration_restarts_the_pod() -> None:
     assert configuration in str(render(BASE).pod["volumes"])
 
 
-def test_the_ca_certificates_of_a_memorystore_are_mounted_at_the_path_in_its_url(tmp_path: Path) -> None:
-    folder = shutil.copytree(K8S, tmp_path / "k8s") / REPLICAS
-    described = folder / "kustomization.yaml"
-    described.write_text(described.read_text().replace("# - valkey-ca.pem", "- valkey-ca.pem"))
-    (folder / "valkey-ca.pem").write_text("authorities")
-    mounts = render(REPLICAS).mounts
+def test_the_ca_certificates_of_a_memorystore_are_mounted_at_the_path_in_its_url() -> None:
     [named] = re.findall(r'valkey_ca_file = "(.*)"', (K8S.parent / "infra/gcp/valkey.tf").read_text())
-    file = Path(named)
+    volumes = {
+        one["name"]: one.get("secret", {}).get("secretName") for one in render(REPLICAS).pod["volumes"]
+    }
 
-    [configuration] = render(folder).all("ConfigMap")
-    assert configuration["data"][file.name] == "authorities"
-    assert str(file.parent) == mounts["config"]
+    folders = {at for name, at in render(REPLICAS).mounts.items() if volumes.get(name) == STORE_SECRET}
+    assert folders == {str(Path(named).parent)}
+
+
+def test_the_stores_url_is_not_in_the_environment() -> None:
+    replicas = render(REPLICAS)
+
+    assert replicas.settings()[0].store.url == "redis://:secret@10.0.0.5:6379/0"
+    assert not any("secret@" in value for value in replicas.environment.values())
+    assert all("valueFrom" not in one for one in replicas.container["env"])
+
+
+def test_the_claimed_volume_has_the_fields_that_the_api_server_adds() -> None:
+    # Otherwise a second `kubectl apply` changes the StatefulSet, and a server-side apply conflicts.
+    [claim] = render(BASE).workload["volumeClaimTemplates"]
+
+    assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
+    assert claim["spec"]["volumeMode"] == "Filesystem"
+    assert claim["status"] == {"phase": "Pending"}
+
+
+def changed(folder: Path, overlay: str, **added: object) -> Manifests:
+    """Return the build of a copy of an overlay whose kustomization has more lists, or longer ones."""
+    copied = shutil.copytree(K8S, folder / "k8s") / overlay
+    path = copied / "kustomization.yaml"
+    content: Object = yaml.safe_load(path.read_text())
+    for key, value in added.items():
+        assert isinstance(value, list)
+        content[key] = [*content.get(key, []), *value]
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return render(copied)
+
+
+@pytest.mark.parametrize("overlay", [GKE, NGINX, REPLICAS])
+def test_pull_closes_the_ingress_of_an_overlay(overlay: str, tmp_path: Path) -> None:
+    built = changed(tmp_path, overlay, components=["../../components/pull"])
+    # A person changes the configuration too.
+    pulling = yaml.safe_load(render(PULL).configuration())
+    for one in built.all("ConfigMap"):
+        if "config.yaml" in one["data"]:
+            here = yaml.safe_load(one["data"]["config.yaml"])
+            parts = {key: pulling[key] for key in ("project_name", "pubsub", "server")}
+            one["data"]["config.yaml"] = yaml.safe_dump(here | parts)
+
+    assert problems(built) == []
+    assert "8080" not in str([built.container, *built.all("Service")])
+    # The metadata server is the only peer at this port.
+    assert not any("8080" in str(one["spec"].get("ingress")) for one in built.all("NetworkPolicy"))
 
 
 def test_the_pod_has_the_user_and_the_store_folder_of_the_image() -> None:

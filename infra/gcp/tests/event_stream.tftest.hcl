@@ -5,15 +5,17 @@ mock_provider "google" {
 }
 
 variables {
-  name                    = "sie-creation"
-  project                 = "example-project"
-  labels                  = { team = "platform" }
-  filter                  = "severity>=ERROR"
-  sink_parent             = ""
-  projects                = ["example-project", "shop-project"]
-  push_endpoint           = "https://sie.example.com/events/creation"
-  push_service_account    = "sie-push@example-project.iam.gserviceaccount.com"
-  audience                = "https://sie.example.com"
+  name         = "sie-creation"
+  project      = "example-project"
+  labels       = { team = "platform" }
+  filter       = "severity>=ERROR"
+  sink_parents = ["projects/example-project", "projects/shop-project"]
+  push = {
+    endpoint        = "https://sie.example.com/events/creation"
+    service_account = "sie-push@example-project.iam.gserviceaccount.com"
+    audience        = "https://sie.example.com"
+  }
+  puller                  = "serviceAccount:sie-exporter@example-project.iam.gserviceaccount.com"
   replay                  = false
   pubsub_agent            = "serviceAccount:service-408213775019@gcp-sa-pubsub.iam.gserviceaccount.com"
   message_storage_regions = []
@@ -27,28 +29,33 @@ run "push" {
 
   assert {
     condition = (
-      google_pubsub_subscription.push.push_config[0].push_endpoint == "https://sie.example.com/events/creation"
-      && google_pubsub_subscription.push.push_config[0].oidc_token[0].service_account_email == "sie-push@example-project.iam.gserviceaccount.com"
-      && google_pubsub_subscription.push.push_config[0].oidc_token[0].audience == "https://sie.example.com"
-      && length(google_pubsub_subscription.push.push_config[0].no_wrapper) == 0
+      google_pubsub_subscription.this.push_config[0].push_endpoint == "https://sie.example.com/events/creation"
+      && google_pubsub_subscription.this.push_config[0].oidc_token[0].service_account_email == "sie-push@example-project.iam.gserviceaccount.com"
+      && google_pubsub_subscription.this.push_config[0].oidc_token[0].audience == "https://sie.example.com"
+      && length(google_pubsub_subscription.this.push_config[0].no_wrapper) == 0
     )
     error_message = "Messages should be pushed in an envelope, with a token."
   }
 
   assert {
+    condition     = length(google_pubsub_subscription_iam_member.pull) == 0
+    error_message = "Nobody should pull messages that are pushed."
+  }
+
+  assert {
     condition = (
-      google_pubsub_subscription.push.topic == google_pubsub_topic.this.id
-      && google_pubsub_subscription.push.ack_deadline_seconds == 30
-      && google_pubsub_subscription.push.message_retention_duration == "${7 * 24 * 3600}s"
-      && google_pubsub_subscription.push.retry_policy[0].minimum_backoff == "10s"
-      && google_pubsub_subscription.push.retry_policy[0].maximum_backoff == "600s"
+      google_pubsub_subscription.this.topic == google_pubsub_topic.this.id
+      && google_pubsub_subscription.this.ack_deadline_seconds == 30
+      && google_pubsub_subscription.this.message_retention_duration == "${7 * 24 * 3600}s"
+      && google_pubsub_subscription.this.retry_policy[0].minimum_backoff == "10s"
+      && google_pubsub_subscription.this.retry_policy[0].maximum_backoff == "600s"
     )
     error_message = "Messages that are not acknowledged should be retried after 10 to 600 seconds, for 7 days."
   }
 
   assert {
     condition = alltrue([
-      for subscription in [google_pubsub_subscription.push, google_pubsub_subscription.dead_letter] :
+      for subscription in [google_pubsub_subscription.this, google_pubsub_subscription.dead_letter] :
       subscription.expiration_policy[0].ttl == ""
     ])
     error_message = "An idle subscription should not be deleted."
@@ -58,7 +65,7 @@ run "push" {
     condition = (
       length(google_pubsub_topic.this.message_storage_policy) == 0
       && google_pubsub_topic.this.labels == tomap({ team = "platform" })
-      && google_pubsub_subscription.push.labels == tomap({ team = "platform" })
+      && google_pubsub_subscription.this.labels == tomap({ team = "platform" })
     )
     error_message = "Labels should be set, and storage should not be restricted by default."
   }
@@ -71,8 +78,8 @@ run "dead_letters" {
 
   assert {
     condition = (
-      google_pubsub_subscription.push.dead_letter_policy[0].dead_letter_topic == google_pubsub_topic.dead_letter.id
-      && google_pubsub_subscription.push.dead_letter_policy[0].max_delivery_attempts == 100
+      google_pubsub_subscription.this.dead_letter_policy[0].dead_letter_topic == google_pubsub_topic.dead_letter.id
+      && google_pubsub_subscription.this.dead_letter_policy[0].max_delivery_attempts == 100
     )
     error_message = "A message should become a dead letter after exactly 100 deliveries."
   }
@@ -93,7 +100,7 @@ run "dead_letters" {
       google_pubsub_topic_iam_member.dead_letter.topic == google_pubsub_topic.dead_letter.name
       && google_pubsub_topic_iam_member.dead_letter.role == "roles/pubsub.publisher"
       && google_pubsub_topic_iam_member.dead_letter.member == var.pubsub_agent
-      && google_pubsub_subscription_iam_member.dead_letter.subscription == google_pubsub_subscription.push.name
+      && google_pubsub_subscription_iam_member.dead_letter.subscription == google_pubsub_subscription.this.name
       && google_pubsub_subscription_iam_member.dead_letter.role == "roles/pubsub.subscriber"
       && google_pubsub_subscription_iam_member.dead_letter.member == var.pubsub_agent
     )
@@ -120,12 +127,80 @@ run "replay" {
       google_pubsub_subscription.replay[0].topic == google_pubsub_topic.dead_letter.id
       && google_pubsub_subscription.replay[0].name == "sie-creation-replay-subscription"
       && google_pubsub_subscription.replay[0].message_retention_duration == google_pubsub_topic.dead_letter.message_retention_duration
-      && google_pubsub_subscription.replay[0].push_config == google_pubsub_subscription.push.push_config
-      && google_pubsub_subscription.replay[0].retry_policy == google_pubsub_subscription.push.retry_policy
+      && google_pubsub_subscription.replay[0].push_config == google_pubsub_subscription.this.push_config
+      && google_pubsub_subscription.replay[0].retry_policy == google_pubsub_subscription.this.retry_policy
       && google_pubsub_subscription.replay[0].expiration_policy[0].ttl == ""
       && length(google_pubsub_subscription.replay[0].dead_letter_policy) == 0
     )
     error_message = "Dead letters should be pushed to the same endpoint as the stream's messages."
+  }
+}
+
+run "pull" {
+  # Terraform should know at the first plan what it creates.
+  command = plan
+
+  module {
+    source = "./modules/event_stream"
+  }
+
+  variables {
+    push = null
+  }
+
+  assert {
+    condition     = length(google_pubsub_subscription.this.push_config) == 0
+    error_message = "Messages should wait until the exporter pulls them."
+  }
+
+  assert {
+    condition = (
+      google_pubsub_subscription.this.ack_deadline_seconds == 30
+      && google_pubsub_subscription.this.message_retention_duration == "${7 * 24 * 3600}s"
+      && google_pubsub_subscription.this.expiration_policy[0].ttl == ""
+      && google_pubsub_subscription.this.retry_policy[0].maximum_backoff == "600s"
+      && google_pubsub_subscription.this.dead_letter_policy[0].max_delivery_attempts == 100
+    )
+    error_message = "Everything but the delivery should be as with push."
+  }
+
+  assert {
+    condition = (
+      toset(keys(google_pubsub_subscription_iam_member.pull)) == toset(["roles/pubsub.subscriber", "roles/pubsub.viewer"])
+      && alltrue([
+        for role, grant in google_pubsub_subscription_iam_member.pull :
+        grant.role == role
+        && grant.subscription == "sie-creation-subscription"
+        && grant.member == "serviceAccount:sie-exporter@example-project.iam.gserviceaccount.com"
+      ])
+      && length(google_pubsub_subscription_iam_member.replay) == 0
+    )
+    error_message = "The exporter should pull from this subscription only, and look at it."
+  }
+}
+
+run "replay_with_pull" {
+  command = plan
+
+  module {
+    source = "./modules/event_stream"
+  }
+
+  variables {
+    push   = null
+    replay = true
+  }
+
+  assert {
+    condition = (
+      length(google_pubsub_subscription.replay) == 0
+      && toset(keys(google_pubsub_subscription_iam_member.replay)) == toset(["roles/pubsub.subscriber", "roles/pubsub.viewer"])
+      && alltrue([
+        for grant in google_pubsub_subscription_iam_member.replay :
+        grant.subscription == "sie-creation-dead-letter-subscription" && grant.member == var.puller
+      ])
+    )
+    error_message = "The exporter should be able to pull the dead letters."
   }
 }
 
@@ -171,7 +246,7 @@ run "a_folder" {
   }
 
   variables {
-    sink_parent = "folders/123456789012"
+    sink_parents = ["folders/123456789012"]
   }
 
   assert {
@@ -201,7 +276,7 @@ run "an_organisation" {
   }
 
   variables {
-    sink_parent = "organizations/210987654321"
+    sink_parents = ["organizations/210987654321"]
   }
 
   assert {

@@ -1,4 +1,4 @@
-# The whole configuration with options: several projects, a folder, replay, and Valkey.
+# The whole configuration with options: several projects, a folder, pull, replay, and Valkey.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -31,8 +31,8 @@ run "several_projects" {
 
 run "everything_below_a_folder" {
   variables {
-    projects    = ["shop-project", "till-project"]
-    sink_parent = "folders/123456789012"
+    projects     = ["shop-project", "till-project"]
+    sink_parents = ["folders/123456789012"]
   }
 
   assert {
@@ -40,20 +40,81 @@ run "everything_below_a_folder" {
     error_message = "Only the named projects should be listed, whatever the sink covers."
   }
 
+  # A folder's log has only the folder's own entries, not those of the projects in it.
   assert {
-    condition     = length(regexall("gcloud logging read '[^']+' --folder=123456789012 ", output.verify_commands)) == 2
-    error_message = "The verify command should read the folder's log."
+    condition     = length(regexall("gcloud logging read '[^']+' --project=shop-project ", output.verify_commands)) == 2
+    error_message = "The verify command should read the log of a project."
   }
 }
 
-run "everything_below_an_organisation" {
+run "pull" {
   variables {
-    sink_parent = "organizations/210987654321"
+    delivery      = "pull"
+    push_endpoint = null
+    projects      = ["shop-project", "till-project"]
   }
 
   assert {
-    condition     = length(regexall("gcloud logging read '[^']+' --organization=210987654321 ", output.verify_commands)) == 2
-    error_message = "The verify command should read the organisation's log."
+    condition = yamldecode(output.exporter_config) == {
+      projects = ["shop-project", "till-project"]
+      pubsub = {
+        delivery                                = "pull"
+        instance_creation_subscription_name     = "projects/example-project/subscriptions/sie-creation-subscription"
+        instance_interruption_subscription_name = "projects/example-project/subscriptions/sie-interruption-subscription"
+      }
+    }
+    error_message = "The exporter should pull from subscriptions that are in another project than the instances."
+  }
+
+  assert {
+    condition = (
+      length(google_service_account.push) == 0
+      && length(google_service_account_iam_member.push_tokens) == 0
+      && output.push_service_account_email == null
+    )
+    error_message = "Nobody should push."
+  }
+
+  assert {
+    condition     = !strcontains(output.dead_letter_commands, "kubectl")
+    error_message = "Without replay, the commands should only read dead letters."
+  }
+}
+
+run "replay_with_pull" {
+  variables {
+    delivery      = "pull"
+    push_endpoint = null
+    replay        = true
+  }
+
+  assert {
+    condition = (
+      strcontains(output.dead_letter_commands, "kubectl -n spot-interruption-exporter set env statefulset/spot-interruption-exporter")
+      && alltrue([
+        for stream in ["creation", "interruption"] : strcontains(
+          output.dead_letter_commands,
+          " SIE_PUBSUB__INSTANCE_${upper(stream)}_SUBSCRIPTION_NAME=projects/example-project/subscriptions/sie-${stream}-dead-letter-subscription",
+        )
+      ])
+    )
+    error_message = "The commands should let the exporter pull the dead letters."
+  }
+}
+
+run "known_project_number" {
+  variables {
+    project_number = "123456789012"
+  }
+
+  assert {
+    condition     = length(data.google_project.this) == 0
+    error_message = "Nothing should be looked up, so that the Cloud Billing API is not needed."
+  }
+
+  assert {
+    condition     = google_service_account_iam_member.push_tokens[0].member == "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com"
+    error_message = "Pub/Sub's agent should have this number."
   }
 }
 
@@ -119,8 +180,13 @@ run "valkey" {
   }
 
   assert {
-    condition     = yamldecode(output.exporter_config).store.url == "rediss://10.0.0.2:6379/0?ssl_ca_certs=/etc/spot-interruption-exporter/valkey-ca.pem&ssl_check_hostname=false"
+    condition     = output.valkey_url == "rediss://10.0.0.2:6379/0?ssl_ca_certs=/etc/spot-interruption-exporter-store/valkey-ca.pem&ssl_check_hostname=false"
     error_message = "The store URL should name the primary and the certificate authority."
+  }
+
+  assert {
+    condition     = !can(yamldecode(output.exporter_config).store)
+    error_message = "The exporter should read the URL from the Secret only."
   }
 
   assert {
@@ -131,6 +197,46 @@ run "valkey" {
   assert {
     condition     = length(google_project_service.this) == 8
     error_message = "The APIs of Valkey should be enabled."
+  }
+
+  assert {
+    condition = (
+      google_project_service.network[0].project == "net-project"
+      && google_project_service.network[0].service == "networkconnectivity.googleapis.com"
+      && !google_project_service.network[0].disable_on_destroy
+    )
+    error_message = "The policy's API should be enabled in the network's project."
+  }
+}
+
+run "valkey_in_a_network_of_the_same_project" {
+  variables {
+    valkey = {
+      region      = "europe-west1"
+      network     = "projects/example-project/global/networks/default"
+      subnetworks = ["projects/example-project/regions/europe-west1/subnetworks/default"]
+    }
+  }
+
+  assert {
+    condition     = length(google_project_service.network) == 0 && length(google_project_service.this) == 8
+    error_message = "An API should be enabled once."
+  }
+}
+
+run "valkey_without_apis" {
+  variables {
+    enable_apis = false
+    valkey = {
+      region      = "europe-west1"
+      network     = "projects/net-project/global/networks/shared"
+      subnetworks = ["projects/net-project/regions/europe-west1/subnetworks/psc"]
+    }
+  }
+
+  assert {
+    condition     = length(google_project_service.network) == 0
+    error_message = "No API should be enabled."
   }
 }
 
@@ -143,7 +249,7 @@ run "valkey_with_an_existing_policy" {
   }
 
   assert {
-    condition     = length(google_network_connectivity_service_connection_policy.valkey) == 0 && length(google_memorystore_instance.this) == 1
+    condition     = length(google_network_connectivity_service_connection_policy.valkey) == 0 && length(google_project_service.network) == 0 && length(google_memorystore_instance.this) == 1
     error_message = "Without subnetworks, no policy should be created."
   }
 }

@@ -113,20 +113,82 @@ run "parent_without_number" {
   command = plan
 
   variables {
-    sink_parent = "folders/shops"
+    sink_parents = ["folders/shops"]
   }
 
-  expect_failures = [var.sink_parent]
+  expect_failures = [var.sink_parents]
 }
 
-run "parent_of_another_kind" {
+run "parent_project_by_number" {
   command = plan
 
   variables {
-    sink_parent = "projects/123456789012"
+    sink_parents = ["projects/123456789012"]
   }
 
-  expect_failures = [var.sink_parent]
+  expect_failures = [var.sink_parents]
+}
+
+run "parent_twice" {
+  command = plan
+
+  variables {
+    sink_parents = ["folders/123456789012", "folders/123456789012"]
+  }
+
+  expect_failures = [var.sink_parents]
+}
+
+run "id_as_number_of_the_project" {
+  command = plan
+
+  variables {
+    project_number = "example-project"
+  }
+
+  expect_failures = [var.project_number]
+}
+
+run "another_delivery" {
+  command = plan
+
+  variables {
+    delivery = "stream"
+  }
+
+  expect_failures = [var.delivery]
+}
+
+run "push_without_endpoint" {
+  command = plan
+
+  variables {
+    push_endpoint = null
+  }
+
+  expect_failures = [output.exporter_config]
+}
+
+run "pull_with_endpoint" {
+  command = plan
+
+  variables {
+    delivery = "pull"
+  }
+
+  expect_failures = [output.exporter_config]
+}
+
+run "pull_with_audience" {
+  command = plan
+
+  variables {
+    delivery      = "pull"
+    push_endpoint = null
+    audience      = "spot-interruption-exporter"
+  }
+
+  expect_failures = [output.exporter_config]
 }
 
 run "prefix_with_capitals" {
@@ -316,7 +378,7 @@ run "allowed_values" {
     project_id              = "example.com:shop-project"
     push_endpoint           = "https://sie.example.com:8443/exporter"
     projects                = ["shop-project", "example.com:till-project"]
-    sink_parent             = "organizations/210987654321"
+    sink_parents            = ["organizations/210987654321", "projects/example.com:till-project"]
     prefix                  = "a23456789-123456789x"
     labels                  = { team = "platform", cost_centre = "" }
     audience                = "exporter"
@@ -327,7 +389,23 @@ run "allowed_values" {
   }
 
   assert {
-    condition     = length(google_service_account.exporter.account_id) == 29 && length(google_service_account.push.account_id) <= 30
+    condition     = length(google_service_account.exporter.account_id) == 29 && length(google_service_account.push[0].account_id) <= 30
     error_message = "With the longest prefix, the account id should still be valid."
+  }
+}
+
+# Nothing exists before this plan, so Terraform has to know what it creates without the e-mail addresses of accounts.
+run "allowed_first_plan_of_pull" {
+  command = plan
+
+  variables {
+    delivery      = "pull"
+    push_endpoint = null
+    replay        = true
+  }
+
+  assert {
+    condition     = length(google_service_account.push) == 0 && google_service_account.exporter.account_id == "sie-exporter"
+    error_message = "Only the exporter should have an account."
   }
 }

@@ -51,26 +51,26 @@ run "streams" {
         }
       }
     )
-    error_message = "The configuration should have all required keys, and no Valkey store."
+    error_message = "The configuration should have all required keys, and no other."
   }
 
   assert {
-    condition     = output.valkey_ca_certificates == ""
-    error_message = "There should be no certificate authority without Valkey."
+    condition     = output.valkey_url == "" && output.valkey_ca_certificates == ""
+    error_message = "There should be no URL and no certificate authority without Valkey."
   }
 }
 
 run "identities" {
   assert {
-    condition     = google_service_account.push.account_id == "sie-push" && google_service_account.exporter.account_id == "sie-exporter"
+    condition     = google_service_account.push[0].account_id == "sie-push" && google_service_account.exporter.account_id == "sie-exporter"
     error_message = "Pushes and listings should use different accounts."
   }
 
   assert {
     condition = (
-      google_service_account_iam_member.push_tokens.service_account_id == google_service_account.push.name
-      && google_service_account_iam_member.push_tokens.role == "roles/iam.serviceAccountTokenCreator"
-      && google_service_account_iam_member.push_tokens.member == "serviceAccount:service-408213775019@gcp-sa-pubsub.iam.gserviceaccount.com"
+      google_service_account_iam_member.push_tokens[0].service_account_id == google_service_account.push[0].name
+      && google_service_account_iam_member.push_tokens[0].role == "roles/iam.serviceAccountTokenCreator"
+      && google_service_account_iam_member.push_tokens[0].member == "serviceAccount:service-408213775019@gcp-sa-pubsub.iam.gserviceaccount.com"
     )
     error_message = "Pub/Sub's agent should sign tokens only as the push account."
   }
@@ -188,7 +188,7 @@ run "own_kms_key" {
     condition = (
       google_kms_crypto_key_iam_member.pubsub[0].crypto_key_id == var.kms_key_name
       && google_kms_crypto_key_iam_member.pubsub[0].role == "roles/cloudkms.cryptoKeyEncrypterDecrypter"
-      && google_kms_crypto_key_iam_member.pubsub[0].member == google_service_account_iam_member.push_tokens.member
+      && google_kms_crypto_key_iam_member.pubsub[0].member == google_service_account_iam_member.push_tokens[0].member
     )
     error_message = "Pub/Sub's agent should be able to use the KMS key."
   }
@@ -210,7 +210,7 @@ run "a_second_installation" {
 
   assert {
     condition = (
-      google_service_account.push.account_id == "sie-dev-push"
+      google_service_account.push[0].account_id == "sie-dev-push"
       && google_service_account.exporter.account_id == "sie-dev-exporter"
       && google_project_iam_custom_role.list_instances["example-project"].role_id == "sie_dev_list_instances"
     )

@@ -1,8 +1,11 @@
-# A log sink, its topic, the push subscription, and a dead-letter topic for undeliverable messages.
+# Log sinks, their topic, its subscription, and a dead-letter topic for undeliverable messages.
 
 locals {
   week      = "604800s"
   fortnight = "1209600s"
+
+  # The first role pulls, the second looks at the subscription.
+  pull_roles = toset(var.push == null ? ["roles/pubsub.subscriber", "roles/pubsub.viewer"] : [])
 }
 
 resource "google_pubsub_topic" "this" {
@@ -20,13 +23,18 @@ resource "google_pubsub_topic" "this" {
   }
 }
 
-resource "google_pubsub_subscription" "push" {
+moved {
+  from = google_pubsub_subscription.push
+  to   = google_pubsub_subscription.this
+}
+
+resource "google_pubsub_subscription" "this" {
   project = var.project
   name    = "${var.name}-subscription"
   topic   = google_pubsub_topic.this.id
   labels  = var.labels
 
-  # Also the time limit for an answer. The exporter's timeout for a commit is 20 s.
+  # With push also the time limit for an answer. The exporter's timeout for a commit is 20 s.
   ack_deadline_seconds       = 30
   message_retention_duration = local.week
 
@@ -35,12 +43,16 @@ resource "google_pubsub_subscription" "push" {
     ttl = ""
   }
 
-  push_config {
-    push_endpoint = var.push_endpoint
+  dynamic "push_config" {
+    for_each = var.push[*]
 
-    oidc_token {
-      service_account_email = var.push_service_account
-      audience              = var.audience
+    content {
+      push_endpoint = push_config.value.endpoint
+
+      oidc_token {
+        service_account_email = push_config.value.service_account
+        audience              = push_config.value.audience
+      }
     }
   }
 
@@ -89,9 +101,10 @@ resource "google_pubsub_subscription" "dead_letter" {
   }
 }
 
-# The exporter ignores events that it has counted before, so replaying too much does no harm.
+# The exporter ignores events that it has counted before, so replaying too much does no harm. With pull, the exporter
+# reads the dead-letter subscription itself.
 resource "google_pubsub_subscription" "replay" {
-  count = var.replay ? 1 : 0
+  count = var.replay && var.push != null ? 1 : 0
 
   project = var.project
   name    = "${var.name}-replay-subscription"
@@ -106,11 +119,11 @@ resource "google_pubsub_subscription" "replay" {
   }
 
   push_config {
-    push_endpoint = var.push_endpoint
+    push_endpoint = var.push.endpoint
 
     oidc_token {
-      service_account_email = var.push_service_account
-      audience              = var.audience
+      service_account_email = var.push.service_account
+      audience              = var.push.audience
     }
   }
 
@@ -130,7 +143,25 @@ resource "google_pubsub_topic_iam_member" "dead_letter" {
 
 resource "google_pubsub_subscription_iam_member" "dead_letter" {
   project      = var.project
-  subscription = google_pubsub_subscription.push.name
+  subscription = google_pubsub_subscription.this.name
   role         = "roles/pubsub.subscriber"
   member       = var.pubsub_agent
+}
+
+resource "google_pubsub_subscription_iam_member" "pull" {
+  for_each = local.pull_roles
+
+  project      = var.project
+  subscription = google_pubsub_subscription.this.name
+  role         = each.key
+  member       = var.puller
+}
+
+resource "google_pubsub_subscription_iam_member" "replay" {
+  for_each = var.replay ? local.pull_roles : []
+
+  project      = var.project
+  subscription = google_pubsub_subscription.dead_letter.name
+  role         = each.key
+  member       = var.puller
 }

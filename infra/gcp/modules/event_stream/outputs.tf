@@ -4,8 +4,8 @@ output "topic" {
 }
 
 output "subscription" {
-  description = "the push subscription's name"
-  value       = google_pubsub_subscription.push.name
+  description = "the subscription's name"
+  value       = google_pubsub_subscription.this.name
 }
 
 output "dead_letter_topic" {
@@ -19,6 +19,15 @@ output "dead_letter_subscription" {
 }
 
 output "replay_subscriptions" {
-  description = "the names of the push subscriptions on the dead-letter topic; a single name, or empty without replay"
+  description = "the names of the push subscriptions on the dead-letter topic; a single name, or empty without replay or push"
   value       = google_pubsub_subscription.replay[*].name
+}
+
+output "sinks" {
+  description = "the ids of the sinks, by parent"
+  value = merge(
+    { for project, sink in google_logging_project_sink.this : "projects/${project}" => sink.id },
+    { for folder, sink in google_logging_folder_sink.this : "folders/${folder}" => sink.id },
+    { for org, sink in google_logging_organization_sink.this : "organizations/${org}" => sink.id },
+  )
 }

@@ -1,8 +1,11 @@
 locals {
-  parent = split("/", var.sink_parent)
-  sink   = { name = "${var.name}-sink", description = "For the spot-interruption-exporter" }
+  parents = {
+    for kind in ["projects", "folders", "organizations"] :
+    kind => toset([for parent in var.sink_parents : split("/", parent)[1] if startswith(parent, "${kind}/")])
+  }
+  sink = { name = "${var.name}-sink", description = "For the spot-interruption-exporter" }
 
-  # The sinks of each parent write with the parent's own identity.
+  # Each sink writes with an identity of its own.
   writers = merge(
     { for project, sink in google_logging_project_sink.this : project => sink.writer_identity },
     { for folder, sink in google_logging_folder_sink.this : "folders/${folder}" => sink.writer_identity },
@@ -11,7 +14,7 @@ locals {
 }
 
 resource "google_logging_project_sink" "this" {
-  for_each = toset(var.sink_parent == "" ? var.projects : [])
+  for_each = local.parents.projects
 
   project                = each.key
   name                   = local.sink.name
@@ -22,7 +25,7 @@ resource "google_logging_project_sink" "this" {
 }
 
 resource "google_logging_folder_sink" "this" {
-  for_each = toset(local.parent[0] == "folders" ? [local.parent[1]] : [])
+  for_each = local.parents.folders
 
   folder           = each.key
   name             = local.sink.name
@@ -33,7 +36,7 @@ resource "google_logging_folder_sink" "this" {
 }
 
 resource "google_logging_organization_sink" "this" {
-  for_each = toset(local.parent[0] == "organizations" ? [local.parent[1]] : [])
+  for_each = local.parents.organizations
 
   org_id           = each.key
   name             = local.sink.name

@@ -18,33 +18,27 @@ variable "filter" {
   type        = string
 }
 
-variable "sink_parent" {
-  description = "folders/NUMBER or organizations/NUMBER for one sink; empty: a sink in each of the projects"
-  type        = string
-}
-
-variable "projects" {
-  description = "the projects that each get a sink if sink_parent is empty"
+variable "sink_parents" {
+  description = "what each gets a sink: projects/ID, folders/NUMBER or organizations/NUMBER"
   type        = list(string)
 }
 
-variable "push_endpoint" {
-  description = "the URL that messages are pushed to"
-  type        = string
+variable "push" {
+  description = "the URL that messages are pushed to, with the account and the audience of the tokens; null: they are pulled"
+  type = object({
+    endpoint        = string
+    service_account = string
+    audience        = string
+  })
 }
 
-variable "push_service_account" {
-  description = "the e-mail address of the service account that signs the push tokens"
-  type        = string
-}
-
-variable "audience" {
-  description = "the audience of the push tokens"
+variable "puller" {
+  description = "the IAM member that pulls, if messages are not pushed"
   type        = string
 }
 
 variable "replay" {
-  description = "push the dead letters again"
+  description = "deliver the dead letters again"
   type        = bool
 }
 

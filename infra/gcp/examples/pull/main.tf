@@ -1,0 +1,24 @@
+# An example to copy: the exporter pulls, and nothing is open to the internet.
+# Outside of the checkout, name the module by address and tag:
+#   source = "git::https://git.example.com/spot-interruption-exporter.git//infra/gcp?ref=v0.1.0"
+
+terraform {
+  required_version = ">= 1.5.0"
+
+  required_providers {
+    google = {
+      source = "hashicorp/google"
+    }
+  }
+}
+
+provider "google" {
+  project = "example-project"
+}
+
+module "spot_interruption_exporter" {
+  source = "../.."
+
+  project_id = "example-project"
+  delivery   = "pull"
+}
