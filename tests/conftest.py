@@ -1,4 +1,6 @@
+import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,9 @@ LONGEST: Final = (
 """The slowest files, the slowest first. They start first, so that no worker runs alone at the end."""
 
 
+# Containers often forbid bytecode. Hundreds of processes would then compile the program, each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A shell that starts the tests in the background has them ignore these, and every child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
