@@ -15,7 +15,7 @@ from app.gcp.listing import FAILURES, PAGE_SECONDS
 from app.gcp.oidc import Verifier
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Metrics
-from app.periodic import SETTLE_SECONDS, PeriodicTasks
+from app.periodic import POLL_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.recovery import Recovery
 from app.settings import Settings
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from app.pull import Puller
 
+SHUTDOWN_SECONDS: Final = 8
+"""The time for requests that are in progress when everything else has stopped."""
 _DAY: Final = 86400.0
 _STUCK_SECONDS: Final = 60.0
 """Longer than the slowest commit that is answered."""
@@ -49,6 +51,9 @@ class Overrides:
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
     settle_seconds: float = SETTLE_SECONDS
+    poll_seconds: float = POLL_SECONDS
+    retry_seconds: float = RETRY_SECONDS
+    shutdown_seconds: int = SHUTDOWN_SECONDS
 
 
 DEFAULTS: Final = Overrides()
@@ -99,7 +104,7 @@ class Exporter:
             _log.warning("the counts may be lost", extra={"reason": warning})
         self.store = opened.store
         self._sync = opened.sync
-        self._settle_seconds = overrides.settle_seconds
+        self._overrides = overrides
         self.recorder = Recorder(
             self.store,
             self.metrics,
@@ -123,6 +128,7 @@ class Exporter:
             turns=turns,
             shortest_pause_seconds=overrides.shortest_pause_seconds,
             page_seconds=overrides.page_seconds,
+            poll_seconds=overrides.poll_seconds,
             clock=overrides.clock,
         )
         self.puller = self._make_puller()
@@ -136,6 +142,7 @@ class Exporter:
             settle_seconds=settings.recovery.settle_seconds,
             endpoint=settings.inventory.endpoint,
             page_seconds=overrides.page_seconds,
+            poll_seconds=overrides.poll_seconds,
         )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -219,7 +226,9 @@ class Exporter:
             sync=self._sync,
             on_shared=self.inventory.update_from_replicas,
             are_listed=self.inventory.are_listed,
-            settle_seconds=self._settle_seconds,
+            settle_seconds=self._overrides.settle_seconds,
+            poll_seconds=self._overrides.poll_seconds,
+            retry_seconds=self._overrides.retry_seconds,
         )
         periodic = [
             asyncio.create_task(tasks.run(), name="periodic work"),

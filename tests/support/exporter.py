@@ -33,6 +33,8 @@ OWN: Final = "spot_interruption_exporter"
 AUDIENCE: Final = "https://sie.example.com"
 ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
 _WITHIN_SECONDS: Final = 120
+_FAST: Final = {"settle_seconds": 0.0, "poll_seconds": 0.05, "retry_seconds": 0.1}
+"""Overrides for tests. Nothing that a test starts has an outage behind it."""
 
 
 @cache
@@ -80,8 +82,7 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        # Nothing that a test starts has an outage behind it.
-        self._surroundings = {"settle_seconds": 0.0, **overrides}
+        self._overrides = {**_FAST, **overrides}
         self._running = ExitStack()
         self.authorization = token()
 
@@ -97,7 +98,7 @@ class Exporter:
         with ExitStack() as running:
             self.client = running.enter_context(_client())
             self.certificates = running.enter_context(IssuerServer(issuer()))
-            server = _Server(self._environment(), self._surroundings)
+            server = _Server(self._environment(), self._overrides)
             running.callback(server.stop)
             self.ports = server.start()
             self.parts = server.parts
@@ -190,8 +191,7 @@ class _Server:
 
     def __init__(self, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         self._environment = environment
-        # Nothing that a test starts has an outage behind it.
-        self._surroundings = {"settle_seconds": 0.0, **overrides}
+        self._overrides = overrides
         self._ports: Future[Sequence[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="exporter")
 
@@ -221,7 +221,7 @@ class _Server:
         self._stopped = asyncio.Event()
         try:
             settings, _ = load_settings(None, self._environment)
-            app = create_app(settings, overrides=Overrides(**self._surroundings))
+            app = create_app(settings, overrides=Overrides(**self._overrides))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
             self._ports.set_exception(exc)
             return

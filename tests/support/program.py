@@ -32,6 +32,11 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 """The values of an exposition, by name and labels."""
 
 
+def overridden(**overrides: object) -> list[str]:
+    """Return a command that serves with these `Overrides`; see `tests.support.overridden`."""
+    return [sys.executable, "-m", "tests.support.overridden", json.dumps(overrides, default=str)]
+
+
 class PushCredentials(NamedTuple):
     """The credentials of pushes: the URL of the certificates, and a token that is valid for an hour."""
 
@@ -107,9 +112,13 @@ class ExporterProcess:
         env: Mapping[str, str] | None = None,
         named_by: Literal["option", "variable"] = "option",
         configured: Mapping[str, Any] | None = None,
+        command: Sequence[str] = COMMAND,
         **sections: Mapping[str, Any],
     ) -> None:
-        """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration."""
+        """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration.
+
+        `command` is that of `overridden` for an exporter with other times.
+        """
         self.configured = configured or configuration(directory, credentials, **sections)
         self.url = f"http://{LOOPBACK}:{self.configured['server']['port']}"
         self.metrics_address = f"{LOOPBACK}:{self.configured['prometheus']['port']}"
@@ -119,7 +128,7 @@ class ExporterProcess:
         path = str(written(directory, self.configured))
         option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})
         self.process = Process(
-            [*COMMAND, *arguments, *option],
+            [*command, *arguments, *option],
             output=directory / "exporter.log",
             ready=answers(f"http://{self.metrics_address}/healthz"),
             env={**ENVIRONMENT, **variable, **(env or {})},
