@@ -47,12 +47,16 @@ class Overrides:
 
     open_store: Callable[..., OpenedStore] = open_store
     clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    """For the certificates."""
     commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
     settle_seconds: float = SETTLE_SECONDS
     poll_seconds: float = POLL_SECONDS
     retry_seconds: float = RETRY_SECONDS
+    first_pause_seconds: float = 1.0
+    """Of the pulling, after a failure."""
     shutdown_seconds: int = SHUTDOWN_SECONDS
 
 
@@ -112,7 +116,7 @@ class Exporter:
             clock=overrides.clock,
         )
         self.ledger = WatchedLedger(opened.ledger, self._lose_store)
-        self.verifier = self._make_verifier()
+        self.verifier = self._make_verifier(overrides.monotonic)
         self.gate = Gate()
         self.stopping = False
         state = self.store.state()
@@ -131,7 +135,7 @@ class Exporter:
             poll_seconds=overrides.poll_seconds,
             clock=overrides.clock,
         )
-        self.puller = self._make_puller()
+        self.puller = self._make_puller(overrides.first_pause_seconds)
         self._recovery = Recovery(
             _recovered_projects(settings),
             self.recorder,
@@ -153,7 +157,7 @@ class Exporter:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self.recorder.lose_store, exc)
 
-    def _make_puller(self) -> "Puller | None":
+    def _make_puller(self, first_pause_seconds: float) -> "Puller | None":
         if self.settings.pubsub.delivery == "push":
             return None
         try:
@@ -173,6 +177,7 @@ class Exporter:
                     self.metrics.pushes[endpoint],
                     self.inventory.request,
                     BodyReader(self.settings.server.max_body_bytes),
+                    first_pause_seconds,
                     self.clock,
                 )
                 for endpoint, subscription in subscriptions
@@ -183,7 +188,7 @@ class Exporter:
         pubsub = self.settings.pubsub
         return make_client(pubsub.certs_url) if pubsub.authenticates_pushes else None
 
-    def _make_verifier(self) -> Verifier | None:
+    def _make_verifier(self, monotonic: Callable[[], float]) -> Verifier | None:
         pubsub = self.settings.pubsub
         if self.client is None:
             return None
@@ -193,6 +198,7 @@ class Exporter:
             audiences=pubsub.audience,
             accounts=pubsub.service_account_email,
             clock_skew_seconds=pubsub.clock_skew_seconds,
+            monotonic=monotonic,
         )
 
     def unhealthy_reason(self) -> str | None:

@@ -43,9 +43,9 @@ _REMEMBERED_REFUSALS: Final = 10_000
 _log = logging.getLogger(__name__)
 
 
-def pause_after(attempts: int) -> float:
-    """Return the seconds to wait after so many failures in a row: 1, 2, 4, … 60."""
-    return min(2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
+def pause_after(attempts: int, first_seconds: float) -> float:
+    """Return the seconds to wait after so many failures in a row: twice as long each time, 60 at most."""
+    return min(first_seconds * 2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Intake:
     counters: PushCounters
     request_listing: Callable[[str], None]
     bodies: BodyReader
+    first_pause_seconds: float
     clock: Callable[[], float] = time.time
 
     def decode(self, message: Message) -> Event | Ignored:
@@ -125,7 +126,7 @@ class _Stream:
                 if self.finding.can_pull and await self._pull():
                     attempts = 0
                 attempts += 1
-                await self._wait(pause_after(attempts))
+                await self._wait(pause_after(attempts, self._intake.first_pause_seconds))
         finally:
             self._ended.set()
 
@@ -299,8 +300,8 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
             return
         attempts = pulled.attempts + 1
         again = _Pulled(pulled.event, pulled.message, self, attempts)
-        pause = min(pause_after(attempts) / 2, _LONGEST_STORE_PAUSE_SECONDS)
-        self._loop.call_later(pause, self._submit, again)
+        pause = pause_after(attempts, self.intake.first_pause_seconds) / 2
+        self._loop.call_later(min(pause, _LONGEST_STORE_PAUSE_SECONDS), self._submit, again)
 
     def refuse(self, message: Message, exc: CallerError | InternalError) -> None:
         """Count a refused message. Its negative acknowledgement waits longer after each refusal."""
@@ -312,9 +313,8 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
         if self._closing:
             self.finish(message, acknowledge=False)
         else:
-            self._delayed[message.ack_id] = self._loop.call_later(
-                pause_after(attempts), self._refuse_now, message
-            )
+            pause = pause_after(attempts, self.intake.first_pause_seconds)
+            self._delayed[message.ack_id] = self._loop.call_later(pause, self._refuse_now, message)
 
     def _refuse_now(self, message: Message) -> None:
         self._delayed.pop(message.ack_id, None)

@@ -11,7 +11,7 @@ from typing import Final
 from app.demo.issuer import Issuer, IssuerServer
 from tests.chaos.fault_check import Size, check
 from tests.chaos.load import ExporterAccess, Load
-from tests.support.program import ACCOUNT, AUDIENCE, ExporterProcess, PushCredentials
+from tests.support.program import ACCOUNT, AUDIENCE, ExporterProcess, PushCredentials, overridden
 
 _TOKENS: Final = 50
 """Tokens in use. They are replaced, because a token that was verified before needs no certificate."""
@@ -106,7 +106,9 @@ def _without_certificates(
     restore_server: Callable[[IssuerServer], None],
 ) -> str:
     with _rotating_keys() as keys:
-        exporter = ExporterProcess(directory, keys.credentials)
+        exporter = ExporterProcess(
+            directory, keys.credentials, command=overridden(monotonic=size.fetch_speed)
+        )
         with exporter, Load(ExporterAccess.of_process(exporter), size, seed, token=keys.token) as load:
             load.wait(0.3)
             break_server(keys.server)

@@ -1,7 +1,7 @@
 """`serve` with other values for what is not a setting: `python -m tests.support.overridden JSON [OPTIONS]`.
 
-The JSON object has the values of `Overrides`. A `clock` is the path of a file with a number of seconds, by
-which the clock is ahead of the real time.
+The JSON object has the values of `Overrides`. `clock` is the path of a file with the number of seconds by
+which the clock is ahead of the real time. `monotonic` is the speed of that clock.
 """
 
 import json
@@ -24,10 +24,13 @@ def main() -> None:
     if "clock" in overrides:
         path = Path(overrides["clock"])
         overrides["clock"] = lambda: time.time() + float(path.read_text())
-    path_of_settings = config_path(parse_arguments(sys.argv[2:]).config, os.environ)
-    settings, _ = load_settings(path_of_settings, os.environ)
+    if "monotonic" in overrides:
+        speed: float = overrides["monotonic"]
+        overrides["monotonic"] = lambda: speed * time.monotonic()
+    file = config_path(parse_arguments(sys.argv[2:]).config, os.environ)
+    settings, _ = load_settings(file, os.environ)
     configure(settings.log_level)
-    serve(settings, path_of_settings, overrides=Overrides(**overrides))
+    serve(settings, file, overrides=Overrides(**overrides))
 
 
 if __name__ == "__main__":
