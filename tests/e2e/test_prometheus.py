@@ -32,14 +32,12 @@ class Scraped:
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     one, two, three = (tmp_path_factory.mktemp(name) for name in ("prompt", "holding", "prometheus"))
-    with (
-        ExporterProcess(one) as prompt,
-        ExporterProcess(two, prometheus={"hold_seconds": HOLD_SECONDS}) as holding,
-    ):
-        targets = [Target(prompt.metrics_address, PROMPT), Target(holding.metrics_address, HOLDING)]
-        with Prometheus(three, targets, scrape_interval=0.5) as prometheus:
-            prometheus.wait_for_scrapes()
-            yield Scraped(prometheus, prompt, holding)
+    prompt, holding = ExporterProcess(one), ExporterProcess(two, prometheus={"hold_seconds": HOLD_SECONDS})
+    targets = [Target(prompt.metrics_address, PROMPT), Target(holding.metrics_address, HOLDING)]
+    # Prometheus is started first, because it needs 5 s to its first scrape.
+    with Prometheus(three, targets, scrape_interval=0.5) as prometheus, prompt, holding:
+        prometheus.wait_for_scrapes()
+        yield Scraped(prometheus, prompt, holding)
 
 
 def test_the_first_interruption_of_a_cluster_increases_its_counter(scraped: Scraped) -> None:

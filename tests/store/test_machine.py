@@ -51,6 +51,7 @@ from tests.support.examples import (
     interrupted,
     listed,
 )
+from tests.support.memory import MEMORY
 from tests.support.redis import RedisServer
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
@@ -64,8 +65,6 @@ SETTINGS: Final = settings(
     suppress_health_check=list(HealthCheck),
 )
 RULES: Final = Rules(GRACE, 31 * DAY)
-MEMORY: Final = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
-"""A file system in memory, where a commit does not wait for a disk."""
 NODES: Final = {NAME: TILLS, OTHER_NAME: LAB}
 NUMBER: Final = "123456789"
 NAMES: Final = st.sampled_from([NAME, OTHER_NAME])
