@@ -8,11 +8,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import uvloop
-from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.exporter import Exporter as Parts
@@ -23,10 +22,9 @@ from app.serving import listening
 from app.settings import load_settings, variable
 from tests.support.entries import JsonObject, insert, preempted, push
 from tests.support.process import LOOPBACK, free_port
+from tests.support.samples import Samples, parsed, value_of
 
 T = TypeVar("T")
-Samples: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Values by the name and labels of the sample."""
 
 OWN: Final = "spot_interruption_exporter"
 """The prefix of the exporter's metrics about itself."""
@@ -150,15 +148,11 @@ class Exporter:
 
     def exposition(self) -> Samples:
         """Return every sample of a scrape."""
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(self.scrape().text)
-            for sample in family.samples
-        }
+        return parsed(self.scrape().text)
 
     def value(self, series: str, **labels: str) -> float | None:
         """Return the current value of a sample, or None if there is no such series."""
-        return self.exposition().get((series, frozenset(labels.items())))
+        return value_of(self.scrape().text, series, **labels)
 
     def answered(self, endpoint: Endpoint, outcome: str) -> float:
         """Return the number of pushes answered 200 with this outcome."""

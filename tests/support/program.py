@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
 from tests.support.entries import JsonObject, push
 from tests.support.process import LOOPBACK, Process, answers, free_port
+from tests.support.samples import Samples, parsed, value_of
 
 COMMAND: Final = (sys.executable, "-m", "app")
 # Google's certificates are on loopback here, whatever proxy leads to the world.
@@ -27,9 +27,6 @@ SUBSCRIPTIONS: Final = {
     "creation": "sie-creation-subscription",
     "interruption": "sie-interruption-subscription",
 }
-
-Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-"""The values of an exposition, by name and labels."""
 
 
 def overridden(**overrides: object) -> list[str]:
@@ -167,20 +164,18 @@ class ExporterProcess:
 
     def samples(self) -> Samples:
         """Return the samples of a scrape."""
-        response = self.client.get(f"http://{self.metrics_address}/metrics")
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(response.text)
-            for sample in family.samples
-        }
+        return parsed(self._scrape())
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the value of a series, or None if there is no such series."""
-        return self.samples().get((name, frozenset(labels.items())))
+        return value_of(self._scrape(), name, **labels)
 
     def interruptions(self, cluster: str) -> float | None:
         """Return the number of counted interruptions of a cluster."""
         return self.value("interruption_events_total", kubernetes_cluster=cluster)
+
+    def _scrape(self) -> str:
+        return self.client.get(f"http://{self.metrics_address}/metrics").text
 
     def logs(self) -> list[dict[str, Any]]:
         """Return all log lines of all its starts."""
