@@ -48,7 +48,7 @@ class Overrides:
     open_store: Callable[..., OpenedStore] = open_store
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    """For the certificates."""
+    """The clock of the certificates, and of the time for which a new series is held."""
     commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
@@ -80,6 +80,7 @@ class Exporter:
             projects=_projects(settings),
             listing_failures=FAILURES,
             recovered_projects=_recovered_projects(settings),
+            monotonic=overrides.monotonic,
             clock=overrides.clock,
         )
         opened = overrides.open_store(

@@ -19,14 +19,16 @@ class Size:
     """Connections that send nothing."""
     seconds: float
     """Duration of each measurement of steady traffic, without and with the slow callers."""
-    fetch_speed: float
-    """The speed of the clock by which the certificates are fetched five times per minute at most."""
+    fetches_hurried: bool
+    """Whether to end the minute in which the certificates are fetched five times at most."""
     damage_seconds: float
     """The time that a running exporter has to read a damaged page. A small store may be in its cache."""
 
 
-FULL: Final = Size(interruptions=3_000, slow=1_000, idle=10_000, seconds=25, fetch_speed=1, damage_seconds=8)
-SHORT: Final = Size(interruptions=300, slow=50, idle=200, seconds=2, fetch_speed=10, damage_seconds=1)
+FULL: Final = Size(
+    interruptions=3_000, slow=1_000, idle=10_000, seconds=25, fetches_hurried=False, damage_seconds=8
+)
+SHORT: Final = Size(interruptions=300, slow=50, idle=200, seconds=2, fetches_hurried=True, damage_seconds=1)
 
 
 def check(condition: bool, error: str) -> None:  # noqa: FBT001

@@ -14,7 +14,7 @@ import httpx
 from tests.compose.composition import REPLICAS, Composition
 from tests.support.emulator import PubSubEmulator
 from tests.support.process import LOOPBACK, Process, answers, free_port
-from tests.support.program import overridden
+from tests.support.program import overridden, set_ahead
 from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
@@ -29,7 +29,7 @@ class Topology:
         self.compose = compose
         self.directory = directory
         self.clock = directory / "seconds-ahead"
-        self.clock.write_text("0")
+        set_ahead(self.clock, 0)
         self._replaced = replaced
 
     def run(self, service: str, *, on_line: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -61,9 +61,7 @@ class Topology:
 
     def end_grace_periods(self) -> None:
         """Set the clocks of all exporters ahead by a grace period."""
-        new = self.clock.with_suffix(".new")
-        new.write_text(str(_GRACE_SECONDS))
-        new.replace(self.clock)  # an exporter may be reading it
+        set_ahead(self.clock, _GRACE_SECONDS)
 
     def get(self, address: str, path: str) -> httpx.Response:
         """GET a path from `host:port`, an address in the compose network."""

@@ -1,13 +1,14 @@
 """`serve` with other values for what is not a setting: `python -m tests.support.overridden JSON [OPTIONS]`.
 
-The JSON object has the values of `Overrides`. `clock` is the path of a file with the number of seconds by
-which the clock is ahead of the real time. `monotonic` is the speed of that clock.
+The JSON object has the values of `Overrides`. `clock` and `monotonic` are paths of files with the number of
+seconds by which that clock is ahead of the real one; see `set_ahead`.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from app.settings import config_path, load_settings
 def main() -> None:
     """Serve until a signal to stop."""
     overrides: dict[str, Any] = json.loads(sys.argv[1])
-    if "clock" in overrides:
-        path = Path(overrides["clock"])
-        overrides["clock"] = lambda: time.time() + float(path.read_text())
-    if "monotonic" in overrides:
-        speed: float = overrides["monotonic"]
-        overrides["monotonic"] = lambda: speed * time.monotonic()
+    for name, real in (("clock", time.time), ("monotonic", time.monotonic)):
+        if name in overrides:
+            overrides[name] = _ahead_of(real, Path(overrides[name]))
     file = config_path(parse_arguments(sys.argv[2:]).config, os.environ)
     settings, _ = load_settings(file, os.environ)
     configure(settings.log_level)
     serve(settings, file, overrides=Overrides(**overrides))
+
+
+def _ahead_of(real: Callable[[], float], seconds: Path) -> Callable[[], float]:
+    return lambda: real() + float(seconds.read_text())
 
 
 if __name__ == "__main__":

@@ -34,6 +34,13 @@ def overridden(**overrides: object) -> list[str]:
     return [sys.executable, "-m", "tests.support.overridden", json.dumps(overrides, default=str)]
 
 
+def set_ahead(clock: Path, seconds: float) -> None:
+    """Set a clock of `overridden` exporters ahead of the real one."""
+    new = clock.with_suffix(".new")
+    new.write_text(str(seconds))
+    new.replace(clock)  # an exporter may be reading it
+
+
 class PushCredentials(NamedTuple):
     """The credentials of pushes: the URL of the certificates, and a token that is valid for an hour."""
 
