@@ -56,7 +56,7 @@ class Overrides:
     poll_seconds: float = POLL_SECONDS
     retry_seconds: float = RETRY_SECONDS
     first_pause_seconds: float = 1.0
-    """Of the pulling, after a failure."""
+    """The first pause of the pulling after a failure."""
     shutdown_seconds: int = SHUTDOWN_SECONDS
 
 

@@ -20,7 +20,7 @@ class Size:
     seconds: float
     """Duration of each measurement of steady traffic, without and with the slow callers."""
     fetches_hurried: bool
-    """Whether to end the minute in which the certificates are fetched five times at most."""
+    """Ends the minute in which the certificates are fetched five times at most."""
     damage_seconds: float
     """The time that a running exporter has to read a damaged page. A small store may be in its cache."""
 
