@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -15,7 +16,7 @@ from app.settings import PubSubSettings, Settings, StoreSettings
 from app.store.opening import inspect_store, store_warnings
 from app.store.port import SLICE
 
-_PAGE_SECONDS: Final = 10.0
+PAGE_SECONDS: Final = 10.0
 _FLEET_SECONDS: Final = 60.0
 _FLEET_MIB: Final = 128
 """Enough for a page. A live exporter and its own listing share the container's memory with it."""
@@ -23,12 +24,18 @@ _FLEET_MIB: Final = 128
 Grade: TypeAlias = Literal["ok", "warn", "FAIL"]
 Finding: TypeAlias = tuple[Grade, str, str]
 """A grade, the subject, and the result of looking at it."""
+_FirstPage: TypeAlias = Callable[[What], Awaitable[Summary]]
 
 
-def run_check(settings: Settings, path: Path | None, warnings: Sequence[str]) -> int:
-    """Print one line per finding, and return the exit code: 1 if one is `FAIL`, else 0."""
+def run_check(
+    settings: Settings, path: Path | None, warnings: Sequence[str], *, page_seconds: float = PAGE_SECONDS
+) -> int:
+    """Print one line per finding, and return the exit code: 1 if one is `FAIL`, else 0.
+
+    `page_seconds`: the time after which a page of the fleet counts as failed.
+    """
     failed = False
-    for grade, subject, found in _findings(settings, path, warnings):
+    for grade, subject, found in _findings(settings, path, warnings, page_seconds):
         failed = failed or grade == "FAIL"
         # SQLite reports damage in several lines.
         sys.stdout.write(f"{grade:4}  {subject}: {' '.join(found.split())}\n")
@@ -36,7 +43,9 @@ def run_check(settings: Settings, path: Path | None, warnings: Sequence[str]) ->
     return 1 if failed else 0
 
 
-def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) -> Iterator[Finding]:
+def _findings(
+    settings: Settings, path: Path | None, warnings: Sequence[str], page_seconds: float
+) -> Iterator[Finding]:
     yield "ok", "configuration", "defaults and environment" if path is None else f"{path} and environment"
     for warning in warnings:
         yield "warn", "configuration", warning
@@ -51,9 +60,10 @@ def _findings(settings: Settings, path: Path | None, warnings: Sequence[str]) ->
         yield "ok", "fleet", "not listed, because no project is named"
     else:
         for project in settings.project_ids:
-            yield asyncio.run(_fleet(project, settings.inventory.endpoint))
+            first_page = partial(_first_page, project, settings.inventory.endpoint, page_seconds)
+            yield asyncio.run(_fleet(project, first_page))
             if settings.recovery.enabled:
-                yield asyncio.run(_operations(project, settings.inventory.endpoint))
+                yield asyncio.run(_operations(project, first_page))
 
 
 def _store(store: StoreSettings) -> Iterator[Finding]:
@@ -96,10 +106,10 @@ async def _certificates(pubsub: PubSubSettings) -> Finding:
     return "ok", "certificates", f"{len(certificates.keys)} keys at {pubsub.certs_url}"
 
 
-async def _fleet(project: str, endpoint: str) -> Finding:
+async def _fleet(project: str, first_page: _FirstPage) -> Finding:
     subject = f"fleet of project {project}"
     try:
-        summary = await _first_page(project, "instances", endpoint)
+        summary = await first_page("instances")
     except InventoryUnavailableError as exc:
         return "FAIL", subject, str(exc)
     if summary.reason:
@@ -110,11 +120,11 @@ async def _fleet(project: str, endpoint: str) -> Finding:
     return "ok", subject, found
 
 
-async def _operations(project: str, endpoint: str) -> Finding:
+async def _operations(project: str, first_page: _FirstPage) -> Finding:
     # The exporter runs without them, and counts only what is pushed.
     subject = f"operations of project {project}"
     try:
-        summary = await _first_page(project, "operations", endpoint)
+        summary = await first_page("operations")
     except InventoryUnavailableError as exc:
         return "warn", subject, str(exc)
     if summary.reason:
@@ -122,14 +132,14 @@ async def _operations(project: str, endpoint: str) -> Finding:
     return "ok", subject, f"at least {summary.entries} preemptions on the first page"
 
 
-async def _first_page(project: str, what: What, endpoint: str) -> Summary:
+async def _first_page(project: str, endpoint: str, page_seconds: float, what: What) -> Summary:
     reading = read_project(
         project,
         what,
         endpoint=endpoint,
         deadline_seconds=_FLEET_SECONDS,
         max_lines=SLICE,
-        page_seconds=_PAGE_SECONDS,
+        page_seconds=page_seconds,
         pages=1,
         memory_mib=_FLEET_MIB,
     )

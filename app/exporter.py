@@ -16,7 +16,7 @@ from app.gcp.oidc import Verifier
 from app.intake import Intake
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
-from app.periodic import SETTLE_SECONDS, PeriodicTasks
+from app.periodic import POLL_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.recovery import Recovery
 from app.settings import Settings
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from app.pull import Puller
 
+SHUTDOWN_SECONDS: Final = 8
+"""The time for requests that are in progress when everything else has stopped."""
 _DAY: Final = 86400.0
 _STUCK_SECONDS: Final = 60.0
 """Longer than the slowest commit that is answered."""
@@ -45,12 +47,19 @@ class Overrides:
 
     open_store: Callable[..., OpenedStore] = open_store
     clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    """The clock of the certificates, and of the time for which a new series is held."""
     commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
     shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
     page_seconds: float = PAGE_SECONDS
     settle_seconds: float = SETTLE_SECONDS
     direct_pushes: bool = True
     """Pushes do not go through uvicorn and ASGI."""
+    poll_seconds: float = POLL_SECONDS
+    retry_seconds: float = RETRY_SECONDS
+    first_pause_seconds: float = 1.0
+    """The first pause of the pulling after a failure."""
+    shutdown_seconds: int = SHUTDOWN_SECONDS
 
 
 DEFAULTS: Final = Overrides()
@@ -73,6 +82,7 @@ class Exporter:
             projects=_projects(settings),
             listing_failures=FAILURES,
             recovered_projects=_recovered_projects(settings),
+            monotonic=overrides.monotonic,
             clock=overrides.clock,
         )
         opened = overrides.open_store(
@@ -101,7 +111,7 @@ class Exporter:
             _log.warning("the counts may be lost", extra={"reason": warning})
         self.store = opened.store
         self._sync = opened.sync
-        self._settle_seconds = overrides.settle_seconds
+        self._overrides = overrides
         self.recorder = Recorder(
             self.store,
             self.metrics,
@@ -109,7 +119,7 @@ class Exporter:
             clock=overrides.clock,
         )
         self.ledger = WatchedLedger(opened.ledger, self._lose_store)
-        self.verifier = self._make_verifier()
+        self.verifier = self._make_verifier(overrides.monotonic)
         self.gate = Gate()
         self.stopping = False
         state = self.store.state()
@@ -125,9 +135,10 @@ class Exporter:
             turns=turns,
             shortest_pause_seconds=overrides.shortest_pause_seconds,
             page_seconds=overrides.page_seconds,
+            poll_seconds=overrides.poll_seconds,
             clock=overrides.clock,
         )
-        self.puller = self._make_puller()
+        self.puller = self._make_puller(overrides.first_pause_seconds)
         self._recovery = Recovery(
             _recovered_projects(settings),
             self.recorder,
@@ -138,6 +149,7 @@ class Exporter:
             settle_seconds=settings.recovery.settle_seconds,
             endpoint=settings.inventory.endpoint,
             page_seconds=overrides.page_seconds,
+            poll_seconds=overrides.poll_seconds,
         )
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -148,7 +160,7 @@ class Exporter:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self.recorder.lose_store, exc)
 
-    def _make_puller(self) -> "Puller | None":
+    def _make_puller(self, first_pause_seconds: float) -> "Puller | None":
         if self.settings.pubsub.delivery == "push":
             return None
         try:
@@ -161,7 +173,12 @@ class Exporter:
         subscriptions = zip(ENDPOINTS, self.settings.pulled_subscriptions, strict=True)
         return Puller(
             [
-                Subscription(self.intake(endpoint), subscription, self.settings.server.max_body_bytes)
+                Subscription(
+                    self.intake(endpoint),
+                    subscription,
+                    self.settings.server.max_body_bytes,
+                    first_pause_seconds,
+                )
                 for endpoint, subscription in subscriptions
             ]
         )
@@ -176,7 +193,7 @@ class Exporter:
         pubsub = self.settings.pubsub
         return make_client(pubsub.certs_url) if pubsub.authenticates_pushes else None
 
-    def _make_verifier(self) -> Verifier | None:
+    def _make_verifier(self, monotonic: Callable[[], float]) -> Verifier | None:
         pubsub = self.settings.pubsub
         if self.client is None:
             return None
@@ -186,6 +203,7 @@ class Exporter:
             audiences=pubsub.audience,
             accounts=pubsub.service_account_email,
             clock_skew_seconds=pubsub.clock_skew_seconds,
+            monotonic=monotonic,
         )
 
     def unhealthy_reason(self) -> str | None:
@@ -219,7 +237,9 @@ class Exporter:
             sync=self._sync,
             on_shared=self.inventory.update_from_replicas,
             are_listed=self.inventory.are_listed,
-            settle_seconds=self._settle_seconds,
+            settle_seconds=self._overrides.settle_seconds,
+            poll_seconds=self._overrides.poll_seconds,
+            retry_seconds=self._overrides.retry_seconds,
         )
         periodic = [
             asyncio.create_task(tasks.run(), name="periodic work"),

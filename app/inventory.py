@@ -14,6 +14,7 @@ from app.domain.batch import Applied, Shared
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, parse_lines, read_project
 from app.metrics import Metrics
+from app.periodic import POLL_SECONDS
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -24,8 +25,6 @@ DEADLINE_SECONDS: Final = 1800.0
 SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
 JITTER: Final = 0.1
-LEASE_POLL_SECONDS: Final = 1.0
-"""Only the leading replica lists. The others check at this interval if they lead now."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,12 +57,14 @@ class Inventory:
         turns: Turns,
         shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
         page_seconds: float = PAGE_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`remembered`: the projects whose instances the store knows, and the time of that knowledge.
 
         `shortest_pause_seconds`: the shortest time between two requested listings of a project, and after a
-        failed listing. `page_seconds`: the time after which a page counts as failed.
+        failed listing. `page_seconds`: the time after which a page counts as failed. `poll_seconds`: only the
+        leading replica lists; the others check at this interval if they lead now.
         """
         self._projects = {
             project: _Project(id=project, requested=asyncio.Event(), known=project in remembered)
@@ -74,6 +75,7 @@ class Inventory:
         self._interval_seconds = interval_seconds
         self._shortest_pause_seconds = shortest_pause_seconds
         self._page_seconds = page_seconds
+        self._poll_seconds = poll_seconds
         self._endpoint = endpoint
         self._clock = clock
         self._turns = turns
@@ -121,7 +123,7 @@ class Inventory:
     async def _keep_listed(self, project: _Project) -> None:
         while True:
             if not self._metrics.leads:
-                await asyncio.sleep(LEASE_POLL_SECONDS)
+                await asyncio.sleep(self._poll_seconds)
                 continue
             async with self._turns.turn(project):
                 project.requested.clear()

@@ -11,9 +11,10 @@ from app.metrics import Metrics
 from app.recorder import Recorder, Work
 from app.store.port import Sync
 
-_TICK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
+"""The interval at which tasks look for work that is due."""
+RETRY_SECONDS: Final = 10.0
 _MINUTE: Final = 60.0
-_RETRY_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 120.0
 _RETRY_SHARED_SECONDS: Final = 2.0
 """Other replicas wait for the leader, and its lease is short."""
@@ -33,17 +34,21 @@ class PeriodicTasks:
         on_shared: Callable[[Shared], None] = lambda _: None,
         are_listed: Callable[[], bool] = lambda: True,
         settle_seconds: float = SETTLE_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         """`sync`: None if there are no other replicas. `on_shared` is called with what it has read.
 
         `are_listed`: whether the first listing of each project has ended, well or badly. Before that, and in
         the first `settle_seconds`, no grace period ends: creations that waited for the start still arrive.
+        `retry_seconds`: the pause after a failure.
         """
         self._recorder = recorder
         self._metrics = metrics
         self._sync = sync
         self._on_shared = on_shared
-        self._retry_seconds = _RETRY_SECONDS if sync is None else _RETRY_SHARED_SECONDS
+        self._poll_seconds = poll_seconds
+        self._retry_seconds = retry_seconds if sync is None else min(retry_seconds, _RETRY_SHARED_SECONDS)
         self._are_listed = are_listed
         self._settle_seconds = settle_seconds
         self._started_at: float | None = None
@@ -55,7 +60,7 @@ class PeriodicTasks:
         while True:
             due = self._due(asyncio.get_running_loop().time())
             done = [await self._run(name, work) for name, work in due]
-            await asyncio.sleep(_TICK_SECONDS if all(done) else self._retry_seconds)
+            await asyncio.sleep(self._poll_seconds if all(done) else self._retry_seconds)
 
     def _due(self, now: float) -> list[tuple[str, Work]]:
         due: list[tuple[str, Work]] = []

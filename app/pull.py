@@ -37,9 +37,9 @@ _REMEMBERED_REFUSALS: Final = 10_000
 _log = logging.getLogger(__name__)
 
 
-def pause_after(attempts: int) -> float:
-    """Return the seconds to wait after so many failures in a row: 1, 2, 4, … 60."""
-    return min(2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
+def pause_after(attempts: int, first_seconds: float) -> float:
+    """Return the seconds to wait after so many failures in a row: twice as long each time, 60 at most."""
+    return min(first_seconds * 2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Subscription:
     name: str
     """The whole name."""
     max_body_bytes: int
+    first_pause_seconds: float
 
     def read(self, message: Message) -> PushMessage:
         """Return the message in the form in which a push brings it. Raises BodyTooLargeError."""
@@ -108,7 +109,7 @@ class _Stream:
                 if self.finding.can_pull and await self._pull():
                     attempts = 0
                 attempts += 1
-                await self._wait(pause_after(attempts))
+                await self._wait(pause_after(attempts, self._subscription.first_pause_seconds))
         finally:
             self._ended.set()
 
@@ -243,8 +244,10 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
             if self._closing or isinstance(result, StoppingError):
                 self._release(message, acknowledge=False)
             else:  # meanwhile the library extends the message's lease
-                pause = min(pause_after(attempts) / 2, _LONGEST_STORE_PAUSE_SECONDS)
-                self._loop.call_later(pause, self._handle, message, attempts + 1)
+                pause = pause_after(attempts, self._subscription.first_pause_seconds) / 2
+                self._loop.call_later(
+                    min(pause, _LONGEST_STORE_PAUSE_SECONDS), self._handle, message, attempts + 1
+                )
         elif isinstance(result, CallerError | InternalError):
             self._refuse(message)
         else:
@@ -259,9 +262,8 @@ class _Scheduler(Scheduler):  # type: ignore[misc]  # the library has no types
         if self._closing:
             self._release(message, acknowledge=False)
         else:
-            self._delayed[message.ack_id] = self._loop.call_later(
-                pause_after(attempts), self._refuse_now, message
-            )
+            pause = pause_after(attempts, self._subscription.first_pause_seconds)
+            self._delayed[message.ack_id] = self._loop.call_later(pause, self._refuse_now, message)
 
     def _refuse_now(self, message: Message) -> None:
         self._delayed.pop(message.ack_id, None)

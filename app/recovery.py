@@ -13,8 +13,9 @@ from app.domain.outcomes import Pending
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, read_project
 from app.gcp.operations import parse_operations
-from app.inventory import DEADLINE_SECONDS, JITTER, LEASE_POLL_SECONDS, SLICE, Inventory
+from app.inventory import DEADLINE_SECONDS, JITTER, SLICE, Inventory
 from app.metrics import Metrics
+from app.periodic import POLL_SECONDS
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -37,8 +38,12 @@ class Recovery:
         settle_seconds: float,
         endpoint: str,
         page_seconds: float = PAGE_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        """`settle_seconds`: the time for which an operation is left to its push."""
+        """`settle_seconds`: the time for which an operation is left to its push.
+
+        `poll_seconds`: the interval at which it checks if this replica leads and the fleet was listed.
+        """
         self._projects = [Participant(id=project, secondary=True) for project in projects]
         self._recorder = recorder
         self._metrics = metrics
@@ -48,6 +53,7 @@ class Recovery:
         self._settle_seconds = settle_seconds
         self._endpoint = endpoint
         self._page_seconds = page_seconds
+        self._poll_seconds = poll_seconds
         self._forbidden: set[str] = set()
         """The projects whose missing permission is in the log."""
 
@@ -62,7 +68,7 @@ class Recovery:
         while True:
             # The fleet first, because the names of instances attribute interruptions.
             if not self._metrics.leads or not self._inventory.was_attempted(project.id):
-                await asyncio.sleep(LEASE_POLL_SECONDS)
+                await asyncio.sleep(self._poll_seconds)
                 continue
             async with self._turns.turn(project):
                 succeeded = await self._read(project)

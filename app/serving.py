@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -18,15 +19,13 @@ import uvloop
 
 from app import VERSION
 from app.errors import StartError
-from app.exporter import Exporter
+from app.exporter import DEFAULTS, SHUTDOWN_SECONDS, Exporter, Overrides
 from app.main import create_app, create_ops_app
 from app.settings import Settings
 from app.store.opening import url_without_secrets
 from app.web.application import Application
 from app.web.protocol import protocol_for
 
-_SHUTDOWN_SECONDS: Final = 8
-"""The time for requests that are in progress when everything else has stopped."""
 _BACKLOG: Final = 2048
 _SWITCH_SECONDS: Final = 0.0005
 _GARBAGE_THRESHOLD: Final = 20_000
@@ -34,14 +33,16 @@ _GARBAGE_THRESHOLD: Final = 20_000
 _log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, path: Path | None, *, reset_totals: bool = False) -> None:
+def serve(
+    settings: Settings, path: Path | None, *, reset_totals: bool = False, overrides: Overrides = DEFAULTS
+) -> None:
     """Run the exporter until SIGTERM or SIGINT. Raises StartError, also if it has to give up later.
 
     `path` is the file that the settings were read from, for the log. The caller blocks SIGHUP.
     """
     _tune()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, path, reset_totals=reset_totals))
+        runner.run(_serve(settings, path, reset_totals=reset_totals, overrides=overrides))
 
 
 def _tune() -> None:
@@ -55,12 +56,15 @@ def _tune() -> None:
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
-async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool) -> None:
+async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool, overrides: Overrides) -> None:
     # Until the store is open, which can take long, a signal ends the process at once.
-    app = create_app(settings, reset_totals=reset_totals)
+    app = create_app(settings, reset_totals=reset_totals, overrides=overrides)
     exporter: Exporter = app.state.exporter
     with stop_signals() as signals, _hang_ups_logged():
-        async with exporter.running(), listening(settings, app) as listeners:
+        async with (
+            exporter.running(),
+            listening(settings, app, shutdown_seconds=overrides.shutdown_seconds) as listeners,
+        ):
             _log_start(settings, path, listeners)
             fatal = await _wait_for_stop(exporter, signals, listeners)
     if fatal:
@@ -96,14 +100,18 @@ class Listeners:
 
 
 @asynccontextmanager
-async def listening(settings: Settings, app: Application, *, advice: str = "") -> AsyncIterator["Listeners"]:
+async def listening(
+    settings: Settings, app: Application, *, advice: str = "", shutdown_seconds: int = SHUTDOWN_SECONDS
+) -> AsyncIterator["Listeners"]:
     """Serve the application, and its metrics if they have a port of their own.
 
-    Raises StartError if a port cannot be used; its message ends with the `advice`.
+    At the end, a request in progress gets `shutdown_seconds`. Raises StartError if a port cannot be used;
+    its message ends with the `advice`.
     """
-    servers = [_Server(settings, settings.server.port, app, advice)]
+    make_server = partial(_Server, settings, advice=advice, shutdown_seconds=shutdown_seconds)
+    servers = [make_server(settings.server.port, app)]
     if not settings.one_listener:
-        servers.append(_Server(settings, settings.metrics_port, create_ops_app(app.state.exporter), advice))
+        servers.append(make_server(settings.metrics_port, create_ops_app(app.state.exporter)))
     running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
     try:
         yield Listeners([server.port for server in servers], running)
@@ -178,7 +186,9 @@ def _hang_ups_logged() -> Iterator[None]:
 class _Server(uvicorn.Server):
     """One listener. Signals and the lifespan are handled once, outside of it, for all listeners."""
 
-    def __init__(self, settings: Settings, port: int, app: Application, advice: str) -> None:
+    def __init__(
+        self, settings: Settings, port: int, app: Application, *, advice: str, shutdown_seconds: int
+    ) -> None:
         self.socket = _listen(settings.server.host, port, advice)
         self.port: int = self.socket.getsockname()[1]
         super().__init__(
@@ -197,7 +207,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=settings.server.keep_alive_seconds,
-                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+                timeout_graceful_shutdown=shutdown_seconds,
             )
         )
 

@@ -1,4 +1,6 @@
+import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -14,21 +16,30 @@ _MONITORING: Final = Path("tests/monitoring")
 """Creating its simulated week takes half a minute."""
 LONGEST: Final = (
     "tests/e2e/test_bounds.py",
-    "tests/e2e/test_chaos.py",
     str(_MONITORING),
-    "tests/e2e/test_replicas.py",
-    "tests/support/test_servers.py",
     "tests/test_cli.py",
+    "tests/test_recovery.py",
+    "tests/test_inventory.py",
+    "tests/e2e/test_chaos.py",
+    "tests/e2e/test_replicas.py",
+    "tests/test_check.py",
+    "tests/test_environment.py",
+    "tests/test_demo.py",
+    "tests/gcp/test_listing.py",
+    "tests/e2e/test_page_in_chromium.py",
+    "tests/test_store_file.py",
+    "tests/support/test_servers.py",
     "tests/compose/test_topology.py",
     "tests/e2e/test_prometheus.py",
-    "tests/test_inventory.py",
+    "tests/e2e/test_pull.py",
     "tests/e2e/test_pubsub_emulator.py",
-    "tests/test_check.py",
-    "tests/e2e/test_benchmarks.py",
 )
 """The slowest files, the slowest first. They start first, so that no worker runs alone at the end."""
 
 
+# Containers often forbid bytecode. Hundreds of processes would then compile the program, each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A shell that starts the tests in the background has them ignore these, and every child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

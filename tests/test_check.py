@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from app.arguments import parse_arguments
-from app.cli import run as run_command
+from app.check import run_check
 from app.domain.changes import Rules
+from app.settings import load_settings
 from app.store.opening import open_store
 from tests.support.compute_api import (
     ACCESS_NOT_CONFIGURED,
@@ -60,7 +60,7 @@ def listed(directory: Path) -> dict[str, bytes]:
 
 
 def checked(
-    directory: Path, configured: Mapping[str, Any], *, by: Sequence[str] = ()
+    directory: Path, configured: Mapping[str, Any], *, by: Sequence[str] = (), page_seconds: float = 60
 ) -> tuple[int, dict[str, tuple[str, str]]]:
     """Return the exit code, and the last grade and finding of each subject. No file may change."""
     path = written(directory, configured)
@@ -69,14 +69,14 @@ def checked(
         done = run("check", "--config", path, by=by)
         code, output, errors = done.returncode, done.stdout, done.stderr
     else:
-        code, output, errors = checked_here(path)
+        code, output, errors = checked_here(path, page_seconds)
     assert errors == ""
     assert listed(directory) == before
     return code, findings(output)
 
 
-def checked_here(path: Path) -> tuple[int, str, str]:
-    """Run the command in the process of the test, which is faster; return its exit code and output."""
+def checked_here(path: Path, page_seconds: float) -> tuple[int, str, str]:
+    """Run the check in the process of the test, which is faster; return its exit code and output."""
     with (
         pytest.MonkeyPatch.context() as environment,
         redirect_stdout(StringIO()) as output,
@@ -84,7 +84,8 @@ def checked_here(path: Path) -> tuple[int, str, str]:
     ):
         for name, value in ENVIRONMENT.items():
             environment.setenv(name, value)
-        code = run_command(parse_arguments(["check", "--config", str(path)]))
+        settings, warnings = load_settings(path, os.environ)
+        code = run_check(settings, path, warnings, page_seconds=page_seconds)
     return code, output.getvalue(), errors.getvalue()
 
 
@@ -399,7 +400,7 @@ def test_where_nobody_answers_for_the_compute_api_it_fails(tmp_path: Path) -> No
     configured = configuration(tmp_path, None) | naming(None, "shop")
     configured["inventory"]["endpoint"] = f"http://{LOOPBACK}:{free_port()}"
 
-    code, found = checked(tmp_path, configured)
+    code, found = checked(tmp_path, configured, page_seconds=0.05)
 
     assert code == 1
     assert found["fleet of project shop"][0] == "FAIL"

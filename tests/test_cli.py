@@ -37,6 +37,7 @@ from tests.support.program import (
     configuration,
     endpoint_of,
     issued_credentials,
+    overridden,
     run,
     written,
 )
@@ -773,7 +774,7 @@ def test_draining_and_lingering_last_as_long_as_configured(tmp_path: Path) -> No
 
 def test_a_body_that_does_not_come_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     with (
-        ExporterProcess(tmp_path) as exporter,
+        ExporterProcess(tmp_path, command=overridden(shutdown_seconds=1)) as exporter,
         socket.create_connection((LOOPBACK, exporter.configured["server"]["port"])) as connection,
     ):
         connection.sendall(b"POST /events/creation HTTP/1.1\r\nHost: sie\r\nContent-Length: 1000\r\n\r\n{")
@@ -781,6 +782,8 @@ def test_a_body_that_does_not_come_does_not_keep_it_from_stopping(tmp_path: Path
 
         exporter.process.send(signal.SIGTERM)
         assert exporter.process.wait(within=10) == 0
+        # It did not wait for the end of the time that a body may take.
+        assert not connection.recv(65536).startswith(b"HTTP/1.1 408")
 
 
 def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from app.store.port import StoredState
 from app.web.problems import leaves
 from tests.support.clock import Clock
 from tests.support.entries import insert, made_id
-from tests.support.exporter import OWN, Exporter, Samples
+from tests.support.exporter import OWN, Exporter
 from tests.support.process import eventually
+from tests.support.samples import Samples
 from tests.support.stores import Disk
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"

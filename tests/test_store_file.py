@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -92,8 +93,11 @@ def test_a_store_that_is_lost_while_it_is_in_use_ends_the_process(
 ) -> None:
     with ExporterProcess(tmp_path) as exporter:
         exporter.push(insert())
+        # Paused, because its periodic work could notice the loss and end it before `check` has looked.
+        exporter.process.send(signal.SIGSTOP)
         lose(exporter.store)
         looked = run("check", "--config", tmp_path / "config.yaml")
+        exporter.process.send(signal.SIGCONT)
 
         # The periodic work may have noticed it before, and ended the process.
         with suppress(httpx.ConnectError):

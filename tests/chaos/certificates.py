@@ -11,7 +11,7 @@ from typing import Final
 from app.demo.issuer import Issuer, IssuerServer
 from tests.chaos.fault_check import Size, check
 from tests.chaos.load import ExporterAccess, Load
-from tests.support.program import ACCOUNT, AUDIENCE, ExporterProcess, PushCredentials
+from tests.support.program import ACCOUNT, AUDIENCE, ExporterProcess, PushCredentials, overridden, set_ahead
 
 _TOKENS: Final = 50
 """Tokens in use. They are replaced, because a token that was verified before needs no certificate."""
@@ -106,7 +106,9 @@ def _without_certificates(
     restore_server: Callable[[IssuerServer], None],
 ) -> str:
     with _rotating_keys() as keys:
-        exporter = ExporterProcess(directory, keys.credentials)
+        clock = directory / "seconds-ahead"
+        set_ahead(clock, 0)
+        exporter = ExporterProcess(directory, keys.credentials, command=overridden(monotonic=clock))
         with exporter, Load(ExporterAccess.of_process(exporter), size, seed, token=keys.token) as load:
             load.wait(0.3)
             break_server(keys.server)
@@ -119,6 +121,8 @@ def _without_certificates(
             check(exporter.status("/healthz") == 200, "/healthz does not answer 200")
             load.wait_for_refusals(_UNAVAILABLE, 20)
             restore_server(keys.server)
+            if size.fetches_hurried:
+                set_ahead(clock, 60)
             restored = time.monotonic()
             load.wait_for_acknowledgement(within=70)
             took = time.monotonic() - restored

@@ -101,7 +101,7 @@ def damaged(directory: Path, size: Size, seed: int) -> str:
     with ExporterProcess(directory) as exporter:
         with Load(ExporterAccess.of_process(exporter), size, seed) as load:
             load.wait(0.3)
-            status = _overwrite_until_it_ends(exporter)
+            status = _overwrite_until_it_ends(exporter, size.damage_seconds)
             load.give_up()
         exporter.process.start()
         moved = [file.name for file in directory.glob("*.damaged-*")]
@@ -115,9 +115,9 @@ def damaged(directory: Path, size: Size, seed: int) -> str:
             return f"{how}, {len(moved)} files moved aside; {load.check_exact()}"
 
 
-def _overwrite_until_it_ends(exporter: ExporterProcess) -> int | None:
+def _overwrite_until_it_ends(exporter: ExporterProcess, seconds: float) -> int | None:
     """Return the exporter's exit status, or None if it never read a damaged page and was killed."""
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with exporter.store.open("r+b") as file:
             length = file.seek(0, 2) - _PAGE

@@ -13,9 +13,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,16 +120,28 @@ def run(
     began = time.time()
     traffic = traffic_of_incarnations(random.Random(seed), interruptions=events, names=instances)  # noqa: S311
     (directory / "prometheus").mkdir()
-    with _exporter_and_sender(by, directory, traffic.messages, seed) as (exporter, sender):
-        target = Target(exporter.metrics_address)
-        with Prometheus(directory / "prometheus", [target], scrape_interval=SCRAPE_SECONDS) as prometheus:
-            prometheus.wait_for_scrapes()
-            report = Report(delivered=len(traffic.messages))
-            with running(sender) as done:
-                _kill(exporter, sender, done, report, kills, random.Random(seed), log)  # noqa: S311
-            log("waiting for the last scrapes")
-            report.outcomes, report.repeated = sender.outcomes, sender.repeated
-            _compare(exporter, prometheus, traffic, report, began)
+    with ExitStack() as stack:
+        credentials = stack.enter_context(issued_credentials()) if by == "pushes" else None
+        exporter = ExporterProcess(directory, credentials, prometheus={"hold_seconds": _HOLD_SECONDS})
+        targets = [Target(exporter.metrics_address)]
+        # It is started first, because it needs 5 s to its first scrape.
+        prometheus = stack.enter_context(
+            Prometheus(directory / "prometheus", targets, scrape_interval=SCRAPE_SECONDS)
+        )
+        sender: Sender
+        if credentials is None:
+            sender = _Publisher(stack.enter_context(PubSubEmulator(directory)), exporter, traffic.messages)
+        else:
+            token = credentials.token
+            sender = PushSender(port_of(exporter), traffic.messages, token=lambda: token, seed=seed)
+        stack.enter_context(exporter)
+        prometheus.wait_for_scrapes()
+        report = Report(delivered=len(traffic.messages))
+        with running(sender) as done:
+            _kill(exporter, sender, done, report, kills, random.Random(seed), log)  # noqa: S311
+        log("waiting for the last scrapes")
+        report.outcomes, report.repeated = sender.outcomes, sender.repeated
+        _compare(exporter, prometheus, traffic, report, began)
     report.seconds = time.time() - began
     return report
 
@@ -209,23 +221,6 @@ def _compare(
         *counter_faults(series),
         *ledger_differences(traffic, exporter.client, f"http://{exporter.metrics_address}"),
     ]
-
-
-@contextmanager
-def _exporter_and_sender(
-    by: By, directory: Path, messages: Sequence[Message], seed: int
-) -> Iterator[tuple[ExporterProcess, Sender]]:
-    hold = {"hold_seconds": _HOLD_SECONDS}
-    if by == "pushes":
-        with (
-            issued_credentials() as credentials,
-            ExporterProcess(directory, credentials, prometheus=hold) as exporter,
-        ):
-            sender = PushSender(port_of(exporter), messages, token=lambda: credentials.token, seed=seed)
-            yield exporter, sender
-    else:
-        with PubSubEmulator(directory) as pubsub, ExporterProcess(directory, prometheus=hold) as exporter:
-            yield exporter, _Publisher(pubsub, exporter, messages)
 
 
 class _Publisher:

@@ -16,7 +16,8 @@ from tests.chaos.push_sender import PushSender
 from tests.chaos.traffic import Labels, Traffic
 from tests.support.exporter import Exporter
 from tests.support.process import eventually
-from tests.support.program import ExporterProcess, Samples
+from tests.support.program import ExporterProcess
+from tests.support.samples import Samples
 
 _RUN_TIMEOUT_SECONDS = 1800
 _SCRAPE_SECONDS = 0.2

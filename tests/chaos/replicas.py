@@ -76,7 +76,9 @@ def run(
     rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
     traffic = disordered_traffic(rng, events)
     began = time.time()
-    with Replicas(directory, 3) as replicas, replicas.prometheus(directory / "prometheus") as prometheus:
+    replicas = Replicas(directory, 3)
+    # Prometheus is started first, because it needs 5 s to its first scrape.
+    with replicas.prometheus(directory / "prometheus") as prometheus, replicas:
         injector = _FaultInjector(replicas, prometheus, rng, shortened=shortened)
         asyncio.run(_run_steps(injector, traffic, steps, log))
         log("waiting for the last scrapes")

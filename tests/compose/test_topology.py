@@ -20,8 +20,13 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def outputs(running: Topology) -> tuple[list[str], list[str]]:
-    """Return the output lines of `samples` and then of `show`."""
-    return running.run("samples"), running.run("show")
+    """Return the output lines of `samples`, and of `show`, during which the grace period ends."""
+
+    def end_grace_period(line: str) -> None:
+        if " shop 1" in line:  # nothing is held back any more
+            running.end_grace_periods()
+
+    return running.run("samples"), running.run("show", on_line=end_grace_period)
 
 
 def test_existing_topics_are_not_changed(running: Topology) -> None:
@@ -51,11 +56,12 @@ def test_the_counters_rise_and_the_pending_interruption_becomes_unknown(
     rows = [re.fullmatch(r"\d\d:\d\d:\d\d  (.*)", line) for line in shown]
 
     assert all(rows)
-    # On a slow machine, `show` starts late, or before the last series was scraped for the first time.
+    # On a slow machine, `show` starts before the last series was scraped for the first time.
     values = [dict(re.findall(r"([\w-]+) (\d+)", row[1])) for row in rows if row is not None]
     for name, falls in (("pending", True), ("shop", False), ("unknown", False)):
         numbers = [int(value.get(name, 0)) for value in values]
         assert numbers == sorted(numbers, reverse=falls)
+    assert {value["pending"] for value in values} == {"1", "0"}
     assert rows[-1] is not None
     assert rows[-1][1] == "pending 0  fake-cluster 0  shop 1  unknown 1"
 

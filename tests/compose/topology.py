@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,13 +14,12 @@ import httpx
 from tests.compose.composition import REPLICAS, Composition
 from tests.support.emulator import PubSubEmulator
 from tests.support.process import LOOPBACK, Process, answers, free_port
-from tests.support.program import COMMAND
+from tests.support.program import overridden, set_ahead
 from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
-GRACE_SECONDS: Final = 6
-SHARED_GRACE_SECONDS: Final = 10
-"""Longer, because the leader shows another replica's pending interruptions up to 5 s later."""
+_GRACE_SECONDS: Final = 150
+"""A clock that is set ahead by as much has not been without an exporter, which would extend the grace."""
 
 
 class Topology:
@@ -29,23 +28,40 @@ class Topology:
     def __init__(self, compose: Composition, directory: Path, replaced: Mapping[str, str]) -> None:
         self.compose = compose
         self.directory = directory
+        self.clock = directory / "seconds-ahead"
+        set_ahead(self.clock, 0)
         self._replaced = replaced
 
-    def run(self, service: str) -> list[str]:
-        """Return the output lines of `docker compose run --rm SERVICE`. Raises AssertionError if it fails."""
+    def run(self, service: str, *, on_line: Callable[[str], None] = lambda _: None) -> list[str]:
+        """Return the output lines of `docker compose run --rm SERVICE`. Raises AssertionError if it fails.
+
+        `on_line` is called with each line as soon as the command has written it.
+        """
         described = self.compose.services[service]
         [interpreter, script] = described["entrypoint"]
         assert interpreter == "python"
-        done = subprocess.run(
-            [sys.executable, self.compose.mounted(service, script), *described["command"]],
-            env=os.environ | self.environment(service),
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.splitlines()
+        errors = self.directory / f"{service}.stderr"
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(
+                [sys.executable, self.compose.mounted(service, script), *described["command"]],
+                env=os.environ | self.environment(service),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as command,
+        ):
+            assert command.stdout is not None
+            lines = []
+            for line in command.stdout:
+                lines.append(line.rstrip("\n"))
+                on_line(lines[-1])
+        assert (command.returncode, errors.read_text()) == (0, "")
+        return lines
+
+    def end_grace_periods(self) -> None:
+        """Set the clocks of all exporters ahead by a grace period."""
+        set_ahead(self.clock, _GRACE_SECONDS)
 
     def get(self, address: str, path: str) -> httpx.Response:
         """GET a path from `host:port`, an address in the compose network."""
@@ -115,9 +131,8 @@ def _exporter(running: Topology, name: str) -> Process:
     directory = running.directory / name
     directory.mkdir()
     environment = running.environment(name)
-    shared = "SIE_STORE__URL" in environment
     return Process(
-        COMMAND,
+        overridden(settle_seconds=0, clock=running.clock),
         output=directory / "exporter.log",
         ready=answers(f"http://{running.replace(f'{name}:8090')}/healthz"),
         env={"SIE_STORE__URL": f"sqlite:///{directory / 'store.db'}"}
@@ -128,7 +143,7 @@ def _exporter(running: Topology, name: str) -> Process:
             "SIE_SERVER__PORT": running.replace(f"{name}:8080").rpartition(":")[2],
             "SIE_PROMETHEUS__PORT": running.replace(f"{name}:8090").rpartition(":")[2],
             "SIE_PROMETHEUS__HOLD_SECONDS": "2",
-            "SIE_ATTRIBUTION__GRACE_SECONDS": str(SHARED_GRACE_SECONDS if shared else GRACE_SECONDS),
+            "SIE_ATTRIBUTION__GRACE_SECONDS": str(_GRACE_SECONDS),
         },
     )
 

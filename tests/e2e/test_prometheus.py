@@ -2,44 +2,58 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tests.support.entries import insert, preempted
 from tests.support.process import eventually
-from tests.support.program import ExporterProcess
+from tests.support.program import ExporterProcess, overridden, set_ahead
 from tests.support.prometheus import Prometheus, Target
 
 # Named apart by a label of the target's.
 PROMPT, HOLDING = {"exporter": "prompt"}, {"exporter": "holding"}
-HOLD_SECONDS = 2
+HOLD_SECONDS = 3600
 
 
 class Scraped:
     """Two exporters, of which one holds new label sets back, and the Prometheus that scrapes both."""
 
-    def __init__(self, prometheus: Prometheus, prompt: ExporterProcess, holding: ExporterProcess) -> None:
+    def __init__(
+        self, prometheus: Prometheus, prompt: ExporterProcess, holding: ExporterProcess, clock: Path
+    ) -> None:
         self.prometheus = prometheus
         self.prompt = prompt
         self.holding = holding
+        self._clock = clock
+        self._ahead = 0
+
+    def release(self, cluster: str) -> None:
+        """Set the clock of the holding exporter ahead by the hold, and wait until the count is shown."""
+        self._ahead += HOLD_SECONDS
+        set_ahead(self._clock, self._ahead)
+        eventually(lambda: self.holding.interruptions(cluster) == 1, within=10, what="it is shown")
 
     def increase(self, exporter: str, cluster: str, of: str = "interruption_events_total") -> float | None:
         """As people write it; a little more than what was counted, because it is extrapolated."""
         labels = f'exporter="{exporter}", kubernetes_cluster="{cluster}"'
-        return self.prometheus.value(f"sum(increase({of}{{{labels}}}[1m]))")
+        return self.prometheus.value(f"sum(increase({of}{{{labels}}}[1h]))")
 
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     one, two, three = (tmp_path_factory.mktemp(name) for name in ("prompt", "holding", "prometheus"))
-    with (
-        ExporterProcess(one) as prompt,
-        ExporterProcess(two, prometheus={"hold_seconds": HOLD_SECONDS}) as holding,
-    ):
-        targets = [Target(prompt.metrics_address, PROMPT), Target(holding.metrics_address, HOLDING)]
-        with Prometheus(three, targets, scrape_interval=0.5) as prometheus:
-            prometheus.wait_for_scrapes()
-            yield Scraped(prometheus, prompt, holding)
+    clock = two / "seconds-ahead"
+    set_ahead(clock, 0)
+    prompt = ExporterProcess(one)
+    holding = ExporterProcess(
+        two, command=overridden(monotonic=clock), prometheus={"hold_seconds": HOLD_SECONDS}
+    )
+    targets = [Target(prompt.metrics_address, PROMPT), Target(holding.metrics_address, HOLDING)]
+    # Prometheus is started first, because it needs 5 s to its first scrape.
+    with Prometheus(three, targets, scrape_interval=0.5) as prometheus, prompt, holding:
+        prometheus.wait_for_scrapes()
+        yield Scraped(prometheus, prompt, holding, clock)
 
 
 def test_the_first_interruption_of_a_cluster_increases_its_counter(scraped: Scraped) -> None:
@@ -61,7 +75,8 @@ def test_held_back_the_first_interruption_shows_even_if_it_comes_with_its_label_
     assert scraped.prompt.interruptions("backlog") == 1
     assert scraped.holding.interruptions("backlog") == 0
 
-    eventually(lambda: scraped.holding.interruptions("backlog") == 1, within=10, what="it is shown")
+    scraped.prometheus.wait_for_scrapes(1)
+    scraped.release("backlog")
     scraped.prometheus.wait_for_scrapes(2)
 
     assert 1 <= (scraped.increase("holding", "backlog") or 0) < 2
@@ -83,7 +98,7 @@ def test_a_value_that_is_held_back_survives_a_kill(scraped: Scraped) -> None:
     exporter.process.start()
     scraped.prometheus.wait_for_scrapes(1)
     assert exporter.interruptions("killed") == 0
-    eventually(lambda: exporter.interruptions("killed") == 1, within=10, what="it is shown")
+    scraped.release("killed")
     scraped.prometheus.wait_for_scrapes(2)
 
     assert 1 <= (scraped.increase("holding", "killed") or 0) < 2

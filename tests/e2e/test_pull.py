@@ -11,7 +11,7 @@ import pytest
 from tests.support.emulator import PubSubEmulator
 from tests.support.entries import JsonObject, encoded, insert, preempted
 from tests.support.process import eventually
-from tests.support.program import SUBSCRIPTIONS, ExporterProcess, configuration, run, written
+from tests.support.program import SUBSCRIPTIONS, ExporterProcess, configuration, overridden, run, written
 
 PULL: Final[Mapping[str, Any]] = {"delivery": "pull", "authentication": "oidc"}
 WITHIN: Final = 90
@@ -20,7 +20,12 @@ WITHIN: Final = 90
 def exporter_of(pubsub: PubSubEmulator, directory: Path, **pubsub_keys: str) -> ExporterProcess:
     configured = configuration(directory, None, pubsub={**PULL, **pubsub_keys})
     configured["project_name"] = pubsub.project
-    return ExporterProcess(directory, env=environment(pubsub), configured=configured)
+    return ExporterProcess(
+        directory,
+        env=environment(pubsub),
+        configured=configured,
+        command=overridden(first_pause_seconds=0.1),
+    )
 
 
 def environment(pubsub: PubSubEmulator) -> dict[str, str]:

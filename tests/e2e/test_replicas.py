@@ -112,7 +112,7 @@ def test_while_redis_is_away_pushes_are_refused_at_once_and_taken_soon_after_its
 
     replicas.redis.process.start()
     eventually(
-        lambda: all(push(exporter)[0].is_success for exporter in exporters), within=1, what="they are taken"
+        lambda: all(push(exporter)[0].is_success for exporter in exporters), within=5, what="they are taken"
     )
 
 

@@ -12,8 +12,8 @@ from tests.fuzz.cases import Case
 from tests.fuzz.hostile_values import FORBIDDEN_CATEGORIES, LIMIT
 from tests.fuzz.report import RECORDED, Report
 from tests.support.exporter import OWN
-from tests.support.program import Samples
 from tests.support.raw_http import Answer
+from tests.support.samples import Samples
 
 REFUSALS: Final = frozenset(
     {

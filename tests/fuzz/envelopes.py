@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import uvloop
 
@@ -29,12 +29,14 @@ from tests.support.output import print_line
 from tests.support.program import (
     ExporterProcess,
     PushCredentials,
-    Samples,
     body_of,
     endpoint_of,
     issued_credentials,
 )
 from tests.support.redis import RedisServer
+
+if TYPE_CHECKING:
+    from tests.support.samples import Samples
 
 Backend = Literal["sqlite", "redis"]
 

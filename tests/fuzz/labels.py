@@ -30,7 +30,8 @@ from tests.support.entries import insert, preempted
 from tests.support.exporter import OWN
 from tests.support.measure import rss_mib
 from tests.support.output import print_line
-from tests.support.program import ExporterProcess, Samples, body_of, endpoint_of, issued_credentials
+from tests.support.program import ExporterProcess, body_of, endpoint_of, issued_credentials
+from tests.support.samples import Samples
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _CALLERS: Final = 16

@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from tests.support.clock import Clock
 from tests.support.compute_api import FORBIDDEN, ComputeApi
 from tests.support.entries import push
 from tests.support.exporter import OWN, Exporter, subscription, token
+from tests.support.memory import MEMORY
 from tests.support.process import LOOPBACK, eventually
 from tests.support.prometheus import Prometheus, Target, backfill
 from tests.support.requirement import require
@@ -49,7 +51,7 @@ _SCRAPE_SECONDS: Final = 2
 
 
 class Week:
-    """A simulated week, available during a `with` block. All files are in `directory`."""
+    """A simulated week, available during a `with` block. All files except the store are in `directory`."""
 
     exporter: Exporter
     """The exporter after the week; it uses the real clock."""
@@ -71,7 +73,12 @@ class Week:
             past = running.enter_context(closing(_PastScrapes(self._directory)))
             clock = Clock(self.fleet.begins)
             api = running.enter_context(ComputeApi())
-            settings = {"projects": self.fleet.projects, "inventory.endpoint": api.url}
+            store = Path(running.enter_context(TemporaryDirectory(dir=MEMORY))) / "store.db"
+            settings = {
+                "projects": self.fleet.projects,
+                "inventory.endpoint": api.url,
+                "store.url": f"sqlite:///{store}",
+            }
             self.exporter = Exporter(
                 self._directory, settings, two_listeners=True, clock=clock, shortest_pause_seconds=HOUR
             )

@@ -51,6 +51,7 @@ from tests.support.examples import (
     interrupted,
     listed,
 )
+from tests.support.memory import MEMORY
 from tests.support.redis import RedisServer
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
@@ -159,7 +160,7 @@ class Exporter(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
+        self.folder = TemporaryDirectory(dir=MEMORY)
         self.path = Path(self.folder.name) / "store.db"
         self.open()
         self.model = Model()

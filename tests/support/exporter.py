@@ -8,11 +8,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import uvloop
-from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.exporter import Exporter as Parts
@@ -23,16 +22,17 @@ from app.serving import listening
 from app.settings import load_settings, variable
 from tests.support.entries import JsonObject, insert, preempted, push
 from tests.support.process import LOOPBACK, free_port
+from tests.support.samples import Samples, parsed, value_of
 
 T = TypeVar("T")
-Samples: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Values by the name and labels of the sample."""
 
 OWN: Final = "spot_interruption_exporter"
 """The prefix of the exporter's metrics about itself."""
 AUDIENCE: Final = "https://sie.example.com"
 ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
 _WITHIN_SECONDS: Final = 120
+_FAST: Final = {"settle_seconds": 0.0, "poll_seconds": 0.05, "retry_seconds": 0.1}
+"""Overrides for tests. Nothing that a test starts has an outage behind it."""
 
 
 @cache
@@ -84,8 +84,7 @@ class Exporter:
             **({"prometheus.port": free_port()} if two_listeners else {}),
             **(settings or {}),
         }
-        # Nothing that a test starts has an outage behind it.
-        self._surroundings = {"settle_seconds": 0.0, **overrides}
+        self._overrides = {**_FAST, **overrides}
         self._running = ExitStack()
         self.authorization = token()
 
@@ -101,7 +100,7 @@ class Exporter:
         with ExitStack() as running:
             self.client = running.enter_context(_client())
             self.certificates = running.enter_context(IssuerServer(issuer()))
-            server = _Server(self._environment(), self._surroundings)
+            server = _Server(self._environment(), self._overrides)
             running.callback(server.stop)
             self.ports = server.start()
             self.parts = server.parts
@@ -153,15 +152,11 @@ class Exporter:
 
     def exposition(self) -> Samples:
         """Return every sample of a scrape."""
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(self.scrape().text)
-            for sample in family.samples
-        }
+        return parsed(self.scrape().text)
 
     def value(self, series: str, **labels: str) -> float | None:
         """Return the current value of a sample, or None if there is no such series."""
-        return self.exposition().get((series, frozenset(labels.items())))
+        return value_of(self.scrape().text, series, **labels)
 
     def answered(self, endpoint: Endpoint, outcome: str) -> float:
         """Return the number of pushes answered 200 with this outcome."""
@@ -194,8 +189,7 @@ class _Server:
 
     def __init__(self, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         self._environment = environment
-        # Nothing that a test starts has an outage behind it.
-        self._surroundings = {"settle_seconds": 0.0, **overrides}
+        self._overrides = overrides
         self._ports: Future[Sequence[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="exporter")
 
@@ -225,7 +219,7 @@ class _Server:
         self._stopped = asyncio.Event()
         try:
             settings, _ = load_settings(None, self._environment)
-            app = create_app(settings, overrides=Overrides(**self._surroundings))
+            app = create_app(settings, overrides=Overrides(**self._overrides))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
             self._ports.set_exception(exc)
             return

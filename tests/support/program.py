@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.issuer import Issuer, IssuerServer
 from tests.support.entries import JsonObject, push
 from tests.support.process import LOOPBACK, Process, answers, free_port
+from tests.support.samples import Samples, parsed, value_of
 
 COMMAND: Final = (sys.executable, "-m", "app")
 # Google's certificates are on loopback here, whatever proxy leads to the world.
@@ -28,8 +28,17 @@ SUBSCRIPTIONS: Final = {
     "interruption": "sie-interruption-subscription",
 }
 
-Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-"""The values of an exposition, by name and labels."""
+
+def overridden(**overrides: object) -> list[str]:
+    """Return a command that serves with these `Overrides`; see `tests.support.overridden`."""
+    return [sys.executable, "-m", "tests.support.overridden", json.dumps(overrides, default=str)]
+
+
+def set_ahead(clock: Path, seconds: float) -> None:
+    """Set a clock of `overridden` exporters ahead of the real one."""
+    new = clock.with_suffix(".new")
+    new.write_text(str(seconds))
+    new.replace(clock)  # an exporter may be reading it
 
 
 class PushCredentials(NamedTuple):
@@ -107,9 +116,13 @@ class ExporterProcess:
         env: Mapping[str, str] | None = None,
         named_by: Literal["option", "variable"] = "option",
         configured: Mapping[str, Any] | None = None,
+        command: Sequence[str] = COMMAND,
         **sections: Mapping[str, Any],
     ) -> None:
-        """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration."""
+        """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration.
+
+        `command` is that of `overridden` for an exporter with other times.
+        """
         self.configured = configured or configuration(directory, credentials, **sections)
         self.url = f"http://{LOOPBACK}:{self.configured['server']['port']}"
         self.metrics_address = f"{LOOPBACK}:{self.configured['prometheus']['port']}"
@@ -119,7 +132,7 @@ class ExporterProcess:
         path = str(written(directory, self.configured))
         option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})
         self.process = Process(
-            [*COMMAND, *arguments, *option],
+            [*command, *arguments, *option],
             output=directory / "exporter.log",
             ready=answers(f"http://{self.metrics_address}/healthz"),
             env={**ENVIRONMENT, **variable, **(env or {})},
@@ -158,20 +171,18 @@ class ExporterProcess:
 
     def samples(self) -> Samples:
         """Return the samples of a scrape."""
-        response = self.client.get(f"http://{self.metrics_address}/metrics")
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(response.text)
-            for sample in family.samples
-        }
+        return parsed(self._scrape())
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the value of a series, or None if there is no such series."""
-        return self.samples().get((name, frozenset(labels.items())))
+        return value_of(self._scrape(), name, **labels)
 
     def interruptions(self, cluster: str) -> float | None:
         """Return the number of counted interruptions of a cluster."""
         return self.value("interruption_events_total", kubernetes_cluster=cluster)
+
+    def _scrape(self) -> str:
+        return self.client.get(f"http://{self.metrics_address}/metrics").text
 
     def logs(self) -> list[dict[str, Any]]:
         """Return all log lines of all its starts."""

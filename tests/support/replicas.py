@@ -9,9 +9,10 @@ from typing import Any, Final, Self
 
 from tests.support.nginx import Nginx
 from tests.support.process import eventually
-from tests.support.program import ExporterProcess, Samples
+from tests.support.program import ExporterProcess
 from tests.support.prometheus import Prometheus, Target
 from tests.support.redis import RedisServer
+from tests.support.samples import Samples
 
 SCRAPE_SECONDS: Final = 1
 HOLD_SECONDS: Final = 2 * SCRAPE_SECONDS

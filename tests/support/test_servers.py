@@ -83,16 +83,40 @@ def endpoint() -> Iterator[Endpoint]:
         yield server
 
 
+class Scrapers(NamedTuple):
+    """Three servers of Prometheus. They start together, because each needs 5 s to its first scrape."""
+
+    steady: Prometheus
+    moving: Prometheus
+    """Nothing listens at its target."""
+    fading: Prometheus
+    """The test ends its target."""
+    target: ExitStack
+    """The target of `fading`, until it is closed."""
+
+
 @pytest.fixture(scope="module")
-def prometheus(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    directory = tmp_path_factory.mktemp("prometheus")
-    rules = directory / "rules.yml"
+def scrapers(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scrapers]:
+    directories = [tmp_path_factory.mktemp("prometheus") for _ in range(3)]
+    rules = directories[0] / "rules.yml"
     rule = {"record": "tea:pots:sum", "expr": "sum by (shop) (pots_total)"}
     rules.write_text(json.dumps({"groups": [{"name": "tea", "rules": [rule]}]}))
-    target = Target(f"{LOOPBACK}:{endpoint.server_port}", {"shop": "corner", "job": "teashop"})
-    with Prometheus(directory, [target], rules=[rules]) as server:
-        server.wait_for_scrapes(2)
-        yield server
+    corner = Target(f"{LOOPBACK}:{endpoint.server_port}", {"shop": "corner", "job": "teashop"})
+    nothing = Target(f"{LOOPBACK}:{free_port()}")
+    with ExitStack() as until_gone:
+        passing = Target(f"{LOOPBACK}:{until_gone.enter_context(serving()).server_port}")
+        with (
+            Prometheus(directories[0], [corner], rules=[rules]) as steady,
+            Prometheus(directories[1], [nothing], scrape_interval=0.2) as moving,
+            Prometheus(directories[2], [passing], scrape_interval=0.2) as fading,
+        ):
+            steady.wait_for_scrapes(2)
+            yield Scrapers(steady, moving, fading, until_gone)
+
+
+@pytest.fixture(scope="module")
+def prometheus(scrapers: Scrapers) -> Prometheus:
+    return scrapers.steady
 
 
 @pytest.fixture(scope="module")
@@ -260,30 +284,28 @@ def test_prometheus_evaluates_the_rule_files(prometheus: Prometheus) -> None:
     assert found == [({"__name__": "tea:pots:sum", "shop": "corner"}, 7)]
 
 
-def test_prometheus_follows_a_target_that_moved(endpoint: Endpoint, tmp_path: Path) -> None:
-    with Prometheus(tmp_path, [Target(f"{LOOPBACK}:{free_port()}")], scrape_interval=0.2) as server:
-        server.wait_for_scrapes(successful=False)
-        assert server.value("up") == 0
-        with pytest.raises(TimeoutError):
-            server.wait_for_scrapes(within=0.1)
-        with pytest.raises(QueryError, match="has succeeded"):
-            server.last_scrape()
+def test_prometheus_follows_a_target_that_moved(endpoint: Endpoint, scrapers: Scrapers) -> None:
+    server = scrapers.moving
+    server.wait_for_scrapes(successful=False)
+    assert server.value("up") == 0
+    with pytest.raises(TimeoutError):
+        server.wait_for_scrapes(within=0.1)
+    with pytest.raises(QueryError, match="has succeeded"):
+        server.last_scrape()
 
-        server.retarget([Target(f"{LOOPBACK}:{endpoint.server_port}")])
-        server.wait_for_scrapes()
-        assert server.value("sum(pots_total)") == 7
+    server.retarget([Target(f"{LOOPBACK}:{endpoint.server_port}")])
+    server.wait_for_scrapes()
+    assert server.value("sum(pots_total)") == 7
 
 
-def test_prometheus_has_what_it_saw_last_when_the_next_scrape_fails(tmp_path: Path) -> None:
-    with ExitStack() as until_gone:
-        target = Target(f"{LOOPBACK}:{until_gone.enter_context(serving()).server_port}")
-        with Prometheus(tmp_path, [target], scrape_interval=0.2) as server:
-            server.wait_for_scrapes()
-            until_gone.close()
-            server.wait_for_scrapes(successful=False)
+def test_prometheus_has_what_it_saw_last_when_the_next_scrape_fails(scrapers: Scrapers) -> None:
+    server = scrapers.fading
+    server.wait_for_scrapes()
+    scrapers.target.close()
+    server.wait_for_scrapes(successful=False)
 
-            assert server.value("sum(pots_total)") is None
-            assert server.value("sum(pots_total)", server.last_scrape()) == 7
+    assert server.value("sum(pots_total)") is None
+    assert server.value("sum(pots_total)", server.last_scrape()) == 7
 
 
 def test_a_message_is_pushed_in_its_envelope(pubsub: PubSubEmulator, endpoint: Endpoint) -> None:

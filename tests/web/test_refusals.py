@@ -7,7 +7,8 @@ import pytest
 
 from app.metrics import ENDPOINTS, Endpoint
 from tests.support.entries import JsonObject, changed, encoded, envelope, insert, preempted, push, without
-from tests.support.exporter import OWN, Exporter, Samples, subscription, token
+from tests.support.exporter import OWN, Exporter, subscription, token
+from tests.support.samples import Samples
 from tests.web.problems import assert_problem
 
 pytestmark = pytest.mark.usefixtures("both_ways")
