@@ -43,7 +43,7 @@ TEMPLATE: Final = GCP / "templates" / "exporter-config.yaml.tftpl"
 
 
 # Terraform starts the provider for each run.
-slow: Final = pytest.mark.timeout(600)
+slow: Final = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
