@@ -673,7 +673,7 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(tmp_path: Path, words:
             cwd=tmp_path,
             stdout=unread,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

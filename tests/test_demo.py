@@ -86,7 +86,7 @@ def test_the_demo_serves_until_it_is_asked_to_stop(tmp_path: Path, number: signa
         ready=lambda: f"Serving at {url}/ until Ctrl-C." in output.read_text(),
         env={"TMPDIR": str(folder)},
     ) as demo:
-        assert CLUSTER in httpx.get(f"{url}/metrics", trust_env=False).text
+        assert CLUSTER in httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text
         assert answers(f"{url}/")()
         [store] = folder.glob("*/demo.db")
         assert store.stat().st_size

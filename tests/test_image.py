@@ -202,7 +202,7 @@ def test_unhealthy_is_where_nothing_listens() -> None:
 
 def test_unhealthy_is_what_says_so() -> None:
     with http.server.HTTPServer((LOOPBACK, 0), _Ailing) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             said = health(SIE_SERVER__HOST=LOOPBACK, SIE_SERVER__PORT=str(server.server_port))

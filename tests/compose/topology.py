@@ -65,7 +65,7 @@ class Topology:
 
     def get(self, address: str, path: str) -> httpx.Response:
         """GET a path from `host:port`, an address in the compose network."""
-        return httpx.get(f"http://{self.replace(address)}{path}", trust_env=False)
+        return httpx.get(f"http://{self.replace(address)}{path}", trust_env=False, timeout=60)
 
     def environment(self, service: str) -> dict[str, str]:
         """Return the service's environment variables, with addresses on loopback."""

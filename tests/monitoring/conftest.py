@@ -1,19 +1,9 @@
 from collections.abc import Iterator
-from typing import Final
 
 import pytest
 
 from tests.simulation.week import Week
 from tests.support.rules import RULES
-
-_WITHIN_SECONDS: Final = 300
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Extend the timeout of tests with the week: the first of them runs the whole simulation."""
-    for item in items:
-        if isinstance(item, pytest.Function) and "week" in item.fixturenames:
-            item.add_marker(pytest.mark.timeout(_WITHIN_SECONDS))
 
 
 @pytest.fixture(scope="package")

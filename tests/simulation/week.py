@@ -112,7 +112,7 @@ class Week:
         return path
 
     def _is_evaluated(self) -> bool:
-        answer = httpx.get(f"{self.prometheus.url}/api/v1/rules", trust_env=False).json()
+        answer = httpx.get(f"{self.prometheus.url}/api/v1/rules", trust_env=False, timeout=60).json()
         return not any(group["lastEvaluation"].startswith("0001-") for group in answer["data"]["groups"])
 
     def _simulate(self, clock: Clock, driver: "_Driver", past: "_PastScrapes") -> None:

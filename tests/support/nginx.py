@@ -89,7 +89,7 @@ class Nginx:
 
     def _is_current(self) -> bool:
         # On a new connection, for old ones stay with the worker that had them.
-        answer = httpx.get(f"{self.url}/nginx/generation", trust_env=False)
+        answer = httpx.get(f"{self.url}/nginx/generation", trust_env=False, timeout=60)
         return answer.text == str(self._generation)
 
     def _write(self, addresses: Sequence[str]) -> None:

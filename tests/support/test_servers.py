@@ -396,7 +396,7 @@ def test_a_subscription_is_created_with_its_options(pubsub: PubSubEmulator) -> N
     )
 
     url = f"{pubsub.url}/v1/projects/teashop/subscriptions/optional"
-    created = httpx.get(url, trust_env=False).json()
+    created = httpx.get(url, trust_env=False, timeout=60).json()
     assert created["ackDeadlineSeconds"] == 60
     assert created["deadLetterPolicy"] == {
         "deadLetterTopic": "projects/teashop/topics/optional",
