@@ -12,6 +12,21 @@ from app.store.opening import open_store
 from app.store.port import Store
 from tests.support.examples import NOW, created, interrupted
 
+KILLED_AT_RENAME: Final = """
+import os, sys
+from app.domain.changes import Rules
+from app.store.opening import open_store
+left = int(sys.argv[2])
+def kill(event, _):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left < 0:
+            os._exit(9)
+sys.addaudithook(kill)
+open_store(f"sqlite:///{sys.argv[1]}", Rules())
+"""
+"""A program that opens the store, and is killed at a rename: its path, and the number of renames before."""
 _HOLDER: Final = """
 import sys
 from app.domain.changes import Rules
