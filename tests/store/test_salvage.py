@@ -452,7 +452,7 @@ def test_an_operation_from_before_keys_were_lost_moves_no_counter(
     opened = open_store(f"sqlite:///{path}", RULES)
     opened.store.accrue_instance_seconds(NOW)
 
-    applied = opened.store.recover([FOUND], NOW, NOW)
+    applied = opened.store.recover([FOUND], -1, NOW)
 
     assert bool(applied.outcomes) == counts
     assert bool(applied.changed) == counts
