@@ -28,7 +28,7 @@ from app.store.port import OpenedStore
 from tests.store.conftest import RULES
 from tests.store.stories import life, list_fleet, lives
 from tests.support.examples import DAY, GRACE, LAB, NAME, NOW, TILLS, created, failed, interrupted, listed
-from tests.support.sqlite_files import KILLED_AT_RENAME, contents
+from tests.support.sqlite_files import KILLED_AT_RENAME, contents, overwrite_page
 
 BEGAN: Final = NOW - DAY
 HEADER_BYTES: Final = 32
@@ -200,13 +200,6 @@ def pages_of(path: Path, table: str) -> Sequence[int]:
     with closing(apsw.Connection(str(path))) as connection:
         pages = connection.execute("SELECT pageno FROM dbstat WHERE name = ?", (table,))
         return [int(str(page)) - 1 for (page,) in pages]
-
-
-def damage_table(path: Path, table: str) -> None:
-    """Overwrite the last page of a table."""
-    page = pages_of(path, table)[-1]
-    size = int.from_bytes(path.read_bytes()[16:18], "big")
-    overwrite(path, page * size, b"\xa5" * size)
 
 
 def counters(row: LabelSetTotals) -> tuple[float, ...]:
@@ -448,7 +441,7 @@ def test_an_operation_from_before_keys_were_lost_moves_no_counter(
     closed: Example, tmp_path: Path, table: str, *, counts: bool
 ) -> None:
     path = closed.copied(tmp_path / "copy")
-    damage_table(path, table)
+    overwrite_page(path, table)
     opened = open_store(f"sqlite:///{path}", RULES)
     opened.store.accrue_instance_seconds(NOW)
 
@@ -481,7 +474,7 @@ def test_keys_that_were_lost_are_found_in_the_ledger(
 
 def test_a_lost_fleet_is_not_known_before_the_next_listing(closed: Example, tmp_path: Path) -> None:
     path = closed.copied(tmp_path / "copy")
-    damage_table(path, "instances")
+    overwrite_page(path, "instances")
 
     opened = open_store(f"sqlite:///{path}", RULES)
 
@@ -491,7 +484,7 @@ def test_a_lost_fleet_is_not_known_before_the_next_listing(closed: Example, tmp_
 
 def test_a_grace_period_begins_again_if_its_clock_is_lost(closed: Example, tmp_path: Path) -> None:
     path = closed.copied(tmp_path / "copy")
-    damage_table(path, "clocks")
+    overwrite_page(path, "clocks")
     opened = open_store(f"sqlite:///{path}", RULES)
 
     opened.store.expire(NOW)
@@ -537,7 +530,7 @@ def test_a_kill_while_a_store_is_replaced_costs_no_counter(
     closed: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture, renames: int
 ) -> None:
     path = closed.copied(tmp_path / "copy")
-    damage_table(path, "ledger")
+    overwrite_page(path, "ledger")
     command = [sys.executable, "-c", KILLED_AT_RENAME, str(path), str(renames)]
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.returncode == 9
@@ -559,7 +552,7 @@ def test_a_kill_while_a_store_is_replaced_costs_no_counter(
 
 def test_a_damaged_store_that_cannot_be_copied_stays_where_it_is(closed: Example, tmp_path: Path) -> None:
     path = closed.copied(tmp_path / "copy")
-    damage_table(path, "ledger")
+    overwrite_page(path, "ledger")
     before = contents(path.parent)
 
     run = subprocess.run(
@@ -574,7 +567,7 @@ def test_a_damaged_store_of_a_newer_version_is_left_alone(closed: Example, tmp_p
     path = closed.copied(tmp_path / "copy")
     with closing(apsw.Connection(str(path))) as connection:
         connection.execute("PRAGMA user_version = 99")
-    damage_table(path, "ledger")
+    overwrite_page(path, "ledger")
     before = contents(path.parent, but="-shm")
 
     with pytest.raises(StartError, match="has schema 99, newer than"):
