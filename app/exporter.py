@@ -102,10 +102,6 @@ class Exporter:
                 " remove the option, because every start with it resets them"
             )
         if opened.moved_aside_to is not None:
-            _log.error(
-                "the store was damaged: it was moved aside, and the exporter starts with an empty one",
-                extra={"moved_to": str(opened.moved_aside_to)},
-            )
             self.metrics.count_store_reset()
         for warning in opened.warnings:
             _log.warning("the counts may be lost", extra={"reason": warning})

@@ -72,8 +72,6 @@ class Metrics:
         """
         self._monotonic = monotonic
         self._clock = clock
-        self.store_available_since = clock()
-        """The time since when pushes could be recorded without a break."""
         self._lease_ends_at = inf
         self.refusals = RefusalLog(monotonic)
         self._totals = TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
@@ -207,7 +205,6 @@ class Metrics:
 
     def restore(self, state: StoredState) -> None:
         """Show the state of the store, after it was opened or was unavailable."""
-        self.store_available_since = self._clock()
         self._lease_ends_at = state.lease_ends_at
         self._totals.restore(state.totals)
         self._show_pending(state.pending)

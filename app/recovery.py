@@ -142,8 +142,4 @@ class Recovery:
         return summary
 
     def _recover(self, store: Store, now: float, *, project: str, lines: Sequence[bytes]) -> Applied:
-        # While the exporter or its store was away, no push could come, and a backlog may follow.
-        settled_before = now - self._settle_seconds
-        if self._metrics.store_available_since >= settled_before:
-            settled_before = float("-inf")
-        return store.recover(parse_operations(project, lines), settled_before, now)
+        return store.recover(parse_operations(project, lines), self._settle_seconds, now)

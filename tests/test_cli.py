@@ -41,6 +41,7 @@ from tests.support.program import (
     run,
     written,
 )
+from tests.support.sqlite_files import overwrite_page
 
 PROGRAM = "spot-interruption-exporter: "
 
@@ -549,6 +550,24 @@ def test_a_damaged_store_is_moved_aside_and_a_new_one_begun(tmp_path: Path) -> N
         exporter.process.start()
         assert exporter.value("spot_interruption_exporter_store_resets_total") == 0
         assert exporter.interruptions("tills") == 1
+
+
+def test_a_damaged_ledger_costs_no_counter(tmp_path: Path) -> None:
+    with ExporterProcess(tmp_path) as exporter:
+        exporter.push(insert())
+        exporter.push(preempted())
+        exporter.process.stop()
+        overwrite_page(exporter.store, "ledger")
+
+        exporter.process.start()
+
+        [error] = [line for line in exporter.logs() if line["severity"] == "ERROR"]
+        assert error["lost"] == ["ledger: damaged, 0 rows could be read"]
+        assert {"clusters", "event_keys", "instances"} <= set(error["kept"])
+        assert error["countable_again"] is None
+        assert exporter.value("spot_interruption_exporter_store_resets_total") == 1
+        assert exporter.interruptions("tills") == 1
+        assert exporter.outcome(preempted()) == "duplicate"
 
 
 def test_damage_met_while_running_is_answered_503_and_ends_the_process(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def recover(exporter: Exporter, name: str) -> None:
         made_id("shop-prod", "europe-west1-c", name),
         found_by="operation",
     )
-    work = exporter.parts.recorder.perform(lambda store, now: store.recover([found], now + 1, now))
+    work = exporter.parts.recorder.perform(lambda store, now: store.recover([found], -1, now))
     assert len(exporter.perform(work).result().counted) == 1
 
 

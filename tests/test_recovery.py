@@ -45,7 +45,7 @@ def api() -> Iterator[ComputeApi]:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock(NOW - 3600)
+    return Clock(NOW - 100)
 
 
 def node(name: str, instance_id: str) -> FakeInstance:
@@ -71,6 +71,7 @@ def exporting(
         "inventory.endpoint": api.url,
         "recovery.enabled": True,
         "recovery.interval_seconds": 0.05,
+        "recovery.settle_seconds": 60,
         **more,
     }
     return Exporter(directory, settings, shortest_pause_seconds=0, page_seconds=page_seconds, clock=clock)
@@ -127,7 +128,7 @@ def test_a_missed_interruption_is_counted_once_and_said(
         eventually(lambda: read_at(exporter) > 0, within=WITHIN, what="the first reading")
         assert recovered(exporter) == 0
         api.operations[PROJECT] = [preemption()]
-        clock.at = NOW + 301
+        clock.at = NOW + 61
 
         eventually(lambda: interruptions(exporter) == 1, within=WITHIN, what="counted")
         await_reading(api, exporter)
@@ -145,7 +146,7 @@ def test_a_pushed_interruption_is_not_counted_again(tmp_path: Path, api: Compute
         eventually(lambda: read_at(exporter) > 0, within=WITHIN, what="the first reading")
         assert push(exporter) == "counted"
         api.operations[PROJECT] = [preemption()]
-        clock.at = NOW + 301
+        clock.at = NOW + 61
 
         await_reading(api, exporter)
 
@@ -163,11 +164,11 @@ def test_an_operation_is_left_to_its_push_while_that_could_not_come(
 
     with exporting(tmp_path, api, clock) as exporter:
         eventually(lambda: read_at(exporter) > 0, within=WITHIN, what="the first reading of this life")
-        clock.ahead += 300
+        clock.ahead += 50
         await_reading(api, exporter)
         assert (interruptions(exporter), rows(exporter)) == (0, [])
 
-        clock.ahead += 1
+        clock.ahead += 11
         eventually(lambda: interruptions(exporter) == 1, within=WITHIN, what="counted")
 
 
@@ -200,7 +201,7 @@ def test_a_missed_interruption_of_an_unknown_instance_asks_for_a_listing(
         eventually(lambda: read_at(exporter) > 0, within=WITHIN, what="the first reading")
         api.projects[PROJECT] = [node("node-3", "3")]
         api.operations[PROJECT] = [preemption(3)]
-        clock.at = NOW + 301
+        clock.at = NOW + 61
 
         eventually(lambda: interruptions(exporter) == 1, within=WITHIN, what="counted")
         assert recovered(exporter) == 1
@@ -227,7 +228,7 @@ def test_what_was_read_before_a_failure_counts(tmp_path: Path, clock: Clock) -> 
             api.fail(FORBIDDEN, page=2, times=1000, of="operations")
             last = read_at(exporter)
             api.operations[PROJECT] = [preemption(), preemption(2)]
-            clock.at = NOW + 301
+            clock.at = NOW + 61
 
             eventually(lambda: interruptions(exporter) == 1, within=WITHIN, what="counted")
 

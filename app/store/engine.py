@@ -14,6 +14,7 @@ from app.domain.instances import PendingInterruption
 from app.domain.reconcile import may_end_unlisted
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
+from app.store.memory import Outage
 from app.store.port import (
     Backend,
     Listing,
@@ -68,17 +69,20 @@ class Engine:
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         return self.prepare(events, now).commit()
 
-    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
+    def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
             batch = transaction.batch
             since, oldest = self._keys_complete_since(transaction, now)
+            outage = _outage(transaction.accrued_until(), now) or self._memory.outage
             transaction.load((), event_keys_of(events))
             unseen = [event for event in events if event.key not in batch.event_keys and event.at >= oldest]
             past = [event for event in unseen if event.at < since]
             if past:
                 self._add_past(past, transaction)
+            counted = [event for event in unseen if event.at >= since]
             return self._decide(
-                [event for event in unseen if since <= event.at < settled_before], transaction
+                [event for event in counted if outage.time_without(event.at, now) > settle_seconds],
+                transaction,
             )
 
         applied, self._memory.projects = self._transact(work, now, leading=True)
@@ -128,7 +132,7 @@ class Engine:
             )
 
     def accrue_instance_seconds(self, now: float) -> Applied:
-        def work(transaction: Transaction) -> tuple[Applied, float]:
+        def work(transaction: Transaction) -> tuple[Applied, float, Outage | None]:
             self._keys_complete_since(transaction, now)
             since, changes = transaction.accrued_until(), transaction.batch.totals
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
@@ -139,10 +143,11 @@ class Engine:
             downtime = max(self._memory.downtime + _downtime(since, now), 0.0)
             if downtime != self._memory.downtime:
                 transaction.set_downtime(downtime)
-            return self._applied(transaction), downtime
+            return self._applied(transaction), downtime, _outage(since, now)
 
         try:
-            applied, self._memory.downtime = self._backend.transact(work, now, leading=True).commit()
+            applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True).commit()
+            self._memory.outage = outage or self._memory.outage
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)
@@ -284,6 +289,11 @@ def _downtime(since: float | None, now: float) -> float:
         return 0.0
     gap = now - since
     return gap if gap > _LONGEST_BEAT_SECONDS or gap < 0 else 0.0
+
+
+def _outage(since: float | None, now: float) -> Outage | None:
+    """Return the time without an exporter since the last beat; None if there was none."""
+    return Outage(since, now) if since is not None and _downtime(since, now) > 0 else None
 
 
 class SharedEngine(Engine):

@@ -1,6 +1,7 @@
 """The part of the stored state that is kept in memory, and its change by a commit."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from app.domain.batch import Applied, Batch, Shared
@@ -15,6 +16,18 @@ PERMANENT: Final = Totals(
     {(UNKNOWN, UNKNOWN): LifetimeTotals(UNKNOWN, UNKNOWN)},
 )
 """Rows that exist from the start and are never removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which no exporter ran or the store was away, so that no push could come."""
+
+    begin: float = 0.0
+    end: float = 0.0
+
+    def time_without(self, since: float, until: float) -> float:
+        """Return the seconds between two moments, without those of the outage."""
+        return until - since - max(min(until, self.end) - max(since, self.begin), 0.0)
 
 
 class Memory:
@@ -38,6 +51,8 @@ class Memory:
 
         A grace period does not run then, because no creation and no listing could end it.
         """
+        self.outage = Outage()
+        """The latest outage that this process has noticed."""
         self._hold = hold
         self._unreported = Totals()
         """Totals from before the last load that have not been reported to the metrics yet."""

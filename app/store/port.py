@@ -78,12 +78,13 @@ class Store(Protocol):
         """Decide and commit the events, in order, in one transaction."""
         ...
 
-    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
+    def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         """Apply interruptions that were found in a list of operations.
 
         Nothing is written for an event whose key is recorded. An event from before the time since when the
-        keys are complete enters the ledger alone. Any other event from `settled_before` or later is left to
-        its push. `outcomes` has those of the remaining events.
+        keys are complete enters the ledger alone. Any other event is left to its push until it is older than
+        `settle_seconds`, not counting the time in which no exporter ran or the store was away. `outcomes` has
+        those of the remaining events.
         """
         ...
 

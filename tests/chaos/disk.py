@@ -13,6 +13,7 @@ from tests.support.exporter import Exporter
 from tests.support.ledgers import remember
 from tests.support.process import ExitedError
 from tests.support.program import ExporterProcess
+from tests.support.sqlite_files import overwrite_page
 from tests.support.unsynced import UnsyncedDisk
 
 _PAGE: Final = 4096
@@ -113,6 +114,22 @@ def damaged(directory: Path, size: Size, seed: int) -> str:
             load.finish()
             how = f"ended with status {status}" if status is not None else "detected at the next start"
             return f"{how}, {len(moved)} files moved aside; {load.check_exact()}"
+
+
+def damaged_index(directory: Path, size: Size, seed: int) -> str:
+    """Overwrite a page of an index while the exporter is down. The next start carries everything over."""
+    with (
+        ExporterProcess(directory) as exporter,
+        Load(ExporterAccess.of_process(exporter), size, seed) as load,
+    ):
+        load.wait(0.5)
+        exporter.process.kill()
+        overwrite_page(exporter.store, "ledger_by_time")
+        exporter.process.start()
+        resets = exporter.value("spot_interruption_exporter_store_resets_total")
+        check(resets == 1, f"store_resets_total is {resets}")
+        load.finish()
+        return f"everything was carried over; {load.check_exact()}"
 
 
 def _overwrite_until_it_ends(exporter: ExporterProcess, seconds: float) -> int | None:

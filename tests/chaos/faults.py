@@ -19,7 +19,7 @@ from tests.chaos.certificates import (
 )
 from tests.chaos.clock import clock_back
 from tests.chaos.crowd import crowd
-from tests.chaos.disk import damaged, full_disk, read_only, sync_fails
+from tests.chaos.disk import damaged, damaged_index, full_disk, read_only, sync_fails
 from tests.chaos.fault_check import FULL, FaultError, Size
 from tests.chaos.sigterm import sigterm
 from tests.support.output import print_line
@@ -32,6 +32,7 @@ FAULTS: Final[Mapping[str, Callable[[Path, Size, int], str]]] = {
         sync_fails,
         read_only,
         damaged,
+        damaged_index,
         clock_back,
         sigterm,
         certificates_down,

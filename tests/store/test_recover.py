@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from app.domain.events import UNKNOWN, InstanceInterrupted
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
@@ -21,6 +23,9 @@ from tests.support.examples import (
 )
 
 HOUR = 3600.0
+SETTLE = 300.0
+ANY_AGE = -1.0
+"""Instead of the seconds for which an operation is left to its push: it is not left to it."""
 FOUND = replace(interrupted("1", NOW - HOUR), found_by="operation")
 PUSHED = replace(FOUND, at=FOUND.at + 0.7, found_by="push")
 """The same preemption, with the slightly later time of its log entry."""
@@ -42,10 +47,10 @@ def test_a_missed_interruption_is_counted_once(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW - DAY)
     store.apply([created("1", NOW - 2 * HOUR)], NOW - 2 * HOUR)
 
-    (counted,) = store.recover([FOUND], NOW, NOW).counted
+    (counted,) = store.recover([FOUND], ANY_AGE, NOW).counted
 
     assert (counted.counted_as, counted.found_by, counted.age) == ("tills", "operation", HOUR)
-    assert not store.recover([FOUND], NOW + 900, NOW + 900).counted
+    assert not store.recover([FOUND], ANY_AGE, NOW + 900).counted
     assert store.apply([PUSHED], NOW + 901).outcomes == [Duplicate()]
     assert interruptions(store) == {"tills": 1}
     assert rows(opened) == [("tills", "tills", "operation")]
@@ -56,7 +61,7 @@ def test_an_interruption_that_was_pushed_is_not_counted_again(opened: OpenedStor
     store.apply([created("1", NOW - 2 * HOUR), PUSHED], NOW - HOUR)
     before = store.state()
 
-    applied = store.recover([FOUND], NOW, NOW)
+    applied = store.recover([FOUND], ANY_AGE, NOW)
 
     assert (list(applied.outcomes), list(applied.counted), bool(applied.changed)) == ([], [], False)
     assert store.state() == before
@@ -66,7 +71,7 @@ def test_an_interruption_that_was_pushed_is_not_counted_again(opened: OpenedStor
 def test_an_interruption_of_an_unknown_instance_is_pending_and_keeps_its_source(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW - DAY)
 
-    assert store.recover([FOUND], NOW, NOW).outcomes == [Pending(NAME.project)]
+    assert store.recover([FOUND], ANY_AGE, NOW).outcomes == [Pending(NAME.project)]
     (counted,) = store.expire(NOW + GRACE).counted
 
     assert (counted.counted_as, counted.found_by) == (UNKNOWN, "operation")
@@ -76,7 +81,7 @@ def test_a_recovered_interruption_ends_its_instance(store: Store) -> None:
     counting_since(store, NOW - DAY)
     list_fleet(store, [listed("1", NOW - 2 * HOUR), listed("2", NOW - HOUR, name=OTHER_NAME)], NOW - 100)
 
-    store.recover([FOUND], NOW, NOW)
+    store.recover([FOUND], ANY_AGE, NOW)
 
     assert living(store) == 1
 
@@ -87,7 +92,7 @@ def test_what_happened_before_counting_began_enters_the_ledger_alone(opened: Ope
     before = store.state()
 
     for _ in range(2):
-        applied = store.recover([FOUND], NOW + 60, NOW + 60)
+        applied = store.recover([FOUND], ANY_AGE, NOW + 60)
         assert (list(applied.counted), bool(applied.changed)) == ([], False)
 
     assert store.state() == before
@@ -97,7 +102,7 @@ def test_what_happened_before_counting_began_enters_the_ledger_alone(opened: Ope
 
 def test_a_push_of_what_is_only_in_the_ledger_counts_and_completes_the_row(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
-    store.recover([FOUND], NOW, NOW)
+    store.recover([FOUND], ANY_AGE, NOW)
     assert rows(opened) == [("", UNKNOWN, "operation")]
 
     store.apply([created("1", NOW - 2 * HOUR), PUSHED], NOW + 60)
@@ -105,15 +110,15 @@ def test_a_push_of_what_is_only_in_the_ledger_counts_and_completes_the_row(opene
     assert interruptions(store) == {"tills": 1}
     assert rows(opened) == [("tills", "tills", "push")]
     store.apply([created("9", NOW, name=OTHER_NAME)], NOW + 61)
-    assert not store.recover([FOUND], NOW + 900, NOW + 900).counted
+    assert not store.recover([FOUND], ANY_AGE, NOW + 900).counted
     assert rows(opened) == [("tills", "tills", "push")]
 
 
 def test_a_push_that_waits_for_its_instance_completes_the_row_later(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
-    store.recover([FOUND], NOW, NOW)
+    store.recover([FOUND], ANY_AGE, NOW)
     store.apply([PUSHED], NOW + 60)
-    store.recover([FOUND], NOW + 61, NOW + 61)
+    store.recover([FOUND], ANY_AGE, NOW + 61)
 
     store.expire(NOW + 60 + GRACE)
 
@@ -124,7 +129,7 @@ def test_another_vm_does_not_enter_the_ledger(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
     list_fleet(store, [listed("1", NOW - 2 * HOUR, node=None)], NOW)
 
-    store.recover([FOUND], NOW, NOW)
+    store.recover([FOUND], ANY_AGE, NOW)
 
     assert rows(opened) == []
 
@@ -132,7 +137,7 @@ def test_another_vm_does_not_enter_the_ledger(opened: OpenedStore) -> None:
 def test_an_operation_older_than_the_retention_is_passed_over(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW - 40 * DAY)
 
-    store.recover([replace(FOUND, at=NOW - RULES.retention_seconds - 1)], NOW, NOW)
+    store.recover([replace(FOUND, at=NOW - RULES.retention_seconds - 1)], ANY_AGE, NOW)
 
     assert rows(opened) == []
 
@@ -141,7 +146,7 @@ def test_the_last_day_of_the_retention_is_not_counted(opened: OpenedStore) -> No
     # The keys of that day may have been pruned.
     store = counting_since(opened.store, NOW - 40 * DAY)
 
-    store.recover([replace(FOUND, at=NOW - RULES.retention_seconds + DAY - 1)], NOW, NOW)
+    store.recover([replace(FOUND, at=NOW - RULES.retention_seconds + DAY - 1)], ANY_AGE, NOW)
 
     assert [counted_as for counted_as, _, _ in rows(opened)] == [""]
 
@@ -150,32 +155,68 @@ def test_the_time_since_when_the_keys_are_complete_outlives_a_restart(reopen: Op
     counting_since(reopen(), NOW - DAY)
     store = counting_since(reopen(), NOW)
 
-    assert store.recover([FOUND], NOW, NOW).outcomes == [Pending(NAME.project)]
+    assert store.recover([FOUND], ANY_AGE, NOW).outcomes == [Pending(NAME.project)]
 
 
 def test_a_reset_of_the_totals_begins_to_count_later(reopen: Opener) -> None:
     counting_since(reopen(), NOW - DAY)
     store = counting_since(reopen(reset_totals=True), NOW)
 
-    assert not store.recover([FOUND], NOW, NOW).outcomes
+    assert not store.recover([FOUND], ANY_AGE, NOW).outcomes
 
 
 def test_a_young_operation_is_left_to_its_push(opened: OpenedStore) -> None:
-    store = counting_since(opened.store, NOW - DAY)
+    store = counting_since(opened.store, FOUND.at)
 
-    applied = store.recover([FOUND], FOUND.at, NOW)
+    applied = store.recover([FOUND], 60, FOUND.at + 60)
 
     assert not applied.outcomes
     assert rows(opened) == []
-    assert store.recover([FOUND], FOUND.at + 1, NOW).outcomes == [Pending(NAME.project)]
+    assert store.recover([FOUND], 60, FOUND.at + 60 + 1).outcomes == [Pending(NAME.project)]
 
 
 def test_what_happened_before_counting_began_is_left_to_no_push(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
 
-    store.recover([FOUND], float("-inf"), NOW)
+    store.recover([FOUND], 2 * HOUR, NOW)
 
     assert rows(opened) == [("", UNKNOWN, "operation")]
+
+
+@pytest.mark.parametrize("beat_first", [True, False], ids=["after-the-beat", "before-the-beat"])
+def test_an_operation_of_an_outage_is_left_to_its_push_afterwards(
+    reopen: Opener, *, beat_first: bool
+) -> None:
+    counting_since(reopen(), NOW - 2 * HOUR)
+    store = reopen()
+    if beat_first:
+        store.accrue_instance_seconds(NOW)
+
+    assert not store.recover([FOUND], SETTLE, NOW).outcomes
+    store.accrue_instance_seconds(NOW)
+    assert not store.recover([FOUND], SETTLE, NOW + SETTLE).outcomes
+    assert store.recover([FOUND], SETTLE, NOW + SETTLE + 1).outcomes == [Pending(NAME.project)]
+
+
+def test_an_operation_from_long_before_an_outage_is_counted_after_it(reopen: Opener) -> None:
+    counting_since(reopen(), NOW - HOUR)
+    settled = replace(FOUND, at=NOW - HOUR + 1)
+    store = reopen()
+    for at in range(0, 600, 60):
+        store.accrue_instance_seconds(NOW - HOUR + at)
+    store = counting_since(reopen(), NOW)
+
+    assert store.recover([settled], SETTLE, NOW).outcomes == [Pending(NAME.project)]
+
+
+def test_a_short_restart_does_not_delay_the_recovery(reopen: Opener) -> None:
+    counting_since(reopen(), FOUND.at)
+    store = reopen()
+    for at in range(0, 300, 60):
+        store.accrue_instance_seconds(FOUND.at + at)
+    store = counting_since(reopen(), FOUND.at + SETTLE + 1)
+
+    assert store.recover([FOUND], SETTLE, FOUND.at + SETTLE + 1).outcomes == [Pending(NAME.project)]
 
 
 def test_the_order_of_a_push_and_an_operation_does_not_matter(store: Store) -> None:
@@ -188,7 +229,7 @@ def test_the_order_of_a_push_and_an_operation_does_not_matter(store: Store) -> N
     store.apply([created(event.id, NOW - DAY, name=event.name) for event in many], NOW - DAY)
 
     store.apply(many[:10], NOW)
-    counted = store.recover(found[:20], NOW, NOW).counted
+    counted = store.recover(found[:20], ANY_AGE, NOW).counted
     outcomes = store.apply(many, NOW).outcomes
 
     assert len(counted) == 10
@@ -199,7 +240,7 @@ def test_the_order_of_a_push_and_an_operation_does_not_matter(store: Store) -> N
 def test_shares_and_medians_are_of_counted_interruptions(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
     list_fleet(store, [listed("7", NOW - DAY)], NOW)
-    store.recover([FOUND], NOW, NOW)
+    store.recover([FOUND], ANY_AGE, NOW)
     store.apply(
         [created("8", NOW - 600, name=OTHER_NAME), interrupted("8", NOW + 1, name=OTHER_NAME)], NOW + 1
     )

@@ -26,7 +26,7 @@ from tests.store.stories import MANY
 from tests.support.docs import DOCS, blocks, rows
 from tests.support.examples import NAME, NOW, OTHER_NAME, TILLS, created, interrupted
 from tests.support.requirement import require
-from tests.support.sqlite_files import contents, holder, killed, opened, used
+from tests.support.sqlite_files import KILLED_AT_RENAME, contents, holder, killed, opened, used
 
 BACKUP: Final = re.compile(r"python -c \\\n  \"(.*C\('([^']+)'\)\.backup\('main', C\('([^']+)'\).*)\"")
 FIRST_START: Final = """
@@ -37,20 +37,6 @@ from app.store.sqlite import backend
 signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
 open_store(f"sqlite:///{sys.argv[1]}", Rules())
 signal.pause()
-"""
-KILLED_AT_RENAME: Final = """
-import os, sys
-from app.domain.changes import Rules
-from app.store.opening import open_store
-left = int(sys.argv[2])
-def kill(event, _):
-    global left
-    if event == "os.rename":
-        left -= 1
-        if left < 0:
-            os._exit(9)
-sys.addaudithook(kill)
-open_store(f"sqlite:///{sys.argv[1]}", Rules())
 """
 FULL_DISK: Final = """
 import resource, signal, sys
@@ -198,7 +184,7 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(
     assert open_store(f"sqlite:///{path}", Rules()).moved_aside_to is None
 
 
-@pytest.mark.parametrize("renames", [0, 1, 2])
+@pytest.mark.parametrize("renames", range(5))
 def test_a_kill_while_a_damaged_store_is_moved_leaves_no_database_without_its_wal(
     path: Path, renames: int
 ) -> None:

@@ -3,15 +3,32 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
+
+import apsw
 
 from app.domain.changes import Rules
 from app.store.opening import open_store
 from app.store.port import Store
 from tests.support.examples import NOW, created, interrupted
 
+KILLED_AT_RENAME: Final = """
+import os, sys
+from app.domain.changes import Rules
+from app.store.opening import open_store
+left = int(sys.argv[2])
+def kill(event, _):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left < 0:
+            os._exit(9)
+sys.addaudithook(kill)
+open_store(f"sqlite:///{sys.argv[1]}", Rules())
+"""
+"""A program that opens the store, and is killed at a rename: its path, and the number of renames before."""
 _HOLDER: Final = """
 import sys
 from app.domain.changes import Rules
@@ -56,3 +73,14 @@ def killed(path: Path) -> None:
     """Leave a store as after `kill -9`: with a WAL that was not recovered."""
     with holder(path):
         pass
+
+
+def overwrite_page(path: Path, name: str) -> None:
+    """Overwrite the last page of a table or an index of a store that is not in use; its WAL becomes empty."""
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        page_bytes = int(str(connection.execute("PRAGMA page_size").get))
+        page = int(str(connection.execute("SELECT max(pageno) FROM dbstat WHERE name = ?", (name,)).get))
+    with path.open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"\xa5" * page_bytes)

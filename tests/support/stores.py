@@ -82,9 +82,9 @@ class StoreOnDisk:
         self._disk.answer()
         return applied
 
-    def recover(self, events: Sequence[InstanceInterrupted], settled_before: float, now: float) -> Applied:
+    def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         self._disk.read()
-        return self._store.recover(events, settled_before, now)
+        return self._store.recover(events, settle_seconds, now)
 
     def expire(self, now: float) -> Applied:
         self._disk.read()

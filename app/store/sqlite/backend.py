@@ -1,6 +1,5 @@
 """The embedded backend: one SQLite file, one writer, one transaction per batch."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -9,13 +8,13 @@ from typing import TypeVar
 import apsw
 
 from app.domain.batch import Applied
-from app.domain.totals import LifetimeTotals, Totals
+from app.domain.totals import Totals
 from app.errors import StoreGoneError
 from app.store.memory import Memory
 from app.store.port import Transacted, Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
 from app.store.sqlite.pruning import Pruning, is_pass_due, prune_ledger, record_pass
-from app.store.sqlite.rows import delete_totals, select_totals
+from app.store.sqlite.rows import delete_totals, reset_totals, select_totals
 from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
 
@@ -74,14 +73,7 @@ class SQLiteBackend:
         with self._rolling_back():
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(
-                "UPDATE label_sets SET interruptions = 0, created = 0, failed = 0, instance_seconds = 0"
-            )
-            connection.execute("UPDATE clusters SET interruptions = 0")
-            connection.execute(
-                "UPDATE lifetimes SET buckets = ?, sum_seconds = 0",
-                (json.dumps(LifetimeTotals("", "").buckets),),
-            )
+            reset_totals(connection)
             connection.execute("DELETE FROM clocks WHERE name = 'keys_complete_since'")
             self._commit(None, {})
             self._load_memory(connection)

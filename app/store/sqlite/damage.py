@@ -5,18 +5,19 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html
 
 import os
 from contextlib import closing
-from io import FileIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import apsw
 
 from app.errors import StartError
-from app.store.sqlite.location import INDEX, LOCK, WAL, Location, refuse_other_nodes
+from app.store.sqlite.location import INDEX, LOCK, WAL, Location, open_to_read, refuse_other_nodes
 from app.store.sqlite.locks import is_held, is_marked
+from app.store.sqlite.readable import DAMAGE, find_unreadable
 from app.store.sqlite.schema import APPLICATION_ID, EARLIER_APPLICATION_ID, MIGRATIONS, version_of
+from app.store.sqlite.wal import find_wal_damage
 
-DAMAGE: Final = (apsw.CorruptError, apsw.NotADBError)
 OPEN: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _OUR_NAME: Final = APPLICATION_ID.to_bytes(4, "big")
 _EARLIER_NAME: Final = EARLIER_APPLICATION_ID.to_bytes(4, "big")
@@ -26,7 +27,16 @@ _FREE_BYTES: Final = 1 << 22
 _NEEDS_RECOVERY: Final = "was left with a WAL but without the WAL's index; only a start can recover it"
 
 
-def find_damage(location: Location, schema: int, *, exclusive: bool) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The damage of a store."""
+
+    reason: str
+    lost_commits: bool = False
+    """The newest commits cannot be read, so what can be read may be older than what was acknowledged."""
+
+
+def find_damage(location: Location, schema: int, *, exclusive: bool) -> Damage | None:
     """Return the damage of our file; None if the file is sound or missing. Change neither it nor its WAL.
 
     `exclusive`: the caller has the lock, and SQLite may repair the WAL's index. Raises StartError if another
@@ -47,20 +57,26 @@ def find_damage(location: Location, schema: int, *, exclusive: bool) -> str | No
     foreign = StartError(f"the store {location} is a file of something else, and was left alone")
     if not ours and not marked:
         raise foreign
+    # A writer appends to its WAL during the check.
+    lost_commits = find_wal_damage(f"{path}{WAL}") if exclusive or not is_held(f"{path}{LOCK}") else None
     try:
         _warm_page_cache(path)
-        with closing(_connect_read_only(path, exclusive=exclusive)) as connection:
-            finding = connection.execute("PRAGMA quick_check(1)").get
+        with closing(connect_read_only(path, exclusive=exclusive)) as connection:
             version = version_of(connection)
+            if ours and version > schema:
+                raise StartError(
+                    f"the store {location} has schema {version}, newer than this program's {schema}"
+                )
+            finding = str(connection.execute("PRAGMA quick_check(1)").get)
+            if finding == "ok" and ours:
+                finding = find_unreadable(connection) or "ok"
     except DAMAGE as exc:
-        return str(exc)
-    if finding != "ok":
-        return str(finding)
-    if not ours:
+        finding = str(exc)
+    if finding == "ok" and not ours:
         raise foreign
-    if version > schema:
-        raise StartError(f"the store {location} has schema {version}, newer than this program's {schema}")
-    return None
+    if lost_commits is not None:
+        return Damage(lost_commits, lost_commits=True)
+    return None if finding == "ok" else Damage(finding)
 
 
 def _warm_page_cache(path: str) -> None:
@@ -69,7 +85,7 @@ def _warm_page_cache(path: str) -> None:
     quick_check reads the pages in the order of the B-trees, which takes longer from a disk.
     """
     some = bytearray(1 << 20)
-    with _opened(path) as file:
+    with open_to_read(path) as file:
         while file.readinto(some):
             pass
 
@@ -84,10 +100,13 @@ def inspect_file(path: str) -> str:
         if _has_wal(location.real) and not Path(f"{location.real}{INDEX}").exists():
             return f"{location} {_NEEDS_RECOVERY}"
         if (damage := find_damage(location, len(MIGRATIONS), exclusive=False)) is not None:
-            raise StartError(f"{location} is damaged ({damage}); at its start the exporter moves it aside")
+            raise StartError(
+                f"{location} is damaged ({damage.reason}); at its start the exporter moves it aside, and "
+                "carries over what can be read"
+            )
         if not header_of(location.real):
             return f"there is no store yet; it can be created in {location.folder}"
-        with closing(_connect_read_only(location.real, exclusive=False)) as connection:
+        with closing(connect_read_only(location.real, exclusive=False)) as connection:
             if not version_of(connection):
                 return f"{location} is still empty"
             instances = connection.execute("SELECT count(*) FROM instances").get
@@ -133,23 +152,10 @@ def unusable_reason(folder: Path) -> str | None:
 def header_of(path: str) -> bytes:
     """Return the first bytes of the file; nothing if there is no file."""
     try:
-        with _opened(path) as file:
+        with open_to_read(path) as file:
             return file.read(100)
     except FileNotFoundError:
         return b""
-
-
-def _opened(path: str) -> FileIO:
-    """Open the file for reading, without the kernel's readahead.
-
-    Readahead puts the file into large folios (with ext4 since Linux 6.16). Later each write of a page scans
-    its whole folio, which takes much CPU time. A single read with readahead is enough
-    to cause that, because the next read continues it.
-    """
-    file = FileIO(path)
-    if hasattr(os, "posix_fadvise"):  # missing on some systems
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-    return file
 
 
 def _has_wal(path: str) -> bool:
@@ -157,14 +163,15 @@ def _has_wal(path: str) -> bool:
     return wal.exists() and wal.stat().st_size > 0
 
 
-def _orphaned_wal(path: str, *, marked: bool) -> str | None:
+def _orphaned_wal(path: str, *, marked: bool) -> Damage | None:
     if marked and Path(path).exists():
-        return "it is empty"
+        return Damage("it is empty")
     # SQLite would apply it to any database file that appears beside it.
-    return "only its WAL is left" if _has_wal(path) else None
+    return Damage("only its WAL is left") if _has_wal(path) else None
 
 
-def _connect_read_only(path: str, *, exclusive: bool) -> apsw.Connection:
+def connect_read_only(path: str, *, exclusive: bool) -> apsw.Connection:
+    """Open a connection that changes neither the file nor its WAL. `exclusive`: see `find_damage`."""
     # "immutable" keeps SQLite from making a WAL if there is none. "readonly_shm" keeps it from repairing the
     # WAL's index that a kill -9 left behind; some states of an index cannot be read then.
     mode = "mode=ro" if exclusive else "mode=ro&readonly_shm=1"

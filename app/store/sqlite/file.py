@@ -5,9 +5,8 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Self, TypeAlias
 from uuid import uuid4
@@ -15,7 +14,7 @@ from uuid import uuid4
 import apsw
 
 from app.errors import StartError, StoreCorruptError, StoreGoneError, StoreUnavailableError
-from app.store.sqlite.damage import DAMAGE, OPEN, find_damage, header_of, unusable_reason
+from app.store.sqlite.damage import OPEN, find_damage, header_of, unusable_reason
 from app.store.sqlite.location import (
     INDEX,
     WAL,
@@ -25,10 +24,10 @@ from app.store.sqlite.location import (
     refuse_other_nodes,
 )
 from app.store.sqlite.locks import Locks
-from app.store.sqlite.schema import APPLICATION_ID, MIGRATIONS, migrate, version_of
+from app.store.sqlite.readable import DAMAGE
+from app.store.sqlite.replacement import finish_replacement, replace_damaged
+from app.store.sqlite.schema import MIGRATIONS, create_file, migrate, version_of
 
-_PAGE_BYTES: Final = 2048
-"""Half the default, because an interruption changes one row of a page, and a commit writes whole pages."""
 _CREATE: Final = OPEN | apsw.SQLITE_OPEN_CREATE
 _BUSY_MILLISECONDS: Final = 2000
 _ABSENCE: Final = (
@@ -100,7 +99,7 @@ class SQLiteFile:
         try:
             refuse_other_nodes(file._location)
             file._locks.take(lock_seconds)
-            file._examine(len(migrations))
+            file._examine(migrations)
             with closing(file.connect()) as connection:
                 migrate(connection, migrations)
             # The schema is durable. From now on, a file that is not a database has been one, and is damaged.
@@ -211,10 +210,12 @@ class SQLiteFile:
         connection.execute("PRAGMA temp_store = FILE")
         return connection
 
-    def _examine(self, schema: int) -> None:
-        """Move a damaged file aside, refuse a file of another program, and make a file if there is none."""
-        if find_damage(self._location, schema, exclusive=True) is not None:
-            self._quarantine()
+    def _examine(self, migrations: Sequence[str]) -> None:
+        """Replace a damaged file, refuse a file of another program, and make a file if there is none."""
+        self.moved_aside_to = finish_replacement(self._location, self._locks)
+        damage = find_damage(self._location, len(migrations), exclusive=True)
+        if damage is not None:
+            self.moved_aside_to = replace_damaged(self._location, self._locks, damage, migrations)
         if not header_of(self._location.real):
             self._make()
         identity = self._locks.identity()
@@ -226,26 +227,8 @@ class SQLiteFile:
     def _make(self) -> None:
         # Under another name first, so that the store's file has our application id from its first moment.
         making = Path(f"{self._location.real}.new")
-        making.unlink(missing_ok=True)
-        with closing(apsw.Connection(str(making))) as connection:
-            connection.execute("PRAGMA journal_mode = OFF")
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        create_file(making).close()
         self._locks.put_in_place(making)
-
-    def _quarantine(self) -> None:
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        aside = Path(f"{self._location.real}.damaged-{stamp}")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = Path(f"{self._location.real}.damaged-{stamp}-{number}")
-        # The database first. After a kill in between, a database without its WAL would be opened as it is,
-        # without its newest commits. A WAL without its database is recognized and moved too.
-        for suffix in ("", WAL, INDEX):
-            with suppress(FileNotFoundError):
-                Path(self._location.real + suffix).rename(f"{aside}{suffix}")
-        self.moved_aside_to = aside
 
 
 def _loss_of(path: str, location: Location, *, missing: bool) -> str:

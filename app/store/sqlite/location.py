@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final, Self, TypeAlias
 
@@ -95,6 +96,19 @@ def refuse_other_node(location: Location, status: os.stat_result) -> None:
             "data is in a WAL that belongs to one of the names; remove the other names, or let store.url "
             "name a copy"
         )
+
+
+def open_to_read(path: str) -> FileIO:
+    """Open the file for reading, without the kernel's readahead.
+
+    Readahead puts the file into large folios (with ext4 since Linux 6.16). Later each write of a page scans
+    its whole folio, which takes much CPU time. A single read with readahead is enough
+    to cause that, because the next read continues it.
+    """
+    file = FileIO(path)
+    if hasattr(os, "posix_fadvise"):  # missing on some systems
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return file
 
 
 def _working_directory(path: str) -> str:

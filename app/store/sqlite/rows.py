@@ -116,6 +116,7 @@ _SELECT_INSTANCES: Final = select(
     INSTANCE_COLUMNS,
     "FROM json_each(?) AS names CROSS JOIN instances ON name = names.value",
 )
+_SELECT_SPOT: Final = select(INSTANCE_COLUMNS, "FROM instances WHERE spot AND kind <> ?")
 _SELECT_ARCHIVED: Final = select(
     INSTANCE_COLUMNS,
     "FROM json_each(?) AS wanted CROSS JOIN archived_instances"
@@ -161,6 +162,12 @@ def select_instances(connection: apsw.Connection, by_path: Mapping[str, Instance
     """Return the incarnations of these names, which are given by their paths."""
     for path, identity, kind, *rest in connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),)):
         yield _instance(by_path[path], identity, kind, rest)
+
+
+def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
+    """Return the incarnations that are Spot instances, and not known to be something else than GKE nodes."""
+    for path, identity, kind, *rest in connection.execute(_SELECT_SPOT, (Kind.PLAIN_INSTANCE,)):
+        yield _instance(InstanceName.from_path(path), identity, kind, rest)
 
 
 def select_archived(
@@ -267,6 +274,17 @@ def insert_totals(connection: apsw.Connection, changed: Totals) -> None:
     insert(connection, "INSERT OR REPLACE INTO label_sets", LabelSetRow._fields, label_sets)
     insert(connection, "INSERT OR REPLACE INTO clusters", ClusterRow._fields, clusters)
     insert(connection, "INSERT OR REPLACE INTO lifetimes", LifetimeRow._fields, lifetimes)
+
+
+def reset_totals(connection: apsw.Connection) -> None:
+    """Set every counter to 0, and keep the rows."""
+    connection.execute(
+        "UPDATE label_sets SET interruptions = 0, created = 0, failed = 0, instance_seconds = 0"
+    )
+    connection.execute("UPDATE clusters SET interruptions = 0")
+    connection.execute(
+        "UPDATE lifetimes SET buckets = ?, sum_seconds = 0", (json_array(LifetimeTotals("", "").buckets),)
+    )
 
 
 def delete_totals(connection: apsw.Connection, gone: Totals) -> None:

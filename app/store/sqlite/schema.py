@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import apsw
@@ -12,6 +13,8 @@ APPLICATION_ID: Final = 0x53494532
 """The text "SIE2" in the file's header. A database with another id is not ours."""
 EARLIER_APPLICATION_ID: Final = 0x53494531
 """The text "SIE1": a file of a development version from before the first release."""
+_PAGE_BYTES: Final = 2048
+"""Half the default, because an interruption changes one row of a page, and a commit writes whole pages."""
 
 _INSTANCE_COLUMNS: Final = """
     name TEXT NOT NULL,
@@ -121,6 +124,19 @@ CREATE TABLE clocks (
 """
 MIGRATIONS: Final = (_SCHEMA_1,)
 """The scripts from each schema version to the next. A file's version is the number of scripts it has run."""
+
+
+def create_file(path: Path) -> apsw.Connection:
+    """Make a file of ours without a table, and return a connection that syncs each of its commits.
+
+    There is no journal: a file whose making fails is thrown away.
+    """
+    path.unlink(missing_ok=True)
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    return connection
 
 
 def migrate(connection: apsw.Connection, migrations: Sequence[str]) -> None:

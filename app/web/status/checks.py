@@ -320,7 +320,7 @@ def _incidents(snapshot: Snapshot) -> Iterator[Check]:
             "Store",
             f"Found damaged and moved aside {count_noun(number, 'time')} since the start.",
             State.ATTENTION,
-            "The log names the damaged file.",
+            "The log says what was kept and what was lost.",
             "SpotInterruptionExporterStoreReset",
         )
     if number := snapshot.self_metrics.value("label_overflow_total"):

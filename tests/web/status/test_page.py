@@ -410,7 +410,7 @@ def test_what_is_from_before_counting_began_is_shown_apart(clocked: Exporter, cl
         made_id("shop-prod", "europe-west1-c", "node-1"),
         found_by="operation",
     )
-    work = clocked.parts.recorder.perform(lambda store, now: store.recover([found], now, now))
+    work = clocked.parts.recorder.perform(lambda store, now: store.recover([found], -1, now))
     clocked.perform(work).result()
     lose(clocked, "node-2", ago=10, age=DAY_SECONDS)
     clock.ahead = 60
