@@ -80,6 +80,7 @@ class Exporter:
                 retention_seconds=settings.store.retention_days * _DAY,
                 max_label_sets=settings.prometheus.max_label_sets,
             ),
+            key_prefix=settings.store.key_prefix,
             replica=settings.store.replica,
             hold=settings.prometheus.hold_seconds > 0,
             reset_totals=reset_totals,

@@ -21,6 +21,8 @@ SLICE: Final = 500
 """Rows per transaction of periodic work. Pushes are recorded between two of these transactions."""
 READ_SECONDS: Final = 10.0
 """Maximum time for one read of the ledger."""
+KEY_PREFIX: Final = "spot-interruption-exporter"
+"""The default beginning of the keys of a shared store."""
 LEASE_SECONDS: Final = 15.0
 """The time for which a replica leads without a `sync`."""
 

@@ -20,7 +20,7 @@ from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
 from app.store.port import SharedStore, Store
 from app.store.redis.connection import Link
-from app.store.redis.rows import SCHEMA, key
+from app.store.redis.rows import SCHEMA
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import (
     NUMBERED,
@@ -51,7 +51,7 @@ from tests.support.examples import (
 )
 from tests.support.process import LOOPBACK, eventually, free_port
 from tests.support.proxy import Proxy
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, key
 
 Client: TypeAlias = Any
 """redis-py's, whose types are those of two clients."""
@@ -772,6 +772,36 @@ def test_a_ledger_of_many_pages_is_read_whole_and_in_order(start: Opener, server
 
     expected = sorted(((event.at, event.key) for event in events), reverse=True)
     assert ledger(server.url) == [event_key for _, event_key in expected]
+
+
+# installations on one server
+
+
+def test_installations_with_different_prefixes_on_one_database_do_not_meet(
+    client: Client, server: RedisServer
+) -> None:
+    one, other = (
+        open_store(server.url, RULES, key_prefix=prefix, replica="exporter-0", lease_seconds=LEASE_SECONDS)
+        for prefix in ("sie", "sie-staging")
+    )
+    for opened in (one, other):
+        store = shared_store(opened)
+        store.apply([created(), interrupted()], NOW)
+        store.sync(NOW)
+
+        assert interruptions(store) == {"tills": 1}
+        assert leads(store)
+        assert len(opened.ledger.interruptions(Query())) == 1
+    assert "no data of this exporter" in inspect_store(server.url)
+    assert "1 instances" in inspect_store(server.url, "sie")
+
+    keys = set(client.keys("*"))
+    mine = {one for one in keys if one.startswith(key(prefix="sie"))}
+    assert keys - mine == {one.replace(key(prefix="sie"), key(prefix="sie-staging")) for one in mine}
+    until_done(one.store.prune, NOW + 40 * DAY)
+    assert len(other.ledger.interruptions(Query())) == 1
+    for opened in (one, other):
+        opened.store.close()
 
 
 # opening and looking

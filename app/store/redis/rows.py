@@ -1,5 +1,7 @@
 """The keys of the Redis store, and its values: JSON lists, because they are short and readable.
 
+Each key begins with `store.key_prefix` in braces and a colon, which the link adds.
+
 schema                    version of all this
 seen:<event key>          exists as long as the event is remembered
 name:<instance path>      hash; field i:<identity> is an incarnation, p:<event key> a pending interruption,
@@ -42,7 +44,7 @@ from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StartError
-from app.store.redis.connection import PREFIX
+from app.store.redis.connection import Key
 
 SCHEMA: Final = 2
 """Version 1 was of development versions from before the first release."""
@@ -119,9 +121,9 @@ class LifetimeRow(NamedTuple):
     released: bool
 
 
-def key(*parts: str) -> str:
+def key(*parts: str) -> Key:
     """Return the key with that name."""
-    return PREFIX + ":".join(parts)
+    return Key(":".join(parts))
 
 
 def check_schema(schema: str | None) -> None:
@@ -129,7 +131,7 @@ def check_schema(schema: str | None) -> None:
     if schema is None:
         return
     if not schema.isdecimal():
-        raise StartError(f"redis has data of another program under {key('schema')}")
+        raise StartError("redis has data of another program under the exporter's key `schema`")
     if int(schema) > SCHEMA:
         raise StartError(f"redis has schema {schema}, newer than this program's {SCHEMA}")
     if int(schema) < SCHEMA:
