@@ -122,7 +122,9 @@ class Metrics:
             registry=registry,
         )
         self._resets = Counter(
-            f"{prefix}_store_resets_total", "Damaged stores that were moved aside", registry=registry
+            f"{prefix}_store_resets_total",
+            "Damaged stores that were moved aside, and stores that have gone back to older data",
+            registry=registry,
         )
         self._overflowed = Counter(
             f"{prefix}_label_overflow_total",
@@ -251,7 +253,7 @@ class Metrics:
         self._recovery_failures.labels(project, reason).inc()
 
     def count_store_reset(self) -> None:
-        """Count a damaged store that was moved aside."""
+        """Count a damaged store that was moved aside, or a store that has gone back to older data."""
         self._resets.inc()
 
     def shorten_hold(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
-from app.domain.batch import Applied
+from app.domain.batch import Applied, Rollback
 from app.domain.events import Event
 from app.domain.outcomes import Counted, Outcome
 from app.domain.times import rfc3339
@@ -300,7 +300,9 @@ class Recorder:
         self._busy_since = time.monotonic()
         try:
             if self._stale:
-                self._metrics.restore(await self._worker.run(self._store.state))
+                state = await self._worker.run(self._store.state)
+                self._metrics.restore(state)
+                self._report_rollback(state.rollback)
                 self._stale = False
             commit, outcomes, *garbage = prepare(self._clock())  # no other reference to the garbage
             many = len(outcomes) >= _MIN_BATCH_TO_ENCODE_AHEAD
@@ -315,6 +317,7 @@ class Recorder:
             self._busy_since = None
         self._metrics.show(applied)
         self._warn_of_overflow(applied)
+        self._report_rollback(applied.rollback)
         self._unlogged += applied.counted
         if not many:
             self._flush_log()
@@ -350,6 +353,18 @@ class Recorder:
         if applied.overflowed and not self._overflowed:
             self._overflowed = True  # the metric counts them; one line is enough for the log
             _log.warning("events are counted under `other`: there are prometheus.max_label_sets label sets")
+
+    def _report_rollback(self, rollback: Rollback | None) -> None:
+        if rollback is not None:
+            self._metrics.count_store_reset()
+            _log.warning(
+                "the store has gone back to older data; no counter was lowered, but events that were recorded"
+                " in the lost time are counted again if they are delivered again",
+                extra={
+                    "lost_since": None if rollback.since is None else rfc3339(rollback.since),
+                    "lost_until": None if rollback.until is None else rfc3339(rollback.until),
+                },
+            )
 
     async def _refuse_late_commits(self) -> None:
         """Answer requests whose commit takes too long. The commit may still succeed."""

@@ -55,6 +55,19 @@ class Shared:
     """The time when each project's last complete listing began."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A store that has gone back to older data: restored, failed over, or flushed.
+
+    Events that were recorded in the lost time are counted again if they are delivered again.
+    """
+
+    since: float | None
+    """Time of the newest commit of this process that the store still has; None if it has none."""
+    until: float | None
+    """Time of the newest commit of this process; None if there is none."""
+
+
 @dataclass(slots=True)
 class Applied:
     """The effects of a commit, for the callers, the log and the metrics."""
@@ -75,6 +88,8 @@ class Applied:
     """Number of pending interruptions after the commit."""
     shared: Shared | None = None
     """The state that replicas share; None if it was not read."""
+    rollback: Rollback | None = None
+    """Reported once, by the first commit after it."""
     more: bool = False
     """The periodic work is not complete: call again."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from app.domain.batch import Applied, Batch, Shared
+from app.domain.batch import Applied, Batch, Rollback, Shared
 from app.domain.changes import Rules
 from app.domain.events import UNKNOWN
 from app.domain.instances import UNKNOWN_LABELS
@@ -38,6 +38,10 @@ class Memory:
 
         A grace period does not run then, because no creation and no listing could end it.
         """
+        self.accrued_until: float | None = None
+        """The time up to which this process has added instance-seconds; None if it has not."""
+        self.rollback: Rollback | None = None
+        """The rollback that has not been reported yet."""
         self._hold = hold
         self._unreported = Totals()
         """Totals from before the last load that have not been reported to the metrics yet."""
@@ -78,8 +82,14 @@ class Memory:
         self._unreported = Totals()
         return copy_of(self.totals)
 
+    def take_rollback(self) -> Rollback | None:
+        """Return the rollback that has not been reported yet, for a caller who reports it."""
+        rollback, self.rollback = self.rollback, None
+        return rollback
+
     def commit(self, applied: Applied) -> Applied:
         """Make a commit's changes, and return them as they must be reported."""
+        applied.rollback = self.take_rollback()
         self.totals.update(applied.changed)
         self.totals.remove(applied.removed)
         self.pending = applied.pending

@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from app.domain.batch import Applied, Batch
+from app.domain.batch import Applied, Batch, Rollback
 from app.domain.events import Event, InstanceInterrupted, InstanceName, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.ledger import LabelSetWeek, LedgerEntry, PoolWeek, Query
@@ -45,6 +45,8 @@ class StoredState:
     """Project id to the time at which its last complete listing began."""
     lease_ends_at: float = field(default=inf, compare=False)
     """See `Shared`. Infinite if there are no other replicas."""
+    rollback: Rollback | None = field(default=None, compare=False)
+    """See `Applied`."""
 
 
 class Prepared(NamedTuple):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self, TypeVar
-from uuid import uuid4
 
 from app.domain.batch import Applied, Shared
 from app.domain.totals import Totals
@@ -18,6 +17,7 @@ from app.store.memory import Memory
 from app.store.port import LEASE_SECONDS, NotLeadingError, Transacted, Transaction
 from app.store.redis import shared
 from app.store.redis.connection import Command, Link, LostReplyError
+from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
 from app.store.redis.rows import (
     SCHEMA,
     all_series,
@@ -25,12 +25,12 @@ from app.store.redis.rows import (
     decode_replica_totals,
     encode_series,
     flatten,
+    is_behind,
     key,
-    max_counters,
 )
 from app.store.redis.shared import SharedReplies, SharedTotals
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
-from app.store.redis.writes import replica_commands, shared_commands
+from app.store.redis.writes import replica_commands
 
 SYNC_SECONDS: Final = 5.0
 _LEASE_MARGIN_SECONDS: Final = 1.0
@@ -54,8 +54,7 @@ for n = 3, #ARGV, 2 do
 end
 return gone
 """
-_NAME_LOST: Final = "another process has started under this replica's name"
-_NAME_CONTESTED: Final = "another process is taking this replica's name"
+_NAME_CONTESTED: Final = "another process is writing under this replica's name"
 
 T = TypeVar("T")
 
@@ -71,6 +70,7 @@ class RedisBackend:
         replica: str,
         lease_seconds: float = LEASE_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`replica`: the name under which this process stores its own counters."""
         self.memory = memory
@@ -78,11 +78,9 @@ class RedisBackend:
         self._link = link
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
-        self._id = uuid4().hex
-        self._times_connected = 0
+        self._footprint = Footprint(Claim.begin(clock()))
+        self._id = self._footprint.claim.process
         self._name_lost = False
-        self._batch_id: str | None = None
-        """The last transaction under this name that the server is known to have executed."""
         self._replica = replica
         self._totals_key = key("of", replica, "totals")
         self._holder_key = key("of", replica, "holder")
@@ -119,19 +117,21 @@ class RedisBackend:
         commands: list[Command] = [("DEL", self._totals_key, key("complete"))] if reset_totals else []
         claimed = False
         while not claimed:
-            _, schema = self._link.ask([("WATCH", self._holder_key), ("GET", key("schema"))])
+            own = ("MGET", key("schema"), self._holder_key)
+            _, (schema, holder) = self._link.ask([("WATCH", self._holder_key), own])
             check_schema(schema)
-            claimed = self._link.commit([*commands, *self._claim()])
+            self._footprint.claim = self._footprint.claim.renewed(holder)
+            claimed = self._link.commit([*commands, *self._claim(self._footprint.claim)])
         self._load_memory()
 
     def connect(self) -> None:
         if self._link.connected:
             return
         if self._name_lost:
-            raise NameTakenError(_NAME_LOST)
+            raise NameTakenError(NAME_LOST)
         self._link.connect()
         try:
-            self._renew_token()
+            self._claim_again()
             self._load_memory()
         except LostReplyError as exc:
             raise StoreUnavailableError("redis cannot be used: the connection was lost") from exc
@@ -219,7 +219,7 @@ class RedisBackend:
                 result = work(transaction)
                 if self._needs_unwatch:
                     transaction.read()
-                if self._commit(self._commands(transaction)):
+                if self._commit(self._commands(transaction), now):
                     return result
             if self._monotonic() > until:
                 raise StoreUnavailableError("other replicas kept changing the same instances")
@@ -244,20 +244,21 @@ class RedisBackend:
             commands += [("SADD", key("requested"), *requested)] if requested else []
         return commands
 
-    def _commit(self, commands: Sequence[Command]) -> bool:
+    def _commit(self, commands: Sequence[Command], now: float) -> bool:
         """Return False if something that the transaction watches has changed."""
-        batch_id = uuid4().hex
+        transaction_id, footprint = new_transaction_id(now), self._footprint
         try:
             if not self._link.commit(
-                [*commands, ("SET", self._batch_key, batch_id, "PX", self._retention_milliseconds)]
+                [*commands, ("SET", self._batch_key, transaction_id, "PX", self._retention_milliseconds)]
             ):
                 return False
         except LostReplyError:
-            # Reconnecting changes our token, which the transaction watches. So it has either run already or
-            # can never run. If it ran, its batch id is stored.
+            # Reconnecting changes our claim, which the transaction watches. So it has either run already or
+            # can never run. If it ran, its id is stored.
+            footprint.unconfirmed_id = transaction_id
             self.connect()
-            return self._batch_id == batch_id
-        self._batch_id = batch_id
+            return footprint.transaction_id == transaction_id
+        footprint.confirm(transaction_id)
         return True
 
     def _read(self, commands: Sequence[Command], watch: Sequence[str], *, leading: bool) -> list[Any]:
@@ -267,8 +268,9 @@ class RedisBackend:
         self._needs_unwatch = False
         begin.append(("WATCH", self._holder_key, *watch, *([lease] if leading else [])))
         own = ("MGET", self._holder_key, self._batch_key, lease)
-        (holder, batch_id, leader), *replies = self._link.ask([*begin, own, *commands])[len(begin) :]
-        if (holder, batch_id) != (self._token(), self._batch_id):
+        (holder, stored_id, leader), *replies = self._link.ask([*begin, own, *commands])[len(begin) :]
+        footprint = self._footprint
+        if (holder, stored_id) != (str(footprint.claim), footprint.transaction_id):
             # Another process has the name, or the server has lost data. Connecting again shows which.
             self._link.close()
             raise RetryTransactionError
@@ -279,22 +281,34 @@ class RedisBackend:
 
     # the replica's name
 
-    def _renew_token(self) -> None:
-        """Store a new token under our name, so that none of our unfinished transactions can run any more."""
-        *_, holder = self._link.ask([("UNWATCH",), ("WATCH", self._holder_key), ("GET", self._holder_key)])
-        if holder is not None and not holder.startswith(self._id):
-            raise NameTakenError(_NAME_LOST)
-        self._times_connected += 1
-        self._write_or_raise(self._claim())
+    def _claim_again(self) -> None:
+        """Claim the name again, and write what the server has lost of this process.
 
-    def _claim(self) -> list[Command]:
+        No unfinished transaction of ours can run after that.
+        """
+        own_keys = (self._holder_key, self._batch_key, key("clock"))
+        *_, (holder, stored_id, clock), own = self._link.ask(
+            [("UNWATCH",), ("WATCH", *own_keys), ("MGET", *own_keys), ("HGETALL", self._totals_key)]
+        )
+        footprint, known = self._footprint, self.memory.totals
+        rollback = footprint.find_rollback(holder, stored_id)
+        if rollback is None and is_behind(decode_replica_totals(own), known):
+            rollback = footprint.rollback_to(None)  # the server has evicted keys
+        claim = footprint.claim.renewed(holder)
+        commands = self._claim(claim)
+        if rollback is not None:
+            self.memory.rollback = rollback
+            accrued = self.memory.accrued_until
+            is_later = accrued is not None and accrued > float(clock or 0)
+            commands += restoring_commands(self._totals_key, known, accrued if is_later else None)
+        self._write_or_raise(commands)
+        footprint.claim = claim
+
+    def _claim(self, claim: Claim) -> list[Command]:
         return [
             ("SET", key("schema"), SCHEMA, "NX"),
-            ("SET", self._holder_key, self._token(), "PX", self._retention_milliseconds),
+            ("SET", self._holder_key, str(claim), "PX", self._retention_milliseconds),
         ]
-
-    def _token(self) -> str:
-        return f"{self._id}:{self._times_connected}"
 
     def _write_or_raise(self, commands: Sequence[Command]) -> None:
         if not self._link.commit(commands):
@@ -303,8 +317,8 @@ class RedisBackend:
     # memory
 
     def _load_memory(self) -> None:
-        """Load everything. Write counters again that this process has exported and the server has lost."""
-        _, (holder, batch_id), own_reply, *replies = self._link.ask(
+        """Load everything."""
+        _, (holder, stored_id), own_reply, *replies = self._link.ask(
             [
                 ("WATCH", self._holder_key),
                 ("MGET", self._holder_key, self._batch_key),
@@ -312,20 +326,10 @@ class RedisBackend:
                 *shared.COMMANDS,
             ]
         )
-        if holder != self._token():
+        if holder != str(self._footprint.claim):
             raise StoreUnavailableError(_NAME_CONTESTED)
-        totals, lost = max_counters(self.memory.totals, decode_replica_totals(own_reply))
-        if lost:
-            self._write_or_raise(
-                [
-                    ("DEL", key("complete")),
-                    *replica_commands(self._totals_key, lost),
-                    *shared_commands(lost, lost),
-                ]
-            )
-            self._load_memory()
-            return
-        self._batch_id = batch_id
+        self._footprint.confirm(stored_id)
+        totals = decode_replica_totals(own_reply)
         known = SharedReplies._make(replies)
         changed, gone = self._shared_totals.diff(totals, known)
         if gone:

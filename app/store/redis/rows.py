@@ -366,20 +366,22 @@ def decode_replica_totals(reply: Pairs) -> Totals:
     return totals
 
 
-def max_counters(memory: Totals, stored: Totals) -> tuple[Totals, Totals]:
-    """Return a replica's counters, none below its value in memory, and the rows that the server has lost."""
-    own, lost = Totals(), Totals()
-    own.update(stored)
-    for labels, row in memory.label_sets.items():
-        if _is_ahead(row, stored.label_sets.get(labels) or LabelSetTotals(labels), _label_set_counters):
-            own.label_sets[labels] = lost.label_sets[labels] = row
-    for name, cluster in memory.clusters.items():
-        if _is_ahead(cluster, stored.clusters.get(name) or ClusterTotals(name), _cluster_counters):
-            own.clusters[name] = lost.clusters[name] = cluster
-    for pair, lifetime in memory.lifetimes.items():
-        if _is_ahead(lifetime, stored.lifetimes.get(pair) or LifetimeTotals(*pair), _lifetime_counters):
-            own.lifetimes[pair] = lost.lifetimes[pair] = lifetime
-    return own, lost
+def is_behind(stored: Totals, memory: Totals) -> bool:
+    """Return True if the server has lost some of a replica's counters that are in memory."""
+    return (
+        any(
+            _is_ahead(row, stored.label_sets.get(labels) or LabelSetTotals(labels), _label_set_counters)
+            for labels, row in memory.label_sets.items()
+        )
+        or any(
+            _is_ahead(cluster, stored.clusters.get(name) or ClusterTotals(name), _cluster_counters)
+            for name, cluster in memory.clusters.items()
+        )
+        or any(
+            _is_ahead(lifetime, stored.lifetimes.get(pair) or LifetimeTotals(*pair), _lifetime_counters)
+            for pair, lifetime in memory.lifetimes.items()
+        )
+    )
 
 
 def _is_ahead(row: _Row, stored: _Row, counters: Callable[[_Row], Sequence[float]]) -> bool:

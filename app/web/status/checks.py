@@ -318,9 +318,9 @@ def _incidents(snapshot: Snapshot) -> Iterator[Check]:
     if number := snapshot.self_metrics.value("store_resets_total"):
         yield Check(
             "Store",
-            f"Found damaged and moved aside {count_noun(number, 'time')} since the start.",
+            f"Found damaged, or with older data than before, {count_noun(number, 'time')} since the start.",
             State.ATTENTION,
-            "The log names the damaged file.",
+            "The log names the damaged file, or the time that was lost.",
             "SpotInterruptionExporterStoreReset",
         )
     if number := snapshot.self_metrics.value("label_overflow_total"):
