@@ -50,7 +50,7 @@ class Shared:
     lease_ends_at: float
     """End of this replica's lease, by the monotonic clock. The leader does the periodic work."""
     requested: Collection[str] = ()
-    """Projects for which a replica has requested a listing from the leader."""
+    """Projects whose requested listing has not begun; empty unless this replica leads."""
     last_listed_at: Mapping[str, float] = field(default_factory=dict)
     """The time when each project's last complete listing began."""
 

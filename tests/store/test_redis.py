@@ -465,8 +465,41 @@ def test_a_replica_that_does_not_lead_asks_the_leading_one_for_a_listing(start: 
     (outcome,) = other.apply([interrupted()], NOW).outcomes
     assert isinstance(outcome, Pending)
 
-    told = other.sync(NOW).shared, leader.sync(NOW).shared, leader.sync(NOW).shared
-    assert [shared is not None and list(shared.requested) for shared in told] == [[], [NAME.project], []]
+    assert requested(other) == []
+    assert requested(leader) == [NAME.project]
+
+    name_all(leader, [], NOW)
+    assert requested(leader) == []
+
+
+def requested(store: SharedStore) -> list[str]:
+    shared = store.sync(NOW).shared
+    assert shared is not None
+    return list(shared.requested)
+
+
+@pytest.mark.parametrize("began", [False, True], ids=["before-it-began", "before-it-ended"])
+def test_a_requested_listing_survives_its_leader(start: Opener, client: Client, began: bool) -> None:  # noqa: FBT001 - a row
+    leader, other = start("leader"), start("other")
+    leader.apply([interrupted()], NOW)
+    if began:
+        name_all(leader, [], NOW)
+    assert requested(leader) == ([] if began else [NAME.project])
+    client.delete(LEASE)  # its end, 15 s after its last sign of life
+
+    assert requested(other) == [NAME.project]
+    list_fleet(other, [], NOW)
+    client.delete(LEASE)
+    assert requested(leader) == []
+
+
+def test_a_listing_that_is_requested_while_another_is_running_is_made_after_it(start: Opener) -> None:
+    store = start()
+    name_all(store, [], NOW)
+    store.apply([interrupted()], NOW)
+    until_done(lambda now: store.end_listing(NAME.project, NOW, (), now), NOW)
+
+    assert requested(store) == [NAME.project]
 
 
 # servers that fail
@@ -714,7 +747,7 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
     left = {one.removeprefix(key()) for one in client.keys("*") if not one.startswith(key("seen:"))}
     of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
     assert left - of_replicas == {
-        *("schema", "lease", "clock", "complete", "replicas"),
+        *("schema", "lease", "clock", "complete", "replicas", "requested"),
         *("projects", "listings", "whole", "swept"),  # a field a project
         *("changed", "newest"),  # of `unknown`
     }

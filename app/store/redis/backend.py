@@ -54,6 +54,10 @@ for n = 3, #ARGV, 2 do
 end
 return gone
 """
+_REQUEST_AGAIN: Final[Sequence[Command]] = (
+    ("SUNIONSTORE", key("requested"), key("requested"), key("answering")),
+    ("DEL", key("answering")),
+)
 _NAME_CONTESTED: Final = "another process is writing under this replica's name"
 
 T = TypeVar("T")
@@ -150,10 +154,17 @@ class RedisBackend:
         began = self._monotonic()
 
         def work(transaction: RedisTransaction) -> tuple[Applied, bool, Sequence[str]]:
-            leader, requested, *replies = transaction.read(
-                ("GET", key("lease")), ("SMEMBERS", key("requested")), *shared.COMMANDS, watch=[key("lease")]
+            leader, requested, answering, *replies = transaction.read(
+                ("GET", key("lease")),
+                ("SMEMBERS", key("requested")),
+                ("SMEMBERS", key("answering")),
+                *shared.COMMANDS,
+                watch=[key("lease")],
             )
-            leads = leader in (None, self._id)
+            takes_over = leader is None
+            leads = takes_over or leader == self._id
+            if takes_over:
+                requested = [*requested, *answering]  # the last leader may not have ended these listings
             known = SharedReplies._make(replies)
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
             self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
@@ -166,7 +177,7 @@ class RedisBackend:
                 ),
                 ("ZADD", key("replicas"), now, self._replica),
                 *self._drop_own(gone),
-                *(self._lead(requested, now) if leads else ()),
+                *(self._lead(now, takes_over=takes_over) if leads else ()),
             ]
             return (
                 Applied(changed=changed, removed=gone, pending=known.pending),
@@ -234,15 +245,13 @@ class RedisBackend:
         batch, writes = transaction.batch, transaction.writes
         writes.add_batch(batch, self.memory.totals, self.memory.rules.retention_seconds)
         commands = [*writes.finish(), *replica_commands(self._totals_key, batch.totals.changed)]
-        if not self._leads:
-            # The leading replica lists these projects, because interruptions wait for their instances.
-            requested = {
-                pending.event.name.project
-                for pending in batch.pending_interruptions.values()
-                if pending is not None
-            }
-            commands += [("SADD", key("requested"), *requested)] if requested else []
-        return commands
+        # The leading replica lists these projects, because interruptions wait for their instances.
+        requested = {
+            pending.event.name.project
+            for pending in batch.pending_interruptions.values()
+            if pending is not None
+        }
+        return [*commands, ("SADD", key("requested"), *requested)] if requested else commands
 
     def _commit(self, commands: Sequence[Command], now: float) -> bool:
         """Return False if something that the transaction watches has changed."""
@@ -360,12 +369,12 @@ class RedisBackend:
         lease_ends_at = self.memory.lease_ends_at
         return lease_ends_at is not None and self._monotonic() < lease_ends_at
 
-    def _lead(self, requested: Sequence[str], now: float) -> list[Command]:
-        """Return the commands of the replica that leads: take what others ask for, forget absent replicas."""
+    def _lead(self, now: float, *, takes_over: bool) -> list[Command]:
+        """Return the commands of the replica that leads: renew the lease, and forget absent replicas."""
         oldest = now - self.memory.rules.retention_seconds
         return [
             ("SET", key("lease"), self._id, "PX", round(self._lease_seconds * 1000)),
-            *([("SREM", key("requested"), *requested)] if requested else ()),
+            *(_REQUEST_AGAIN if takes_over else ()),
             ("ZREMRANGEBYSCORE", key("replicas"), "-inf", f"({oldest!r}"),
         ]
 

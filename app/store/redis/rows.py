@@ -23,6 +23,7 @@ whole                     the same, of the last listing that read every zone
 swept                     the same, of the last listing that ended unlisted instances
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
 requested                 projects that should be listed soon
+answering                 requested projects whose listing has begun
 complete                  time since when all event keys are recorded
 clock                     time up to which instance-seconds were added
 downtime                  seconds for which no exporter ran
