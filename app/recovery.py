@@ -15,6 +15,7 @@ from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, read_project
 from app.gcp.operations import parse_operations
 from app.inventory import DEADLINE_SECONDS, JITTER, LEASE_POLL_SECONDS, SLICE, Inventory
 from app.metrics import Metrics
+from app.project_tasks import ProjectTasks
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -39,7 +40,8 @@ class Recovery:
         page_seconds: float = PAGE_SECONDS,
     ) -> None:
         """`settle_seconds`: the time for which an operation is left to its push."""
-        self._projects = [Participant(id=project, secondary=True) for project in projects]
+        self._projects: dict[str, Participant] = {}
+        self._tasks = ProjectTasks(self._keep_reading)
         self._recorder = recorder
         self._metrics = metrics
         self._inventory = inventory
@@ -50,13 +52,23 @@ class Recovery:
         self._page_seconds = page_seconds
         self._forbidden: set[str] = set()
         """The projects whose missing permission is in the log."""
+        self.replace_projects(projects)
+
+    def replace_projects(self, projects: Sequence[str]) -> None:
+        """Read the operations of these projects from now on."""
+        known = self._projects
+        if list(known) == list(projects):
+            return
+        for project in projects:
+            self._metrics.add_recovered_project(project)
+        self._projects = {
+            project: known.get(project) or Participant(id=project, secondary=True) for project in projects
+        }
+        self._tasks.replace(self._projects.values())
 
     async def run(self) -> None:
-        """Read the operations of every project regularly; without a project, wait for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(asyncio.Event().wait())
-            for project in self._projects:
-                group.create_task(self._keep_reading(project))
+        """Read the operations of every project regularly."""
+        await self._tasks.run()
 
     async def _keep_reading(self, project: Participant) -> None:
         while True:

@@ -37,6 +37,7 @@ from app.domain.events import (
 from app.domain.failures import is_final_failure
 from app.domain.instances import OTHER_LABELS, Instance, Labels, PendingInterruption
 from app.domain.outcomes import Counted, Outcome
+from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals, TotalsDelta
 
 KEYLESS: Final = (CreationFailed, InstanceDeleted)
@@ -52,7 +53,9 @@ class Shared:
     requested: Collection[str] = ()
     """Projects whose requested listing has not begun; empty unless this replica leads."""
     last_listed_at: Mapping[str, float] = field(default_factory=dict)
-    """The time when each project's last complete listing began."""
+    """The time when the last complete listing of each project began that a living replica lists."""
+    replicas: Mapping[str, ReplicaSettings] = field(default_factory=dict)
+    """The settings of the other living replicas, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from app.domain.changes import Rules
+from app.domain.replicas import NO_SETTINGS, ReplicaSettings
 from app.errors import StartError
 from app.store.engine import Engine, SharedEngine
 from app.store.memory import Memory
@@ -19,6 +20,7 @@ def open_store(
     *,
     key_prefix: str = KEY_PREFIX,
     replica: str = "",
+    settings: ReplicaSettings = NO_SETTINGS,
     hold: bool = False,
     reset_totals: bool = False,
     lease_seconds: float = LEASE_SECONDS,
@@ -26,10 +28,11 @@ def open_store(
     """Open the store at the URL, and make it if there is none.
 
     `key_prefix`: separates several installations on one Redis. `replica`: the name of this process among
-    those that share the store; by default the name of the host. `hold`: new series export 0 until
-    `release_held`. `lease_seconds`: how long this replica leads without a `sync`. Raises StartError.
+    those that share the store; by default the name of the host. `settings`: those that it publishes to them.
+    `hold`: new series export 0 until `release_held`. `lease_seconds`: how long this replica leads without a
+    `sync`. Raises StartError.
     """
-    memory = Memory(rules, hold=hold)
+    memory = Memory(rules, hold=hold, settings=settings)
     if url.startswith(_SQLITE):
         return _open_sqlite(url.removeprefix(_SQLITE), memory, reset_totals=reset_totals)
     with _redis_installed():

@@ -4,7 +4,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -15,6 +15,7 @@ from app.domain.changes import Rules
 from app.domain.events import UNKNOWN, Event, InstanceName
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
+from app.domain.replicas import ReplicaSettings
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
@@ -63,7 +64,13 @@ LEASE: Final = key("lease")
 
 class Opener(Protocol):
     def __call__(
-        self, replica: str = ..., *, url: str = ..., rules: Rules = ..., hold: bool = ...
+        self,
+        replica: str = ...,
+        *,
+        url: str = ...,
+        rules: Rules = ...,
+        hold: bool = ...,
+        projects: Sequence[str] = ...,
     ) -> SharedStore:
         """Begin a process of that replica."""
 
@@ -90,9 +97,23 @@ def start(server: RedisServer) -> Iterator[Opener]:
     opened: list[SharedStore] = []
 
     def start(
-        replica: str = "one", *, url: str = server.url, rules: Rules = RULES, hold: bool = False
+        replica: str = "one",
+        *,
+        url: str = server.url,
+        rules: Rules = RULES,
+        hold: bool = False,
+        projects: Sequence[str] = (NAME.project,),
     ) -> SharedStore:
-        store = shared_store(open_store(url, rules, replica=replica, hold=hold, lease_seconds=LEASE_SECONDS))
+        store = shared_store(
+            open_store(
+                url,
+                rules,
+                replica=replica,
+                hold=hold,
+                settings=ReplicaSettings.make(projects, {"store.retention_days": 31}),
+                lease_seconds=LEASE_SECONDS,
+            )
+        )
         opened.append(store)
         store.sync(NOW)
         return store
@@ -438,6 +459,52 @@ def test_what_the_last_leader_has_just_listed_is_not_ended(start: Opener, client
     assert living(other) == 0
 
 
+def test_a_replica_knows_the_settings_of_the_others_as_long_as_they_live(
+    start: Opener, client: Client
+) -> None:
+    one, other = start("one", projects=["a", "b"]), start("other", projects=["b", "c"])
+
+    assert replicas(one) == {"other": ["b", "c"]}
+    assert replicas(other) == {"one": ["a", "b"]}
+    assert 0 < client.pttl(key("of", "one", "settings")) <= 60_000
+
+    client.delete(key("of", "one", "settings"))  # as a minute after its last sign of life
+    assert replicas(other) == {}
+    assert replicas(one) == {"other": ["b", "c"]}
+    assert replicas(other) == {"one": ["a", "b"]}
+
+
+def replicas(store: SharedStore) -> dict[str, Sequence[str]]:
+    """Return the projects of the other living replicas."""
+    shared = store.sync(NOW).shared
+    assert shared is not None
+    return {name: settings.projects for name, settings in shared.replicas.items()}
+
+
+def test_what_is_known_of_a_project_that_no_living_replica_lists_is_not_shown(
+    start: Opener, client: Client
+) -> None:
+    one, other = start("one", projects=["a"]), start("other", projects=["b"])
+    for project in ("a", "b"):
+        one.sync(NOW)
+        list_fleet(one, [], NOW, project=project)
+    other.apply([interrupted(name=NAME._replace(project="b"))], NOW)
+
+    assert known_of(one) == ({"a": NOW, "b": NOW}, ["b"])
+    client.delete(key("of", "other", "settings"))
+    assert known_of(one) == ({"a": NOW}, [])
+    applied = one.apply([created()], NOW)
+    assert applied.shared is not None
+    assert applied.shared.last_listed_at == {"a": NOW}
+    assert not client.exists(key("requested"))
+
+
+def known_of(store: SharedStore) -> tuple[dict[str, float], list[str]]:
+    shared = store.sync(NOW).shared
+    assert shared is not None
+    return dict(shared.last_listed_at), list(shared.requested)
+
+
 def test_only_the_replica_that_leads_shows_what_is_shared(start: Opener) -> None:
     one, other = start("one"), start("other")
     applied = one.apply([created(), interrupted(), interrupted(name=OTHER_NAME)], NOW)
@@ -709,6 +776,7 @@ def test_keys_go_by_themselves(start: Opener, client: Client) -> None:
     store.sync(NOW)
 
     lives = {one.removeprefix(key()): client.ttl(one) for one in client.keys("*")}
+    assert 0 < lives.pop("of:one:settings") <= 60
     of_events = [seconds for one, seconds in lives.items() if one.startswith(("seen:", "of:"))]
     assert len(of_events) == 6
     assert all(30 * DAY < seconds <= 31 * DAY for seconds in of_events)
@@ -745,9 +813,10 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
         one.sync(NOW)
 
     left = {one.removeprefix(key()) for one in client.keys("*") if not one.startswith(key("seen:"))}
-    of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
+    kinds = ("totals", "holder", "batch", "settings")
+    of_replicas = {f"of:{one}:{kind}" for one in ("one", "other") for kind in kinds}
     assert left - of_replicas == {
-        *("schema", "lease", "clock", "complete", "replicas", "requested"),
+        *("schema", "lease", "clock", "complete", "replicas"),
         *("projects", "listings", "whole", "swept"),  # a field a project
         *("changed", "newest"),  # of `unknown`
     }

@@ -9,6 +9,7 @@ import pytest
 
 from app.domain.batch import Applied, Rollback
 from app.domain.outcomes import Counted, Duplicate
+from app.domain.replicas import ReplicaSettings
 from app.errors import NameTakenError, StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import OpenedStore, SharedStore, Store
@@ -194,6 +195,20 @@ def test_an_operation_from_before_the_rollback_moves_no_counter(
     assert [counted.key for counted in applied.counted] == []
     assert interruptions(store) == {"tills": 1}
     assert applied.pending == 1  # the later one counts like any other
+
+
+def test_a_listing_is_requested_to_find_lost_instances_again(server: RedisServer) -> None:
+    settings = ReplicaSettings.make(["shop-prod", "till-prod"], {})
+    opened = open_store(server.url, RULES, replica="one", settings=settings, lease_seconds=LEASE_SECONDS)
+    store = shared_store(opened)
+    store.sync(NOW)
+    flush(server)
+
+    shared = store.sync(NOW).shared
+
+    assert shared is not None
+    assert sorted(shared.requested) == ["shop-prod", "till-prod"]
+    store.close()
 
 
 def test_instance_seconds_are_not_added_again(start: Opener, server: RedisServer, client: Client) -> None:

@@ -5,12 +5,13 @@ faster.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
-from app.domain.batch import Applied, Shared
+from app.domain.batch import Applied
+from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.store.memory import Memory
@@ -23,7 +24,9 @@ from app.store.redis.rows import (
     all_series,
     check_schema,
     decode_replica_totals,
+    decode_settings,
     encode_series,
+    encode_settings,
     flatten,
     is_behind,
     key,
@@ -58,6 +61,8 @@ _REQUEST_AGAIN: Final[Sequence[Command]] = (
     ("SUNIONSTORE", key("requested"), key("requested"), key("answering")),
     ("DEL", key("answering")),
 )
+_LIVING_MILLISECONDS: Final = 60_000
+"""The time without a `sync` after which a replica does not live any more."""
 _NAME_CONTESTED: Final = "another process is writing under this replica's name"
 
 T = TypeVar("T")
@@ -89,6 +94,8 @@ class RedisBackend:
         self._totals_key = key("of", replica, "totals")
         self._holder_key = key("of", replica, "holder")
         self._batch_key = key("of", replica, "batch")
+        self._settings_key = key("of", replica, "settings")
+        self._encoded_settings = encode_settings(memory.settings)
         self._retention_milliseconds = round(memory.rules.retention_seconds * 1000)
         self._needs_unwatch = False
         """The transaction has not read anything yet."""
@@ -154,31 +161,26 @@ class RedisBackend:
         began = self._monotonic()
 
         def work(transaction: RedisTransaction) -> tuple[Applied, bool, Sequence[str]]:
-            leader, requested, answering, *replies = transaction.read(
+            leader, names, requested, answering, *replies = transaction.read(
                 ("GET", key("lease")),
+                ("ZRANGE", key("replicas"), 0, -1),
                 ("SMEMBERS", key("requested")),
                 ("SMEMBERS", key("answering")),
                 *shared.COMMANDS,
                 watch=[key("lease")],
             )
+            known = SharedReplies._make(replies)
+            changed, gone = self._shared_totals.diff(self.memory.totals, known)
+            self._update_memory(known)
+            projects = self.memory.update_replicas(self._read_replicas(transaction, names))
+            transaction.writes.commands += [*self._keep_alive(now), *self._drop_own(gone)]
             takes_over = leader is None
             leads = takes_over or leader == self._id
             if takes_over:
                 requested = [*requested, *answering]  # the last leader may not have ended these listings
-            known = SharedReplies._make(replies)
-            changed, gone = self._shared_totals.diff(self.memory.totals, known)
-            self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
-            self.memory.downtime = float(known.downtime or 0)
-            self.memory.whole = known.listed_wholly()
-            transaction.writes.commands += [
-                *(
-                    ("PEXPIRE", own, self._retention_milliseconds)
-                    for own in (self._totals_key, self._holder_key)
-                ),
-                ("ZADD", key("replicas"), now, self._replica),
-                *self._drop_own(gone),
-                *(self._lead(now, takes_over=takes_over) if leads else ()),
-            ]
+            if leads:
+                unlisted = [project for project in requested if project not in projects]
+                transaction.writes.commands += self._lead(now, unlisted, takes_over=takes_over)
             return (
                 Applied(changed=changed, removed=gone, pending=known.pending),
                 leads,
@@ -189,8 +191,36 @@ class RedisBackend:
         self.memory.lease_ends_at = (
             began + self._lease_seconds - _LEASE_MARGIN_SECONDS if leads else float("-inf")
         )
-        applied.shared = Shared(self.memory.lease_ends_at, requested, dict(self.memory.listed))
+        applied.shared = self.memory.shared(self.memory.lease_ends_at, requested)
         return applied
+
+    def _update_memory(self, known: SharedReplies) -> None:
+        self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
+        self.memory.downtime = float(known.downtime or 0)
+        self.memory.whole = known.listed_wholly()
+
+    def _keep_alive(self, now: float) -> list[Command]:
+        """Return the commands that keep this replica's keys, and publish its settings."""
+        return [
+            ("PEXPIRE", self._totals_key, self._retention_milliseconds),
+            ("PEXPIRE", self._holder_key, self._retention_milliseconds),
+            ("ZADD", key("replicas"), now, self._replica),
+            ("SET", self._settings_key, self._encoded_settings, "PX", _LIVING_MILLISECONDS),
+        ]
+
+    def _read_replicas(
+        self, transaction: RedisTransaction, names: Sequence[str]
+    ) -> Mapping[str, ReplicaSettings]:
+        """Return the settings of the living replicas apart from this one."""
+        others = [name for name in names if name != self._replica]
+        if not others:
+            return {}
+        (published,) = transaction.read(("MGET", *(key("of", name, "settings") for name in others)))
+        return {
+            name: decode_settings(value)
+            for name, value in zip(others, published, strict=True)
+            if value is not None
+        }
 
     def prune(self, before: float, now: float) -> Applied:
         ledger_more = self._transact_if_leading(lambda transaction: transaction.prune_ledger(before), now)
@@ -309,7 +339,9 @@ class RedisBackend:
             self.memory.rollback = rollback
             accrued = self.memory.accrued_until
             is_later = accrued is not None and accrued > float(clock or 0)
-            commands += restoring_commands(self._totals_key, known, accrued if is_later else None)
+            commands += restoring_commands(
+                self._totals_key, known, self.memory.settings.projects, accrued if is_later else None
+            )
         self._write_or_raise(commands)
         footprint.claim = claim
 
@@ -369,12 +401,16 @@ class RedisBackend:
         lease_ends_at = self.memory.lease_ends_at
         return lease_ends_at is not None and self._monotonic() < lease_ends_at
 
-    def _lead(self, now: float, *, takes_over: bool) -> list[Command]:
-        """Return the commands of the replica that leads: renew the lease, and forget absent replicas."""
+    def _lead(self, now: float, unlisted: Collection[str], *, takes_over: bool) -> list[Command]:
+        """Return the commands of the replica that leads: renew the lease, and forget absent replicas.
+
+        Forget also the requests for projects that no replica lists.
+        """
         oldest = now - self.memory.rules.retention_seconds
         return [
             ("SET", key("lease"), self._id, "PX", round(self._lease_seconds * 1000)),
             *(_REQUEST_AGAIN if takes_over else ()),
+            *([("SREM", key("requested"), *unlisted)] if unlisted else ()),
             ("ZREMRANGEBYSCORE", key("replicas"), "-inf", f"({oldest!r}"),
         ]
 

@@ -4,7 +4,7 @@ Each process stores a claim when it connects, and an id with each transaction. S
 has lost one of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 from uuid import uuid4
@@ -91,14 +91,19 @@ class Footprint:
         return Rollback(_time_of(transaction_id), _time_of(self.transaction_id))
 
 
-def restoring_commands(totals_key: Key, known: Totals, clock: float | None) -> Iterator[Command]:
+def restoring_commands(
+    totals_key: Key, known: Totals, projects: Sequence[str], clock: float | None
+) -> Iterator[Command]:
     """Return the commands that write what this process has exported, instead of the older data.
 
-    `clock` is the time up to which this process has added instance-seconds; None if the server has a later
-    one. The event keys are not complete any more.
+    A listing of the projects is requested, because it finds lost instances again. `clock` is the time up to
+    which this process has added instance-seconds; None if the server has a later one. The event keys are not
+    complete any more.
     """
     yield ("DEL", totals_key, key("complete"))
     yield from replica_commands(totals_key, known)
     yield from shared_commands(known, known)
+    if projects:
+        yield ("SADD", key("requested"), *projects)
     if clock is not None:
         yield ("SET", key("clock"), repr(clock))

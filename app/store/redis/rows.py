@@ -29,6 +29,7 @@ clock                     time up to which instance-seconds were added
 downtime                  seconds for which no exporter ran
 lease                     process that does the periodic work
 replicas                  names of the replicas, by the time at which each was last seen
+of:<replica>:settings     settings that the replica publishes; exists as long as it lives
 of:<replica>:totals       counters of that replica
 of:<replica>:holder       connection, of one process, that may write under this name
 of:<replica>:batch        id of the replica's last transaction
@@ -43,6 +44,7 @@ from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
+from app.domain.replicas import ReplicaSettings
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StartError
 from app.store.redis.connection import Key
@@ -145,6 +147,16 @@ def check_schema(schema: str | None) -> None:
 def pairs(reply: Pairs) -> Iterator[tuple[str, str]]:
     """Return the pairs of a flat reply."""
     return zip(reply[::2], reply[1::2], strict=True)
+
+
+def encode_settings(settings: ReplicaSettings) -> str:
+    """Return the value of a replica's settings."""
+    return dumps(dict(settings.values))
+
+
+def decode_settings(value: str) -> ReplicaSettings:
+    """Return a replica's settings."""
+    return ReplicaSettings(json.loads(value))
 
 
 def flatten(items: Iterable[tuple[Any, Any]]) -> list[Any]:
