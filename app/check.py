@@ -68,11 +68,11 @@ def _findings(
 
 def _store(store: StoreSettings) -> Iterator[Finding]:
     try:
-        yield "ok", "store", inspect_store(store.url)
+        yield "ok", "store", inspect_store(store.url, store.key_prefix)
     except ExporterError as exc:
         yield "FAIL", "store", str(exc)
         return
-    for warning in store_warnings(store.url, store.replica):
+    for warning in store_warnings(store.url, store.replica, store.key_prefix):
         yield "warn", "store", warning
 
 

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.domain.batch import Shared
 from app.domain.changes import Rules
+from app.domain.replicas import ReplicaSettings
 from app.errors import StartError, StoreLostError
 from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
@@ -19,6 +21,7 @@ from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.periodic import POLL_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
 from app.recovery import Recovery
+from app.replica_settings import SettingsComparison
 from app.settings import Settings
 from app.store.opening import open_store
 from app.store.port import OpenedStore
@@ -92,7 +95,9 @@ class Exporter:
                 retention_seconds=settings.store.retention_days * _DAY,
                 max_label_sets=settings.prometheus.max_label_sets,
             ),
+            key_prefix=settings.store.key_prefix,
             replica=settings.store.replica,
+            settings=_published(settings),
             hold=settings.prometheus.hold_seconds > 0,
             reset_totals=reset_totals,
         )
@@ -120,11 +125,12 @@ class Exporter:
         self.stopping = False
         state = self.store.state()
         self.metrics.restore(state)
-        turns = Turns(overrides.page_seconds / max(len(_projects(settings)), 1))
+        turns = Turns(overrides.page_seconds)
         self.inventory = Inventory(
             _projects(settings),
             self.recorder,
             self.metrics,
+            enabled=settings.inventory.enabled,
             remembered=state.listed,
             interval_seconds=settings.inventory.interval_seconds,
             endpoint=settings.inventory.endpoint,
@@ -147,6 +153,7 @@ class Exporter:
             page_seconds=overrides.page_seconds,
             poll_seconds=overrides.poll_seconds,
         )
+        self._comparison = SettingsComparison(_published(settings))
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -155,6 +162,12 @@ class Exporter:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self.recorder.lose_store, exc)
+
+    def _update_from_replicas(self, shared: Shared) -> None:
+        self._comparison.compare(shared.replicas)
+        self.inventory.update_from_replicas(shared)
+        if self.settings.recovery.enabled:
+            self._recovery.replace_projects(self.inventory.projects)
 
     def _make_puller(self, first_pause_seconds: float) -> "Puller | None":
         if self.settings.pubsub.delivery == "push":
@@ -231,7 +244,7 @@ class Exporter:
             self.recorder,
             self.metrics,
             sync=self._sync,
-            on_shared=self.inventory.update_from_replicas,
+            on_shared=self._update_from_replicas,
             are_listed=self.inventory.are_listed,
             settle_seconds=self._overrides.settle_seconds,
             poll_seconds=self._overrides.poll_seconds,
@@ -283,3 +296,18 @@ def _projects(settings: Settings) -> Sequence[str]:
 
 def _recovered_projects(settings: Settings) -> Sequence[str]:
     return _projects(settings) if settings.recovery.enabled else ()
+
+
+def _published(settings: Settings) -> ReplicaSettings:
+    """Return the settings that all replicas should share."""
+    return ReplicaSettings.make(
+        _projects(settings),
+        {
+            "attribution.grace_seconds": settings.attribution.grace_seconds,
+            "store.retention_days": settings.store.retention_days,
+            "prometheus.max_label_sets": settings.prometheus.max_label_sets,
+            "prometheus.cluster_label": settings.prometheus.cluster_label,
+            "inventory.enabled": settings.inventory.enabled,
+            "recovery.enabled": settings.recovery.enabled,
+        },
+    )

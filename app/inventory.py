@@ -6,15 +6,17 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, assert_never
 
 from app.domain.batch import Applied, Shared
+from app.domain.replicas import all_projects
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, parse_lines, read_project
 from app.metrics import Metrics
 from app.periodic import POLL_SECONDS
+from app.project_tasks import ProjectTasks
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -33,7 +35,7 @@ _log = logging.getLogger(__name__)
 class _Project(Participant):
     """The listings of a project."""
 
-    requested: asyncio.Event
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
     known: bool
     """It was listed by this process or an earlier one."""
     attempted: bool = False
@@ -51,6 +53,7 @@ class Inventory:
         recorder: Recorder,
         metrics: Metrics,
         *,
+        enabled: bool,
         remembered: Mapping[str, float],
         interval_seconds: float,
         endpoint: str,
@@ -60,16 +63,18 @@ class Inventory:
         poll_seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`remembered`: the projects whose instances the store knows, and the time of that knowledge.
+        """`projects`: those of the configuration. Without `enabled`, those of other replicas are not listed.
 
+        `remembered`: the projects whose instances the store knows, and the time of that knowledge.
         `shortest_pause_seconds`: the shortest time between two requested listings of a project, and after a
         failed listing. `page_seconds`: the time after which a page counts as failed. `poll_seconds`: only the
         leading replica lists; the others check at this interval if they lead now.
         """
-        self._projects = {
-            project: _Project(id=project, requested=asyncio.Event(), known=project in remembered)
-            for project in projects
-        }
+        self._own = tuple(projects)
+        self._enabled = enabled
+        self._projects = {project: _Project(id=project, known=project in remembered) for project in projects}
+        self._tasks = ProjectTasks(self._keep_listed)
+        self._tasks.replace(self._projects.values())
         self._recorder = recorder
         self._metrics = metrics
         self._interval_seconds = interval_seconds
@@ -79,11 +84,17 @@ class Inventory:
         self._endpoint = endpoint
         self._clock = clock
         self._turns = turns
+        turns.share_among(len(projects))
         self._remembered = any(project.known for project in self._projects.values())
+
+    @property
+    def projects(self) -> Sequence[str]:
+        """The projects that the living replicas list."""
+        return list(self._projects)
 
     def was_attempted(self, project: str) -> bool:
         """Return True if a listing of the project has ended, well or badly."""
-        return self._projects[project].attempted
+        return project in self._projects and self._projects[project].attempted
 
     def request(self, project: str) -> None:
         """Request a listing of the project, because an interruption of it is pending."""
@@ -95,12 +106,38 @@ class Inventory:
         return all(project.attempted for project in self._projects.values())
 
     def update_from_replicas(self, shared: Shared) -> None:
-        """Note the listings that another replica has done or requests."""
+        """Note the listings that another replica has done or requests, and the projects that it lists."""
+        if self._enabled:
+            others = all_projects(shared.replicas.values())
+            self._replace_projects(list(dict.fromkeys([*self._own, *others])))
         for project in self._projects.values():
             if project.id in shared.last_listed_at:
                 project.known = project.attempted = self._remembered = True
         for requested in shared.requested:
             self.request(requested)
+
+    def _replace_projects(self, projects: Collection[str]) -> None:
+        added = [project for project in projects if project not in self._projects]
+        dropped = [project for project in self._projects if project not in projects]
+        if not added and not dropped:
+            return
+        for project in dropped:
+            del self._projects[project]
+            self._metrics.drop_project(project)
+        for project in added:
+            self._projects[project] = _Project(id=project, known=False)
+            self._metrics.add_listed_project(project)
+        self._tasks.replace(self._projects.values())
+        self._turns.share_among(len(self._projects))
+        _log.info(
+            "the replicas list other projects than before; the leading replica needs access to all of them",
+            extra={
+                "projects": list(self._projects),
+                "added": added,
+                "dropped": dropped,
+                "not_in_own_configuration": [id_ for id_ in self._projects if id_ not in self._own],
+            },
+        )
 
     def not_ready_reasons(self) -> Sequence[str]:
         """Return the reasons for which the fleet does not count as known."""
@@ -114,11 +151,8 @@ class Inventory:
         return ()
 
     async def run(self) -> None:
-        """List every project regularly; without a project, wait for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(asyncio.Event().wait())
-            for project in self._projects.values():
-                group.create_task(self._keep_listed(project))
+        """List every project regularly."""
+        await self._tasks.run()
 
     async def _keep_listed(self, project: _Project) -> None:
         while True:

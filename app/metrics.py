@@ -86,13 +86,11 @@ class Metrics:
         }
         self._registry.register(_PushCollector(self.pushes))
         self._start_at_zero(reasons)
-        failures = list(listing_failures)
-        for project, failure in product(projects, failures):
-            self._listing_failures.labels(project, failure)
+        self._failures = list(listing_failures)
+        for project in projects:
+            self.add_listed_project(project)
         for project in recovered_projects:
-            self._recovered.labels(project)
-            for failure in failures:
-                self._recovery_failures.labels(project, failure)
+            self.add_recovered_project(project)
 
     def _create_self_metrics(self) -> None:
         registry, prefix = self._registry, PREFIX
@@ -120,7 +118,9 @@ class Metrics:
             registry=registry,
         )
         self._resets = Counter(
-            f"{prefix}_store_resets_total", "Damaged stores that were moved aside", registry=registry
+            f"{prefix}_store_resets_total",
+            "Damaged stores that were moved aside, and stores that have gone back to older data",
+            registry=registry,
         )
         self._overflowed = Counter(
             f"{prefix}_label_overflow_total",
@@ -235,6 +235,27 @@ class Metrics:
         self._listing_seconds.labels(project).set(seconds)
         self._listed_instances.labels(project).set(instances)
 
+    def add_listed_project(self, project: str) -> None:
+        """Begin at 0 the counters of a project whose fleet is listed."""
+        for failure in self._failures:
+            self._listing_failures.labels(project, failure)
+
+    def add_recovered_project(self, project: str) -> None:
+        """Begin at 0 the counters of a project whose operations are read."""
+        self._recovered.labels(project)
+        for failure in self._failures:
+            self._recovery_failures.labels(project, failure)
+
+    def drop_project(self, project: str) -> None:
+        """End the gauges of a project that is not listed any more; they would be those of an old listing."""
+        for gauge in (
+            self._listed_at,
+            self._listing_seconds,
+            self._listed_instances,
+            self._operations_read_at,
+        ):
+            gauge.remove(project)
+
     def listing_failed(self, project: str, reason: str) -> None:
         """Count a listing of a project that failed, or lacks some zones."""
         self._listing_failures.labels(project, reason).inc()
@@ -248,7 +269,7 @@ class Metrics:
         self._recovery_failures.labels(project, reason).inc()
 
     def count_store_reset(self) -> None:
-        """Count a damaged store that was moved aside."""
+        """Count a damaged store that was moved aside, or a store that has gone back to older data."""
         self._resets.inc()
 
     def shorten_hold(self) -> None:

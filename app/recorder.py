@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
-from app.domain.batch import Applied
+from app.domain.batch import Applied, Rollback
 from app.domain.events import Event
 from app.domain.outcomes import Counted, Outcome
 from app.domain.times import rfc3339
@@ -297,6 +297,7 @@ class Recorder:
             self._busy_since = None
             if done.state is not None:
                 self._metrics.restore(done.state)
+                self._report_rollback(done.state.rollback)
                 self._stale = False
             if isinstance(done.result, StoreUnavailableError):
                 self._stale = True
@@ -321,6 +322,7 @@ class Recorder:
 
     def _show(self, applied: Applied) -> None:
         self._metrics.show(applied)
+        self._report_rollback(applied.rollback)
         if applied.overflowed and not self._overflowed:
             self._overflowed = True  # the metric counts them; one line is enough for the log
             _log.warning("events are counted under `other`: there are prometheus.max_label_sets label sets")
@@ -358,6 +360,18 @@ class Recorder:
         else:
             _log.error("periodic work failed", exc_info=done.result)
             future.set_exception(InternalError("periodic work failed; the log has the trace"))
+
+    def _report_rollback(self, rollback: Rollback | None) -> None:
+        if rollback is not None:
+            self._metrics.count_store_reset()
+            _log.warning(
+                "the store has gone back to older data; no counter was lowered, but events that were recorded"
+                " in the lost time are counted again if they are delivered again",
+                extra={
+                    "lost_since": None if rollback.since is None else rfc3339(rollback.since),
+                    "lost_until": None if rollback.until is None else rfc3339(rollback.until),
+                },
+            )
 
     async def _refuse_late_commits(self) -> None:
         """Answer requests whose commit takes too long. The commit may still succeed."""

@@ -16,6 +16,7 @@ from app.gcp.operations import parse_operations
 from app.inventory import DEADLINE_SECONDS, JITTER, SLICE, Inventory
 from app.metrics import Metrics
 from app.periodic import POLL_SECONDS
+from app.project_tasks import ProjectTasks
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -44,7 +45,8 @@ class Recovery:
 
         `poll_seconds`: the interval at which it checks if this replica leads and the fleet was listed.
         """
-        self._projects = [Participant(id=project, secondary=True) for project in projects]
+        self._projects: dict[str, Participant] = {}
+        self._tasks = ProjectTasks(self._keep_reading)
         self._recorder = recorder
         self._metrics = metrics
         self._inventory = inventory
@@ -56,13 +58,23 @@ class Recovery:
         self._poll_seconds = poll_seconds
         self._forbidden: set[str] = set()
         """The projects whose missing permission is in the log."""
+        self.replace_projects(projects)
+
+    def replace_projects(self, projects: Sequence[str]) -> None:
+        """Read the operations of these projects from now on."""
+        known = self._projects
+        if list(known) == list(projects):
+            return
+        for project in projects:
+            self._metrics.add_recovered_project(project)
+        self._projects = {
+            project: known.get(project) or Participant(id=project, secondary=True) for project in projects
+        }
+        self._tasks.replace(self._projects.values())
 
     async def run(self) -> None:
-        """Read the operations of every project regularly; without a project, wait for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(asyncio.Event().wait())
-            for project in self._projects:
-                group.create_task(self._keep_reading(project))
+        """Read the operations of every project regularly."""
+        await self._tasks.run()
 
     async def _keep_reading(self, project: Participant) -> None:
         while True:

@@ -29,17 +29,23 @@ class Turns:
     processor time, so two at a time would not finish many projects sooner.
 
     While a listing waits whose project did not fail last time, the current reading is postponed if it returns
-    no new page for `silence_seconds`.
+    no new page for its share of `page_seconds`.
     """
 
-    def __init__(self, silence_seconds: float) -> None:
-        self._silence_seconds = silence_seconds
+    def __init__(self, page_seconds: float) -> None:
+        """`page_seconds`: the time after which a page counts as failed; the projects share it."""
+        self._page_seconds = page_seconds
+        self._silence_seconds = page_seconds
         self._free = asyncio.Condition()
         self._taken = False
         self._waiting: list[Participant] = []
         self._limit: asyncio.Timeout | None = None
         self._page_at = 0.0
         self._retrying: str | None = None
+
+    def share_among(self, projects: int) -> None:
+        """Share the time in which a project may be silent among this number of projects."""
+        self._silence_seconds = self._page_seconds / max(projects, 1)
 
     @asynccontextmanager
     async def turn(self, project: Participant) -> AsyncGenerator[None, None]:
@@ -51,6 +57,7 @@ class Turns:
                 await self._free.wait_for(lambda: not self._taken and self._next() is project)
             finally:
                 self._waiting.remove(project)
+                self._free.notify_all()  # if it was cancelled when its turn had come, another is next
             self._taken = True
         project.postponed, self._retrying = False, None
         self._page_at = asyncio.get_running_loop().time()

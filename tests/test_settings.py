@@ -39,6 +39,7 @@ server:
 store:
   url: sqlite:///spot-interruption-exporter.db
   retention_days: 31
+  key_prefix: spot-interruption-exporter
   replica: ""
 inventory:
   enabled: true
@@ -183,6 +184,7 @@ OVERRIDES: Final = {
     "store.url": ("rediss://:word@redis:6379/1", "rediss://:word@redis:6379/1"),
     "store.url_file": ("", ""),
     "store.retention_days": ("66", 66),
+    "store.key_prefix": ("sie:staging", "sie:staging"),
     "store.replica": ("exporter-0", "exporter-0"),
     "inventory.enabled": ("false", False),
     "inventory.interval_seconds": ("67", 67),
@@ -396,6 +398,10 @@ WRONG: Final = [
     ("store.url", "redis://:s3cret@host:99999"),
     ("store.url", "rediss://:s3cret@[:::::]:6379"),
     ("store.url", "redis+sentinel://:s3cret@host,host:99999/service"),
+    ("store.key_prefix", "{s3cret}"),
+    ("store.key_prefix", "s3cret}"),
+    ("store.key_prefix", "s3 cret"),
+    ("store.key_prefix", '""'),
     ("store.retention_days", "0"),
     ("store.retention_days", "true"),
     ("inventory.enabled", "s3cret"),

@@ -37,6 +37,7 @@ from app.domain.events import (
 from app.domain.failures import is_final_failure
 from app.domain.instances import OTHER_LABELS, Instance, Labels, PendingInterruption
 from app.domain.outcomes import Counted, Outcome
+from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals, TotalsDelta
 
 KEYLESS: Final = (CreationFailed, InstanceDeleted)
@@ -50,9 +51,24 @@ class Shared:
     lease_ends_at: float
     """End of this replica's lease, by the monotonic clock. The leader does the periodic work."""
     requested: Collection[str] = ()
-    """Projects for which a replica has requested a listing from the leader."""
+    """Projects whose requested listing has not begun; empty unless this replica leads."""
     last_listed_at: Mapping[str, float] = field(default_factory=dict)
-    """The time when each project's last complete listing began."""
+    """The time when the last complete listing of each project began that a living replica lists."""
+    replicas: Mapping[str, ReplicaSettings] = field(default_factory=dict)
+    """The settings of the other living replicas, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A store that has gone back to older data: restored, failed over, or flushed.
+
+    Events that were recorded in the lost time are counted again if they are delivered again.
+    """
+
+    since: float | None
+    """Time of the newest commit of this process that the store still has; None if it has none."""
+    until: float | None
+    """Time of the newest commit of this process; None if there is none."""
 
 
 @dataclass(slots=True)
@@ -75,6 +91,8 @@ class Applied:
     """Number of pending interruptions after the commit."""
     shared: Shared | None = None
     """The state that replicas share; None if it was not read."""
+    rollback: Rollback | None = None
+    """Reported once, by the first commit after it."""
     more: bool = False
     """The periodic work is not complete: call again."""
 

@@ -153,6 +153,10 @@ StoreUrl = Annotated[
     ),
     _check(_has_parsable_addresses, "should be a URL whose hosts and ports can be parsed"),
 ]
+# https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
+KeyPrefix = Annotated[
+    str, _like(r"[^{}\s]+", "should be a name without braces and spaces, like spot-interruption-exporter")
+]
 MetricsPath = Annotated[
     str,
     _like(r"(?!/events/)(/[\w.~-]+)+", "should be a path like /metrics, and not below /events/"),

@@ -24,6 +24,7 @@ from app.settings.kinds import (
     Count,
     HttpUrl,
     HttpUrlOrNone,
+    KeyPrefix,
     LabelName,
     MetricsPath,
     Name,
@@ -158,6 +159,10 @@ class StoreSettings(_Section):
     )
     retention_days: Annotated[Count, Field(le=3650)] = Field(
         31, description="days for which events are remembered"
+    )
+    key_prefix: KeyPrefix = Field(
+        "spot-interruption-exporter",
+        description="beginning of every key, Redis only; each installation on one database needs its own",
     )
     replica: str = Field("", description="stable name of this replica, Redis only; default: the host name")
 

@@ -55,7 +55,9 @@ class Engine:
         self._backend.connect()
         memory = self._memory
         lease_ends_at = inf if memory.lease_ends_at is None else memory.lease_ends_at
-        return StoredState(memory.snapshot(), memory.pending, dict(memory.listed), lease_ends_at)
+        return StoredState(
+            memory.snapshot(), memory.pending, dict(memory.listed), lease_ends_at, memory.take_rollback()
+        )
 
     def prepare(self, events: Sequence[Event], now: float) -> Prepared:
         finish, decided, garbage = self._backend.transact(partial(self._decide, events), now)
@@ -148,6 +150,7 @@ class Engine:
         try:
             applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True).commit()
             self._memory.outage = outage or self._memory.outage
+            self._memory.accrued_until = now
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)

@@ -1,13 +1,14 @@
 """The part of the stored state that is kept in memory, and its change by a commit."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from app.domain.batch import Applied, Batch, Shared
+from app.domain.batch import Applied, Batch, Rollback, Shared
 from app.domain.changes import Rules
 from app.domain.events import UNKNOWN
 from app.domain.instances import UNKNOWN_LABELS
+from app.domain.replicas import NO_SETTINGS, ReplicaSettings, all_projects
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals, TotalsDelta
 
 PERMANENT: Final = Totals(
@@ -33,9 +34,13 @@ class Outage:
 class Memory:
     """The totals, and a few small values. A backend loads them each time when it connects."""
 
-    def __init__(self, rules: Rules, *, hold: bool) -> None:
-        """`hold`: new series export 0 until they are released."""
+    def __init__(self, rules: Rules, *, hold: bool, settings: ReplicaSettings = NO_SETTINGS) -> None:
+        """`hold`: new series export 0 until they are released. `settings`: those of this replica."""
         self.rules = rules
+        self.settings = settings
+        self.replicas: Mapping[str, ReplicaSettings] = {}
+        """The settings of the other living replicas, by name."""
+        self._listed_projects = settings.projects
         self.totals = Totals()
         self.pending = 0
         self.projects: Mapping[str, str] = {}
@@ -53,6 +58,10 @@ class Memory:
         """
         self.outage = Outage()
         """The latest outage that this process has noticed."""
+        self.accrued_until: float | None = None
+        """The time up to which this process has added instance-seconds; None if it has not."""
+        self.rollback: Rollback | None = None
+        """The rollback that has not been reported yet."""
         self._hold = hold
         self._unreported = Totals()
         """Totals from before the last load that have not been reported to the metrics yet."""
@@ -93,13 +102,35 @@ class Memory:
         self._unreported = Totals()
         return copy_of(self.totals)
 
+    def update_replicas(self, replicas: Mapping[str, ReplicaSettings]) -> Sequence[str]:
+        """Note the other living replicas, and return the projects that at least one replica lists."""
+        self.replicas = replicas
+        self._listed_projects = all_projects([self.settings, *replicas.values()])
+        return self._listed_projects
+
+    def shared(self, lease_ends_at: float, requested: Collection[str]) -> Shared:
+        """Return the state that replicas share, without projects that no living replica lists."""
+        projects = self._listed_projects
+        return Shared(
+            lease_ends_at,
+            [project for project in requested if project in projects],
+            {project: at for project, at in self.listed.items() if project in projects},
+            self.replicas,
+        )
+
+    def take_rollback(self) -> Rollback | None:
+        """Return the rollback that has not been reported yet, for a caller who reports it."""
+        rollback, self.rollback = self.rollback, None
+        return rollback
+
     def commit(self, applied: Applied) -> Applied:
         """Make a commit's changes, and return them as they must be reported."""
+        applied.rollback = self.take_rollback()
         self.totals.update(applied.changed)
         self.totals.remove(applied.removed)
         self.pending = applied.pending
         if self.lease_ends_at is not None and applied.shared is None:
-            applied.shared = Shared(self.lease_ends_at, (), self.listed)
+            applied.shared = self.shared(self.lease_ends_at, ())
         if self._unreported:
             gone, self._unreported = self._unreported, Totals()
             gone.remove(self.totals)

@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from app.domain.batch import Applied, Batch
+from app.domain.batch import Applied, Batch, Rollback
 from app.domain.events import Event, InstanceInterrupted, InstanceName, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.ledger import LabelSetWeek, LedgerEntry, PoolWeek, Query
@@ -21,6 +21,8 @@ SLICE: Final = 500
 """Rows per transaction of periodic work. Pushes are recorded between two of these transactions."""
 READ_SECONDS: Final = 10.0
 """Maximum time for one read of the ledger."""
+KEY_PREFIX: Final = "spot-interruption-exporter"
+"""The default beginning of the keys of a shared store."""
 LEASE_SECONDS: Final = 15.0
 """The time for which a replica leads without a `sync`."""
 
@@ -43,6 +45,8 @@ class StoredState:
     """Project id to the time at which its last complete listing began."""
     lease_ends_at: float = field(default=inf, compare=False)
     """See `Shared`. Infinite if there are no other replicas."""
+    rollback: Rollback | None = field(default=None, compare=False)
+    """See `Applied`."""
 
 
 class Prepared(NamedTuple):

@@ -34,7 +34,6 @@ from app.errors import StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import SharedStore, Store, StoredState
 from app.store.redis.rows import decode_entry, decode_name_record, flatten
-from app.store.redis.rows import key as key_of
 from tests.store.conftest import LEASE_SECONDS
 from tests.store.stories import shared_store, synced
 from tests.support.examples import (
@@ -53,6 +52,7 @@ from tests.support.examples import (
 )
 from tests.support.memory import MEMORY
 from tests.support.redis import RedisServer
+from tests.support.redis import key as key_of
 
 # By hand: SIE_TEST_EXAMPLES=3000 pytest tests/store/test_machine.py --timeout 0
 EXAMPLES: Final = os.environ.get("SIE_TEST_EXAMPLES", "")

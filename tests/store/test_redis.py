@@ -4,7 +4,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -15,12 +15,13 @@ from app.domain.changes import Rules
 from app.domain.events import UNKNOWN, Event, InstanceName
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
+from app.domain.replicas import ReplicaSettings
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
 from app.store.port import SharedStore, Store
 from app.store.redis.connection import Link
-from app.store.redis.rows import SCHEMA, key
+from app.store.redis.rows import SCHEMA
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import (
     NUMBERED,
@@ -51,7 +52,7 @@ from tests.support.examples import (
 )
 from tests.support.process import LOOPBACK, eventually, free_port
 from tests.support.proxy import Proxy
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, key
 
 Client: TypeAlias = Any
 """redis-py's, whose types are those of two clients."""
@@ -63,7 +64,13 @@ LEASE: Final = key("lease")
 
 class Opener(Protocol):
     def __call__(
-        self, replica: str = ..., *, url: str = ..., rules: Rules = ..., hold: bool = ...
+        self,
+        replica: str = ...,
+        *,
+        url: str = ...,
+        rules: Rules = ...,
+        hold: bool = ...,
+        projects: Sequence[str] = ...,
     ) -> SharedStore:
         """Begin a process of that replica."""
 
@@ -90,9 +97,23 @@ def start(server: RedisServer) -> Iterator[Opener]:
     opened: list[SharedStore] = []
 
     def start(
-        replica: str = "one", *, url: str = server.url, rules: Rules = RULES, hold: bool = False
+        replica: str = "one",
+        *,
+        url: str = server.url,
+        rules: Rules = RULES,
+        hold: bool = False,
+        projects: Sequence[str] = (NAME.project,),
     ) -> SharedStore:
-        store = shared_store(open_store(url, rules, replica=replica, hold=hold, lease_seconds=LEASE_SECONDS))
+        store = shared_store(
+            open_store(
+                url,
+                rules,
+                replica=replica,
+                hold=hold,
+                settings=ReplicaSettings.make(projects, {"store.retention_days": 31}),
+                lease_seconds=LEASE_SECONDS,
+            )
+        )
         opened.append(store)
         store.sync(NOW)
         return store
@@ -438,6 +459,52 @@ def test_what_the_last_leader_has_just_listed_is_not_ended(start: Opener, client
     assert living(other) == 0
 
 
+def test_a_replica_knows_the_settings_of_the_others_as_long_as_they_live(
+    start: Opener, client: Client
+) -> None:
+    one, other = start("one", projects=["a", "b"]), start("other", projects=["b", "c"])
+
+    assert replicas(one) == {"other": ["b", "c"]}
+    assert replicas(other) == {"one": ["a", "b"]}
+    assert 0 < client.pttl(key("of", "one", "settings")) <= 60_000
+
+    client.delete(key("of", "one", "settings"))  # as a minute after its last sign of life
+    assert replicas(other) == {}
+    assert replicas(one) == {"other": ["b", "c"]}
+    assert replicas(other) == {"one": ["a", "b"]}
+
+
+def replicas(store: SharedStore) -> dict[str, Sequence[str]]:
+    """Return the projects of the other living replicas."""
+    shared = store.sync(NOW).shared
+    assert shared is not None
+    return {name: settings.projects for name, settings in shared.replicas.items()}
+
+
+def test_what_is_known_of_a_project_that_no_living_replica_lists_is_not_shown(
+    start: Opener, client: Client
+) -> None:
+    one, other = start("one", projects=["a"]), start("other", projects=["b"])
+    for project in ("a", "b"):
+        one.sync(NOW)
+        list_fleet(one, [], NOW, project=project)
+    other.apply([interrupted(name=NAME._replace(project="b"))], NOW)
+
+    assert known_of(one) == ({"a": NOW, "b": NOW}, ["b"])
+    client.delete(key("of", "other", "settings"))
+    assert known_of(one) == ({"a": NOW}, [])
+    applied = one.apply([created()], NOW)
+    assert applied.shared is not None
+    assert applied.shared.last_listed_at == {"a": NOW}
+    assert not client.exists(key("requested"))
+
+
+def known_of(store: SharedStore) -> tuple[dict[str, float], list[str]]:
+    shared = store.sync(NOW).shared
+    assert shared is not None
+    return dict(shared.last_listed_at), list(shared.requested)
+
+
 def test_only_the_replica_that_leads_shows_what_is_shared(start: Opener) -> None:
     one, other = start("one"), start("other")
     applied = one.apply([created(), interrupted(), interrupted(name=OTHER_NAME)], NOW)
@@ -465,8 +532,41 @@ def test_a_replica_that_does_not_lead_asks_the_leading_one_for_a_listing(start: 
     (outcome,) = other.apply([interrupted()], NOW).outcomes
     assert isinstance(outcome, Pending)
 
-    told = other.sync(NOW).shared, leader.sync(NOW).shared, leader.sync(NOW).shared
-    assert [shared is not None and list(shared.requested) for shared in told] == [[], [NAME.project], []]
+    assert requested(other) == []
+    assert requested(leader) == [NAME.project]
+
+    name_all(leader, [], NOW)
+    assert requested(leader) == []
+
+
+def requested(store: SharedStore) -> list[str]:
+    shared = store.sync(NOW).shared
+    assert shared is not None
+    return list(shared.requested)
+
+
+@pytest.mark.parametrize("began", [False, True], ids=["before-it-began", "before-it-ended"])
+def test_a_requested_listing_survives_its_leader(start: Opener, client: Client, began: bool) -> None:  # noqa: FBT001 - a row
+    leader, other = start("leader"), start("other")
+    leader.apply([interrupted()], NOW)
+    if began:
+        name_all(leader, [], NOW)
+    assert requested(leader) == ([] if began else [NAME.project])
+    client.delete(LEASE)  # its end, 15 s after its last sign of life
+
+    assert requested(other) == [NAME.project]
+    list_fleet(other, [], NOW)
+    client.delete(LEASE)
+    assert requested(leader) == []
+
+
+def test_a_listing_that_is_requested_while_another_is_running_is_made_after_it(start: Opener) -> None:
+    store = start()
+    name_all(store, [], NOW)
+    store.apply([interrupted()], NOW)
+    until_done(lambda now: store.end_listing(NAME.project, NOW, (), now), NOW)
+
+    assert requested(store) == [NAME.project]
 
 
 # servers that fail
@@ -676,6 +776,7 @@ def test_keys_go_by_themselves(start: Opener, client: Client) -> None:
     store.sync(NOW)
 
     lives = {one.removeprefix(key()): client.ttl(one) for one in client.keys("*")}
+    assert 0 < lives.pop("of:one:settings") <= 60
     of_events = [seconds for one, seconds in lives.items() if one.startswith(("seen:", "of:"))]
     assert len(of_events) == 6
     assert all(30 * DAY < seconds <= 31 * DAY for seconds in of_events)
@@ -712,7 +813,8 @@ def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -
         one.sync(NOW)
 
     left = {one.removeprefix(key()) for one in client.keys("*") if not one.startswith(key("seen:"))}
-    of_replicas = {f"of:{one}:{what}" for one in ("one", "other") for what in ("totals", "holder", "batch")}
+    kinds = ("totals", "holder", "batch", "settings")
+    of_replicas = {f"of:{one}:{kind}" for one in ("one", "other") for kind in kinds}
     assert left - of_replicas == {
         *("schema", "lease", "clock", "complete", "replicas"),
         *("projects", "listings", "whole", "swept"),  # a field a project
@@ -772,6 +874,36 @@ def test_a_ledger_of_many_pages_is_read_whole_and_in_order(start: Opener, server
 
     expected = sorted(((event.at, event.key) for event in events), reverse=True)
     assert ledger(server.url) == [event_key for _, event_key in expected]
+
+
+# installations on one server
+
+
+def test_installations_with_different_prefixes_on_one_database_do_not_meet(
+    client: Client, server: RedisServer
+) -> None:
+    one, other = (
+        open_store(server.url, RULES, key_prefix=prefix, replica="exporter-0", lease_seconds=LEASE_SECONDS)
+        for prefix in ("sie", "sie-staging")
+    )
+    for opened in (one, other):
+        store = shared_store(opened)
+        store.apply([created(), interrupted()], NOW)
+        store.sync(NOW)
+
+        assert interruptions(store) == {"tills": 1}
+        assert leads(store)
+        assert len(opened.ledger.interruptions(Query())) == 1
+    assert "no data of this exporter" in inspect_store(server.url)
+    assert "1 instances" in inspect_store(server.url, "sie")
+
+    keys = set(client.keys("*"))
+    mine = {one for one in keys if one.startswith(key(prefix="sie"))}
+    assert keys - mine == {one.replace(key(prefix="sie"), key(prefix="sie-staging")) for one in mine}
+    until_done(one.store.prune, NOW + 40 * DAY)
+    assert len(other.ledger.interruptions(Query())) == 1
+    for opened in (one, other):
+        opened.store.close()
 
 
 # opening and looking

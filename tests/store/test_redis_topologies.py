@@ -15,15 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis import Redis
 
+from app.domain.ledger import Query
 from app.domain.outcomes import Duplicate
 from app.errors import StartError
 from app.store.opening import open_store
-from app.store.redis.rows import key
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import interruptions, list_fleet, living, synced, until_up
 from tests.support.examples import NOW, OTHER_NAME, created, interrupted, listed
 from tests.support.process import LOOPBACK, Process, eventually, free_port, listens
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, key
 from tests.support.requirement import require
 
 SLOTS = 16384
@@ -81,6 +81,28 @@ def test_a_cluster_is_found_from_any_node_and_keeps_the_store_on_one(cluster: li
     until_up(lambda: synced(one))
     assert (interruptions(one.store), living(one.store)) == ({"tills": 1}, 1)
     for opened in (one, other):
+        opened.store.close()
+
+
+def test_a_prefix_decides_the_node_of_a_cluster_that_has_all_of_its_keys(
+    cluster: list[RedisServer],
+) -> None:
+    slots = [bounds for node in cluster for bounds in own_slots(node)]
+    for (first, last), node in zip(slots, cluster, strict=True):
+        node.client.flushall()
+        prefix = next(
+            prefix
+            for prefix in map("installation-{}".format, range(100))
+            if first <= node.client.execute_command("CLUSTER KEYSLOT", key(prefix=prefix)) <= last
+        )
+        opened = open_store(
+            cluster[0].url, RULES, key_prefix=prefix, replica="exporter-0", lease_seconds=LEASE_SECONDS
+        )
+        synced(opened).apply([created(), interrupted()], NOW)
+
+        assert interruptions(opened.store) == {"tills": 1}
+        assert opened.ledger.interruptions(Query())
+        assert node.client.dbsize() == len(node.client.keys(key("*", prefix=prefix))) > 0
         opened.store.close()
 
 

@@ -101,6 +101,11 @@ class Proxy:
         for connection in self._open:
             connection.close()
 
+    def redirect(self, port: int) -> None:
+        """Forward new connections to another port, and break the others."""
+        self._target = (LOOPBACK, port)
+        self.cut()
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:

@@ -8,12 +8,19 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from redis import Redis
 
 from tests.support.process import LOOPBACK, Process, free_port
 from tests.support.requirement import require
+
+KEY_PREFIX: Final = "spot-interruption-exporter"
+
+
+def key(*parts: str, prefix: str = KEY_PREFIX) -> str:
+    """Return the exporter's key with that name, as it is in the server."""
+    return f"{{{prefix}}}:{':'.join(parts)}"
 
 
 class RedisServer:

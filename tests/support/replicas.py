@@ -11,7 +11,7 @@ from tests.support.nginx import Nginx
 from tests.support.process import eventually
 from tests.support.program import ExporterProcess
 from tests.support.prometheus import Prometheus, Target
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, key
 from tests.support.samples import Samples
 
 SCRAPE_SECONDS: Final = 1
@@ -21,7 +21,6 @@ REFRESH_SECONDS: Final = 5
 """The interval at which a replica checks if it leads."""
 LINGER_SECONDS: Final = 2 * SCRAPE_SECONDS + 2
 """Time for two scrapes: a series that is new at the end shows 0 at the first and its value at the second."""
-PREFIX: Final = "{spot-interruption-exporter}:"
 
 SHARED: Final = frozenset(
     {
@@ -134,7 +133,7 @@ class Replicas:
 
     def end_lease(self) -> None:
         """End the lease now, instead of after 15 s."""
-        self.redis.client.delete(f"{PREFIX}lease")
+        self.redis.client.delete(key("lease"))
 
     def made(self, name: str, directory: Path) -> ExporterProcess:
         """Return a process for that name, not started yet, with its own ports."""

@@ -5,32 +5,35 @@ faster.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self, TypeVar
-from uuid import uuid4
 
-from app.domain.batch import Applied, Shared
+from app.domain.batch import Applied
+from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.store.memory import Memory
 from app.store.port import LEASE_SECONDS, NotLeadingError, Transacted, Transaction
 from app.store.redis import shared
 from app.store.redis.connection import Command, Link, LostReplyError
+from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
 from app.store.redis.rows import (
     SCHEMA,
     all_series,
     check_schema,
     decode_replica_totals,
+    decode_settings,
     encode_series,
+    encode_settings,
     flatten,
+    is_behind,
     key,
-    max_counters,
 )
 from app.store.redis.shared import SharedReplies, SharedTotals
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
-from app.store.redis.writes import replica_commands, shared_commands
+from app.store.redis.writes import replica_commands
 
 SYNC_SECONDS: Final = 5.0
 _LEASE_MARGIN_SECONDS: Final = 1.0
@@ -54,8 +57,13 @@ for n = 3, #ARGV, 2 do
 end
 return gone
 """
-_NAME_LOST: Final = "another process has started under this replica's name"
-_NAME_CONTESTED: Final = "another process is taking this replica's name"
+_REQUEST_AGAIN: Final[Sequence[Command]] = (
+    ("SUNIONSTORE", key("requested"), key("requested"), key("answering")),
+    ("DEL", key("answering")),
+)
+_LIVING_MILLISECONDS: Final = 60_000
+"""The time without a `sync` after which a replica does not live any more."""
+_NAME_CONTESTED: Final = "another process is writing under this replica's name"
 
 T = TypeVar("T")
 
@@ -71,6 +79,7 @@ class RedisBackend:
         replica: str,
         lease_seconds: float = LEASE_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`replica`: the name under which this process stores its own counters."""
         self.memory = memory
@@ -78,15 +87,15 @@ class RedisBackend:
         self._link = link
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
-        self._id = uuid4().hex
-        self._times_connected = 0
+        self._footprint = Footprint(Claim.begin(clock()))
+        self._id = self._footprint.claim.process
         self._name_lost = False
-        self._batch_id: str | None = None
-        """The last transaction under this name that the server is known to have executed."""
         self._replica = replica
         self._totals_key = key("of", replica, "totals")
         self._holder_key = key("of", replica, "holder")
         self._batch_key = key("of", replica, "batch")
+        self._settings_key = key("of", replica, "settings")
+        self._encoded_settings = encode_settings(memory.settings)
         self._retention_milliseconds = round(memory.rules.retention_seconds * 1000)
         self._needs_unwatch = False
         """The transaction has not read anything yet."""
@@ -119,19 +128,21 @@ class RedisBackend:
         commands: list[Command] = [("DEL", self._totals_key, key("complete"))] if reset_totals else []
         claimed = False
         while not claimed:
-            _, schema = self._link.ask([("WATCH", self._holder_key), ("GET", key("schema"))])
+            own = ("MGET", key("schema"), self._holder_key)
+            _, (schema, holder) = self._link.ask([("WATCH", self._holder_key), own])
             check_schema(schema)
-            claimed = self._link.commit([*commands, *self._claim()])
+            self._footprint.claim = self._footprint.claim.renewed(holder)
+            claimed = self._link.commit([*commands, *self._claim(self._footprint.claim)])
         self._load_memory()
 
     def connect(self) -> None:
         if self._link.connected:
             return
         if self._name_lost:
-            raise NameTakenError(_NAME_LOST)
+            raise NameTakenError(NAME_LOST)
         self._link.connect()
         try:
-            self._renew_token()
+            self._claim_again()
             self._load_memory()
         except LostReplyError as exc:
             raise StoreUnavailableError("redis cannot be used: the connection was lost") from exc
@@ -150,24 +161,26 @@ class RedisBackend:
         began = self._monotonic()
 
         def work(transaction: RedisTransaction) -> tuple[Applied, bool, Sequence[str]]:
-            leader, requested, *replies = transaction.read(
-                ("GET", key("lease")), ("SMEMBERS", key("requested")), *shared.COMMANDS, watch=[key("lease")]
+            leader, names, requested, answering, *replies = transaction.read(
+                ("GET", key("lease")),
+                ("ZRANGE", key("replicas"), 0, -1),
+                ("SMEMBERS", key("requested")),
+                ("SMEMBERS", key("answering")),
+                *shared.COMMANDS,
+                watch=[key("lease")],
             )
-            leads = leader in (None, self._id)
             known = SharedReplies._make(replies)
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
-            self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
-            self.memory.downtime = float(known.downtime or 0)
-            self.memory.whole = known.listed_wholly()
-            transaction.writes.commands += [
-                *(
-                    ("PEXPIRE", own, self._retention_milliseconds)
-                    for own in (self._totals_key, self._holder_key)
-                ),
-                ("ZADD", key("replicas"), now, self._replica),
-                *self._drop_own(gone),
-                *(self._lead(requested, now) if leads else ()),
-            ]
+            self._update_memory(known)
+            projects = self.memory.update_replicas(self._read_replicas(transaction, names))
+            transaction.writes.commands += [*self._keep_alive(now), *self._drop_own(gone)]
+            takes_over = leader is None
+            leads = takes_over or leader == self._id
+            if takes_over:
+                requested = [*requested, *answering]  # the last leader may not have ended these listings
+            if leads:
+                unlisted = [project for project in requested if project not in projects]
+                transaction.writes.commands += self._lead(now, unlisted, takes_over=takes_over)
             return (
                 Applied(changed=changed, removed=gone, pending=known.pending),
                 leads,
@@ -178,8 +191,36 @@ class RedisBackend:
         self.memory.lease_ends_at = (
             began + self._lease_seconds - _LEASE_MARGIN_SECONDS if leads else float("-inf")
         )
-        applied.shared = Shared(self.memory.lease_ends_at, requested, dict(self.memory.listed))
+        applied.shared = self.memory.shared(self.memory.lease_ends_at, requested)
         return applied
+
+    def _update_memory(self, known: SharedReplies) -> None:
+        self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
+        self.memory.downtime = float(known.downtime or 0)
+        self.memory.whole = known.listed_wholly()
+
+    def _keep_alive(self, now: float) -> list[Command]:
+        """Return the commands that keep this replica's keys, and publish its settings."""
+        return [
+            ("PEXPIRE", self._totals_key, self._retention_milliseconds),
+            ("PEXPIRE", self._holder_key, self._retention_milliseconds),
+            ("ZADD", key("replicas"), now, self._replica),
+            ("SET", self._settings_key, self._encoded_settings, "PX", _LIVING_MILLISECONDS),
+        ]
+
+    def _read_replicas(
+        self, transaction: RedisTransaction, names: Sequence[str]
+    ) -> Mapping[str, ReplicaSettings]:
+        """Return the settings of the living replicas apart from this one."""
+        others = [name for name in names if name != self._replica]
+        if not others:
+            return {}
+        (published,) = transaction.read(("MGET", *(key("of", name, "settings") for name in others)))
+        return {
+            name: decode_settings(value)
+            for name, value in zip(others, published, strict=True)
+            if value is not None
+        }
 
     def prune(self, before: float, now: float) -> Applied:
         ledger_more = self._transact_if_leading(lambda transaction: transaction.prune_ledger(before), now)
@@ -219,7 +260,7 @@ class RedisBackend:
                 result = work(transaction)
                 if self._needs_unwatch:
                     transaction.read()
-                if self._commit(self._commands(transaction)):
+                if self._commit(self._commands(transaction), now):
                     return result
             if self._monotonic() > until:
                 raise StoreUnavailableError("other replicas kept changing the same instances")
@@ -234,30 +275,29 @@ class RedisBackend:
         batch, writes = transaction.batch, transaction.writes
         writes.add_batch(batch, self.memory.totals, self.memory.rules.retention_seconds)
         commands = [*writes.finish(), *replica_commands(self._totals_key, batch.totals.changed)]
-        if not self._leads:
-            # The leading replica lists these projects, because interruptions wait for their instances.
-            requested = {
-                pending.event.name.project
-                for pending in batch.pending_interruptions.values()
-                if pending is not None
-            }
-            commands += [("SADD", key("requested"), *requested)] if requested else []
-        return commands
+        # The leading replica lists these projects, because interruptions wait for their instances.
+        requested = {
+            pending.event.name.project
+            for pending in batch.pending_interruptions.values()
+            if pending is not None
+        }
+        return [*commands, ("SADD", key("requested"), *requested)] if requested else commands
 
-    def _commit(self, commands: Sequence[Command]) -> bool:
+    def _commit(self, commands: Sequence[Command], now: float) -> bool:
         """Return False if something that the transaction watches has changed."""
-        batch_id = uuid4().hex
+        transaction_id, footprint = new_transaction_id(now), self._footprint
         try:
             if not self._link.commit(
-                [*commands, ("SET", self._batch_key, batch_id, "PX", self._retention_milliseconds)]
+                [*commands, ("SET", self._batch_key, transaction_id, "PX", self._retention_milliseconds)]
             ):
                 return False
         except LostReplyError:
-            # Reconnecting changes our token, which the transaction watches. So it has either run already or
-            # can never run. If it ran, its batch id is stored.
+            # Reconnecting changes our claim, which the transaction watches. So it has either run already or
+            # can never run. If it ran, its id is stored.
+            footprint.unconfirmed_id = transaction_id
             self.connect()
-            return self._batch_id == batch_id
-        self._batch_id = batch_id
+            return footprint.transaction_id == transaction_id
+        footprint.confirm(transaction_id)
         return True
 
     def _read(self, commands: Sequence[Command], watch: Sequence[str], *, leading: bool) -> list[Any]:
@@ -267,8 +307,9 @@ class RedisBackend:
         self._needs_unwatch = False
         begin.append(("WATCH", self._holder_key, *watch, *([lease] if leading else [])))
         own = ("MGET", self._holder_key, self._batch_key, lease)
-        (holder, batch_id, leader), *replies = self._link.ask([*begin, own, *commands])[len(begin) :]
-        if (holder, batch_id) != (self._token(), self._batch_id):
+        (holder, stored_id, leader), *replies = self._link.ask([*begin, own, *commands])[len(begin) :]
+        footprint = self._footprint
+        if (holder, stored_id) != (str(footprint.claim), footprint.transaction_id):
             # Another process has the name, or the server has lost data. Connecting again shows which.
             self._link.close()
             raise RetryTransactionError
@@ -279,22 +320,36 @@ class RedisBackend:
 
     # the replica's name
 
-    def _renew_token(self) -> None:
-        """Store a new token under our name, so that none of our unfinished transactions can run any more."""
-        *_, holder = self._link.ask([("UNWATCH",), ("WATCH", self._holder_key), ("GET", self._holder_key)])
-        if holder is not None and not holder.startswith(self._id):
-            raise NameTakenError(_NAME_LOST)
-        self._times_connected += 1
-        self._write_or_raise(self._claim())
+    def _claim_again(self) -> None:
+        """Claim the name again, and write what the server has lost of this process.
 
-    def _claim(self) -> list[Command]:
+        No unfinished transaction of ours can run after that.
+        """
+        own_keys = (self._holder_key, self._batch_key, key("clock"))
+        *_, (holder, stored_id, clock), own = self._link.ask(
+            [("UNWATCH",), ("WATCH", *own_keys), ("MGET", *own_keys), ("HGETALL", self._totals_key)]
+        )
+        footprint, known = self._footprint, self.memory.totals
+        rollback = footprint.find_rollback(holder, stored_id)
+        if rollback is None and is_behind(decode_replica_totals(own), known):
+            rollback = footprint.rollback_to(None)  # the server has evicted keys
+        claim = footprint.claim.renewed(holder)
+        commands = self._claim(claim)
+        if rollback is not None:
+            self.memory.rollback = rollback
+            accrued = self.memory.accrued_until
+            is_later = accrued is not None and accrued > float(clock or 0)
+            commands += restoring_commands(
+                self._totals_key, known, self.memory.settings.projects, accrued if is_later else None
+            )
+        self._write_or_raise(commands)
+        footprint.claim = claim
+
+    def _claim(self, claim: Claim) -> list[Command]:
         return [
             ("SET", key("schema"), SCHEMA, "NX"),
-            ("SET", self._holder_key, self._token(), "PX", self._retention_milliseconds),
+            ("SET", self._holder_key, str(claim), "PX", self._retention_milliseconds),
         ]
-
-    def _token(self) -> str:
-        return f"{self._id}:{self._times_connected}"
 
     def _write_or_raise(self, commands: Sequence[Command]) -> None:
         if not self._link.commit(commands):
@@ -303,8 +358,8 @@ class RedisBackend:
     # memory
 
     def _load_memory(self) -> None:
-        """Load everything. Write counters again that this process has exported and the server has lost."""
-        _, (holder, batch_id), own_reply, *replies = self._link.ask(
+        """Load everything."""
+        _, (holder, stored_id), own_reply, *replies = self._link.ask(
             [
                 ("WATCH", self._holder_key),
                 ("MGET", self._holder_key, self._batch_key),
@@ -312,20 +367,10 @@ class RedisBackend:
                 *shared.COMMANDS,
             ]
         )
-        if holder != self._token():
+        if holder != str(self._footprint.claim):
             raise StoreUnavailableError(_NAME_CONTESTED)
-        totals, lost = max_counters(self.memory.totals, decode_replica_totals(own_reply))
-        if lost:
-            self._write_or_raise(
-                [
-                    ("DEL", key("complete")),
-                    *replica_commands(self._totals_key, lost),
-                    *shared_commands(lost, lost),
-                ]
-            )
-            self._load_memory()
-            return
-        self._batch_id = batch_id
+        self._footprint.confirm(stored_id)
+        totals = decode_replica_totals(own_reply)
         known = SharedReplies._make(replies)
         changed, gone = self._shared_totals.diff(totals, known)
         if gone:
@@ -356,12 +401,16 @@ class RedisBackend:
         lease_ends_at = self.memory.lease_ends_at
         return lease_ends_at is not None and self._monotonic() < lease_ends_at
 
-    def _lead(self, requested: Sequence[str], now: float) -> list[Command]:
-        """Return the commands of the replica that leads: take what others ask for, forget absent replicas."""
+    def _lead(self, now: float, unlisted: Collection[str], *, takes_over: bool) -> list[Command]:
+        """Return the commands of the replica that leads: renew the lease, and forget absent replicas.
+
+        Forget also the requests for projects that no replica lists.
+        """
         oldest = now - self.memory.rules.retention_seconds
         return [
             ("SET", key("lease"), self._id, "PX", round(self._lease_seconds * 1000)),
-            *([("SREM", key("requested"), *requested)] if requested else ()),
+            *(_REQUEST_AGAIN if takes_over else ()),
+            *([("SREM", key("requested"), *unlisted)] if unlisted else ()),
             ("ZREMRANGEBYSCORE", key("replicas"), "-inf", f"({oldest!r}"),
         ]
 

@@ -18,9 +18,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from app.errors import StoreUnavailableError
+from app.store.port import KEY_PREFIX
 
-PREFIX: Final = "{spot-interruption-exporter}:"
-"""The beginning of every key. The braces make a cluster keep all keys on one node."""
 SENTINEL: Final = "+sentinel"
 """The end of the URL's scheme if sentinels know the server."""
 _CONNECT_SECONDS: Final = 1.0
@@ -29,7 +28,15 @@ _PAUSE_SECONDS: Final = 0.25
 """The time without any attempt to connect after a failure."""
 _SENTINEL_PORT: Final = 26379
 
+
+class Key(str):
+    """The name of a key, without the prefix that the link adds."""
+
+    __slots__ = ()
+
+
 Command: TypeAlias = tuple[str | int | float, ...]
+"""The words of a command. Each key in it is a `Key`."""
 
 _BROKEN: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 
@@ -45,8 +52,12 @@ class Link:
     twice, because only the caller knows the meaning of a lost reply.
     """
 
-    def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, url: str, *, key_prefix: str = KEY_PREFIX, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`key_prefix` separates the keys of this installation from those of another one."""
         self._url = url
+        self._prefix = f"{{{key_prefix}}}:"  # the braces make a cluster keep all keys on one node
         self._monotonic = monotonic
         self._connection: AbstractConnection | None = None
         self._retry_at = float("-inf")
@@ -64,7 +75,7 @@ class Link:
         if not at_once and self._monotonic() < self._retry_at:
             raise StoreUnavailableError("redis cannot be reached")
         try:
-            self._connection = connect(self._url)
+            self._connection = _connect(self._url, self._prefix)
         except (RedisError, OSError) as exc:
             self._lose()
             raise _away(exc) from exc
@@ -76,7 +87,7 @@ class Link:
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Return the commands' replies, after one round trip."""
         connection = self._connected()
-        packed = _packed(connection, commands)
+        packed = self._packed(connection, commands)
         try:
             connection.send_packed_command(packed, check_health=False)
             return [connection.read_response() for _ in commands]
@@ -93,7 +104,7 @@ class Link:
         Raises LostReplyError if the result is unknown.
         """
         connection = self._connected()
-        packed = _packed(connection, [("MULTI",), *commands, ("EXEC",)])
+        packed = self._packed(connection, [("MULTI",), *commands, ("EXEC",)])
         try:
             connection.send_packed_command(packed, check_health=False)
             for _ in range(len(commands) + 1):
@@ -126,14 +137,22 @@ class Link:
             raise StoreUnavailableError("redis cannot be reached")
         return self._connection
 
+    def _packed(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
+        """Return all commands in one piece, because redis-py makes one system call for each piece."""
+        prefix = self._prefix
+        full = [
+            [prefix + word if isinstance(word, Key) else word for word in command] for command in commands
+        ]
+        return [b"".join(connection.pack_commands(full))]
+
     def _lose(self) -> None:
         """Close the connection, and do not connect for a moment."""
         self.close()
         self._retry_at = self._monotonic() + _PAUSE_SECONDS
 
 
-def connect(url: str) -> AbstractConnection:
-    """Return a connection to the node that accepts writes.
+def _connect(url: str, prefix: str) -> AbstractConnection:
+    """Return a connection to the node that accepts writes of keys with that prefix.
 
     Raises RedisError, OSError or, for a bad URL, ValueError or TypeError.
 
@@ -146,7 +165,7 @@ def connect(url: str) -> AbstractConnection:
     connection.send_command("INFO", "cluster", check_health=False)
     if "cluster_enabled:1" in connection.read_response():
         connection.disconnect()
-        connection = _node_of_cluster(url)
+        connection = _node_of_cluster(url, prefix)
     connection.update_current_socket_timeout(_REPLY_SECONDS)
     return connection
 
@@ -174,10 +193,10 @@ def _sentinel(url: str) -> AbstractConnection:
     return _connection_of(finders.master_for(parts.path.strip("/"), redis_class=Redis))
 
 
-def _node_of_cluster(url: str) -> AbstractConnection:
+def _node_of_cluster(url: str, prefix: str) -> AbstractConnection:
     cluster = RedisCluster.from_url(url, **_options())
     try:
-        node = cluster.get_node_from_key(PREFIX)
+        node = cluster.get_node_from_key(prefix)
         if node is None:
             raise RedisConnectionError("no node of the Redis Cluster serves the exporter's keys")
         connection = _connection_of(cluster.get_redis_connection(node))
@@ -193,11 +212,6 @@ def _connection_of(client: Redis) -> AbstractConnection:
     connection = pool.make_connection()
     assert isinstance(connection, AbstractConnection)  # noqa: S101 - every pool makes this class
     return connection
-
-
-def _packed(connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
-    """Return all commands in one piece, because redis-py makes one system call for each piece."""
-    return [b"".join(connection.pack_commands(commands))]
 
 
 def _options() -> dict[str, Any]:

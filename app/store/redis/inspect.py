@@ -13,9 +13,9 @@ _LETTER: Final = "[bcdfghjklmnpqrstvwxz2456789]"
 _TEMPORARY_NAME: Final = re.compile(rf".+-{_LETTER}{{6,10}}-{_LETTER}{{5}}|[0-9a-f]{{12}}")
 
 
-def inspect_redis(url: str) -> str:
+def inspect_redis(url: str, key_prefix: str) -> str:
     """Describe what is stored there; change nothing. Raises StartError."""
-    link = Link(url)
+    link = Link(url, key_prefix=key_prefix)
     try:
         link.connect()
         schema, instances, interruptions = link.ask(
@@ -31,9 +31,9 @@ def inspect_redis(url: str) -> str:
     return f"redis holds {instances} instances and {interruptions} interruptions"
 
 
-def warnings_at(url: str) -> Sequence[str]:
+def warnings_at(url: str, key_prefix: str) -> Sequence[str]:
     """Return reasons why the server at the URL might lose acknowledged events; empty if it is away."""
-    link = Link(url)
+    link = Link(url, key_prefix=key_prefix)
     try:
         link.connect()
         return tuple(warnings_of(link))

@@ -1,5 +1,7 @@
 """The keys of the Redis store, and its values: JSON lists, because they are short and readable.
 
+Each key begins with `store.key_prefix` in braces and a colon, which the link adds.
+
 schema                    version of all this
 seen:<event key>          exists as long as the event is remembered
 name:<instance path>      hash; field i:<identity> is an incarnation, p:<event key> a pending interruption,
@@ -21,11 +23,13 @@ whole                     the same, of the last listing that read every zone
 swept                     the same, of the last listing that ended unlisted instances
 named:<project>           ids of the instances that a listing has named so far, and the mark of that listing
 requested                 projects that should be listed soon
+answering                 requested projects whose listing has begun
 complete                  time since when all event keys are recorded
 clock                     time up to which instance-seconds were added
 downtime                  seconds for which no exporter ran
 lease                     process that does the periodic work
 replicas                  names of the replicas, by the time at which each was last seen
+of:<replica>:settings     settings that the replica publishes; exists as long as it lives
 of:<replica>:totals       counters of that replica
 of:<replica>:holder       connection, of one process, that may write under this name
 of:<replica>:batch        id of the replica's last transaction
@@ -40,9 +44,10 @@ from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
+from app.domain.replicas import ReplicaSettings
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.errors import StartError
-from app.store.redis.connection import PREFIX
+from app.store.redis.connection import Key
 
 SCHEMA: Final = 2
 """Version 1 was of development versions from before the first release."""
@@ -119,9 +124,9 @@ class LifetimeRow(NamedTuple):
     released: bool
 
 
-def key(*parts: str) -> str:
+def key(*parts: str) -> Key:
     """Return the key with that name."""
-    return PREFIX + ":".join(parts)
+    return Key(":".join(parts))
 
 
 def check_schema(schema: str | None) -> None:
@@ -129,7 +134,7 @@ def check_schema(schema: str | None) -> None:
     if schema is None:
         return
     if not schema.isdecimal():
-        raise StartError(f"redis has data of another program under {key('schema')}")
+        raise StartError("redis has data of another program under the exporter's key `schema`")
     if int(schema) > SCHEMA:
         raise StartError(f"redis has schema {schema}, newer than this program's {SCHEMA}")
     if int(schema) < SCHEMA:
@@ -142,6 +147,16 @@ def check_schema(schema: str | None) -> None:
 def pairs(reply: Pairs) -> Iterator[tuple[str, str]]:
     """Return the pairs of a flat reply."""
     return zip(reply[::2], reply[1::2], strict=True)
+
+
+def encode_settings(settings: ReplicaSettings) -> str:
+    """Return the value of a replica's settings."""
+    return dumps(dict(settings.values))
+
+
+def decode_settings(value: str) -> ReplicaSettings:
+    """Return a replica's settings."""
+    return ReplicaSettings(json.loads(value))
 
 
 def flatten(items: Iterable[tuple[Any, Any]]) -> list[Any]:
@@ -364,20 +379,22 @@ def decode_replica_totals(reply: Pairs) -> Totals:
     return totals
 
 
-def max_counters(memory: Totals, stored: Totals) -> tuple[Totals, Totals]:
-    """Return a replica's counters, none below its value in memory, and the rows that the server has lost."""
-    own, lost = Totals(), Totals()
-    own.update(stored)
-    for labels, row in memory.label_sets.items():
-        if _is_ahead(row, stored.label_sets.get(labels) or LabelSetTotals(labels), _label_set_counters):
-            own.label_sets[labels] = lost.label_sets[labels] = row
-    for name, cluster in memory.clusters.items():
-        if _is_ahead(cluster, stored.clusters.get(name) or ClusterTotals(name), _cluster_counters):
-            own.clusters[name] = lost.clusters[name] = cluster
-    for pair, lifetime in memory.lifetimes.items():
-        if _is_ahead(lifetime, stored.lifetimes.get(pair) or LifetimeTotals(*pair), _lifetime_counters):
-            own.lifetimes[pair] = lost.lifetimes[pair] = lifetime
-    return own, lost
+def is_behind(stored: Totals, memory: Totals) -> bool:
+    """Return True if the server has lost some of a replica's counters that are in memory."""
+    return (
+        any(
+            _is_ahead(row, stored.label_sets.get(labels) or LabelSetTotals(labels), _label_set_counters)
+            for labels, row in memory.label_sets.items()
+        )
+        or any(
+            _is_ahead(cluster, stored.clusters.get(name) or ClusterTotals(name), _cluster_counters)
+            for name, cluster in memory.clusters.items()
+        )
+        or any(
+            _is_ahead(lifetime, stored.lifetimes.get(pair) or LifetimeTotals(*pair), _lifetime_counters)
+            for pair, lifetime in memory.lifetimes.items()
+        )
+    )
 
 
 def _is_ahead(row: _Row, stored: _Row, counters: Callable[[_Row], Sequence[float]]) -> bool:

@@ -162,6 +162,7 @@ class RedisTransaction:
             ("DEL", named),
             ("SADD", named, _mark(listing)),
             ("EXPIRE", named, _LISTING_SECONDS),
+            ("SMOVE", key("requested"), key("answering"), listing.project),
         ]
 
     def drop_listing(self, listing: Listing) -> None:
@@ -203,6 +204,7 @@ class RedisTransaction:
     def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
         times = ("listings", *(("swept",) if swept else ()), *(("whole",) if whole else ()))
         self.writes.commands += [("HSET", key(time), listing.project, repr(began)) for time in times]
+        self.writes.commands.append(("SREM", key("answering"), listing.project))
         self.drop_listing(listing)
 
     # pruning

@@ -318,7 +318,7 @@ def _incidents(snapshot: Snapshot) -> Iterator[Check]:
     if number := snapshot.self_metrics.value("store_resets_total"):
         yield Check(
             "Store",
-            f"Found damaged and moved aside {count_noun(number, 'time')} since the start.",
+            f"Found damaged, or with older data than before, {count_noun(number, 'time')} since the start.",
             State.ATTENTION,
             "The log says what was kept and what was lost.",
             "SpotInterruptionExporterStoreReset",
