@@ -282,6 +282,8 @@ class Batch:
             found = {identity: archive[identity] for identity in identities if identity in archive}
             incarnations = {**found, **incarnations}
         listed_at = self._listed.get(name.project)
+        if listed_at is not None and listed_at > self._now:
+            listed_at = self._now  # the exporter's clock was ahead when that listing began
         return Known(seen, incarnations, tuple(pending.values()) if pending else (), listed_at)
 
     def _apply_decision(self, name: InstanceName, decision: Decision) -> Outcome:

@@ -77,6 +77,9 @@ class Engine:
 
     def expire(self, now: float) -> Applied:
         def work(transaction: Transaction) -> Applied:
+            if _downtime(transaction.accrued_until(), now):
+                # The clock has jumped, or no exporter ran. The next beat takes that out of the grace periods.
+                return self._applied(transaction)
             due = transaction.load_due()
             ended = [transaction.batch.end_grace(pending) for pending in due.pending]
             outcomes = [outcome for outcome in ended if outcome is not None]

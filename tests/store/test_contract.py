@@ -19,6 +19,7 @@ from tests.store.stories import (
     NUMBERED,
     TEACHES,
     interruptions,
+    keep_running,
     list_fleet,
     living,
     name,
@@ -299,8 +300,19 @@ def test_the_grace_goes_on_after_an_outage(reopen: Opener) -> None:
     store = reopen()
     store.accrue_instance_seconds(later)
 
+    keep_running(store, later, later + GRACE)
     assert not store.expire(later + GRACE - 1).counted
     assert [row.counted_as for row in store.expire(later + GRACE).counted] == [UNKNOWN]
+
+
+def test_a_jump_of_the_clock_ends_no_grace_before_it_is_noticed(store: Store) -> None:
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW)
+
+    assert not store.expire(NOW + DAY).counted
+    keep_running(store, NOW + DAY, NOW + DAY + GRACE)
+    assert not store.expire(NOW + DAY + GRACE - 1).counted
+    assert len(store.expire(NOW + DAY + GRACE).counted) == 1
 
 
 def test_a_grace_that_began_while_the_clock_was_ahead_ends_in_time(store: Store) -> None:
@@ -332,12 +344,21 @@ def test_a_listing_made_by_a_clock_that_was_ahead_does_not_protect_instances(sto
     assert living(store) == 0
 
 
+def test_a_listing_that_began_while_the_clock_was_ahead_ends_no_later_creation(store: Store) -> None:
+    list_fleet(store, [], NOW + DAY)
+
+    store.apply([created(at=NOW)], NOW + 1)
+
+    assert living(store) == 1
+
+
 def test_a_clock_that_jumps_and_comes_back_makes_the_grace_a_minute_longer_at_most(store: Store) -> None:
     store.accrue_instance_seconds(NOW)
     store.apply([interrupted()], NOW)
     store.accrue_instance_seconds(NOW + DAY)
     store.accrue_instance_seconds(NOW + 60)
 
+    keep_running(store, NOW + 60, NOW + GRACE)
     assert not store.expire(NOW + GRACE - 1).counted
     assert len(store.expire(NOW + GRACE + 60).counted) == 1
 

@@ -7,7 +7,7 @@ from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
 from app.store.port import OpenedStore, Store
 from tests.store.conftest import RULES, Opener
-from tests.store.stories import interruptions, list_fleet, living
+from tests.store.stories import interruptions, keep_running, list_fleet, living
 from tests.support.examples import (
     DAY,
     GRACE,
@@ -65,8 +65,10 @@ def test_an_interruption_that_was_pushed_is_not_counted_again(opened: OpenedStor
 
 def test_an_interruption_of_an_unknown_instance_is_pending_and_keeps_its_source(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW - DAY)
+    keep_running(store, NOW, NOW)
 
     assert store.recover([FOUND], NOW, NOW).outcomes == [Pending(NAME.project)]
+    keep_running(store, NOW, NOW + GRACE)
     (counted,) = store.expire(NOW + GRACE).counted
 
     assert (counted.counted_as, counted.found_by) == (UNKNOWN, "operation")
@@ -115,6 +117,7 @@ def test_a_push_that_waits_for_its_instance_completes_the_row_later(opened: Open
     store.apply([PUSHED], NOW + 60)
     store.recover([FOUND], NOW + 61, NOW + 61)
 
+    keep_running(store, NOW, NOW + 60 + GRACE)
     store.expire(NOW + 60 + GRACE)
 
     assert rows(opened) == [(UNKNOWN, UNKNOWN, "push")]
