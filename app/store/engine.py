@@ -11,6 +11,7 @@ from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.reconcile import may_end_unlisted
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
+from app.store.memory import downtime_at
 from app.store.port import (
     Backend,
     Listing,
@@ -26,8 +27,6 @@ T = TypeVar("T")
 
 _MAX_ACCRUED_SECONDS: Final = 3600.0
 """The most that one call adds per instance. The exporter knows nothing about a longer gap."""
-_LONGEST_BEAT_SECONDS: Final = 300.0
-"""Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 _DAY_SECONDS: Final = 86400.0
 _NOTHING_UNLISTED: Final = Unlisted((), None)
 
@@ -77,9 +76,6 @@ class Engine:
 
     def expire(self, now: float) -> Applied:
         def work(transaction: Transaction) -> Applied:
-            if _downtime(transaction.accrued_until(), now):
-                # The clock has jumped, or no exporter ran. The next beat takes that out of the grace periods.
-                return self._applied(transaction)
             due = transaction.load_due()
             ended = [transaction.batch.end_grace(pending) for pending in due.pending]
             outcomes = [outcome for outcome in ended if outcome is not None]
@@ -98,13 +94,14 @@ class Engine:
                 if row.instances:
                     changes.label_set(row.labels).instance_seconds += row.instances * elapsed
             transaction.set_accrued_until(now)
-            downtime = max(self._memory.downtime + _downtime(since, now), 0.0)
+            downtime = downtime_at(now, self._memory.downtime, since)
             if downtime != self._memory.downtime:
                 transaction.set_downtime(downtime)
             return self._applied(transaction), downtime
 
         try:
             applied, self._memory.downtime = self._backend.transact(work, now, leading=True).commit()
+            self._memory.beat_at = now
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)
@@ -238,14 +235,6 @@ class Engine:
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)
-
-
-def _downtime(since: float | None, now: float) -> float:
-    """Return the seconds without an exporter since the last beat; negative if the clock was set back."""
-    if since is None:
-        return 0.0
-    gap = now - since
-    return gap if gap > _LONGEST_BEAT_SECONDS or gap < 0 else 0.0
 
 
 class SharedEngine(Engine):

@@ -157,7 +157,7 @@ class RedisBackend:
             known = SharedReplies._make(replies)
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
             self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
-            self.memory.downtime = float(known.downtime or 0)
+            self.memory.downtime, self.memory.beat_at = float(known.downtime or 0), known.beat_at()
             self.memory.whole = known.listed_wholly()
             transaction.writes.commands += [
                 *(
@@ -338,6 +338,7 @@ class RedisBackend:
             projects=known.project_ids(),
             listed=known.listed(),
             downtime=float(known.downtime or 0),
+            beat_at=known.beat_at(),
             whole=known.listed_wholly(),
         )
 
