@@ -390,6 +390,15 @@ def test_each_of_many_lives_of_a_name_is_found_by_its_id(reopen: Opener) -> None
     assert {type(outcome) for outcome in store.apply(late, NOW + 101).outcomes} == {Duplicate}
 
 
+def test_many_unknown_lives_of_a_name_take_the_labels_of_a_known_one(store: Store) -> None:
+    store.apply([created("0", 100.0), interrupted("0", 500.0)], NOW)
+    for number in range(1, 2 * MAX_INCARNATIONS):
+        store.apply([interrupted(str(number), 1000.0 + number)], NOW + number)
+        store.expire(NOW + number + GRACE)
+
+    assert interruptions(store) == {"tills": 2 * MAX_INCARNATIONS}
+
+
 def test_the_lives_of_a_name_are_found_after_its_project_is_known(store: Store) -> None:
     lives = [str(number) for number in range(2 * MAX_INCARNATIONS)]
     for number, life in enumerate(lives):
