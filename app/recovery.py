@@ -127,8 +127,14 @@ class Recovery:
         return await self._turns.read(reading, project, record)
 
     def _recover(self, store: Store, now: float, *, project: str, lines: Sequence[bytes]) -> Applied:
-        # While the exporter or its store was away, no push could come, and a backlog may follow.
-        settled_before = now - self._settle_seconds
-        if self._metrics.store_available_since >= settled_before:
-            settled_before = float("-inf")
-        return store.recover(parse_operations(project, lines), settled_before, now)
+        settled = settled_before(now, self._metrics.store_available_since, self._settle_seconds)
+        return store.recover(parse_operations(project, lines), settled, now)
+
+
+def settled_before(now: float, available_since: float, settle_seconds: float) -> float:
+    """Return the time from which on an operation is left to its push.
+
+    While the exporter or its store was away, no push could come, and a backlog may follow.
+    """
+    settled = now - settle_seconds
+    return float("-inf") if available_since >= settled else settled
