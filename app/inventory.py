@@ -5,15 +5,15 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, assert_never
+from typing import Final
 
 from app.domain.batch import Applied, Shared
 from app.domain.replicas import all_projects
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, parse_lines, read_project
+from app.gcp.listing import PAGE_SECONDS, Progress, Summary, parse_lines, read_project
 from app.metrics import Metrics
 from app.periodic import POLL_SECONDS
 from app.project_tasks import ProjectTasks
@@ -223,6 +223,16 @@ class Inventory:
         perform, project = self._recorder.perform, listed.id
         await perform(lambda store, now: store.begin_listing(project, now))
         logged_at = time.monotonic()
+
+        async def record(lines: Sequence[bytes]) -> None:
+            await perform(partial(_record, project=project, began=began, lines=lines))
+
+        def report(progress: Progress) -> None:
+            nonlocal logged_at
+            if progress.retrying or time.monotonic() - logged_at >= _PROGRESS_SECONDS:
+                logged_at = time.monotonic()
+                _log_progress(project, progress)
+
         listing = read_project(
             project,
             "instances",
@@ -231,19 +241,7 @@ class Inventory:
             max_lines=SLICE,
             page_seconds=self._page_seconds,
         )
-        async with aclosing(listing) as parts:
-            while part := await self._turns.read(parts, listed):
-                match part:
-                    case Lines():
-                        await perform(partial(_record, project=project, began=began, lines=part.lines))
-                    case Progress():
-                        if part.retrying or time.monotonic() - logged_at >= _PROGRESS_SECONDS:
-                            logged_at = time.monotonic()
-                            _log_progress(project, part)
-                    case Summary():
-                        summary = part
-                    case _:
-                        assert_never(part)
+        summary = await self._turns.read(listing, listed, record, report)
         if summary.complete:
             await self._end(project, began, summary)
         return summary

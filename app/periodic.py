@@ -58,9 +58,12 @@ class PeriodicTasks:
     async def run(self) -> None:
         """Run the tasks that are due, until cancelled."""
         while True:
-            due = self._due(asyncio.get_running_loop().time())
-            done = [await self._run(name, work) for name, work in due]
-            await asyncio.sleep(self._poll_seconds if all(done) else self._retry_seconds)
+            done = await self.run_due(asyncio.get_running_loop().time())
+            await asyncio.sleep(self._poll_seconds if done else self._retry_seconds)
+
+    async def run_due(self, now: float) -> bool:
+        """Run the tasks that are due at this time of the loop. Return False if one of them failed."""
+        return all([await self._run(name, work) for name, work in self._due(now)])
 
     def _due(self, now: float) -> list[tuple[str, Work]]:
         due: list[tuple[str, Work]] = []

@@ -4,14 +4,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from contextlib import aclosing
 from functools import partial
-from typing import assert_never
 
 from app.domain.batch import Applied
 from app.domain.outcomes import Pending
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Lines, Progress, Summary, read_project
+from app.gcp.listing import PAGE_SECONDS, Summary, read_project
 from app.gcp.operations import parse_operations
 from app.inventory import DEADLINE_SECONDS, JITTER, SLICE, Inventory
 from app.metrics import Metrics
@@ -137,21 +135,14 @@ class Recovery:
             max_lines=SLICE,
             page_seconds=self._page_seconds,
         )
-        async with aclosing(reading) as parts:
-            while part := await self._turns.read(parts, project):
-                match part:
-                    case Lines():
-                        work = partial(self._recover, project=project.id, lines=part.lines)
-                        applied = await self._recorder.perform(work)
-                        if any(isinstance(outcome, Pending) for outcome in applied.outcomes):
-                            self._inventory.request(project.id)
-                    case Progress():
-                        pass
-                    case Summary():
-                        summary = part
-                    case _:
-                        assert_never(part)
-        return summary
+
+        async def record(lines: Sequence[bytes]) -> None:
+            work = partial(self._recover, project=project.id, lines=lines)
+            applied = await self._recorder.perform(work)
+            if any(isinstance(outcome, Pending) for outcome in applied.outcomes):
+                self._inventory.request(project.id)
+
+        return await self._turns.read(reading, project, record)
 
     def _recover(self, store: Store, now: float, *, project: str, lines: Sequence[bytes]) -> Applied:
         return store.recover(parse_operations(project, lines), self._settle_seconds, now)

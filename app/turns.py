@@ -1,12 +1,13 @@
 """The turns of the projects: one child process at a time reads their instances or operations."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import assert_never
 
 from app.errors import InventoryUnavailableError
-from app.gcp.listing import Part, Progress
+from app.gcp.listing import Lines, Part, Progress, Summary
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -68,11 +69,32 @@ class Turns:
             async with self._free:
                 self._free.notify_all()
 
-    async def read(self, parts: AsyncGenerator[Part, None], project: Participant) -> Part | None:
-        """Return the reading's next part; None after the last.
+    async def read(
+        self,
+        reading: AsyncGenerator[Part, None],
+        project: Participant,
+        record: Callable[[Sequence[bytes]], Awaitable[None]],
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> Summary:
+        """Record the lines of a project's reading, report its progress, and return its summary.
 
-        Raises InventoryUnavailableError if the reading is postponed.
+        Raises what `record` raises, and InventoryUnavailableError if the reading fails or is postponed.
         """
+        async with aclosing(reading) as parts:
+            while part := await self._next_part(parts, project):
+                match part:
+                    case Lines():
+                        await record(part.lines)
+                    case Progress():
+                        report(part)
+                    case Summary():
+                        summary = part
+                    case _:
+                        assert_never(part)
+        return summary
+
+    async def _next_part(self, parts: AsyncGenerator[Part, None], project: Participant) -> Part | None:
+        """Return the reading's next part; None after the last."""
         loop = asyncio.get_running_loop()
         if self._retrying is None:
             self._page_at = loop.time()  # recording the last part may have waited for the store

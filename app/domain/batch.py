@@ -35,7 +35,7 @@ from app.domain.events import (
     Listed,
 )
 from app.domain.failures import is_final_failure
-from app.domain.instances import OTHER_LABELS, Instance, Labels, PendingInterruption
+from app.domain.instances import OTHER_LABELS, UNDESCRIBED, Instance, Labels, PendingInterruption
 from app.domain.outcomes import Counted, Outcome
 from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals, TotalsDelta
@@ -304,6 +304,8 @@ class Batch:
             found = {identity: archive[identity] for identity in identities if identity in archive}
             incarnations = {**found, **incarnations}
         listed_at = self._listed.get(name.project)
+        if listed_at is not None and listed_at > self._now:
+            listed_at = self._now  # the exporter's clock was ahead when that listing began
         return Known(seen, incarnations, tuple(pending.values()) if pending else (), listed_at)
 
     def _apply_decision(self, name: InstanceName, decision: Decision) -> Outcome:
@@ -347,7 +349,12 @@ class Batch:
         and a stock-out can repeat it for weeks.
         """
         incarnations = self._incarnations[name]
-        ended = [instance for instance in incarnations.values() if not instance.alive]
+        described = [instance for instance in incarnations.values() if instance.kind is not UNDESCRIBED]
+        # An interruption of an unknown incarnation takes its labels.
+        newest = max(described, key=created_at_or_start_of_time, default=None)
+        ended = [
+            instance for instance in incarnations.values() if not instance.alive and instance is not newest
+        ]
         ended.sort(key=lambda instance: (instance.recorded_at, created_at_or_start_of_time(instance)))
         for instance in ended[: len(incarnations) - MAX_INCARNATIONS]:
             del incarnations[instance.identity]

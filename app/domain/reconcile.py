@@ -32,7 +32,7 @@ def observe_listed(listed: Listed, known: Known, began: float, now: float) -> Se
     if before is None:
         instance = _discovered(listed, began, now)
     else:
-        instance = _updated(draft.rename(before, listed.id), listed, began)
+        instance = _updated(draft.rename(before, listed.id), listed, began, now)
     instance = order_among_incarnations(instance, draft)
     if instance != before or not 0 <= now - instance.recorded_at <= _REWRITE_SECONDS:
         draft.keep(instance._replace(recorded_at=now))
@@ -96,11 +96,11 @@ def _discovered(listed: Listed, began: float, now: float) -> Instance:
     )
 
 
-def _updated(before: Instance, listed: Listed, began: float) -> Instance:
+def _updated(before: Instance, listed: Listed, began: float, now: float) -> Instance:
     started_at = max((at for at in (before.started_at, listed.started_at) if at is not None), default=None)
     interrupted_at = before.interrupted_at
     restarted = interrupted_at is not None and started_at is not None and started_at > interrupted_at
-    alive = not before.deleted and _lives(before, listed, began, restarted=restarted)
+    alive = not before.deleted and _lives(before, listed, began, now, restarted=restarted)
     return before._replace(
         kind=_kind(before, listed),
         node=_node(before, listed),
@@ -113,13 +113,14 @@ def _updated(before: Instance, listed: Listed, began: float) -> Instance:
     )
 
 
-def _lives(before: Instance, listed: Listed, began: float, *, restarted: bool) -> bool:
+def _lives(before: Instance, listed: Listed, began: float, now: float, *, restarted: bool) -> bool:
     if not listed.alive or before.alive:
         return listed.alive
     # An interrupted instance can be listed as running for minutes. Only a later start proves that it lives.
     if before.interrupted_at is not None:
         return restarted
-    return before.ended_at is None or before.ended_at <= began
+    # An end after now is the time of a listing that began while the exporter's clock was ahead.
+    return before.ended_at is None or not began < before.ended_at <= now
 
 
 def _kind(before: Instance, listed: Listed) -> Kind:

@@ -14,7 +14,7 @@ from app.domain.instances import PendingInterruption
 from app.domain.reconcile import may_end_unlisted
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store.memory import Outage
+from app.store.memory import Outage, downtime_at
 from app.store.port import (
     Backend,
     Listing,
@@ -32,8 +32,6 @@ T = TypeVar("T")
 
 _MAX_ACCRUED_SECONDS: Final = 3600.0
 """The most that one call adds per instance. The exporter knows nothing about a longer gap."""
-_LONGEST_BEAT_SECONDS: Final = 300.0
-"""Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 _MAX_TRIES: Final = 3
 """Attempts to end the grace period of an interruption that meets a bug."""
 _DAY_SECONDS: Final = 86400.0
@@ -142,7 +140,7 @@ class Engine:
                 if row.instances:
                     changes.label_set(row.labels).instance_seconds += row.instances * elapsed
             transaction.set_accrued_until(now)
-            downtime = max(self._memory.downtime + _downtime(since, now), 0.0)
+            downtime = downtime_at(now, self._memory.downtime, since)
             if downtime != self._memory.downtime:
                 transaction.set_downtime(downtime)
             return self._applied(transaction), downtime, _outage(since, now)
@@ -151,6 +149,7 @@ class Engine:
             applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True).commit()
             self._memory.outage = outage or self._memory.outage
             self._memory.accrued_until = now
+            self._memory.beat_at = now
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)
@@ -286,17 +285,9 @@ class Engine:
         return self._memory.commit(applied)
 
 
-def _downtime(since: float | None, now: float) -> float:
-    """Return the seconds without an exporter since the last beat; negative if the clock was set back."""
-    if since is None:
-        return 0.0
-    gap = now - since
-    return gap if gap > _LONGEST_BEAT_SECONDS or gap < 0 else 0.0
-
-
 def _outage(since: float | None, now: float) -> Outage | None:
     """Return the time without an exporter since the last beat; None if there was none."""
-    return Outage(since, now) if since is not None and _downtime(since, now) > 0 else None
+    return Outage(since, now) if since is not None and downtime_at(now, 0.0, since) > 0 else None
 
 
 class SharedEngine(Engine):

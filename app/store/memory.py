@@ -11,6 +11,8 @@ from app.domain.instances import UNKNOWN_LABELS
 from app.domain.replicas import NO_SETTINGS, ReplicaSettings, all_projects
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals, TotalsDelta
 
+_LONGEST_BEAT_SECONDS: Final = 300.0
+"""Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 PERMANENT: Final = Totals(
     {UNKNOWN_LABELS: LabelSetTotals(UNKNOWN_LABELS)},
     {UNKNOWN: ClusterTotals(UNKNOWN)},
@@ -62,13 +64,16 @@ class Memory:
         """The time up to which this process has added instance-seconds; None if it has not."""
         self.rollback: Rollback | None = None
         """The rollback that has not been reported yet."""
+        self.beat_at: float | None = None
+        """The time up to which instance-seconds were added, and to which `downtime` refers."""
         self._hold = hold
         self._unreported = Totals()
         """Totals from before the last load that have not been reported to the metrics yet."""
 
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
-        return Batch(self.delta(self.totals, now), self.rules, now, downtime=self.downtime, listed=self.whole)
+        downtime = downtime_at(now, self.downtime, self.beat_at)
+        return Batch(self.delta(self.totals, now), self.rules, now, downtime=downtime, listed=self.whole)
 
     def delta(self, base: Totals, now: float) -> TotalsDelta:
         """Return an empty delta over these totals."""
@@ -82,6 +87,7 @@ class Memory:
         projects: Mapping[str, str],
         listed: Mapping[str, float],
         downtime: float,
+        beat_at: float | None,
         whole: Mapping[str, float],
     ) -> None:
         """Replace everything by what is stored."""
@@ -91,6 +97,7 @@ class Memory:
         self.projects = projects
         self.listed = dict(listed)
         self.downtime = downtime
+        self.beat_at = beat_at
         self.whole = dict(whole)
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
@@ -138,6 +145,15 @@ class Memory:
             applied.removed = gone
             applied.changed = copy_of(self.totals)
         return applied
+
+
+def downtime_at(now: float, downtime: float, beat_at: float | None) -> float:
+    """Return the downtime up to now, from the downtime up to the last beat.
+
+    A jump of the clock is downtime too. If the clock was set back, the downtime becomes shorter.
+    """
+    gap = 0.0 if beat_at is None else now - beat_at
+    return max(downtime + gap, 0.0) if gap > _LONGEST_BEAT_SECONDS or gap < 0 else downtime
 
 
 def copy_of(totals: Totals) -> Totals:

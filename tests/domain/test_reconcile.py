@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, TypeAlias
 
 import pytest
@@ -482,12 +481,20 @@ def test_a_missing_instance_lives_again_once_it_is_listed() -> None:
     assert simulator.living == {"1"}
 
 
-def test_a_missing_instance_is_not_revived_by_an_older_listing() -> None:
-    simulator = simulate([created()])
-    simulator.batch.observe_missing(NAME, "1", NOW + 700)
-    simulator.observe_listed(replace(listed(), started_at=None), began=NOW + 100)
+@pytest.mark.parametrize(
+    ("ended_at", "lives"),
+    [
+        pytest.param(NOW - 700, True, id="before-the-listing"),
+        pytest.param(NOW - 300, False, id="after-the-listing"),
+        pytest.param(NOW + DAY, True, id="while-the-clock-was-ahead"),
+    ],
+)
+def test_a_missing_instance_is_revived_by_a_later_listing(ended_at: float, lives: bool) -> None:  # noqa: FBT001 - a row
+    missing = Known(incarnations={"1": known(alive=False, ended_at=ended_at)})
 
-    assert not simulator.living
+    (instance,) = keeps(observe_listed(listed(), missing, NOW - 600, NOW)) or [missing.incarnations["1"]]
+
+    assert instance.alive is lives
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ the other: an interrupted VM comes back under the same name with a new id. Some 
 zone has no capacity, and are retried. Each machine type and zone has a known rate of interruptions per hour,
 which a storm multiplies for some time.
 
-The pools change their sizes only at `Fleet.rescalings`. No event reports the VMs that are removed then; only
-a listing, `Fleet.listed`, shows it.
+The pools change their sizes only at `Fleet.rescalings`. Each VM that is removed then, and each VM that was
+interrupted, is deleted by its group. Some interruptions are not pushed in time, or never: then only Compute
+Engine's operations, `Fleet.operations`, report them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,16 @@ from string import ascii_lowercase, digits
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from tests.simulation.truth import HOUR, Incarnation, Truth
-from tests.support.compute_api import FakeInstance
-from tests.support.entries import JsonObject, gke_labels, insert, made_id, preempted
+from tests.support.compute_api import FakeInstance, FakeOperation
+from tests.support.entries import (
+    JsonObject,
+    deletion,
+    gke_labels,
+    insert,
+    made_id,
+    made_operation,
+    preempted,
+)
 
 Endpoint: TypeAlias = Literal["creation", "interruption"]
 
@@ -55,6 +64,12 @@ _LAST_ENTRY_SHARE: Final = 0.25
 """The share of successful creations whose last log entry is pushed too. The exporter ignores it."""
 LATE, _REDELIVERED, _EXPORTED_TWICE = 0.02, 0.03, 0.01
 """Shares of messages pushed minutes late, pushed twice, and pushed twice with different message ids."""
+LOST, LATER_THAN_OPERATION = 0.1, 0.05
+"""Shares of interruptions that are never pushed, and that are pushed after their operation was read."""
+SETTLE_SECONDS: Final = 300.0
+"""The exporter's default time for which an operation is left to its push."""
+_LOGGED_SECONDS: Final = 0.7
+"""The time from an interruption, which is the time of its operation, to its log entry."""
 _UNKNOWN_INSTANCES, _OTHER_VMS = 20, 12
 """Numbers of interruptions of VMs without any other event, and of Spot VMs that are not nodes."""
 _FORGED_SECONDS: Final = 2 * HOUR
@@ -129,19 +144,32 @@ class Event(NamedTuple):
     """True if it is pushed with a token for another audience."""
 
 
+class _Preemption(NamedTuple):
+    """An operation of Compute Engine, and the time and the project of the interruption."""
+
+    at: float
+    project: str
+    operation: FakeOperation
+
+
 @dataclass(slots=True)
 class Fleet:
-    """A fleet from `begins` for this many seconds. The same seed and times make the same fleet."""
+    """A fleet from `begins` for this many seconds. The same seed and times make the same fleet.
+
+    `readings`: the times at which the exporter reads the operations, in order.
+    """
 
     seed: int
     begins: float
     seconds: float
+    readings: Sequence[float] = ()
     pools: Sequence[Pool] = POOLS
     rescalings: Sequence[float] = field(init=False)
     """The times at which the pools change their sizes."""
     storms: Sequence[Storm] = field(init=False)
     events: Sequence[Event] = field(init=False)
     """The messages in the order in which they are pushed."""
+    _preemptions: Sequence[_Preemption] = field(init=False)
     truth: Truth = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,6 +186,7 @@ class Fleet:
         self.events = sorted(
             (event for source in sources for event in source.events), key=lambda event: event.at
         )
+        self._preemptions = [preemption for source in sources for preemption in source.preemptions]
         incarnations = [incarnation for source in sources for incarnation in source.incarnations]
         self.truth = Truth(incarnations, self.expected_interruptions)
 
@@ -178,6 +207,19 @@ class Fleet:
             if incarnation.is_alive(at):
                 found[incarnation.labels[0]].append(_as_listed(incarnation))
         return found
+
+    def operations(self, at: float) -> dict[str, list[FakeOperation]]:
+        """Return the operations of each project that a reading at this time returns."""
+        found: dict[str, list[FakeOperation]] = {project: [] for project in self.projects}
+        for preemption in self._preemptions:
+            if preemption.at <= at:
+                found[preemption.project].append(preemption.operation)
+        return found
+
+    def read_at(self, interrupted_at: float) -> float | None:
+        """Return when an interruption is counted from the operations; None if no reading is late enough."""
+        settled_at = interrupted_at + SETTLE_SECONDS
+        return next((reading for reading in self.readings if reading > settled_at), None)
 
     def expected_interruptions(self, machine_type: str, zone: str, since: float, until: float) -> float:
         """Return the expected number of interruptions of one instance in the period."""
@@ -208,6 +250,7 @@ class _Source:
     def __init__(self, fleet: Fleet, *seed: object) -> None:
         self.incarnations: list[Incarnation] = []
         self.events: list[Event] = []
+        self.preemptions: list[_Preemption] = []
         self.fleet = fleet
         self.random = Random("/".join(map(str, (fleet.seed, *seed))))  # noqa: S311  # no secret
 
@@ -224,6 +267,24 @@ class _Source:
             message_id = str(random.randrange(10**15, 10**16))
             self.events.append(Event(at + random.uniform(1, 600), endpoint, entry, message_id))
         return at
+
+    def report_interruption(
+        self, name: str, at: float, *, project: str, zone: str, instance_id: str
+    ) -> float | None:
+        """List the operation of an interruption, and push its entry perhaps; return when it is reported."""
+        place = {"project": project, "zone": zone, "instance_id": instance_id}
+        entry = preempted(name, **place, timestamp=stamp(at + _LOGGED_SECONDS))
+        operation = FakeOperation(
+            entry["operation"]["id"], name, target_id=instance_id, zone=zone, inserted=stamp(at)
+        )
+        self.preemptions.append(_Preemption(at, project, operation))
+        fate = self.random.random()
+        if fate >= LOST + LATER_THAN_OPERATION:
+            return self.push("interruption", entry, at + _LOGGED_SECONDS)
+        read_at = self.fleet.read_at(at)
+        if fate >= LOST and read_at is not None:
+            self.push("interruption", entry, read_at + self.random.uniform(60, 2 * HOUR))
+        return read_at
 
 
 class _Slot(_Source):
@@ -298,25 +359,40 @@ class _Slot(_Source):
         incarnation.ended_at = min(until, interrupted_at) if pool.spot else until
         incarnation.interrupted = incarnation.ended_at == interrupted_at < self.fleet.ends
         if incarnation.interrupted:
-            entry = preempted(
+            incarnation.counted_at = self.report_interruption(
                 incarnation.name,
+                interrupted_at,
                 project=pool.project,
                 zone=self._zone,
                 instance_id=incarnation.id,
-                timestamp=stamp(interrupted_at),
             )
-            incarnation.counted_at = self.push("interruption", entry, interrupted_at)
+        if incarnation.ended_at < self.fleet.ends:
+            self._delete(incarnation)
         if incarnation.created_at < self.fleet.begins:
             return
         announced = since
         is_young = interrupted_at - since < _YOUNG_SECONDS
-        if incarnation.counted_at is not None and is_young and random.random() < _LATE_CREATION_SHARE:
-            announced = incarnation.counted_at + random.uniform(5, 300)
+        if incarnation.interrupted and is_young and random.random() < _LATE_CREATION_SHARE:
+            announced = interrupted_at + random.uniform(10, 300)
         incarnation.announced_at = self.push("creation", self._insert(incarnation, since), announced)
         if random.random() < _LAST_ENTRY_SHARE:
             self.push("creation", self._insert(incarnation, since + 8, last=True), since + 8)
         if incarnation.counted_at is not None:
             incarnation.counted_at = max(incarnation.counted_at, incarnation.announced_at)
+
+    def _delete(self, incarnation: Incarnation) -> None:
+        """Push the deletion of a VM that was interrupted or removed."""
+        pool, at = self._pool, stamp(incarnation.ended_at + self.random.uniform(2, 30))
+        entry = deletion(
+            incarnation.name,
+            project=pool.project,
+            project_number=_NUMBERS[pool.project],
+            zone=self._zone,
+            instance_id=incarnation.id,
+            operation=made_operation("delete", at, incarnation.id),
+            timestamp=at,
+        )
+        incarnation.end_reported_at = self.push("creation", entry, datetime.fromisoformat(at).timestamp())
 
     def _insert(
         self, incarnation: Incarnation, at: float, *, last: bool = False, failed: bool = False
@@ -354,7 +430,6 @@ class _OtherPushes(_Source):
 
     def _unknown(self, at: float) -> None:
         name, zone = f"stranger-{self.random.randrange(16**8):08x}", self.random.choice(_EUROPE)
-        entry = preempted(name, project="shop-prod", zone=zone, timestamp=stamp(at))
         incarnation = Incarnation(
             ("shop-prod", "unknown", "unknown", "unknown", zone, "unknown"),
             name,
@@ -363,14 +438,17 @@ class _OtherPushes(_Source):
             created_at=at,
         )
         incarnation.ended_at, incarnation.interrupted = at, True
-        incarnation.counted_at = self.push("interruption", entry, at) + GRACE_SECONDS
+        instance_id = made_id(name)
+        reported = self.report_interruption(name, at, project="shop-prod", zone=zone, instance_id=instance_id)
+        incarnation.counted_at = None if reported is None else reported + GRACE_SECONDS
         self.incarnations.append(incarnation)
 
     def _other_vm(self, at: float) -> None:
         name, zone = f"render-{self.random.randrange(16**8):08x}", _EUROPE[0]
         created = insert(name, project="shop-prod", zone=zone, cluster=None, timestamp=stamp(at))
-        interrupted = preempted(name, project="shop-prod", zone=zone, timestamp=stamp(at + 1800))
-        self.push("interruption", interrupted, self.push("creation", created, at) + 1800)
+        self.push("creation", created, at)
+        instance_id = created["resource"]["labels"]["instance_id"]
+        self.report_interruption(name, at + 1800, project="shop-prod", zone=zone, instance_id=instance_id)
 
     def _forged(self, at: float) -> None:
         entry = preempted("forged", project="shop-prod", zone=_EUROPE[0], timestamp=stamp(at))

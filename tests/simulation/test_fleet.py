@@ -2,39 +2,51 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from datetime import datetime
 from itertools import pairwise
 from math import sqrt
 
 import pytest
 
-from tests.simulation.fleet import DAY, Fleet, hazard, stock_out
+from tests.simulation.fleet import DAY, LATER_THAN_OPERATION, LOST, Fleet, hazard, stock_out
 from tests.simulation.truth import HOUR
 
 BEGINS = 1_780_000_000.0
+READINGS = [BEGINS + number * DAY for number in range(1, 8)]
 SIGMAS = 4
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Fleet:
-    return Fleet(3, BEGINS, 7 * DAY)
+    return Fleet(3, BEGINS, 7 * DAY, READINGS)
 
 
-def preemptions(fleet: Fleet) -> set[tuple[str, str]]:
-    """Return every preemption that Google pushes, without repetitions."""
+def first_pushes(fleet: Fleet) -> dict[str, float]:
+    """Return the time of the first push of each interruption, by its operation id."""
+    pushes: dict[str, float] = {}
+    for event in fleet.events:
+        if event.endpoint == "interruption" and not event.forged:
+            pushes.setdefault(event.entry["operation"]["id"], event.at)
+    return pushes
+
+
+def interruptions(fleet: Fleet) -> dict[str, float]:
+    """Return the times of the interruptions of nodes and unknown VMs, by their operation ids."""
     return {
-        (event.entry["protoPayload"]["resourceName"], event.entry["operation"]["id"])
-        for event in fleet.events
-        if event.endpoint == "interruption" and not event.forged
+        operation.name: datetime.fromisoformat(str(operation.inserted)).timestamp()
+        for operations in fleet.operations(fleet.ends).values()
+        for operation in operations
+        if not operation.instance.startswith("render-")
     }
 
 
 def test_the_same_seed_makes_the_same_fleet_and_another_makes_another(fleet: Fleet) -> None:
-    assert Fleet(3, BEGINS, 7 * DAY).events == fleet.events
-    assert Fleet(4, BEGINS, 7 * DAY).events != fleet.events
+    assert Fleet(3, BEGINS, 7 * DAY, READINGS).events == fleet.events
+    assert Fleet(4, BEGINS, 7 * DAY, READINGS).events != fleet.events
 
 
 def test_a_later_start_shifts_all_events(fleet: Fleet) -> None:
-    later = Fleet(3, BEGINS + 90 * DAY, 7 * DAY)
+    later = Fleet(3, BEGINS + 90 * DAY, 7 * DAY, [reading + 90 * DAY for reading in READINGS])
 
     assert len(later.events) == len(fleet.events)
     assert all(
@@ -43,12 +55,29 @@ def test_a_later_start_shifts_all_events(fleet: Fleet) -> None:
     )
 
 
-def test_the_truth_has_every_preemption_that_is_pushed_once(fleet: Fleet) -> None:
-    pushed = preemptions(fleet)
-    other_vms = {name for name, _ in pushed if "/render-" in name}
+def test_the_truth_has_every_interruption_that_a_push_or_an_operation_reports_once(fleet: Fleet) -> None:
+    pushes = first_pushes(fleet)
+    reported = [
+        operation
+        for operation, at in interruptions(fleet).items()
+        if operation in pushes or fleet.read_at(at) is not None
+    ]
 
-    counted = fleet.truth.interruptions(0, float("inf"))[()]
-    assert counted == len(pushed) - len(other_vms)
+    assert fleet.truth.interruptions(0, float("inf"))[()] == len(reported)
+
+
+def test_some_interruptions_are_never_pushed_and_some_after_their_operation_was_read(fleet: Fleet) -> None:
+    pushes = first_pushes(fleet)
+    read = {
+        operation: read_at
+        for operation, at in interruptions(fleet).items()
+        if (read_at := fleet.read_at(at)) is not None
+    }
+    lost = sum(operation not in pushes for operation in read)
+    late = sum(pushes.get(operation, 0.0) > read_at for operation, read_at in read.items())
+
+    assert lost / len(read) == pytest.approx(LOST, rel=0.3)
+    assert late / len(read) == pytest.approx(LATER_THAN_OPERATION, rel=0.4)
 
 
 def test_interruptions_come_at_the_rate_of_the_machine_type_and_zone(fleet: Fleet) -> None:
@@ -118,7 +147,7 @@ def test_messages_are_repeated_out_of_order_and_late(fleet: Fleet) -> None:
     early = [
         incarnation
         for incarnation in fleet.truth.incarnations
-        if incarnation.interrupted and incarnation.counted_at == incarnation.announced_at
+        if incarnation.counted_at is not None and incarnation.counted_at == incarnation.announced_at
     ]
     assert len(early) > 5
     assert all(
@@ -140,15 +169,17 @@ def test_events_are_in_order_and_a_listing_has_the_instances_alive(fleet: Fleet)
     assert everything > spot
 
 
-def test_no_event_reports_a_removed_instance(fleet: Fleet) -> None:
-    removed = [
-        incarnation for incarnation in fleet.truth.incarnations if incarnation.ended_at in fleet.rescalings
-    ]
-    assert len(removed) > 10
-
-    after = {
+def test_each_instance_that_ends_is_deleted(fleet: Fleet) -> None:
+    ended = {
+        incarnation.id
+        for incarnation in fleet.truth.incarnations
+        if incarnation.id and incarnation.failed_at is None and incarnation.ended_at < fleet.ends
+    }
+    deleted = {
         event.entry["resource"]["labels"]["instance_id"]
         for event in fleet.events
-        if event.at > min(fleet.rescalings) and event.endpoint == "interruption"
+        if event.endpoint == "creation" and event.entry["protoPayload"]["methodName"].endswith("delete")
     }
-    assert after.isdisjoint(incarnation.id for incarnation in removed)
+
+    assert len(ended) > 1000
+    assert deleted == ended

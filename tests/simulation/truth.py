@@ -28,7 +28,10 @@ class Incarnation:
     """The time at which the failure of its creation is pushed."""
     interrupted: bool = False
     counted_at: float | None = None
-    """The time at which its interruption is counted: all events are pushed, or the grace period is over."""
+    """The time at which its interruption is counted: it is reported by a push or by its operation, and its
+    creation is pushed or the grace period is over."""
+    end_reported_at: float | None = None
+    """The time at which its deletion is pushed."""
 
     def is_alive(self, at: float) -> bool:
         """Return whether the instance exists at this time."""

@@ -1,96 +1,104 @@
-"""A week of the simulated fleet, processed by a real exporter in seconds and stored in a real Prometheus.
+"""A week of the simulated fleet, processed by real exporters in seconds and stored in a real Prometheus.
 
-The exporter's clock is set to a week ago and advanced in steps. In each step the exporter gets the fleet's
-pushes, runs its periodic work and is scraped. The scrapes become blocks in Prometheus' data directory. Then
-the exporter uses the real clock and Prometheus scrapes it, so the series continue until the present.
+One exporter has a SQLite file, or two replicas share a Redis. Their clock is set to a week ago and advanced
+in steps. In each step they get the fleet's pushes, run their periodic work and are scraped. They are killed
+several times while they get pushes, and once the fleet cannot be listed for two hours. Each day they
+read the operations. The scrapes become blocks in Prometheus' data directory. Then the exporters use the real
+clock and Prometheus scrapes them, so the series continue until the present.
 """
 
 import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Final, Self
-from urllib.parse import urlsplit
+from typing import Final, Literal, Self, TypeAlias
 
 import httpx
 from prometheus_client.utils import floatToGoString
 
+from app.demo.issuer import IssuerServer
+from tests.simulation.exporter import SharedClock, SimulatedExporter
 from tests.simulation.fleet import DAY, Event, Fleet
 from tests.simulation.truth import HOUR
-from tests.support.clock import Clock
-from tests.support.compute_api import FORBIDDEN, ComputeApi
+from tests.support.compute_api import FORBIDDEN, ComputeApi, Hold
 from tests.support.entries import push
-from tests.support.exporter import OWN, Exporter, subscription, token
+from tests.support.exporter import OWN, issuer, subscription, token
 from tests.support.memory import MEMORY
 from tests.support.process import LOOPBACK, eventually
 from tests.support.prometheus import Prometheus, Target, backfill
+from tests.support.redis import RedisServer, key
 from tests.support.requirement import require
 
-LABELS: Final = {"job": "spot-interruption-exporter", "instance": "spot-interruption-exporter-0"}
-"""The target's labels, in the backfilled blocks and in Prometheus' own scrapes."""
 SECONDS: Final = 7 * DAY
 STEP_SECONDS: Final = 288
 """Less than the 5 minutes after which Prometheus treats a series as ended."""
+
+KILLS: Final = 5
+"""The fleet cannot be listed between the second kill and the third, which are two hours apart."""
 
 _SEED: Final = 7
 _LEAD_IN_SECONDS: Final = 6 * HOUR
 """The simulated time before the week begins."""
 _LAST_SECONDS, _LAST_STEP_SECONDS = 7200, 60
 """The steps at the end are shorter, because rates over minutes need more samples."""
+_STEPS_PER_READING: Final = 300
+_STEPS_WITHOUT_LISTING: Final = 25
 _CONNECTIONS: Final = 8
+"""The number of connections to each replica."""
 _BATCH_SECONDS: Final = 1.0
 """Events within this time are pushed together."""
 _SCRAPE_SECONDS: Final = 2
 
 
+StoreKind: TypeAlias = Literal["sqlite", "redis"]
+
+
 class Week:
     """A simulated week, available during a `with` block. All files except the store are in `directory`."""
 
-    exporter: Exporter
-    """The exporter after the week; it uses the real clock."""
+    exporter: SimulatedExporter
+    """The exporter after the week, or one of the replicas; it uses the real clock."""
     prometheus: Prometheus
-    """The Prometheus server that scrapes the exporter and evaluates the rules."""
+    """The Prometheus server that scrapes the exporters and evaluates the rules."""
 
-    def __init__(self, directory: Path, *, rules: Sequence[Path] = ()) -> None:
+    def __init__(self, directory: Path, *, store: StoreKind = "sqlite", rules: Sequence[Path] = ()) -> None:
+        """`redis`: two replicas; otherwise one exporter."""
         self.ends = float(int(time.time()))
         """The end of the simulated time, up to which the ground truth is known."""
         self.begins = self.ends - SECONDS
-        self.fleet = Fleet(_SEED, self.begins - _LEAD_IN_SECONDS, SECONDS + _LEAD_IN_SECONDS)
+        begins = self.begins - _LEAD_IN_SECONDS
+        self._steps = list(_steps(begins, self.ends))
+        long_steps = self._steps[: -_LAST_SECONDS // _LAST_STEP_SECONDS]
+        readings = long_steps[_STEPS_PER_READING::_STEPS_PER_READING]
+        self.fleet = Fleet(_SEED, begins, self.ends - begins, readings)
         self.truth = self.fleet.truth
+        self.kills = _kills(len(readings), self._steps)
+        """The times at which the exporters are killed."""
+        self.restarts = sum(at >= self.begins for at in (*self.fleet.rescalings, *self.kills))
         self._directory = directory
+        self._store = store
         self._rules = rules
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as running:
-            past = running.enter_context(closing(_PastScrapes(self._directory)))
-            clock = Clock(self.fleet.begins)
-            api = running.enter_context(ComputeApi())
-            store = Path(running.enter_context(TemporaryDirectory(dir=MEMORY))) / "store.db"
-            settings = {
-                "projects": self.fleet.projects,
-                "inventory.endpoint": api.url,
-                "store.url": f"sqlite:///{store}",
-            }
-            self.exporter = Exporter(
-                self._directory, settings, two_listeners=True, clock=clock, shortest_pause_seconds=HOUR
-            )
-            running.callback(self.exporter.stop)
-            driver = running.enter_context(closing(_Driver(self.exporter, api, self.fleet)))
-            self._simulate(clock, driver, past)
-            past.write_blocks()
-            address = urlsplit(self.exporter.metrics_url).netloc
+            clock = SharedClock(self.fleet.begins)
+            driver = running.enter_context(_Driver(self._directory, self._store, self.fleet, clock))
+            self._simulate(clock, driver)
+            driver.write_blocks()
+            self.exporter = driver.exporters[0]
             self.prometheus = running.enter_context(
                 Prometheus(
                     self._directory,
-                    [Target(address, LABELS)],
+                    driver.targets,
                     scrape_interval=_SCRAPE_SECONDS,
                     rules=[self._with_short_interval(path) for path in self._rules],
                 )
@@ -115,23 +123,31 @@ class Week:
         answer = httpx.get(f"{self.prometheus.url}/api/v1/rules", trust_env=False, timeout=60).json()
         return not any(group["lastEvaluation"].startswith("0001-") for group in answer["data"]["groups"])
 
-    def _simulate(self, clock: Clock, driver: "_Driver", past: "_PastScrapes") -> None:
+    def _simulate(self, clock: SharedClock, driver: "_Driver") -> None:
         """Run through the simulated time, then switch to the real clock."""
-        starts, events = deque(self.fleet.rescalings), deque(self.fleet.events)
+        starts, readings = deque(self.fleet.rescalings), deque(self.fleet.readings)
+        kills, events = deque(self.kills), deque(self.fleet.events)
         driver.start(self.fleet.begins)
-        for at in _steps(self.fleet.begins, self.ends):
+        for at in self._steps:
             while events and events[0].at <= at:
                 batch = _next_batch(events, at)
-                clock.at = batch[-1].at
+                clock.set(batch[-1].at)
+                if kills and kills[0] < at:
+                    kills.popleft()
+                    driver.kill(batch)
+                    driver.start(batch[-1].at, listable=len(kills) != KILLS - 2)
                 driver.push(batch)
-            clock.at = at
+            clock.set(at)
+            if readings and readings[0] == at:
+                readings.popleft()
+                driver.read_operations(at)
             driver.run_periodic_work()
-            past.add(driver.scrape(), at)
+            driver.scrape(at)
             if starts and starts[0] <= at:
                 starts.popleft()
+                driver.stop()
                 driver.start(at)
-        driver.set_listing(self.ends)
-        clock.at = None
+        clock.set(None)
 
 
 def _steps(begins: float, ends: float) -> Iterator[float]:
@@ -141,6 +157,15 @@ def _steps(begins: float, ends: float) -> Iterator[float]:
     yield from (last - STEP_SECONDS * number for number in range(whole, 0, -1))
     yield from (last + _LAST_STEP_SECONDS * number for number in range(_LAST_SECONDS // _LAST_STEP_SECONDS))
     yield ends
+
+
+def _kills(readings: int, steps: Sequence[float]) -> Sequence[float]:
+    """Return random times, each well apart from the readings."""
+    random = Random(_SEED)  # noqa: S311  # no secret
+    chosen = sorted(random.sample(range(readings), KILLS - 1))
+    indexes = [number * _STEPS_PER_READING + random.randrange(10, 250) for number in chosen]
+    indexes.insert(2, indexes[1] + _STEPS_WITHOUT_LISTING)
+    return [steps[index] for index in indexes]
 
 
 def _next_batch(events: deque[Event], until: float) -> list[Event]:
@@ -153,89 +178,200 @@ def _next_batch(events: deque[Event], until: float) -> list[Event]:
 
 
 class _Driver:
-    """Drives the exporter through a step, over its own connections."""
+    """Runs the exporters, their store and the Compute API, and drives them through a step."""
 
-    def __init__(self, exporter: Exporter, api: ComputeApi, fleet: Fleet) -> None:
-        self._exporter = exporter
-        self._api = api
+    def __init__(self, directory: Path, store: StoreKind, fleet: Fleet, clock: SharedClock) -> None:
         self._fleet = fleet
+        self._directory = directory
+        self._clock = clock
+        self._names = [
+            f"spot-interruption-exporter-{number}" for number in range(2 if store == "redis" else 1)
+        ]
+        self._redis = RedisServer(directory / "redis") if store == "redis" else None
         self._connections: Sequence[HTTPConnection] = ()
+        self._reading = Hold()
+        """Holds the answers to the requests of the next reading."""
+        self._answered = 0
+        """The number of requests for operations before these."""
         self._valid_token = token()
         self._forged_token = token(audience="https://elsewhere.example.com")
 
-    def start(self, at: float) -> None:
-        """Start or restart the exporter, like a new release, and wait for its listing."""
-        self.close()
-        self.set_listing(at)
-        self._exporter.stop()
-        self._exporter.start()
-        port, metrics_port = self._exporter.ports
-        self._pushes = [HTTPConnection(LOOPBACK, port) for _ in range(_CONNECTIONS)]
-        self._metrics = HTTPConnection(LOOPBACK, metrics_port)
-        self._connections = [*self._pushes, self._metrics]
-        eventually(lambda: self._is_listed(at), within=30, what="the fleet is listed")
-        # A pending interruption would cause a listing, which takes a second: hours of the simulated time.
-        for project in self._fleet.projects:
-            self._api.fail(FORBIDDEN, project=project)
+    def __enter__(self) -> Self:
+        with ExitStack() as running:
+            self._past = {
+                name: running.enter_context(closing(_PastScrapes(self._directory, name)))
+                for name in self._names
+            }
+            self._api = running.enter_context(ComputeApi())
+            certificates = running.enter_context(IssuerServer(issuer()))
+            settings = {
+                "projects": self._fleet.projects,
+                "inventory.endpoint": self._api.url,
+                "recovery.enabled": True,
+                "recovery.interval_seconds": 0.05,
+                "pubsub.certs_url": certificates.url,
+            }
+            if self._redis is not None:
+                running.enter_context(self._redis)
+                settings["store.url"] = self._redis.url
+            else:
+                folder = running.enter_context(TemporaryDirectory(dir=MEMORY))
+                settings["store.url"] = f"sqlite:///{folder}/store.db"
+            self.exporters = [
+                SimulatedExporter(self._directory, {**settings, "store.replica": name}, self._clock)
+                for name in self._names
+            ]
+            running.callback(self.stop)
+            self._running = running.pop_all()
+        return self
 
-    def set_listing(self, at: float) -> None:
-        """Let listings return the fleet at this time."""
-        self._api.recover()
-        self._api.projects = dict(self._fleet.listed(at))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
 
-    def close(self) -> None:
-        """Close the connections."""
-        for connection in self._connections:
-            connection.close()
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The targets of Prometheus. Its own scrapes have the labels of the backfilled blocks."""
+        return [
+            Target(exporter.metrics_url.removeprefix("http://"), _labels(name))
+            for name, exporter in zip(self._names, self.exporters, strict=True)
+        ]
+
+    def start(self, at: float, *, listable: bool = True) -> None:
+        """Start the exporters and wait for their listing, which fails if the fleet is not listable."""
+        self._reading, self._answered = Hold(), len(self._api.operation_requests)
+        self._set_api(at, listable=listable)
+        for exporter in self.exporters:
+            exporter.start()
+        self._pushes = [
+            HTTPConnection(LOOPBACK, exporter.ports[0])
+            for _ in range(_CONNECTIONS)
+            for exporter in self.exporters
+        ]
+        self._metrics = [HTTPConnection(LOOPBACK, exporter.ports[1]) for exporter in self.exporters]
+        self._connections = [*self._pushes, *self._metrics]
+        if listable:
+            self._wait_until_shown("inventory_last_success_timestamp_seconds", "", at)
+        else:
+            self._wait_until_shown("inventory_failures_total", ',reason="forbidden"', 1)
+        # A pending interruption requests a listing, and the answer would be of the past.
+        self._set_api(at, listable=False)
+
+    def stop(self) -> None:
+        """Stop the exporters, like for a new release."""
+        self._close_connections()
+        for exporter in self.exporters:
+            exporter.stop()
+
+    def kill(self, events: Sequence[Event]) -> None:
+        """Push the events together, and kill the exporters before they answer."""
+        self._send(events)
+        for exporter in self.exporters:
+            exporter.kill()
+        self._close_connections()
+        if self._redis is not None:
+            self._redis.client.delete(key("lease"))  # it would end after 15 s
 
     def push(self, events: Sequence[Event]) -> None:
         """Push the events together, each over its own connection."""
-        pairs = list(zip(self._pushes, events, strict=False))
-        for connection, event in pairs:
-            body = push(event.entry, message_id=event.message_id, subscription=subscription(event.endpoint))
-            authorization = {"authorization": self._forged_token if event.forged else self._valid_token}
-            connection.request("POST", f"/events/{event.endpoint}", body, authorization)
-        for connection, event in pairs:
+        for connection, event in self._send(events):
             response = connection.getresponse()
             answer = response.read()
             expected = HTTPStatus.UNAUTHORIZED if event.forged else HTTPStatus.OK
             assert response.status == expected, answer
 
+    def read_operations(self, at: float) -> None:
+        """Let the exporter read the operations of all projects."""
+        project = eventually(self._held_project, within=60, what="a reading has begun")
+        reading, self._reading = self._reading, Hold()
+        self._answered = len(self._api.operation_requests)
+        self._set_api(at, listable=False, held=[project])
+        reading.until.set()
+        # The others are read after the one that is held: one child process at a time reads.
+        self._wait_until_shown("recovery_last_success_timestamp_seconds", "", at)
+        self._set_api(at, listable=False)
+
     def run_periodic_work(self) -> None:
-        """Run the exporter's periodic work once."""
-        recorder, metrics = self._exporter.parts.recorder, self._exporter.parts.metrics
+        """Run the periodic work of each exporter once."""
+        for exporter in self.exporters:
+            exporter.begin_periodic_work()
+        for exporter in self.exporters:
+            exporter.end_periodic_work()
 
-        async def work() -> None:
-            if metrics.pending:
-                await recorder.perform(lambda store, now: store.expire(now))
-            await recorder.perform(lambda store, now: store.accrue_instance_seconds(now))
+    def scrape(self, at: float) -> None:
+        """Scrape the exporters."""
+        for name, exposition in zip(self._names, self._scrape(), strict=True):
+            self._past[name].add(exposition, at)
 
-        self._exporter.perform(work()).result()
+    def write_blocks(self) -> None:
+        """Convert all scrapes to blocks."""
+        for past in self._past.values():
+            past.write_blocks()
 
-    def scrape(self) -> str:
-        """Scrape the exporter. Sample lines are the same in both of Prometheus' formats."""
-        self._metrics.request("GET", "/metrics")
-        return self._metrics.getresponse().read().decode()
+    def _set_api(self, at: float, *, listable: bool, held: Sequence[str] = ()) -> None:
+        """Let listings return the fleet at this time, or fail; hold the readings of all projects, or some."""
+        self._api.projects = dict(self._fleet.listed(at))
+        self._api.operations = dict(self._fleet.operations(at))
+        self._api.recover()
+        if not listable:
+            self._api.fail(FORBIDDEN, times=1000)
+        for project in held or self._fleet.projects:
+            self._api.fail(self._reading, times=1000, project=project, of="operations")
 
-    def _is_listed(self, at: float) -> bool:
-        name, value = f"{OWN}_inventory_last_success_timestamp_seconds", floatToGoString(at)
-        scraped = self.scrape()
-        return all(f'{name}{{project="{project}"}} {value}\n' in scraped for project in self._fleet.projects)
+    def _held_project(self) -> str | None:
+        """Return the project whose reading is held; None if no reading has begun yet."""
+        requests = self._api.operation_requests[self._answered :]
+        return requests[-1].project if requests else None
+
+    def _close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def _send(self, events: Sequence[Event]) -> Sequence[tuple[HTTPConnection, Event]]:
+        pairs = list(zip(self._pushes, events, strict=False))
+        for connection, event in pairs:
+            body = push(event.entry, message_id=event.message_id, subscription=subscription(event.endpoint))
+            authorization = {"authorization": self._forged_token if event.forged else self._valid_token}
+            connection.request("POST", f"/events/{event.endpoint}", body, authorization)
+        return pairs
+
+    def _scrape(self) -> Sequence[str]:
+        """Scrape the exporters. Sample lines are the same in both of Prometheus' formats."""
+        for connection in self._metrics:
+            connection.request("GET", "/metrics")
+        return [connection.getresponse().read().decode() for connection in self._metrics]
+
+    def _wait_until_shown(self, name: str, labels: str, value: float) -> None:
+        """Wait until one of the exporters shows this value for each project."""
+        lines = [
+            f'{OWN}_{name}{{project="{project}"{labels}}} {floatToGoString(value)}\n'
+            for project in self._fleet.projects
+        ]
+
+        def are_shown() -> bool:
+            return any(all(line in scraped for line in lines) for scraped in self._scrape())
+
+        eventually(are_shown, within=60, what=f"{name} is {value}")
+
+
+def _labels(name: str) -> Mapping[str, str]:
+    return {"job": "spot-interruption-exporter", "instance": name}
 
 
 class _PastScrapes:
-    """Scrapes of the simulated time, which become blocks of Prometheus' data.
+    """Scrapes of an exporter in the simulated time, which become blocks of Prometheus' data.
 
     https://prometheus.io/docs/prometheus/latest/storage/#backfilling-from-openmetrics-format
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str) -> None:
         require("promtool", shutil.which("promtool"))
         self._directory = directory
-        self._path = directory / "scrapes.txt"
+        self._path = directory / f"{name}.txt"
         self._file = self._path.open("w")
         self._series: dict[str, str] = {}
-        self._target = ",".join(f'{name}="{value}"' for name, value in LABELS.items())
+        self._target = ",".join(f'{label}="{value}"' for label, value in _labels(name).items())
 
     def add(self, exposition: str, at: float) -> None:
         """Add a scrape, without the metrics of the process and of Python."""

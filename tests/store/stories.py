@@ -38,6 +38,12 @@ def until_done(work: Callable[[float], Applied], now: float) -> list[Applied]:
     return done
 
 
+def keep_running(store: Store, since: float, until: float) -> None:
+    """Do what the exporter does every minute."""
+    for minute in range(int((until - since) // 60) + 1):
+        store.accrue_instance_seconds(since + 60.0 * minute)
+
+
 def interruptions(store: Store) -> dict[str, int]:
     clusters = store.state().totals.clusters.values()
     return {row.cluster: row.interruptions for row in clusters if row.interruptions}

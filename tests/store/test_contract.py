@@ -20,6 +20,7 @@ from tests.store.stories import (
     NUMBERED,
     TEACHES,
     interruptions,
+    keep_running,
     list_fleet,
     living,
     name,
@@ -325,8 +326,29 @@ def test_the_grace_goes_on_after_an_outage(reopen: Opener) -> None:
     store = reopen()
     store.accrue_instance_seconds(later)
 
+    keep_running(store, later, later + GRACE - 60)
     assert not store.expire(later + GRACE - 1).counted
     assert [row.counted_as for row in store.expire(later + GRACE).counted] == [UNKNOWN]
+
+
+def test_a_jump_of_the_clock_ends_no_grace_before_it_is_noticed(store: Store) -> None:
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW)
+
+    assert not store.expire(NOW + DAY).counted
+    keep_running(store, NOW + DAY, NOW + DAY + GRACE - 60)
+    assert not store.expire(NOW + DAY + GRACE - 1).counted
+    assert len(store.expire(NOW + DAY + GRACE).counted) == 1
+
+
+def test_a_grace_that_begins_after_a_jump_of_the_clock_is_a_minute_longer_at_most(store: Store) -> None:
+    store.accrue_instance_seconds(NOW)
+    store.accrue_instance_seconds(NOW + DAY)
+    store.apply([interrupted()], NOW + 10)
+    keep_running(store, NOW + 60, NOW + GRACE)
+
+    assert not store.expire(NOW + GRACE + 9).counted
+    assert len(store.expire(NOW + GRACE + 60).counted) == 1
 
 
 def test_a_grace_that_began_while_the_clock_was_ahead_ends_in_time(store: Store) -> None:
@@ -358,12 +380,21 @@ def test_a_listing_made_by_a_clock_that_was_ahead_does_not_protect_instances(sto
     assert living(store) == 0
 
 
+def test_a_listing_that_began_while_the_clock_was_ahead_ends_no_later_creation(store: Store) -> None:
+    list_fleet(store, [], NOW + DAY)
+
+    store.apply([created(at=NOW)], NOW + 1)
+
+    assert living(store) == 1
+
+
 def test_a_clock_that_jumps_and_comes_back_makes_the_grace_a_minute_longer_at_most(store: Store) -> None:
     store.accrue_instance_seconds(NOW)
     store.apply([interrupted()], NOW)
     store.accrue_instance_seconds(NOW + DAY)
     store.accrue_instance_seconds(NOW + 60)
 
+    keep_running(store, NOW + 60, NOW + GRACE - 60)
     assert not store.expire(NOW + GRACE - 1).counted
     assert len(store.expire(NOW + GRACE + 60).counted) == 1
 
@@ -383,6 +414,15 @@ def test_each_of_many_lives_of_a_name_is_found_by_its_id(reopen: Opener) -> None
     ]
     assert living(store) == 0
     assert {type(outcome) for outcome in store.apply(late, NOW + 101).outcomes} == {Duplicate}
+
+
+def test_many_unknown_lives_of_a_name_take_the_labels_of_a_known_one(store: Store) -> None:
+    store.apply([created("0", 100.0), interrupted("0", 500.0)], NOW)
+    for number in range(1, 2 * MAX_INCARNATIONS):
+        store.apply([interrupted(str(number), 1000.0 + number)], NOW + number)
+        store.expire(NOW + number + GRACE)
+
+    assert interruptions(store) == {"tills": 2 * MAX_INCARNATIONS}
 
 
 def test_the_lives_of_a_name_are_found_after_its_project_is_known(store: Store) -> None:

@@ -1,15 +1,21 @@
 """The recovery of interruptions from a list of operations, in every store."""
 
+import os
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
+import apsw
 import pytest
 
 from app.domain.events import UNKNOWN, InstanceInterrupted
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
+from app.store.opening import open_store
 from app.store.port import OpenedStore, Store
 from tests.store.conftest import RULES, Opener
-from tests.store.stories import interruptions, list_fleet, living
+from tests.store.stories import interruptions, keep_running, list_fleet, living, name
 from tests.support.examples import (
     DAY,
     GRACE,
@@ -22,6 +28,8 @@ from tests.support.examples import (
     listed,
 )
 
+# By hand: SIE_TEST_OPERATIONS=100000 pytest tests/store/test_recover.py --timeout 0
+OPERATIONS: Final = int(os.environ.get("SIE_TEST_OPERATIONS", "3000"))
 HOUR = 3600.0
 SETTLE = 300.0
 ANY_AGE = -1.0
@@ -70,8 +78,10 @@ def test_an_interruption_that_was_pushed_is_not_counted_again(opened: OpenedStor
 
 def test_an_interruption_of_an_unknown_instance_is_pending_and_keeps_its_source(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW - DAY)
+    keep_running(store, NOW, NOW)
 
     assert store.recover([FOUND], ANY_AGE, NOW).outcomes == [Pending(NAME.project)]
+    keep_running(store, NOW, NOW + GRACE)
     (counted,) = store.expire(NOW + GRACE).counted
 
     assert (counted.counted_as, counted.found_by) == (UNKNOWN, "operation")
@@ -120,6 +130,7 @@ def test_a_push_that_waits_for_its_instance_completes_the_row_later(opened: Open
     store.apply([PUSHED], NOW + 60)
     store.recover([FOUND], ANY_AGE, NOW + 61)
 
+    keep_running(store, NOW, NOW + 60 + GRACE)
     store.expire(NOW + 60 + GRACE)
 
     assert rows(opened) == [(UNKNOWN, UNKNOWN, "push")]
@@ -253,3 +264,27 @@ def test_shares_and_medians_are_of_counted_interruptions(opened: OpenedStore) ->
     assert pool.median_age == 601
     assert sum(row.interruptions for row in week) == 1
     assert opened.ledger.counting_since() == NOW
+
+
+def test_a_second_reading_of_the_same_operations_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = counting_since(open_store(f"sqlite:///{path}", RULES).store, NOW - HOUR)
+    operations = [
+        replace(interrupted(str(number), NOW - 2 * number - 1, name=name(number)), found_by="operation")
+        for number in range(OPERATIONS)
+    ]
+    store.apply([created(event.id, NOW - DAY, name=event.name) for event in operations], NOW)
+
+    def read() -> None:
+        for start in range(0, OPERATIONS, 25):
+            store.recover(operations[start : start + 25], ANY_AGE, NOW)
+
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        empty = connection.pragma("data_version")
+        read()
+        version = connection.pragma("data_version")
+        assert version != empty
+        assert connection.execute("SELECT count(DISTINCT key) FROM ledger").get == OPERATIONS
+        read()
+        assert connection.pragma("data_version") == version
+    store.close()

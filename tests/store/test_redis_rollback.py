@@ -190,7 +190,7 @@ def test_an_operation_from_before_the_rollback_moves_no_counter(
     )
 
     store.accrue_instance_seconds(NOW + 65)
-    applied = store.recover([lost, later], NOW + 600, NOW + 600)
+    applied = store.recover([lost, later], -1, NOW + 600)
 
     assert [counted.key for counted in applied.counted] == []
     assert interruptions(store) == {"tills": 1}

@@ -196,7 +196,7 @@ class RedisBackend:
 
     def _update_memory(self, known: SharedReplies) -> None:
         self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
-        self.memory.downtime = float(known.downtime or 0)
+        self.memory.downtime, self.memory.beat_at = float(known.downtime or 0), known.beat_at()
         self.memory.whole = known.listed_wholly()
 
     def _keep_alive(self, now: float) -> list[Command]:
@@ -383,6 +383,7 @@ class RedisBackend:
             projects=known.project_ids(),
             listed=known.listed(),
             downtime=float(known.downtime or 0),
+            beat_at=known.beat_at(),
             whole=known.listed_wholly(),
         )
 

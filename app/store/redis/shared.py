@@ -21,7 +21,13 @@ class SharedReplies(NamedTuple):
     projects: Pairs
     downtime: str | None
     """Seconds."""
+    clock: str | None
+    """The time up to which instance-seconds were added."""
     whole: Pairs
+
+    def beat_at(self) -> float | None:
+        """Return the time up to which instance-seconds were added; None if they never were."""
+        return None if self.clock is None else float(self.clock)
 
     def listed(self) -> dict[str, float]:
         """Return the time at which the last complete listing of each project began."""
@@ -44,6 +50,7 @@ COMMANDS: Final[Sequence[Command]] = (
     ("HGETALL", key("listings")),
     ("HGETALL", key("projects")),
     ("GET", key("downtime")),
+    ("GET", key("clock")),
     ("HGETALL", key("whole")),
 )
 

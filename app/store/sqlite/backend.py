@@ -135,6 +135,7 @@ class SQLiteBackend:
             projects=dict(connection.execute("SELECT number, id FROM projects")),
             listed=dict(connection.execute("SELECT project, began FROM listings")),
             downtime=read_clock(connection, "downtime") or 0.0,
+            beat_at=read_clock(connection, "accrued_until"),
             whole=dict(
                 connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
             ),
