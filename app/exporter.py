@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.changes import Rules
 from app.errors import StartError, StoreLostError
-from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
-from app.gcp.oidc import Verifier
+from app.gcp.verification import Verification
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Metrics
 from app.periodic import SETTLE_SECONDS, PeriodicTasks
@@ -28,8 +27,6 @@ from app.web.problems import leaves
 from app.web.push import Gate
 
 if TYPE_CHECKING:
-    from httpx import AsyncClient
-
     from app.pull import Puller
 
 _DAY: Final = 86400.0
@@ -62,7 +59,7 @@ class Exporter:
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
-        self.client = self._make_client()
+        self.verification = self._make_verification()
         self.clock = overrides.clock
         self.metrics = Metrics(
             cluster_label=settings.prometheus.cluster_label,
@@ -107,7 +104,6 @@ class Exporter:
             clock=overrides.clock,
         )
         self.ledger = WatchedLedger(opened.ledger, self._lose_store)
-        self.verifier = self._make_verifier()
         self.gate = Gate()
         self.stopping = False
         state = self.store.state()
@@ -172,16 +168,11 @@ class Exporter:
             ]
         )
 
-    def _make_client(self) -> "AsyncClient | None":
+    def _make_verification(self) -> Verification | None:
         pubsub = self.settings.pubsub
-        return make_client(pubsub.certs_url) if pubsub.authenticates_pushes else None
-
-    def _make_verifier(self) -> Verifier | None:
-        pubsub = self.settings.pubsub
-        if self.client is None:
+        if not pubsub.authenticates_pushes:
             return None
-        return Verifier(
-            self.client,
+        return Verification(
             certs_url=pubsub.certs_url,
             audiences=pubsub.audience,
             accounts=pubsub.service_account_email,
@@ -240,10 +231,8 @@ class Exporter:
             await asyncio.wait([*periodic, *pulling])
             self.recorder.close()
             await asyncio.wait([writer])
-            if self.verifier is not None:
-                await self.verifier.aclose()
-            if self.client is not None:
-                await self.client.aclose()
+            if self.verification is not None:
+                await self.verification.aclose()
             self.store.close()
 
     async def wait_until_fatal(self) -> str:

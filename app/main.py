@@ -77,7 +77,7 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
     return PushEndpoint(
         endpoint=endpoint,
         subscription=subscriptions[endpoint],
-        authenticator=exporter.verifier,
+        authenticator=exporter.verification,
         recorder=exporter.recorder,
         counters=exporter.metrics.pushes[endpoint],
         gate=exporter.gate,
