@@ -258,4 +258,5 @@ def _lifetime_values(row: _Lifetime) -> Sequence[Sequence[float]]:
 
 
 def _held(rows: dict[_Key, _AnyRow], keys: set[object]) -> dict[_Key, _AnyRow]:
-    return {key: row for key, row in rows.items() if key in keys and not row.released}
+    # Asked every second: all rows would take 3 ms for 50,000 series.
+    return {key: rows[key] for key in rows.keys() & keys if not rows[key].released}
