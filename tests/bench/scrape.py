@@ -85,10 +85,12 @@ class Report(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print a table for each number of series."""
+    """Measure and print a table for each number of series."""
     options = _options()
-    with TemporaryDirectory() as folder:
-        _print_report(run(Path(folder), options), options)
+    for series in options.series:
+        of_size = argparse.Namespace(**{**vars(options), "series": [series]})
+        with TemporaryDirectory() as folder:
+            _print_report(run(Path(folder), of_size), of_size)
 
 
 def _options() -> argparse.Namespace:
