@@ -28,6 +28,7 @@ from app.web.protocol import protocol_for
 _SHUTDOWN_SECONDS: Final = 8
 """The time for requests that are in progress when everything else has stopped."""
 _BACKLOG: Final = 2048
+_TICK_SECONDS: Final = 1.0
 _SWITCH_SECONDS: Final = 0.0005
 _GARBAGE_THRESHOLD: Final = 20_000
 
@@ -109,7 +110,7 @@ async def listening(settings: Settings, app: Application, *, advice: str = "") -
         yield Listeners([server.port for server in servers], running)
     finally:
         for server in servers:
-            server.should_exit = True
+            server.stop()
         await asyncio.wait(running)
 
 
@@ -140,7 +141,7 @@ async def _drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
     await _wait_up_to(exporter.settings.prometheus.linger_seconds, signals.get())
 
 
-async def _wait_up_to(seconds: float, event: Awaitable[int]) -> None:
+async def _wait_up_to(seconds: float, event: Awaitable[object]) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(event, seconds)
 
@@ -179,6 +180,7 @@ class _Server(uvicorn.Server):
     """One listener. Signals and the lifespan are handled once, outside of it, for all listeners."""
 
     def __init__(self, settings: Settings, port: int, app: Application, advice: str) -> None:
+        self._stopped = asyncio.Event()
         self.socket = _listen(settings.server.host, port, advice)
         self.port: int = self.socket.getsockname()[1]
         super().__init__(
@@ -196,6 +198,17 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             )
         )
+
+    def stop(self) -> None:
+        """Have `serve` close the connections, and return."""
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn wakes up ten times a second, which is most of what an idle exporter does. Its tick renews
+        # the header `date`, each second.
+        while not await self.on_tick(0):
+            await _wait_up_to(_TICK_SECONDS, self._stopped.wait())
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()
