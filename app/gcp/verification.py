@@ -5,6 +5,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from app.errors import CertificatesUnavailableError, StartError
 from app.gcp.egress import check_environment
 
 if TYPE_CHECKING:
@@ -49,18 +50,23 @@ class Verification:
         Raises NotAuthenticatedError, NotPermittedError or CertificatesUnavailableError.
         """
         if self._loaded is None:
-            if self._loading is None:
+            if self._loading is None or (self._loading.done() and self._loading.exception() is not None):
                 self._loading = asyncio.create_task(asyncio.to_thread(self._load))
-            # Shielded, because the caller that goes is not the only one that waits.
-            self._loaded = await asyncio.shield(self._loading)
+            try:
+                # Shielded, because the caller that goes is not the only one that waits.
+                self._loaded = await asyncio.shield(self._loading)
+            except StartError as exc:  # a file that a variable names has gone since the start
+                raise CertificatesUnavailableError(str(exc)) from exc
         return await self._loaded.verifier.verify(authorization)
 
     async def aclose(self) -> None:
         """Stop the fetch that is under way, and close the client."""
         if self._loading is not None:
-            client, verifier = await self._loading
-            await verifier.aclose()
-            await client.aclose()
+            await asyncio.wait([self._loading])
+            if self._loading.exception() is None:
+                client, verifier = self._loading.result()
+                await verifier.aclose()
+                await client.aclose()
 
 
 def _load(
