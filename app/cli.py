@@ -1,6 +1,7 @@
 """The commands. Only they read the settings and the environment."""
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -41,12 +42,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "demo":
         from app.demo.story import run_demo  # noqa: PLC0415
 
+        gc.enable()
         return run_demo(port=options.port, once=options.once)
     path = config_path(options.config, os.environ)
     settings, warnings = load_settings(path, os.environ)
     if options.command == "check":
         from app.check import run_check  # noqa: PLC0415
 
+        gc.enable()
         return run_check(settings, path, warnings)
     _serve(settings, path, warnings, reset_totals=options.reset_totals)
     return 0

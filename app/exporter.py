@@ -12,9 +12,8 @@ from app.domain.batch import Shared
 from app.domain.changes import Rules
 from app.domain.replicas import ReplicaSettings
 from app.errors import StartError, StoreLostError
-from app.gcp.client import make_client
 from app.gcp.listing import FAILURES, PAGE_SECONDS
-from app.gcp.oidc import Verifier
+from app.gcp.verification import Verification
 from app.intake import Intake
 from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
@@ -31,8 +30,6 @@ from app.web.problems import leaves
 from app.web.push import Gate
 
 if TYPE_CHECKING:
-    from httpx import AsyncClient
-
     from app.pull import Puller
 
 SHUTDOWN_SECONDS: Final = 8
@@ -76,7 +73,7 @@ class Exporter:
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
-        self.client = self._make_client()
+        self.verification = self._make_verification(overrides.monotonic)
         self.clock = overrides.clock
         self.metrics = Metrics(
             cluster_label=settings.prometheus.cluster_label,
@@ -120,7 +117,6 @@ class Exporter:
             clock=overrides.clock,
         )
         self.ledger = WatchedLedger(opened.ledger, self._lose_store)
-        self.verifier = self._make_verifier(overrides.monotonic)
         self.gate = Gate()
         self.stopping = False
         state = self.store.state()
@@ -198,16 +194,11 @@ class Exporter:
             endpoint, self.recorder, self.metrics.pushes[endpoint], self.inventory.request, self.clock
         )
 
-    def _make_client(self) -> "AsyncClient | None":
+    def _make_verification(self, monotonic: Callable[[], float]) -> Verification | None:
         pubsub = self.settings.pubsub
-        return make_client(pubsub.certs_url) if pubsub.authenticates_pushes else None
-
-    def _make_verifier(self, monotonic: Callable[[], float]) -> Verifier | None:
-        pubsub = self.settings.pubsub
-        if self.client is None:
+        if not pubsub.authenticates_pushes:
             return None
-        return Verifier(
-            self.client,
+        return Verification(
             certs_url=pubsub.certs_url,
             audiences=pubsub.audience,
             accounts=pubsub.service_account_email,
@@ -269,10 +260,8 @@ class Exporter:
             await asyncio.wait([*periodic, *pulling])
             self.recorder.close()
             await asyncio.wait([writer])
-            if self.verifier is not None:
-                await self.verifier.aclose()
-            if self.client is not None:
-                await self.client.aclose()
+            if self.verification is not None:
+                await self.verification.aclose()
             if self.recorder.is_idle:  # else it hangs in its last work
                 self.store.close()
 

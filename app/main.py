@@ -79,7 +79,7 @@ def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
     return PushEndpoint(
         exporter.intake(endpoint),
         subscription=subscriptions[endpoint],
-        authenticator=exporter.verifier,
+        authenticator=exporter.verification,
         gate=exporter.gate,
         max_body_bytes=exporter.settings.server.max_body_bytes,
     )

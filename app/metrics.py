@@ -297,7 +297,7 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition in the format that the `Accept` header prefers, and its content type."""
         encode, content_type = preferred_format(accept)
-        totals = [family.encode(encode) for family in self._totals.render()]
+        totals = self._totals.render(encode)
         own = Families(self._totals.hold_own(self._registry.collect()))
         return b"".join([*totals, encode(own)]), content_type
 

@@ -27,6 +27,7 @@ from app.web.application import Application
 from app.web.protocol import protocol_for
 
 _BACKLOG: Final = 2048
+_TICK_SECONDS: Final = 1.0
 _SWITCH_SECONDS: Final = 0.0005
 _GARBAGE_THRESHOLD: Final = 20_000
 
@@ -49,11 +50,11 @@ def _tune() -> None:
     """Fit the interpreter to many short-lived objects and one thread that must answer soon."""
     # A scrape is rendered in another thread: this limits how long it keeps the interpreter's lock.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # A batch holds thousands of objects, and hardly any are in a cycle. The objects of the modules stay:
-    # after their garbage is collected, the collector does not look at them again.
-    gc.collect()
+    # A batch holds thousands of objects, and hardly any are in a cycle. The objects of the modules stay: the
+    # collector does not look at them again. Their garbage, 0.3 MiB, stays too: to find it takes 30 ms.
     gc.freeze()
     gc.set_threshold(_GARBAGE_THRESHOLD)
+    gc.enable()
 
 
 async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool, overrides: Overrides) -> None:
@@ -117,7 +118,7 @@ async def listening(
         yield Listeners([server.port for server in servers], running)
     finally:
         for server in servers:
-            server.should_exit = True
+            server.stop()
         await asyncio.wait(running)
 
 
@@ -148,7 +149,7 @@ async def _drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
     await _wait_up_to(exporter.settings.prometheus.linger_seconds, signals.get())
 
 
-async def _wait_up_to(seconds: float, event: Awaitable[int]) -> None:
+async def _wait_up_to(seconds: float, event: Awaitable[object]) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(event, seconds)
 
@@ -189,6 +190,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self, settings: Settings, port: int, app: Application, *, advice: str, shutdown_seconds: int
     ) -> None:
+        self._stopped = asyncio.Event()
         self.socket = _listen(settings.server.host, port, advice)
         self.port: int = self.socket.getsockname()[1]
         super().__init__(
@@ -210,6 +212,17 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=shutdown_seconds,
             )
         )
+
+    def stop(self) -> None:
+        """Have `serve` close the connections, and return."""
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn wakes up ten times a second, which is most of what an idle exporter does. Its tick renews
+        # the header `date`, each second.
+        while not await self.on_tick(0):
+            await _wait_up_to(_TICK_SECONDS, self._stopped.wait())
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()

@@ -65,6 +65,12 @@ def environment_trust() -> ssl.SSLContext | None:
     return None
 
 
+def check_environment(url: str) -> None:
+    """Raise StartError if a variable that is used for calls to this URL has a value that is not usable."""
+    if proxy_for(url) is not None or url.startswith("https:"):
+        environment_trust()
+
+
 def child_environment(url: str) -> Mapping[str, str]:
     """Return the environment for a child process that calls this URL with requests and google-auth.
 

@@ -14,7 +14,7 @@ from app.negotiation import accepts_gzip
 from app.web.problems import as_response, problem
 
 _GZIP_LEVEL: Final = 1
-"""For 1,000 clusters, 3.4 MB: level 1 gives 144 kB in 6 ms of processor time, level 6 126 kB in 15 ms."""
+"""For 50,000 series, 10 MB: level 1 gives 422 kB in 17 ms of processor time, level 6 337 kB in 41 ms."""
 
 
 class Condition(Protocol):

@@ -4,7 +4,9 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from tests.bench import latency, layers, throughput
+import pytest
+
+from tests.bench import latency, layers, scrape, throughput
 from tests.support.requirement import require
 
 
@@ -33,3 +35,18 @@ def test_each_layer_is_measured_on_interruptions_that_count(tmp_path: Path) -> N
 
     assert len(rounds) == 3
     assert all(sum(measured.values()) > 0 for measured in rounds)
+
+
+@pytest.mark.parametrize("go", [None, "go"])
+def test_scraped_exporters_count_every_push_and_the_peer_has_the_same_series(
+    tmp_path: Path, go: str | None
+) -> None:
+    if go is not None:
+        require("go", shutil.which(go))
+    options = Namespace(series=[200], changed=[0, 1, 100], rounds=1, rate=100, seconds=1, before=None, go=go)
+
+    report = scrape.run(tmp_path, options)
+
+    assert report.errors == []
+    assert report.skipped == ["client_golang: Go is not installed", "before: no --before"][go is not None :]
+    assert set(report.costs[200]) == {"exporter", *([] if go is None else ["client_golang"])}

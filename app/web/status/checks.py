@@ -246,7 +246,7 @@ def _pending(snapshot: Snapshot) -> Check:
 
 def _unknown(snapshot: Snapshot) -> Check:
     name, window = "Counted as unknown", snapshot.window.value
-    counted = snapshot.counted()
+    counted = snapshot.counted
     unknown = sum(row.counted_as_unknown for row in counted)
     everything = sum(row.interruptions for row in counted)
     if not everything:

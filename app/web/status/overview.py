@@ -113,7 +113,7 @@ class Overview:
 
 def overview(snapshot: Snapshot) -> Overview:
     """Return the view model of a snapshot."""
-    counted = snapshot.counted()
+    counted = snapshot.counted
     rows = sorted(_pool_rows(snapshot, counted), key=lambda row: row.weight)
     numbers = _sum(row.numbers for row in rows)
     known = [row for row in counted if row.labels.cluster not in {UNKNOWN, OTHER}]
@@ -173,11 +173,12 @@ def _pool_row(pool: Pool, rows: Sequence[CountedLabels], history: PoolWeek | Non
 
 
 def _counted(rows: Sequence[CountedLabels]) -> tuple[int, int, float]:
-    return (
-        sum(row.instances for row in rows),
-        sum(row.interruptions for row in rows),
-        sum(row.instance_seconds for row in rows) / 3600,
-    )
+    instances, interruptions, seconds = 0, 0, 0.0
+    for row in rows:
+        instances += row.instances
+        interruptions += row.interruptions
+        seconds += row.instance_seconds
+    return instances, interruptions, seconds / 3600
 
 
 def _is_shown(row: PoolRow) -> bool:

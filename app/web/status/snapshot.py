@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Final, TypeAlias
 
 from prometheus_client.samples import Sample
@@ -118,7 +119,7 @@ class Ledger:
         return sum(pool.last_week for pool in self.pools)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # not slotted, because it keeps its sums over all label sets
 class Snapshot:
     """Everything that is on the page. Times are by the exporter's clock."""
 
@@ -137,7 +138,7 @@ class Snapshot:
     not_ready_reasons: Sequence[str] = ()
     listing_interval_seconds: float = 600.0
 
-    @property
+    @cached_property
     def window(self) -> Window:
         """The period of the rates and shares.
 
@@ -150,8 +151,9 @@ class Snapshot:
         lived = sum(row.instance_seconds for row in self.ledger.week)
         return Window.WEEK if lived < counted else Window.SINCE_COUNTING_BEGAN
 
+    @cached_property
     def counted(self) -> Sequence[CountedLabels]:
-        """Return the numbers of each label set in the window."""
+        """The numbers of each label set in the window."""
         found = {row.labels: CountedLabels(row.labels, row.instances) for row in self.label_sets}
         if self.ledger is not None and self.window is Window.WEEK:
             for week in self.ledger.week:
