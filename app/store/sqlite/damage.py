@@ -52,11 +52,13 @@ def find_damage(location: Location, schema: int, *, exclusive: bool) -> str | No
         with closing(_connect_read_only(path, exclusive=exclusive)) as connection:
             finding = connection.execute("PRAGMA quick_check(1)").get
             version = version_of(connection)
+            application_id = connection.execute("PRAGMA application_id").get
     except DAMAGE as exc:
         return str(exc)
     if finding != "ok":
         return str(finding)
-    if not ours:
+    # The header of the file may be damaged while the WAL has a sound one, which SQLite reads.
+    if application_id != APPLICATION_ID:
         raise foreign
     if version > schema:
         raise StartError(f"the store {location} has schema {version}, newer than this program's {schema}")
