@@ -140,7 +140,7 @@ class Simulation:
         self._in_doubt: list[Sequence[Event]] = []
         """Batches that were refused, or whose process ended. Each may be committed."""
         self._doubtful_failures: set[str] = set()
-        """The operations of failures of which only a redelivery tells if they are committed."""
+        """The operations of failures that may be committed. Only a redelivery shows it."""
         self._delivered: set[Event] = set()
         """The events whose delivery was tried since everything was well."""
         self._shown: dict[Labels, tuple[int, int, int, float]] = {}

@@ -86,7 +86,7 @@ class SimulatedExporter:
 
 
 def _serve(pipe: Connection, directory: Path, settings: Mapping[str, object], clock: SharedClock) -> None:
-    """Run an exporter until told to stop; do its periodic work when told."""
+    """Run an exporter until the pipe has None; do its periodic work for each order before that."""
     with Exporter(
         directory, settings, two_listeners=True, clock=clock, shortest_pause_seconds=HOUR
     ) as exporter:

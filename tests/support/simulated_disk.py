@@ -19,7 +19,7 @@ _SECTOR: Final = 512
 
 
 class _Write(NamedTuple):
-    """What a write has replaced. The file was shorter if the old data is."""
+    """The data that a write has replaced. If the old data is shorter, the file was shorter too."""
 
     path: str
     offset: int

@@ -63,6 +63,8 @@ def find_damage(location: Location, schema: int, *, exclusive: bool) -> Damage |
         _warm_page_cache(path)
         with closing(connect_read_only(path, exclusive=exclusive)) as connection:
             version = version_of(connection)
+            # The file's header may be damaged while the WAL has a sound one, which SQLite reads.
+            ours = ours or connection.execute("PRAGMA application_id").get == APPLICATION_ID
             if ours and version > schema:
                 raise StartError(
                     f"the store {location} has schema {version}, newer than this program's {schema}"
