@@ -69,14 +69,10 @@ def _record_creation(event: InstanceCreated, before: Instance | None, known: Kno
         return _record_another_start(event, before, draft)
     identity = event.id or (f"~{event.key}" if before is None else before.identity)
     if before is None:
-        instance = undescribed_instance(event.name, identity, draft.now)
+        instance = _unknown_instance(event, identity, known, draft.now)
     else:
         instance = draft.rename(before, identity)
-    instance = _with_description(instance, event, draft)
-    if before is None:
-        ended_at = _missing_since(event, known)
-        instance = instance._replace(alive=ended_at is None, ended_at=ended_at)
-    instance = with_failure(instance, draft)
+    instance = with_failure(_with_description(instance, event, draft), draft)
     instance = order_among_incarnations(instance, draft)
     draft.keep(instance)
     if before is not None and before.kind is UNDESCRIBED and event.node is not None:
@@ -84,10 +80,14 @@ def _record_creation(event: InstanceCreated, before: Instance | None, known: Kno
     return instance
 
 
-def _missing_since(event: InstanceCreated, known: Known) -> float | None:
-    """Return when a listing began that would contain the unknown instance if it were alive."""
+def _unknown_instance(event: InstanceCreated, identity: str, known: Known, now: float) -> Instance:
+    """Return a new incarnation, which has ended if a later listing would contain it were it alive."""
     listed_at = known.listed_at
-    return listed_at if listed_at is not None and event.at < listed_at - CLOCK_TOLERANCE_SECONDS else None
+    is_missing = listed_at is not None and event.at < listed_at - CLOCK_TOLERANCE_SECONDS
+    ended_at = listed_at if is_missing else None
+    return Instance(
+        event.name, identity, UNDESCRIBED, UNKNOWN_NODE, now, alive=not is_missing, ended_at=ended_at
+    )
 
 
 def _record_another_start(event: InstanceCreated, known: Instance, draft: Draft) -> Instance:

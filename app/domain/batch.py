@@ -5,7 +5,7 @@ events, writes the changes, and commits.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -42,6 +42,7 @@ from app.domain.totals import Totals, TotalsDelta
 
 KEYLESS: Final = (CreationFailed, InstanceDeleted)
 """The events that change nothing the second time, so they need no key."""
+_WITH_OPERATION: Final = (InstanceCreated, CreationFailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,12 @@ def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
     return list({event.name: None for event in events})
 
 
-def identities_of(event: Event) -> list[str]:
-    """Return the identities by which the store must look up an archived incarnation for the event."""
-    identities = [event.id] if event.id else []
-    if isinstance(event, InstanceCreated | CreationFailed) and event.operation:
-        identities.append(start_identity_of(event.operation))
-    return identities
+def identities_of(event: Event) -> Iterator[str]:
+    """Yield the identities by which the store must look up an archived incarnation for the event."""
+    if event.id:
+        yield event.id
+    if isinstance(event, _WITH_OPERATION) and event.operation:
+        yield start_identity_of(event.operation)
 
 
 def with_project_id(event: Event, projects: Mapping[str, str]) -> Event:

@@ -41,7 +41,7 @@ class InstanceName(NamedTuple):
     @property
     def path(self) -> str:
         """The name as the stores keep it: project, zone and instance with slashes between them."""
-        return "/".join(self)
+        return f"{self.project}/{self.zone}/{self.instance}"
 
     @classmethod
     def from_path(cls, path: str) -> Self:

@@ -5,6 +5,7 @@ clock; the others are event times.
 """
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from app.domain.events import UNKNOWN, UNKNOWN_NODE, InstanceInterrupted, InstanceName, Node, frozen
@@ -34,6 +35,11 @@ def display_cluster(name: str) -> str:
     The exporter uses the names `unknown` and `other` itself. GKE does not accept a name with a colon.
     """
     return f"cluster:{name}" if name in _RESERVED else name
+
+
+@lru_cache(maxsize=1024)  # the nodes of a pool have the same labels
+def _labels_of(project: str, zone: str, node: Node) -> Labels:
+    return Labels(project, node.cluster, node.cluster_location, node.node_pool, zone, node.machine_type)
 
 
 class Kind(IntEnum):
@@ -93,9 +99,7 @@ class Instance(NamedTuple):
     @property
     def labels(self) -> Labels:
         """The labels of its series. An overflowed incarnation counts under `other` instead."""
-        project, zone, _ = self.name
-        cluster, cluster_location, node_pool, machine_type = self.node
-        return Labels(project, cluster, cluster_location, node_pool, zone, machine_type)
+        return _labels_of(self.name.project, self.name.zone, self.node)
 
     @property
     def live_spot(self) -> bool:

@@ -90,17 +90,19 @@ def _count(
 def _ledger_row(event: InstanceInterrupted, incarnation: Instance, released_by: ReleasedBy | None) -> Counted:
     start = incarnation.created_at if incarnation.started_at is None else incarnation.started_at
     has_age = not incarnation.lifetime_observed and start is not None and event.at >= start
+    age = event.at - start if has_age and start is not None else None
+    node, attributed = incarnation.node, incarnation.kind is NODE
     return Counted(
-        key=event.key,
-        at=event.at,
-        name=event.name,
-        id=event.id,
-        node=incarnation.node,
-        counted_as=incarnation.node.cluster,
-        age=event.at - start if has_age and start is not None else None,
-        attributed=incarnation.kind is NODE,
-        released_by=released_by,
-        found_by=event.found_by,
+        event.key,
+        event.at,
+        event.name,
+        event.id,
+        node,
+        node.cluster,
+        age,
+        attributed,
+        released_by,
+        event.found_by,
     )
 
 

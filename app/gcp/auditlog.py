@@ -250,11 +250,15 @@ def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
     An event is logged before it is received and published. It can be of any age, because a dead-letter topic
     or a seek replays old messages.
     """
-    at, received_at = epoch_seconds(entry.get("timestamp")), epoch_seconds(entry.get("receive_timestamp"))
-    published_at = delivery.published_at
-    known_at = next(known for known in (published_at, received_at, now) if known is not None)
-    latest = known_at + BELIEVED_AHEAD_SECONDS
-    return next((at for at in (at, received_at, published_at) if at is not None and at <= latest), now)
+    # Each time that is not needed stays unread, because reading one takes a tenth of the entry's time.
+    received, published_at = entry.get("receive_timestamp"), delivery.published_at
+    known_at = epoch_seconds(received) if published_at is None else published_at
+    latest = (now if known_at is None else known_at) + BELIEVED_AHEAD_SECONDS
+    for timestamp in (entry.get("timestamp"), received):
+        at = epoch_seconds(timestamp)
+        if at is not None and at <= latest:
+            return at
+    return now if published_at is None else published_at
 
 
 def _operation(entry: _LogEntry) -> str:

@@ -5,7 +5,7 @@ A row's fields are the columns of its table, in the order in which they are writ
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,6 @@ _MAX_ROWS_PER_STATEMENT: Final = 16
 """So the statement for each number of rows stays prepared (2 µs per event). Also, SQLite saves the pages that
 a statement of many rows changes until it ends; beyond 64 KiB it does so in a file."""
 _KINDS: Final = tuple(Kind)
-_NODE_FIELDS: Final = len(Node._fields)
 
 
 class PendingRow(NamedTuple):
@@ -112,6 +111,7 @@ _SELECT_PAST: Final = (
     "SELECT ledger.key FROM json_each(?) AS keys CROSS JOIN ledger"
     " ON ledger.key = keys.value AND ledger.counted_as = ''"
 )
+_HAS_PAST: Final = "SELECT EXISTS (SELECT 1 FROM ledger WHERE counted_as = '')"
 _SELECT_INSTANCES: Final = select(
     INSTANCE_COLUMNS,
     "FROM json_each(?) AS names CROSS JOIN instances ON name = names.value",
@@ -158,10 +158,15 @@ def select_past(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
     return [key for (key,) in connection.execute(_SELECT_PAST, (json_array(keys),))]
 
 
+def has_past(connection: apsw.Connection) -> bool:
+    """Return True if the ledger has an interruption that is not counted."""
+    return bool(connection.execute(_HAS_PAST).get)
+
+
 def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> Iterator[Instance]:
     """Return the incarnations of these names, which are given by their paths."""
-    for path, identity, kind, *rest in connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),)):
-        yield _instance(by_path[path], identity, kind, rest)
+    for row in connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),)):
+        yield _instance(by_path[row[0]], row)
 
 
 def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
@@ -175,13 +180,20 @@ def select_archived(
 ) -> Iterator[Instance]:
     """Return the archived incarnations that have one of these names and identities."""
     pairs = to_json([(name.path, identity) for name, identity in wanted]).decode()
-    for path, identity, kind, *rest in connection.execute(_SELECT_ARCHIVED, (pairs,)):
-        yield _instance(InstanceName.from_path(path), identity, kind, rest)
+    for row in connection.execute(_SELECT_ARCHIVED, (pairs,)):
+        yield _instance(InstanceName.from_path(row[0]), row)
 
 
-def _instance(name: InstanceName, identity: str, kind: int, rest: Sequence[Any]) -> Instance:
+def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
     # The flags stay 0 and 1, which are equal to False and True: six calls fewer.
-    return Instance(name, identity, _KINDS[kind], Node._make(rest[:_NODE_FIELDS]), *rest[_NODE_FIELDS:])
+    _, identity, kind, cluster, cluster_location, node_pool, machine_type, *shared = row
+    node = _node(cluster, cluster_location, node_pool, machine_type)
+    return Instance(name, identity, _KINDS[kind], node, *shared)
+
+
+@lru_cache(maxsize=1024)  # the instances of a node pool have the same labels
+def _node(cluster: str, cluster_location: str, node_pool: str, machine_type: str) -> Node:
+    return Node(cluster, cluster_location, node_pool, machine_type)
 
 
 def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[PendingInterruption]:

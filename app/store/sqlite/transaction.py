@@ -14,6 +14,7 @@ from app.store.sqlite.rows import (
     INSTANCE_COLUMNS,
     LedgerRow,
     PendingRow,
+    has_past,
     insert,
     insert_totals,
     row_of_counted,
@@ -162,7 +163,7 @@ class SQLiteTransaction:
                 if pending is not None
             ],
         )
-        if batch.counted:
+        if batch.counted and has_past(connection):
             connection.executemany(
                 "DELETE FROM ledger WHERE key = ? AND counted_as = ''",
                 [(counted.key,) for counted, _ in batch.counted],
