@@ -171,8 +171,8 @@ def select_instances(connection: apsw.Connection, by_path: Mapping[str, Instance
 
 def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
     """Return the incarnations that are Spot instances, and not known to be something else than GKE nodes."""
-    for path, identity, kind, *rest in connection.execute(_SELECT_SPOT, (Kind.PLAIN_INSTANCE,)):
-        yield _instance(InstanceName.from_path(path), identity, kind, rest)
+    for row in connection.execute(_SELECT_SPOT, (Kind.PLAIN_INSTANCE,)):
+        yield _instance(InstanceName.from_path(row[0]), row)
 
 
 def select_archived(
