@@ -550,6 +550,11 @@ class Replicas(Exporter):
         (leader,) = (store for store in self.stores if store.state().lease_ends_at > 0)
         return leader
 
+    def beat(self) -> None:
+        """Sync, too: each replica does so every few seconds, and so knows the newest beat."""
+        super().beat()
+        self.sync()
+
     def take(self, events: list[Event]) -> None:
         self.store = next(self.turns)
         super().take(events)
