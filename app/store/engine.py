@@ -19,7 +19,6 @@ from app.store.port import (
     Backend,
     Listing,
     NotLeadingError,
-    Prepared,
     SharedBackend,
     StoredState,
     Transaction,
@@ -57,17 +56,9 @@ class Engine:
             memory.snapshot(), memory.pending, dict(memory.listed), lease_ends_at, memory.take_rollback()
         )
 
-    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
-        finish, decided, garbage = self._backend.transact(partial(self._decide, events), now)
-
-        def commit() -> Applied:
-            applied, self._memory.projects = finish()
-            return self._memory.commit(applied)
-
-        return Prepared(commit, () if decided is None else decided[0].outcomes, garbage)
-
     def apply(self, events: Sequence[Event], now: float) -> Applied:
-        return self.prepare(events, now).commit()
+        applied, self._memory.projects = self._backend.transact(partial(self._decide, events), now)
+        return self._memory.commit(applied)
 
     def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
@@ -146,7 +137,7 @@ class Engine:
             return self._applied(transaction), downtime, _outage(since, now)
 
         try:
-            applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True).commit()
+            applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True)
             self._memory.outage = outage or self._memory.outage
             self._memory.accrued_until = now
             self._memory.beat_at = now
@@ -273,13 +264,13 @@ class Engine:
 
     def _transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
         try:
-            return self._backend.transact(work, now, leading=leading).commit()
+            return self._backend.transact(work, now, leading=leading)
         except NotLeadingError:
             raise StoreUnavailableError("another replica does the periodic work now") from None
 
     def _apply_if_leading(self, work: Callable[[Transaction], Applied], now: float) -> Applied:
         try:
-            applied = self._backend.transact(work, now, leading=True).commit()
+            applied = self._backend.transact(work, now, leading=True)
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)

@@ -4,13 +4,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from app.domain.batch import Applied, Batch, Rollback
 from app.domain.events import Event, InstanceInterrupted, InstanceName, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.ledger import LabelSetWeek, LedgerEntry, PoolWeek, Query
-from app.domain.outcomes import Outcome
 from app.domain.totals import LabelSetTotals, Totals
 from app.store.memory import Memory
 
@@ -49,16 +48,6 @@ class StoredState:
     """See `Applied`."""
 
 
-class Prepared(NamedTuple):
-    """Events of which everything is done but the part that waits for a disk or for other machines."""
-
-    commit: Callable[[], Applied]
-    outcomes: Sequence[Outcome] = ()
-    """One outcome per event, valid if the commit succeeds. Empty if the backend decides during the commit."""
-    garbage: object = None
-    """Objects kept alive only so that they can be freed while the commit waits for the disk."""
-
-
 class Store(Protocol):
     """The durable state of the exporter. Called from one thread at a time; `now` is the caller's clock.
 
@@ -69,13 +58,6 @@ class Store(Protocol):
 
     def state(self) -> StoredState:
         """Return all totals, and the number of pending interruptions."""
-        ...
-
-    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
-        """Decide the events, in order, in one transaction; the returned commit makes them durable.
-
-        No other method may be called before the commit has ended.
-        """
         ...
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
@@ -305,17 +287,6 @@ class Transaction(Protocol):
         ...
 
 
-class Transacted(NamedTuple, Generic[T_co]):
-    """A transaction that still has to be committed."""
-
-    commit: Callable[[], T_co]
-    """Commit, and return the work's result."""
-    result: T_co | None
-    """The work's result if the commit succeeds; None if the work runs during the commit."""
-    garbage: object = None
-    """See `Prepared`."""
-
-
 class Backend(Protocol):
     """A database. It knows no rules. Its methods raise what `Store` documents."""
 
@@ -326,10 +297,8 @@ class Backend(Protocol):
         """Connect, and load the memory, unless that is done."""
         ...
 
-    def transact(
-        self, work: Callable[[Transaction], T], now: float, *, leading: bool = False
-    ) -> Transacted[T]:
-        """Run the work in a transaction and write its changes.
+    def transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
+        """Run the work in a transaction, write and commit its changes, and return its result.
 
         The backend may run the work again if other replicas have changed what the work has read. With
         `leading`, raise NotLeadingError if another replica does the periodic work.

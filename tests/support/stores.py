@@ -4,14 +4,13 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 from app.domain.batch import Applied
 from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
 from app.store.opening import open_store
-from app.store.port import OpenedStore, Prepared, Store, StoredState
+from app.store.port import OpenedStore, Store, StoredState
 
 
 class Disk:
@@ -72,9 +71,6 @@ class StoreOnDisk:
     def state(self) -> StoredState:
         self._disk.read()
         return self._store.state()
-
-    def prepare(self, events: Sequence[Event], now: float) -> Prepared:
-        return Prepared(partial(self.apply, events, now))
 
     def apply(self, events: Sequence[Event], now: float) -> Applied:
         self._disk.write(events)

@@ -15,7 +15,7 @@ from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.store.memory import Memory
-from app.store.port import LEASE_SECONDS, NotLeadingError, Transacted, Transaction
+from app.store.port import LEASE_SECONDS, NotLeadingError, Transaction
 from app.store.redis import shared
 from app.store.redis.connection import Command, Link, LostReplyError
 from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
@@ -151,10 +151,8 @@ class RedisBackend:
             self._name_lost = isinstance(exc, NameTakenError)
             raise
 
-    def transact(
-        self, work: Callable[[Transaction], T], now: float, *, leading: bool = False
-    ) -> Transacted[T]:
-        return Transacted(partial(self._transact, work, now, leading=leading), None)
+    def transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
+        return self._transact(work, now, leading=leading)
 
     def sync(self, now: float) -> Applied:
         """Read what other replicas have changed, renew this process' keys, and take or renew the lease."""

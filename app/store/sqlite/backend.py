@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TypeVar
 
 import apsw
@@ -11,7 +10,7 @@ from app.domain.batch import Applied
 from app.domain.totals import Totals
 from app.errors import StoreGoneError
 from app.store.memory import Memory
-from app.store.port import Transacted, Transaction
+from app.store.port import Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
 from app.store.sqlite.pruning import Pruning, is_pass_due, prune_ledger, record_pass
 from app.store.sqlite.rows import delete_totals, reset_totals, select_totals
@@ -41,15 +40,12 @@ class SQLiteBackend:
         now: float,
         *,
         leading: bool = False,  # noqa: ARG002 - the only process always leads
-    ) -> Transacted[T]:
-        if self._connection is None:
-            # Connecting loads the memory, which takes long. So it is a part of the commit.
-            return Transacted(partial(self._connect_and_transact, work, now), None)
+    ) -> T:
         with self._rolling_back():
-            transaction = self._begin(self._connection, now)
+            transaction = self._begin(self._connected(), now)
             result = work(transaction)
             transaction.write()
-        return Transacted(partial(self._commit, result, transaction.swept), result, transaction)
+        return self._commit(result, transaction.swept)
 
     def prune(self, before: float, now: float) -> Applied:
         with self._rolling_back():
@@ -85,10 +81,6 @@ class SQLiteBackend:
     def _begin(self, connection: apsw.Connection, now: float) -> SQLiteTransaction:
         connection.execute("BEGIN IMMEDIATE")
         return SQLiteTransaction(connection, self.memory, self._sweeps, now)
-
-    def _connect_and_transact(self, work: Callable[[Transaction], T], now: float) -> T:
-        self.connect()
-        return self.transact(work, now).commit()
 
     def _commit(self, result: T, swept: dict[str, float]) -> T:
         with self._rolling_back():
