@@ -106,7 +106,7 @@ _NAMES: Final[Mapping[type[Outcome], str]] = {
 def document_of(outcome: Outcome) -> dict[str, str]:
     """Return the outcome as the fields of a JSON document."""
     name = name_of(outcome)
-    if isinstance(outcome, Counted | Tracked):
+    if isinstance(outcome, (Counted, Tracked)):
         project, zone, instance = outcome.name
         cluster, cluster_location, node_pool, machine_type = outcome.node
         return {
@@ -121,6 +121,6 @@ def document_of(outcome: Outcome) -> dict[str, str]:
         }
     if isinstance(outcome, Ignored):
         return {"outcome": name, "reason": outcome.reason}
-    if isinstance(outcome, Duplicate | Ended | Pending):
+    if isinstance(outcome, (Duplicate, Ended, Pending)):
         return {"outcome": name}
     assert_never(outcome)

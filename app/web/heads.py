@@ -10,7 +10,6 @@ from app.web.answers import Headers
 
 MAX_HEAD_BYTES: Final = 65_536
 MAX_HEADERS: Final = 100
-_EMPTY_LINES: Final = (b"\n\r\n", b"\n\n")
 _BEGINS_HEAD: Final = re.compile(rb"(\r?\n)*[A-Z]*([A-Z] [^\r\n]*(\r?\n|\r?$|$)|$)")
 _UPGRADE: Final = re.compile(rb"^(upgrade|http2-settings):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 
@@ -18,10 +17,14 @@ _UPGRADE: Final = re.compile(rb"^(upgrade|http2-settings):[^\n]*\n", re.IGNORECA
 def end_of_head(data: bytes) -> int:
     """Return the length of the head, with the empty line at its end; 0 if it is not complete.
 
-    A carriage return before a line feed may be missing. A regular expression takes 8 us longer.
+    A carriage return before a line feed may be missing.
     """
-    ends = [at + len(mark) for mark in _EMPTY_LINES if (at := data.find(mark)) >= 0]
-    return min(ends, default=0)
+    usual = data.find(b"\n\r\n")
+    # Only before it, because to search a whole body takes 2 us.
+    short = data.find(b"\n\n") if usual < 0 else data.find(b"\n\n", 0, usual + 1)
+    if short >= 0:
+        return short + len(b"\n\n")
+    return usual + len(b"\n\r\n") if usual >= 0 else 0
 
 
 def may_begin_head(data: bytes) -> bool:

@@ -128,7 +128,6 @@ class Connection(asyncio.Protocol):
         self._is_complete = True
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._expects_continue = False
         self._pieces: list[bytes] = []
         """Pieces of the body that the parser has just found."""
         # the request that is being answered
@@ -229,7 +228,9 @@ class Connection(asyncio.Protocol):
                 self._parse(piece)
         finally:
             self._is_feeding = False
-        self._set_reading(len(self._unread) <= MAX_UNREAD_BYTES or not self._is_blocked())
+        reads = len(self._unread) <= MAX_UNREAD_BYTES or not self._is_blocked()
+        if reads != self._is_reading:
+            self._set_reading(reads)
         if self._is_half_closed and self._waits_for_caller():
             self.transport.close()
 
@@ -239,14 +240,13 @@ class Connection(asyncio.Protocol):
 
     def _is_blocked(self) -> bool:
         """Return True while nothing more can be parsed."""
-        if self.transport.is_closing():
-            return True
-        if self._request is not None and self._request.is_paused:
-            return True
-        return self._is_due and self._in_head
+        if self._in_head:
+            return self._is_due or self.transport.is_closing()
+        request = self._request
+        return (request is not None and request.is_paused) or self.transport.is_closing()
 
     def _set_reading(self, reading: bool) -> None:  # noqa: FBT001 - the new state
-        if reading != self._is_reading and not self.transport.is_closing():
+        if not self.transport.is_closing():
             self._is_reading = reading
             (self.transport.resume_reading if reading else self.transport.pause_reading)()
 
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._url, self._headers, self._expects_continue = b"", [], False
+        self._url, self._headers = b"", []
 
     def on_url(self, url: bytes) -> None:
         """Add a part of the URL."""
@@ -305,10 +305,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header; trailers are dropped."""
         if self._in_head:
-            name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self._expects_continue = True
-            self._headers.append((name, value))
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Begin the body."""
@@ -374,16 +371,19 @@ class Connection(asyncio.Protocol):
     def _read_body(self) -> None:
         """Read the body of an admitted push."""
         self._waits_since = self.loop.time()
-        if self._expects_continue and not self._unread and not self.transport.is_closing():
+        if not self._unread and self._expects_continue() and not self.transport.is_closing():
             self.transport.write(CONTINUE)
         self._feed()
+
+    def _expects_continue(self) -> bool:
+        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
 
     def _respond(self, answer: Answer) -> None:
         """Send the answer of a push."""
         if self.transport.is_closing():
             return
         # A caller that waits for permission to send the body may send the next request in its place.
-        gave_up = self._expects_continue and not self._is_complete
+        gave_up = not self._is_complete and self._expects_continue()
         stays_open = self._stays_open and not answer.closes and not gave_up and not self._is_stopping()
         self.transport.write(encode(answer, self._default_headers(), closes=not stays_open))
         self._end_answer(stays_open)

@@ -14,7 +14,6 @@ from pydantic_core import to_json
 from app.errors import (
     BodyTooLargeError,
     CallerError,
-    InternalError,
     StoppingError,
     UnavailableError,
     WrongSubscriptionError,
@@ -110,7 +109,7 @@ class PushEndpoint:
 
 def answer_of(result: Result) -> Answer:
     """Return the answer to a push with this result."""
-    if isinstance(result, CallerError | UnavailableError | InternalError):
+    if isinstance(result, Exception):
         problem = problem_of(result)
         headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)

@@ -13,7 +13,7 @@ from app.store.memory import Memory
 from app.store.port import Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
 from app.store.sqlite.pruning import Pruning, is_pass_due, prune_ledger, record_pass
-from app.store.sqlite.rows import delete_totals, reset_totals, select_totals
+from app.store.sqlite.rows import delete_totals, has_past, reset_totals, select_totals
 from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
 
@@ -28,6 +28,8 @@ class SQLiteBackend:
         self._file = file
         self._connection: apsw.Connection | None = None
         self._sweeps: dict[str, float] = {}
+        self._has_past = True
+        """False if the ledger has no interruption that is not counted."""
         self._pruning = Pruning()
 
     def connect(self) -> None:
@@ -45,7 +47,8 @@ class SQLiteBackend:
             transaction = self._begin(self._connected(), now)
             result = work(transaction)
             transaction.write()
-        return self._commit(result, transaction.swept)
+            self._commit(transaction)
+        return result
 
     def prune(self, before: float, now: float) -> Applied:
         with self._rolling_back():
@@ -62,7 +65,8 @@ class SQLiteBackend:
             applied = transaction.batch.applied((), self.memory.pending)
             applied.removed = idle
             applied.more = more or not passed
-            return self._commit(applied, {})
+            self._commit(transaction)
+            return applied
 
     def reset_totals(self) -> None:
         """Set every counter to 0, and keep everything else."""
@@ -71,7 +75,8 @@ class SQLiteBackend:
             connection.execute("BEGIN IMMEDIATE")
             reset_totals(connection)
             connection.execute("DELETE FROM clocks WHERE name = 'keys_complete_since'")
-            self._commit(None, {})
+            connection.execute("COMMIT")
+            self._file.require_present()
             self._load_memory(connection)
 
     def close(self) -> None:
@@ -80,15 +85,14 @@ class SQLiteBackend:
 
     def _begin(self, connection: apsw.Connection, now: float) -> SQLiteTransaction:
         connection.execute("BEGIN IMMEDIATE")
-        return SQLiteTransaction(connection, self.memory, self._sweeps, now)
+        return SQLiteTransaction(connection, self.memory, self._sweeps, now, has_past=self._has_past)
 
-    def _commit(self, result: T, swept: dict[str, float]) -> T:
-        with self._rolling_back():
-            self._connected().execute("COMMIT")
-            # Afterwards, because the next start finds what is then in the files that have the store's paths.
-            self._file.require_present()
-        self._sweeps.update(swept)
-        return result
+    def _commit(self, transaction: SQLiteTransaction) -> None:
+        transaction.connection.execute("COMMIT")
+        # Afterwards, because the next start finds what is then in the files that have the store's paths.
+        self._file.require_present()
+        self._sweeps.update(transaction.swept)
+        self._has_past = self._has_past or bool(transaction.batch.past)
 
     @contextmanager
     def _rolling_back(self) -> Iterator[None]:
@@ -121,6 +125,7 @@ class SQLiteBackend:
         return self._connection
 
     def _load_memory(self, connection: apsw.Connection) -> None:
+        self._has_past = has_past(connection)
         self.memory.load(
             select_totals(connection),
             pending=connection.execute("SELECT count(*) FROM pending").get,

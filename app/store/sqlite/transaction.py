@@ -14,7 +14,6 @@ from app.store.sqlite.rows import (
     INSTANCE_COLUMNS,
     LedgerRow,
     PendingRow,
-    has_past,
     insert,
     insert_totals,
     row_of_counted,
@@ -34,9 +33,18 @@ class SQLiteTransaction:
     """See `app.store.port.Transaction`. BEGIN and COMMIT are the backend's."""
 
     def __init__(
-        self, connection: apsw.Connection, memory: Memory, sweeps: Mapping[str, float], now: float
+        self,
+        connection: apsw.Connection,
+        memory: Memory,
+        sweeps: Mapping[str, float],
+        now: float,
+        *,
+        has_past: bool,
     ) -> None:
-        """`sweeps`: for each project, when its last listing began that ended unlisted instances."""
+        """`sweeps`: for each project, when its last listing began that ended unlisted instances.
+
+        `has_past`: the ledger may have interruptions that are not counted.
+        """
         self.connection = connection
         self.batch = memory.batch(now)
         self.swept: dict[str, float] = {}
@@ -44,6 +52,7 @@ class SQLiteTransaction:
         self._sweeps = sweeps
         self._now = now
         self._any_pending = memory.pending > 0
+        self._has_past = has_past
 
     def load(
         self,
@@ -163,7 +172,7 @@ class SQLiteTransaction:
                 if pending is not None
             ],
         )
-        if batch.counted and has_past(connection):
+        if self._has_past and batch.counted:
             connection.executemany(
                 "DELETE FROM ledger WHERE key = ? AND counted_as = ''",
                 [(counted.key,) for counted, _ in batch.counted],
