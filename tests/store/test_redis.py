@@ -384,6 +384,22 @@ def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) ->
     assert leads(other)
 
 
+@pytest.mark.parametrize("behind", [-60.0, -600.0, -2 * DAY, 600.0, 2 * DAY])
+def test_the_grace_is_the_same_whatever_the_clock_of_the_replica_that_took_the_interruption_shows(
+    start: Opener, behind: float
+) -> None:
+    leader, other = start("leader"), start("other")
+    leader.sync(NOW)
+    leader.accrue_instance_seconds(NOW)
+    other.sync(NOW + behind)
+    other.apply([interrupted()], NOW + behind)
+
+    keep_running(leader, NOW, NOW + GRACE - 360)
+    assert not leader.expire(NOW + GRACE - 301).counted
+    keep_running(leader, NOW + GRACE - 300, NOW + GRACE + 300)
+    assert len(leader.expire(NOW + GRACE + 301).counted) == 1
+
+
 def test_a_replica_whose_lease_ran_out_does_nothing_that_another_does(start: Opener, client: Client) -> None:
     old, new = start("old"), start("new")
     old.apply([created(), interrupted(name=OTHER_NAME)], NOW)
