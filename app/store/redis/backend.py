@@ -110,9 +110,13 @@ class RedisBackend:
         replica: str,
         reset_totals: bool = False,
         lease_seconds: float = LEASE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> Self:
         """Take the replica's name, which belongs to the newest process. Raises StartError."""
-        backend = cls(link, memory, replica=replica, lease_seconds=lease_seconds)
+        backend = cls(
+            link, memory, replica=replica, lease_seconds=lease_seconds, monotonic=monotonic, clock=clock
+        )
         try:
             backend._open(reset_totals=reset_totals)
         except (StoreUnavailableError, LostReplyError) as exc:
