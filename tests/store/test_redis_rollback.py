@@ -14,9 +14,9 @@ from app.errors import NameTakenError, StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import OpenedStore, SharedStore, Store
 from tests.store.conftest import LEASE_SECONDS, RULES
-from tests.store.stories import interruptions, lives, row_of, shared_store, until_done, until_up
+from tests.store.stories import interruptions, keep_running, lives, row_of, shared_store, until_done, until_up
 from tests.store.stories import life as life_of
-from tests.support.examples import DAY, LABELS, NOW, created, interrupted
+from tests.support.examples import DAY, GRACE, LABELS, NOW, created, interrupted
 from tests.support.process import LOOPBACK, eventually
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, key
@@ -224,6 +224,25 @@ def test_instance_seconds_are_not_added_again(start: Opener, server: RedisServer
 
     assert row_of(store).instance_seconds == 120.0
     assert float(client.get(key("clock"))) == NOW + 120
+
+
+def test_a_jump_of_the_clock_that_the_server_has_lost_ends_no_grace(
+    start: Opener, server: RedisServer, client: Client
+) -> None:
+    store = start()
+    store.sync(NOW)
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW)
+    client.save()
+    jumped = NOW + DAY
+    store.accrue_instance_seconds(jumped)
+    restore(server)
+
+    until_up(lambda: store.accrue_instance_seconds(jumped + 60))
+    keep_running(store, jumped + 60, jumped + GRACE - 60)
+
+    assert not store.expire(jumped + GRACE - 1).counted
+    assert len(store.expire(jumped + GRACE).counted) == 1
 
 
 def test_counters_that_were_reset_do_not_return(start: Opener, server: RedisServer, client: Client) -> None:

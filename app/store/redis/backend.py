@@ -339,11 +339,7 @@ class RedisBackend:
         commands = self._claim(claim)
         if rollback is not None:
             self.memory.rollback = rollback
-            accrued = self.memory.accrued_until
-            is_later = accrued is not None and accrued > float(clock or 0)
-            commands += restoring_commands(
-                self._totals_key, known, self.memory.settings.projects, accrued if is_later else None
-            )
+            commands += restoring_commands(self._totals_key, self.memory, float(clock or 0))
         self._write_or_raise(commands)
         footprint.claim = claim
 
