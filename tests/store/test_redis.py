@@ -1045,3 +1045,19 @@ def test_a_read_after_the_server_closed_the_idle_connection_is_repeated(
 
     assert opened.ledger.interruptions(Query()) == []
     opened.store.close()
+
+
+def test_a_write_after_the_server_closed_the_idle_connection_is_made_on_another_one(
+    start: Opener, client: Client
+) -> None:
+    store = start()
+    store.sync(NOW)
+    client.client_kill_filter(_type="normal", skipme=True)
+
+    store.apply([created()], NOW)
+    client.client_kill_filter(_type="normal", skipme=True)
+    store.sync(NOW)
+    client.client_kill_filter(_type="normal", skipme=True)
+    store.accrue_instance_seconds(NOW + 60)
+
+    assert living(store) == 1

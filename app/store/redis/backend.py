@@ -99,6 +99,8 @@ class RedisBackend:
         self._retention_milliseconds = round(memory.rules.retention_seconds * 1000)
         self._needs_unwatch = False
         """The transaction has not read anything yet."""
+        self._may_be_closed = False
+        """The transaction has not used the connection yet, which an earlier one has made."""
         self._shared_totals = SharedTotals(memory)
 
     @classmethod
@@ -255,6 +257,7 @@ class RedisBackend:
         """Run the work until no other replica was faster."""
         until = self._monotonic() + _CONFLICT_TIMEOUT_SECONDS
         while True:
+            self._may_be_closed = self._link.connected
             self.connect()
             self._needs_unwatch = True
             with suppress(RetryTransactionError):
@@ -309,7 +312,7 @@ class RedisBackend:
         self._needs_unwatch = False
         begin.append(("WATCH", self._holder_key, *watch, *([lease] if leading else [])))
         own = ("MGET", self._holder_key, self._batch_key, lease)
-        (holder, stored_id, leader), *replies = self._link.ask([*begin, own, *commands])[len(begin) :]
+        (holder, stored_id, leader), *replies = self._ask([*begin, own, *commands])[len(begin) :]
         footprint = self._footprint
         if (holder, stored_id) != (str(footprint.claim), footprint.transaction_id):
             # Another process has the name, or the server has lost data. Connecting again shows which.
@@ -319,6 +322,20 @@ class RedisBackend:
             self.memory.lease_ends_at = float("-inf")
             raise NotLeadingError
         return replies
+
+    def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the commands' replies. Raises RetryTransactionError if the server had closed the connection.
+
+        It closes idle connections, and all when it restarts. Nothing is written yet, so the transaction runs
+        again on a new connection.
+        """
+        may_be_closed, self._may_be_closed = self._may_be_closed, False
+        try:
+            return self._link.ask(commands)
+        except StoreUnavailableError:
+            if may_be_closed:
+                raise RetryTransactionError from None
+            raise
 
     # the replica's name
 
