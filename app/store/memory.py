@@ -105,6 +105,11 @@ class Memory:
             permanent.ensure_series(labels)
         totals.update(permanent.changed)
 
+    def forget(self, rows: Totals) -> None:
+        """Remove rows that the store may have dropped. The next load returns those that it has not."""
+        self._unreported.update(rows)
+        self.totals.remove(rows)
+
     def snapshot(self) -> Totals:
         """Return all totals, for a caller who needs no report of earlier ones any more."""
         self._unreported = Totals()

@@ -1,6 +1,7 @@
 """A Redis that goes back to older data: restored, failed over to a lagging replica, or flushed."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -17,6 +18,7 @@ from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import interruptions, keep_running, lives, row_of, shared_store, until_done, until_up
 from tests.store.stories import life as life_of
 from tests.support.examples import DAY, GRACE, LABELS, NOW, created, interrupted
+from tests.support.network import LOSSES, Loss, Network
 from tests.support.process import LOOPBACK, eventually
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, key
@@ -338,6 +340,28 @@ def test_a_broken_connection_is_not_a_rollback(
 
         assert (applied.rollback, again.rollback) == (None, None)
         assert interruptions(store) == {"tills": 1}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("after", range(5, 9))
+def test_a_connection_that_breaks_while_idle_series_are_dropped_is_not_a_rollback(
+    start: Opener, server: RedisServer, loss: Loss, after: int
+) -> None:
+    later = NOW + 40 * DAY
+    with Network(server.port) as network:
+        store = start(url=network.url)
+        store.sync(NOW)
+        count(store, 0, 2, NOW)
+        store.sync(later)
+        network.lose(loss, after=after)
+        with suppress(StoreUnavailableError):
+            store.prune(later)
+
+        applied = until_up(lambda: store.sync(later))
+        until_done(store.prune, later)
+
+        assert applied.rollback is None
+        assert interruptions(store) == interruptions(start()) == {}
 
 
 def test_a_rollback_during_a_lost_reply_is_noticed(start: Opener, server: RedisServer) -> None:

@@ -440,7 +440,11 @@ class RedisBackend:
             (member, series if isinstance(series, str) else "") for member, series in by_member.items()
         )
         keys = [*(key(name) for name in ("lease", "changed", "alive", "newest")), self._totals_key]
-        (gone,) = self._link.ask([("EVAL", _DROP_IDLE, len(keys), *keys, self._id, before, *members)])
+        try:
+            (gone,) = self._link.ask([("EVAL", _DROP_IDLE, len(keys), *keys, self._id, before, *members)])
+        except StoreUnavailableError:
+            self.memory.forget(idle)  # or they would seem to be lost, if they are dropped
+            raise
         kept = {by_member[member] for member in by_member.keys() - gone}
         return Totals(
             {labels: row for labels, row in idle.label_sets.items() if labels not in kept},

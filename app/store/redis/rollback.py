@@ -4,7 +4,7 @@ Each process stores a claim when it connects, and an id with each transaction. S
 has lost one of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 from uuid import uuid4
