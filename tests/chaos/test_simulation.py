@@ -7,12 +7,12 @@ import pytest
 from tests.chaos.simulation.runs import STORES, run
 
 ON_SQLITE = {"kill", "outage", "full_disk", "jump"}
-ON_REDIS = {"kill", "race", "lose_reply", "save", "restore", "server_away"}
+ON_REDIS = {"kill", "race", "lose_reply", "save", "restore", "flush"}
 
 
 @pytest.mark.parametrize(
     ("store", "seed", "steps", "faults"),
-    [("sqlite", 8, 1500, ON_SQLITE), ("redis", 38, 700, ON_REDIS)],
+    [("sqlite", 8, 1500, ON_SQLITE), ("redis", 77, 700, ON_REDIS)],
     ids=STORES,
 )
 def test_the_counts_are_those_of_the_model_whatever_time_and_store_do(

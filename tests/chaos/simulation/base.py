@@ -47,6 +47,10 @@ class Simulation(Scene):
         """Kill the process of an exporter."""
 
     @abstractmethod
+    def check_log(self) -> None:
+        """Check that the exporters have reported no loss that has not happened."""
+
+    @abstractmethod
     def heal(self) -> None:
         """End all faults of the store."""
 
@@ -91,6 +95,7 @@ class Simulation(Scene):
             self.random.choice(self.exporters).read_ledger()
         await self.restart_if_needed()
         self.judge.check(self.exporters)
+        self.check_log()
         require(not self.log.bug, self.log.bug)
 
     def _draw_fault(self) -> Fault | None:

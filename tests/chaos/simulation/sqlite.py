@@ -53,6 +53,9 @@ class SQLiteSimulation(Simulation):
     def kill_now(self, exporter: Exporter) -> None:
         self._disk.ended = exporter.killed = True
 
+    def check_log(self) -> None:
+        require(not self.log.take(DAMAGE), "damage is reported that has not happened")
+
     def heal(self) -> None:
         self._slow = self._disk.full = False
         self._disk.writes_to_live = None
