@@ -12,7 +12,6 @@ from tests.support.program import body_of
 
 PUSHES_PER_SECOND: Final = 100
 CLUSTER: Final = "tills"
-CONNECTIONS: Final = 32
 
 
 class SteadyTraffic:
@@ -29,7 +28,7 @@ class SteadyTraffic:
         """Push for this long. Return the milliseconds from each push's scheduled time to its answer."""
         latencies: list[float] = []
         free: asyncio.Queue[PushConnection] = asyncio.Queue()
-        connections = [PushConnection(self._port) for _ in range(CONNECTIONS)]
+        connections = [PushConnection(self._port) for _ in range(32)]
         for connection in connections:
             free.put_nowait(connection)
         began = time.monotonic()
