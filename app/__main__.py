@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 
@@ -35,7 +36,14 @@ def main() -> int:
     gc.disable()
     from app.cli import run  # noqa: PLC0415
 
-    return run(options)
+    code = run(options)
+    if serves:
+        # Python would wait for the threads that read the ledger, and a disk that hangs holds them for ever.
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _end(number: int, _frame: FrameType | None, *, succeeded: bool) -> None:

@@ -28,12 +28,15 @@ from app.store.watched import WatchedLedger
 from app.turns import Turns
 from app.web.problems import leaves
 from app.web.push import Gate
+from app.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
     from app.pull import Puller
 
 SHUTDOWN_SECONDS: Final = 8
 """The time for requests that are in progress when everything else has stopped."""
+_CLOSE_SECONDS: Final = 1.5
+"""With the time for requests, less than the 10 s in which the process has to end."""
 _DAY: Final = 86400.0
 _STUCK_SECONDS: Final = 60.0
 """Longer than the slowest commit that is answered."""
@@ -263,7 +266,26 @@ class Exporter:
             if self.verification is not None:
                 await self.verification.aclose()
             if self.recorder.is_idle:  # else it hangs in its last work
+                await self._close_store()
+
+    async def _close_store(self) -> None:
+        """Close the store. Leave it if that hangs; each start can use it as it is."""
+        loop = asyncio.get_running_loop()
+        closed: asyncio.Future[None] = loop.create_future()
+        thread = WorkerThread("closing")
+
+        def close() -> None:
+            try:
                 self.store.close()
+            except Exception:  # noqa: BLE001 - the exporter ends all the same
+                _log.exception("the store could not be closed")
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(closed.cancel)
+
+        thread.start(close)
+        thread.close()
+        if closed not in (await asyncio.wait([closed], timeout=_CLOSE_SECONDS))[0]:
+            _log.error("the store could not be closed in time", extra={"seconds": _CLOSE_SECONDS})
 
     async def wait_until_fatal(self) -> str:
         """Wait until a restart is needed, and return the reason."""

@@ -366,7 +366,8 @@ class Recorder:
             self._metrics.count_store_reset()
             _log.warning(
                 "the store has gone back to older data; no counter was lowered, but events that were recorded"
-                " in the lost time are counted again if they are delivered again",
+                " in the lost time are counted again if they are delivered again, and interruptions that"
+                " became pending in that time are lost",
                 extra={
                     "lost_since": None if rollback.since is None else rfc3339(rollback.since),
                     "lost_until": None if rollback.until is None else rfc3339(rollback.until),

@@ -36,7 +36,7 @@ def decide_deletion(event: InstanceDeleted, rules: Rules, draft: Draft) -> Outco
 
 
 def _is_only_deleted(known: Instance) -> bool:
-    return known.deleted and known.kind is UNDESCRIBED and known.interrupted_at is None
+    return known.deleted and known.kind is UNDESCRIBED and known.interrupted_at is None and not known.failed
 
 
 def _find_deleted(event: InstanceDeleted, draft: Draft) -> Instance | None:

@@ -56,7 +56,8 @@ class Memory:
         self.downtime = 0.0
         """The seconds, in sum, for which no exporter ran or the store was away.
 
-        A grace period does not run then, because no creation and no listing could end it.
+        A grace period does not run then, because no creation and no listing could end it. Negative if the
+        clock was set back.
         """
         self.outage = Outage()
         """The latest outage that this process has noticed."""
@@ -104,6 +105,11 @@ class Memory:
             permanent.ensure_series(labels)
         totals.update(permanent.changed)
 
+    def forget(self, rows: Totals) -> None:
+        """Remove rows that the store may have dropped. The next load returns those that it has not."""
+        self._unreported.update(rows)
+        self.totals.remove(rows)
+
     def snapshot(self) -> Totals:
         """Return all totals, for a caller who needs no report of earlier ones any more."""
         self._unreported = Totals()
@@ -150,10 +156,11 @@ class Memory:
 def downtime_at(now: float, downtime: float, beat_at: float | None) -> float:
     """Return the downtime up to now, from the downtime up to the last beat.
 
-    A jump of the clock is downtime too. If the clock was set back, the downtime becomes shorter.
+    A jump of the clock is downtime too. If the clock was set back, or if another replica's clock is ahead,
+    the downtime becomes shorter, and perhaps negative. So all replicas agree when a grace period ends.
     """
     gap = 0.0 if beat_at is None else now - beat_at
-    return max(downtime + gap, 0.0) if gap > _LONGEST_BEAT_SECONDS or gap < 0 else downtime
+    return downtime + gap if gap > _LONGEST_BEAT_SECONDS or gap < 0 else downtime
 
 
 def copy_of(totals: Totals) -> Totals:

@@ -53,6 +53,8 @@ class PushRequest:
         self._on_admitted = on_admitted
         self._pieces: list[bytes] = []
         self._size = 0
+        self._has_ended = False
+        """The body, which is empty, has ended before the caller was authenticated."""
 
     def begin(self) -> "asyncio.Task[None] | None":
         """Authenticate the caller. Return the task of it, if it takes time."""
@@ -69,6 +71,8 @@ class PushRequest:
             self._answer(refusal)
         elif self._respond is not None:
             self._on_admitted()
+            if self._has_ended:
+                self.end_body()
 
     def add_body(self, piece: bytes) -> None:
         """See `Request`."""
@@ -81,7 +85,9 @@ class PushRequest:
 
     def end_body(self) -> None:
         """See `Request`."""
-        if self._respond is not None:
+        if self.is_paused:
+            self._has_ended = True
+        elif self._respond is not None:
             self._handler.receive(self._headers, b"".join(self._pieces), self._answer)
 
     def check_time(self, seconds: float) -> None:

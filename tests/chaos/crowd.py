@@ -25,7 +25,11 @@ _OTHER_FILES: Final = 1_000
 def crowd(directory: Path, size: Size, seed: int) -> str:
     """Hold slow clients and idle connections open. Steady traffic must not fail meanwhile."""
     idle = _affordable_connections(size.slow + size.idle) - size.slow
-    with issued_credentials() as credentials, ExporterProcess(directory, credentials) as exporter:
+    server = {"max_connections": size.slow + idle + _OTHER_FILES}
+    with (
+        issued_credentials() as credentials,
+        ExporterProcess(directory, credentials, server=server) as exporter,
+    ):
         traffic = SteadyTraffic(port_of(exporter), credentials.token, seed)
         clients = _Crowd(port_of(exporter), slow=size.slow, idle=idle, token=credentials.token)
         rss = [rss_mib(exporter.process.pid)]

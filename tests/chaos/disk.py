@@ -13,10 +13,13 @@ from tests.support.exporter import Exporter
 from tests.support.ledgers import remember
 from tests.support.process import ExitedError
 from tests.support.program import ExporterProcess
+from tests.support.slow_disk import SlowDisk
 from tests.support.sqlite_files import overwrite_page
 from tests.support.unsynced import UnsyncedDisk
 
 _PAGE: Final = 4096
+_COMMIT_TIMEOUT_SECONDS: Final = 1.0
+"""Less than the time for which a caller waits."""
 _UNAVAILABLE: Final = "503 store_unavailable"
 
 
@@ -60,6 +63,31 @@ def sync_fails(directory: Path, size: Size, seed: int) -> str:
             load.wait_for_acknowledgement(within=5)
         load.finish()
         return f"{refused} pushes refused; {load.check_exact()}"
+
+
+def slow_disk(directory: Path, size: Size, seed: int) -> str:
+    """Let no read and no write of the disk end for a while. Pushes are refused; health and metrics go on."""
+    settings = {"pubsub.authentication": "none"}
+    with (
+        SlowDisk() as disk,
+        Exporter(
+            directory, settings, two_listeners=True, commit_timeout_seconds=_COMMIT_TIMEOUT_SECONDS
+        ) as exporter,
+        Load(ExporterAccess.of_thread(exporter), size, seed) as load,
+    ):
+        refused = 0
+        for share in (0.3, 0.6):
+            load.wait(share)
+            with disk.stopped():
+                refused += load.wait_for_refusals("503 store_slow", 50)
+                began = time.monotonic()
+                status = exporter.client.get(f"{exporter.metrics_url}/healthz").status_code
+                took = time.monotonic() - began
+                check(status == 200, f"/healthz answers {status}")
+                load.wait_for_scrapes(2)
+            load.wait_for_acknowledgement(within=5)
+        load.finish()
+        return f"{refused} pushes refused, /healthz after {1000 * took:.0f} ms; {load.check_exact()}"
 
 
 def read_only(directory: Path, size: Size, seed: int) -> str:

@@ -19,8 +19,9 @@ from tests.chaos.certificates import (
 )
 from tests.chaos.clock import clock_back
 from tests.chaos.crowd import crowd
-from tests.chaos.disk import damaged, damaged_index, full_disk, read_only, sync_fails
+from tests.chaos.disk import damaged, damaged_index, full_disk, read_only, slow_disk, sync_fails
 from tests.chaos.fault_check import FULL, FaultError, Size
+from tests.chaos.redis_rollback import redis_flushed, redis_restored
 from tests.chaos.sigterm import sigterm
 from tests.support.output import print_line
 from tests.support.process import ExitedError
@@ -29,10 +30,13 @@ FAULTS: Final[Mapping[str, Callable[[Path, Size, int], str]]] = {
     fault.__name__.replace("_", "-"): fault
     for fault in (
         full_disk,
+        slow_disk,
         sync_fails,
         read_only,
         damaged,
         damaged_index,
+        redis_restored,
+        redis_flushed,
         clock_back,
         sigterm,
         certificates_down,

@@ -19,11 +19,14 @@ _DISTANCE: Final = 100
 """The approximate number of incarnations between a creation and its interruption."""
 
 
-def traffic_of_incarnations(rng: random.Random, *, interruptions: int, names: int) -> Traffic:
+def traffic_of_incarnations(
+    rng: random.Random, *, interruptions: int, names: int, prefix: str = "gke"
+) -> Traffic:
     """Return traffic with one interruption per instance; each name is used by several instances in turn.
 
     Three in ten interruptions come before their creation. One message in five is redelivered, one in twenty
-    is exported again under another message id. New clusters and machine types appear throughout.
+    is exported again under another message id. New clusters and machine types appear throughout. `prefix` is
+    the beginning of the names.
     """
     traffic = Traffic()
     placed: list[tuple[float, Message]] = []
@@ -39,7 +42,7 @@ def traffic_of_incarnations(rng: random.Random, *, interruptions: int, names: in
 
     for number in range(interruptions):
         incarnation, name_number = divmod(number, names)
-        name = f"gke-{name_number}"
+        name = f"{prefix}-{name_number}"
         # Incarnations of a name differ in machine type, which shows an interruption of the wrong incarnation.
         node = Node.numbered(name_number, names, _MACHINE_TYPES[incarnation % len(_MACHINE_TYPES)])
         instance_id = made_id(name, str(incarnation))
@@ -50,7 +53,7 @@ def traffic_of_incarnations(rng: random.Random, *, interruptions: int, names: in
             instance_id=instance_id,
             **node._asdict(),
             timestamp=created_at.isoformat(),
-            operation=f"insert-{number}",
+            operation=f"insert-{prefix}-{number}",
         )
         place(creation, number + _DISTANCE)
         early = rng.random() < _EARLY_SHARE

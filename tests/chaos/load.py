@@ -71,9 +71,16 @@ class Load:
     """
 
     def __init__(
-        self, exporter: ExporterAccess, size: Size, seed: int, *, token: Callable[[], str] = str
+        self,
+        exporter: ExporterAccess,
+        size: Size,
+        seed: int,
+        *,
+        traffic: Traffic | None = None,
+        token: Callable[[], str] = str,
     ) -> None:
-        self.traffic = traffic_of(size, seed)
+        """`traffic`: by default that of the size and the seed."""
+        self.traffic = traffic_of(size, seed) if traffic is None else traffic
         self.sender = PushSender(exporter.port, self.traffic.messages, token=token, seed=seed)
         self._watch = _CounterWatch(exporter.samples)
         self._exporter = exporter
@@ -106,6 +113,11 @@ class Load:
         eventually(lambda: repeated[reason] >= before + count, within=30, what=f"{count} refusals: {reason}")
         return repeated[reason] - before
 
+    def wait_for_scrapes(self, count: int) -> None:
+        """Wait until this many further scrapes have succeeded."""
+        before = self._watch.scrapes
+        eventually(lambda: self._watch.scrapes >= before + count, within=30, what=f"{count} scrapes")
+
     def wait_for_acknowledgement(self, *, within: float) -> None:
         """Wait until another message is acknowledged."""
         before = self.sender.acknowledged
@@ -119,13 +131,17 @@ class Load:
         """Stop delivering."""
         self.sender.stopped = True
 
-    def check_exact(self) -> str:
-        """Return a summary. Raises FaultError if counters or ledger differ from the sent messages."""
+    def check_exact(self, expected: Traffic | None = None) -> str:
+        """Return a summary. Raises FaultError if counters or ledger differ from the expected totals.
+
+        By default those of the traffic are expected.
+        """
+        expected = self.traffic if expected is None else expected
         self._watch.scrape()
         errors = [
             *self._watch.decreases,
-            *differences(self.traffic, lambda name: _by_name(self._exporter.samples(), name)),
-            *ledger_differences(self.traffic, self._exporter.client, self._exporter.metrics_url),
+            *differences(expected, lambda name: _by_name(self._exporter.samples(), name)),
+            *ledger_differences(expected, self._exporter.client, self._exporter.metrics_url),
         ]
         check(not errors, "; ".join(errors[:5]))
         check(self._watch.scrapes > 1, "the exporter was never scraped during the fault")
@@ -167,10 +183,11 @@ class _CounterWatch:
             self.scrapes += 1
 
 
-def traffic_of(size: Size, seed: int) -> Traffic:
-    """Return traffic in which each name has five incarnations."""
+def traffic_of(size: Size, seed: int, prefix: str = "gke") -> Traffic:
+    """Return traffic in which each name has five incarnations. `prefix` is the beginning of the names."""
     rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
-    return traffic_of_incarnations(rng, interruptions=size.interruptions, names=size.interruptions // 5)
+    names = size.interruptions // 5
+    return traffic_of_incarnations(rng, interruptions=size.interruptions, names=names, prefix=prefix)
 
 
 def port_of(exporter: ExporterProcess) -> int:

@@ -44,9 +44,9 @@ class Model:
     """The ids of the instances that a creation or a listing has described."""
     named: set[InstanceName] = field(default_factory=set)
     """The names of these instances."""
-    _announced: set[str] = field(default_factory=set)
+    announced: set[str] = field(default_factory=set)
     """The operations of the creations that are not known to have failed."""
-    _failures: set[str] = field(default_factory=set)
+    failures: set[str] = field(default_factory=set)
     """The operations whose failures came before their creations."""
 
     def commit(self, event: Event) -> None:
@@ -99,15 +99,15 @@ class Model:
         self.created[labels] += 1
         self.described.add(event.id)
         self.named.add(event.name)
-        if event.operation in self._failures:
-            self._failures.discard(event.operation)
+        if event.operation in self.failures:
+            self.failures.discard(event.operation)
             self.failed[labels] += 1
         else:
-            self._announced.add(event.operation)
+            self.announced.add(event.operation)
 
     def _fail(self, event: CreationFailed) -> None:
-        if event.operation in self._announced:
-            self._announced.discard(event.operation)
+        if event.operation in self.announced:
+            self.announced.discard(event.operation)
             self.failed[labels_of(event.name, self.nodes[event.name])] += 1
         else:
-            self._failures.add(event.operation)
+            self.failures.add(event.operation)

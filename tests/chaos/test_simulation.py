@@ -1,31 +1,31 @@
-"""A short run of the simulation; `python -m tests.chaos.simulation` runs a long one."""
+"""Short runs of the simulation; `python -m tests.chaos.simulation` makes long ones."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 import pytest
 
-from tests.chaos.simulation import run
+from tests.chaos.simulation.runs import STORES, run
 
-SEED = 8
-STEPS = 1500
-
-
-@pytest.fixture(autouse=True)
-def no_log() -> Iterator[None]:
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
+ON_SQLITE = {"kill", "outage", "full_disk", "jump"}
+ON_REDIS = {"kill", "race", "lose_reply", "save", "restore", "flush"}
 
 
-def test_the_counts_are_those_of_the_model_whatever_time_and_disk_do() -> None:
-    report = run(SEED, STEPS)
+@pytest.mark.parametrize(
+    ("store", "seed", "steps", "faults"),
+    [("sqlite", 8, 1500, ON_SQLITE), ("redis", 77, 700, ON_REDIS)],
+    ids=STORES,
+)
+def test_the_counts_are_those_of_the_model_whatever_time_and_store_do(
+    store: str, seed: int, steps: int, faults: AbstractSet[str]
+) -> None:
+    report = run(store, seed, steps)
 
     assert report.events > 1000
-    assert report.faults.keys() >= {"kill", "outage", "full_disk", "clock_jump"}
+    assert report.faults.keys() >= faults
 
 
-def test_the_seed_decides_everything() -> None:
-    one, other = (run(SEED, 150) for _ in range(2))
+@pytest.mark.parametrize("store", STORES)
+def test_the_seed_decides_everything(store: str) -> None:
+    one, other = (run(store, 8, 150) for _ in range(2))
 
     assert (one.events, one.simulated_days, one.faults) == (other.events, other.simulated_days, other.faults)

@@ -75,6 +75,17 @@ class Traffic:
             self.ledger[instance_id, at.isoformat()] += 1
 
 
+def sum_of(*parts: Traffic) -> Traffic:
+    """Return the totals if every event of every part counts once. It has no messages."""
+    total = Traffic()
+    for part in parts:
+        for counts in ("interruptions", "by_cluster", "created", "lifetimes", "ledger"):
+            getattr(total, counts).update(getattr(part, counts))
+        for cluster, at in part.newest.items():
+            total.newest[cluster] = max(total.newest.get(cluster, 0), at)
+    return total
+
+
 def disordered_traffic(rng: random.Random, interruptions: int) -> Traffic:
     """Return traffic with two interruptions per instance, whose creation often comes between or after them.
 

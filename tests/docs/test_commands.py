@@ -116,6 +116,8 @@ def wrong_words(code: str) -> list[str]:
 def _source(module: str) -> str:
     try:
         spec = find_spec(module)
+        if spec is not None and spec.submodule_search_locations:
+            spec = find_spec(f"{module}.__main__")
     except ModuleNotFoundError:
         return ""
     return "" if spec is None or spec.origin is None else Path(spec.origin).read_text()

@@ -14,6 +14,7 @@ from tests.support.examples import (
     Simulator,
     created,
     deleted,
+    failed,
     interrupted,
     listed,
 )
@@ -79,6 +80,8 @@ def test_the_outcomes_of_deletions() -> None:
     assert outcome(created(), deleted()) == Ended()
     assert outcome(created(), deleted(), deleted()) == Ended()
     assert outcome(created(), interrupted(), deleted()) == Ended()
+    assert outcome(failed(), deleted()) == Ended()
+    assert outcome(failed(), deleted(), deleted()) == Ended()
     assert outcome(deleted()) == IGNORED_UNKNOWN_INSTANCE
     assert outcome(deleted(), deleted()) == IGNORED_UNKNOWN_INSTANCE
     assert isinstance(outcome(deleted(), created()), Tracked)

@@ -43,6 +43,7 @@ def test_a_redis_that_has_gone_back_lowers_no_counter_and_is_reported_once(
         assert (exporter.interruptions("tills"), exporter.value(RESETS)) == (8, 1)
         assert (warning["lost_since"] is None) is (go_back is flush)
         assert warning["lost_until"] <= warning["time"]
+        assert "pending in that time are lost" in warning["message"]
         # The instance was lost with everything else, or is known from before the snapshot.
         known = go_back is restore
         again = preempted("gke-1", instance_id=made_id("1"), operation="another")

@@ -384,6 +384,22 @@ def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) ->
     assert leads(other)
 
 
+@pytest.mark.parametrize("behind", [-60.0, -600.0, -2 * DAY, 600.0, 2 * DAY])
+def test_the_grace_is_the_same_whatever_the_clock_of_the_replica_that_took_the_interruption_shows(
+    start: Opener, behind: float
+) -> None:
+    leader, other = start("leader"), start("other")
+    leader.sync(NOW)
+    leader.accrue_instance_seconds(NOW)
+    other.sync(NOW + behind)
+    other.apply([interrupted()], NOW + behind)
+
+    keep_running(leader, NOW, NOW + GRACE - 360)
+    assert not leader.expire(NOW + GRACE - 301).counted
+    keep_running(leader, NOW + GRACE - 300, NOW + GRACE + 300)
+    assert len(leader.expire(NOW + GRACE + 301).counted) == 1
+
+
 def test_a_replica_whose_lease_ran_out_does_nothing_that_another_does(start: Opener, client: Client) -> None:
     old, new = start("old"), start("new")
     old.apply([created(), interrupted(name=OTHER_NAME)], NOW)
@@ -1029,3 +1045,19 @@ def test_a_read_after_the_server_closed_the_idle_connection_is_repeated(
 
     assert opened.ledger.interruptions(Query()) == []
     opened.store.close()
+
+
+def test_a_write_after_the_server_closed_the_idle_connection_is_made_on_another_one(
+    start: Opener, client: Client
+) -> None:
+    store = start()
+    store.sync(NOW)
+    client.client_kill_filter(_type="normal", skipme=True)
+
+    store.apply([created()], NOW)
+    client.client_kill_filter(_type="normal", skipme=True)
+    store.sync(NOW)
+    client.client_kill_filter(_type="normal", skipme=True)
+    store.accrue_instance_seconds(NOW + 60)
+
+    assert living(store) == 1

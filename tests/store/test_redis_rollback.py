@@ -1,6 +1,7 @@
 """A Redis that goes back to older data: restored, failed over to a lagging replica, or flushed."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -14,9 +15,10 @@ from app.errors import NameTakenError, StoreUnavailableError
 from app.store.opening import open_store
 from app.store.port import OpenedStore, SharedStore, Store
 from tests.store.conftest import LEASE_SECONDS, RULES
-from tests.store.stories import interruptions, lives, row_of, shared_store, until_done, until_up
+from tests.store.stories import interruptions, keep_running, lives, row_of, shared_store, until_done, until_up
 from tests.store.stories import life as life_of
-from tests.support.examples import DAY, LABELS, NOW, created, interrupted
+from tests.support.examples import DAY, GRACE, LABELS, NOW, created, interrupted
+from tests.support.network import LOSSES, Loss, Network
 from tests.support.process import LOOPBACK, eventually
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, key
@@ -226,6 +228,25 @@ def test_instance_seconds_are_not_added_again(start: Opener, server: RedisServer
     assert float(client.get(key("clock"))) == NOW + 120
 
 
+def test_a_jump_of_the_clock_that_the_server_has_lost_ends_no_grace(
+    start: Opener, server: RedisServer, client: Client
+) -> None:
+    store = start()
+    store.sync(NOW)
+    store.accrue_instance_seconds(NOW)
+    store.apply([interrupted()], NOW)
+    client.save()
+    jumped = NOW + DAY
+    store.accrue_instance_seconds(jumped)
+    restore(server)
+
+    until_up(lambda: store.accrue_instance_seconds(jumped + 60))
+    keep_running(store, jumped + 60, jumped + GRACE - 60)
+
+    assert not store.expire(jumped + GRACE - 1).counted
+    assert len(store.expire(jumped + GRACE).counted) == 1
+
+
 def test_counters_that_were_reset_do_not_return(start: Opener, server: RedisServer, client: Client) -> None:
     count(start(), 0, 5, NOW)
     client.save()
@@ -319,6 +340,28 @@ def test_a_broken_connection_is_not_a_rollback(
 
         assert (applied.rollback, again.rollback) == (None, None)
         assert interruptions(store) == {"tills": 1}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("after", range(5, 9))
+def test_a_connection_that_breaks_while_idle_series_are_dropped_is_not_a_rollback(
+    start: Opener, server: RedisServer, loss: Loss, after: int
+) -> None:
+    later = NOW + 40 * DAY
+    with Network(server.port) as network:
+        store = start(url=network.url)
+        store.sync(NOW)
+        count(store, 0, 2, NOW)
+        store.sync(later)
+        network.lose(loss, after=after)
+        with suppress(StoreUnavailableError):
+            store.prune(later)
+
+        applied = until_up(lambda: store.sync(later))
+        until_done(store.prune, later)
+
+        assert applied.rollback is None
+        assert interruptions(store) == interruptions(start()) == {}
 
 
 def test_a_rollback_during_a_lost_reply_is_noticed(start: Opener, server: RedisServer) -> None:

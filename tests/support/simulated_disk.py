@@ -39,6 +39,8 @@ class SimulatedDisk:
         self.ended = False
         """The process has ended: nothing changes a file any more. Whatever it does after that is not done."""
         self.on_sync = on_sync
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when the process ends at a write."""
         self.unsynced: list[_Write] = []
 
     def __enter__(self) -> Self:
@@ -74,7 +76,9 @@ class SimulatedDisk:
         """Note a write, and return False if the process has ended: then nothing changes a file any more."""
         if self.writes_to_live is not None:
             self.writes_to_live -= 1
-            self.ended = self.ended or self.writes_to_live < 0
+            if self.writes_to_live < 0 and not self.ended:
+                self.ended = True
+                self.on_end()
         return not self.ended
 
 

@@ -63,6 +63,25 @@ def test_nobody_else_may_push(
     assert shared_exporter.refused(endpoint, reason) == before + 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"expect": "100-continue"}], ids=["plain", "expects-continue"])
+def test_a_stranger_without_a_body_is_refused_once_and_is_not_an_authentic_push(
+    exporter: Exporter, headers: dict[str, str]
+) -> None:
+    response = exporter.post("creation", b"", authorization="Bearer token", headers=headers)
+
+    assert_problem(response, HTTPStatus.UNAUTHORIZED, "not_authenticated")
+    assert exporter.refused("creation", "not_authenticated") == 1
+    assert exporter.refused("creation", "malformed_envelope") == 0
+    assert exporter.value(f"{OWN}_last_push_timestamp_seconds", endpoint="creation") is None
+
+
+def test_an_empty_body_of_a_new_caller_is_refused_after_the_authentication(exporter: Exporter) -> None:
+    response = exporter.post("creation", b"")
+
+    assert_problem(response, HTTPStatus.BAD_REQUEST, "malformed_envelope")
+    assert exporter.create("node-1").json()["outcome"] == "tracked"
+
+
 def test_without_certificates_a_push_is_to_come_again(exporter: Exporter) -> None:
     exporter.certificates.status = HTTPStatus.INTERNAL_SERVER_ERROR
     assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "certificates_unavailable")

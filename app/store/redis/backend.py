@@ -99,6 +99,8 @@ class RedisBackend:
         self._retention_milliseconds = round(memory.rules.retention_seconds * 1000)
         self._needs_unwatch = False
         """The transaction has not read anything yet."""
+        self._may_be_closed = False
+        """The transaction has not used the connection yet, which an earlier one has made."""
         self._shared_totals = SharedTotals(memory)
 
     @classmethod
@@ -110,9 +112,13 @@ class RedisBackend:
         replica: str,
         reset_totals: bool = False,
         lease_seconds: float = LEASE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> Self:
         """Take the replica's name, which belongs to the newest process. Raises StartError."""
-        backend = cls(link, memory, replica=replica, lease_seconds=lease_seconds)
+        backend = cls(
+            link, memory, replica=replica, lease_seconds=lease_seconds, monotonic=monotonic, clock=clock
+        )
         try:
             backend._open(reset_totals=reset_totals)
         except (StoreUnavailableError, LostReplyError) as exc:
@@ -251,6 +257,7 @@ class RedisBackend:
         """Run the work until no other replica was faster."""
         until = self._monotonic() + _CONFLICT_TIMEOUT_SECONDS
         while True:
+            self._may_be_closed = self._link.connected
             self.connect()
             self._needs_unwatch = True
             with suppress(RetryTransactionError):
@@ -305,7 +312,7 @@ class RedisBackend:
         self._needs_unwatch = False
         begin.append(("WATCH", self._holder_key, *watch, *([lease] if leading else [])))
         own = ("MGET", self._holder_key, self._batch_key, lease)
-        (holder, stored_id, leader), *replies = self._link.ask([*begin, own, *commands])[len(begin) :]
+        (holder, stored_id, leader), *replies = self._ask([*begin, own, *commands])[len(begin) :]
         footprint = self._footprint
         if (holder, stored_id) != (str(footprint.claim), footprint.transaction_id):
             # Another process has the name, or the server has lost data. Connecting again shows which.
@@ -315,6 +322,20 @@ class RedisBackend:
             self.memory.lease_ends_at = float("-inf")
             raise NotLeadingError
         return replies
+
+    def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the commands' replies. Raises RetryTransactionError if the server had closed the connection.
+
+        It closes idle connections, and all when it restarts. Nothing is written yet, so the transaction runs
+        again on a new connection.
+        """
+        may_be_closed, self._may_be_closed = self._may_be_closed, False
+        try:
+            return self._link.ask(commands)
+        except StoreUnavailableError:
+            if may_be_closed:
+                raise RetryTransactionError from None
+            raise
 
     # the replica's name
 
@@ -335,11 +356,7 @@ class RedisBackend:
         commands = self._claim(claim)
         if rollback is not None:
             self.memory.rollback = rollback
-            accrued = self.memory.accrued_until
-            is_later = accrued is not None and accrued > float(clock or 0)
-            commands += restoring_commands(
-                self._totals_key, known, self.memory.settings.projects, accrued if is_later else None
-            )
+            commands += restoring_commands(self._totals_key, self.memory, float(clock or 0))
         self._write_or_raise(commands)
         footprint.claim = claim
 
@@ -423,7 +440,11 @@ class RedisBackend:
             (member, series if isinstance(series, str) else "") for member, series in by_member.items()
         )
         keys = [*(key(name) for name in ("lease", "changed", "alive", "newest")), self._totals_key]
-        (gone,) = self._link.ask([("EVAL", _DROP_IDLE, len(keys), *keys, self._id, before, *members)])
+        try:
+            (gone,) = self._link.ask([("EVAL", _DROP_IDLE, len(keys), *keys, self._id, before, *members)])
+        except StoreUnavailableError:
+            self.memory.forget(idle)  # or they would seem to be lost, if they are dropped
+            raise
         kept = {by_member[member] for member in by_member.keys() - gone}
         return Totals(
             {labels: row for labels, row in idle.label_sets.items() if labels not in kept},

@@ -4,14 +4,14 @@ Each process stores a claim when it connects, and an id with each transaction. S
 has lost one of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 from uuid import uuid4
 
 from app.domain.batch import Rollback
-from app.domain.totals import Totals
 from app.errors import NameTakenError
+from app.store.memory import Memory
 from app.store.redis.connection import Command, Key
 from app.store.redis.rows import key
 from app.store.redis.writes import replica_commands, shared_commands
@@ -91,19 +91,18 @@ class Footprint:
         return Rollback(_time_of(transaction_id), _time_of(self.transaction_id))
 
 
-def restoring_commands(
-    totals_key: Key, known: Totals, projects: Sequence[str], clock: float | None
-) -> Iterator[Command]:
+def restoring_commands(totals_key: Key, memory: Memory, stored_clock: float) -> Iterator[Command]:
     """Return the commands that write what this process has exported, instead of the older data.
 
-    A listing of the projects is requested, because it finds lost instances again. `clock` is the time up to
-    which this process has added instance-seconds; None if the server has a later one. The event keys are not
-    complete any more.
+    A listing of the projects is requested, because it finds lost instances again. `stored_clock` is the time
+    up to which the server knows that instance-seconds were added; a later one of this process replaces it,
+    with the downtime that belongs to it. The event keys are not complete any more.
     """
     yield ("DEL", totals_key, key("complete"))
-    yield from replica_commands(totals_key, known)
-    yield from shared_commands(known, known)
-    if projects:
-        yield ("SADD", key("requested"), *projects)
-    if clock is not None:
-        yield ("SET", key("clock"), repr(clock))
+    yield from replica_commands(totals_key, memory.totals)
+    yield from shared_commands(memory.totals, memory.totals)
+    if memory.settings.projects:
+        yield ("SADD", key("requested"), *memory.settings.projects)
+    if memory.accrued_until is not None and memory.accrued_until > stored_clock:
+        yield ("SET", key("clock"), repr(memory.accrued_until))
+        yield ("SET", key("downtime"), repr(memory.downtime))
