@@ -1,35 +1,29 @@
 """Messages from the real Pub/Sub emulator, pulled by a running exporter."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from tests.support.emulator import PubSubEmulator
 from tests.support.entries import JsonObject, encoded, insert, preempted
 from tests.support.process import eventually
-from tests.support.program import SUBSCRIPTIONS, ExporterProcess, configuration, overridden, run, written
+from tests.support.program import ExporterProcess, overridden, run, written
+from tests.support.pulling import create_pull_subscriptions, emulator_environment, pull_settings
 
-PULL: Final[Mapping[str, Any]] = {"delivery": "pull", "authentication": "oidc"}
 WITHIN: Final = 90
 
 
 def exporter_of(pubsub: PubSubEmulator, directory: Path, **pubsub_keys: str) -> ExporterProcess:
-    configured = configuration(directory, None, pubsub={**PULL, **pubsub_keys})
-    configured["project_name"] = pubsub.project
     return ExporterProcess(
         directory,
-        env=environment(pubsub),
-        configured=configured,
+        env=emulator_environment(pubsub),
         command=overridden(first_pause_seconds=0.1),
+        pubsub={**pull_settings(pubsub), **pubsub_keys},
     )
-
-
-def environment(pubsub: PubSubEmulator) -> dict[str, str]:
-    return {"PUBSUB_EMULATOR_HOST": pubsub.url.removeprefix("http://")}
 
 
 class Deployment:
@@ -55,18 +49,11 @@ class Deployment:
         eventually(lambda: self.messages(endpoint, outcome) >= number, within=WITHIN, what=what)
 
 
-def make_subscriptions(pubsub: PubSubEmulator) -> None:
-    pubsub.create_topic("dead-letters")
-    for kind, subscription in SUBSCRIPTIONS.items():
-        pubsub.create_topic(kind)
-        pubsub.create_pull_subscription(subscription, kind, dead_letter_topic="dead-letters")
-
-
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     directory = tmp_path_factory.mktemp("pulled")
     with PubSubEmulator(directory) as pubsub:
-        make_subscriptions(pubsub)
+        create_pull_subscriptions(pubsub, dead_letter_topic="dead-letters")
         with exporter_of(pubsub, directory) as exporter:
             yield Deployment(pubsub, exporter)
 
@@ -124,13 +111,15 @@ def test_a_subscription_that_is_missing_or_pushes_is_named(deployment: Deploymen
     pubsub = deployment.pubsub
     pubsub.create_push_subscription("pushing", "interruption", "http://127.0.0.1:9/")
     keys = {
-        "instance_creation_subscription_name": "nowhere",
+        "instance_creation_subscription_name": f"projects/{pubsub.project}/subscriptions/nowhere",
         "instance_interruption_subscription_name": f"projects/{pubsub.project}/subscriptions/pushing",
     }
     with exporter_of(pubsub, tmp_path, **keys) as exporter:
         eventually(lambda: "pushes" in exporter.client.get("/readyz").text, within=WITHIN, what="it is named")
         reasons = exporter.client.get("/readyz").text
-        checked = run("check", "--config", written(tmp_path, exporter.configured), env=environment(pubsub))
+        checked = run(
+            "check", "--config", written(tmp_path, exporter.configured), env=emulator_environment(pubsub)
+        )
 
     assert "subscriptions/nowhere does not exist" in reasons
     assert "set pubsub.delivery to push" in reasons
