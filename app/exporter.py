@@ -59,7 +59,7 @@ class Overrides:
     retry_seconds: float = RETRY_SECONDS
     first_pause_seconds: float = 1.0
     """The first pause of the pulling after a failure."""
-    extension_seconds: float = 20.0
+    extension_seconds: int = 20
     """Longest time by which the lease of a pulled message is extended, 10 or more. After a crash, Pub/Sub
     delivers the message again when its lease ends."""
     shutdown_seconds: int = SHUTDOWN_SECONDS

@@ -51,7 +51,7 @@ class Subscription:
     """The whole name."""
     max_body_bytes: int
     first_pause_seconds: float
-    extension_seconds: float
+    extension_seconds: int
     """Longest time by which a lease is extended."""
 
     def read(self, message: Message) -> PushMessage:

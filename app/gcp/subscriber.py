@@ -63,8 +63,9 @@ def _options(url: str) -> list[tuple[str, Any]]:
     return [through, ("grpc.max_receive_message_length", _MAX_REPLY_BYTES)]
 
 
-def flow_control(extension_seconds: float) -> FlowControl:
+def flow_control(extension_seconds: int) -> FlowControl:
     """Return the limits of one subscription. A lease is extended by at most so many seconds at a time."""
+    # The library accepts a float, but then cannot open a stream, and does not raise.
     return FlowControl(
         max_messages=MAX_MESSAGES,
         max_bytes=_MAX_BYTES,
