@@ -6,12 +6,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 
 from tests.support.emulator import PubSubEmulator
-from tests.support.entries import JsonObject, encoded, insert, preempted
-from tests.support.process import eventually
-from tests.support.program import ExporterProcess, overridden, run, written
+from tests.support.entries import JsonObject, cut_down, encoded, insert, preempted
+from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
+from tests.support.program import COMMAND, ExporterProcess, overridden, run, written
 from tests.support.pulling import create_pull_subscriptions, emulator_environment, pull_settings
 
 WITHIN: Final = 90
@@ -66,6 +67,52 @@ def test_an_interruption_is_counted_once_however_often_it_is_published(deploymen
 
     deployment.wait_for("interruption", "duplicate", 2)
     assert deployment.exporter.interruptions("pulled") == 1
+
+
+def test_the_originals_file_topics_and_messages_need_no_change_but_the_delivery(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    pubsub = deployment.pubsub
+    for kind in ("creation", "interruption"):
+        pubsub.create_topic(f"sie-{kind}-topic")
+        pubsub.create_pull_subscription(f"original-{kind}-subscription", f"sie-{kind}-topic")
+    file = tmp_path / "original.yaml"
+    file.write_text(
+        f"""
+        log_level: debug
+        project_name: {pubsub.project}
+        pubsub:
+          instance_creation_subscription_name: original-creation-subscription
+          instance_interruption_subscription_name: original-interruption-subscription
+          delivery: pull
+        prometheus:
+          port: "{(port := free_port())}"
+          path: /bespoke-metrics-path
+        """
+    )
+    creation = cut_down(insert("fake-resource", project_number=None, cluster="fake-cluster"))
+    interruption = cut_down(preempted("fake-resource"))
+    exporter = Process(
+        [*COMMAND, "--config", file],
+        output=tmp_path / "original.log",
+        ready=answers(f"http://{LOOPBACK}:{port}/healthz"),
+        env={
+            **emulator_environment(pubsub),
+            "SIE_STORE__URL": f"sqlite:///{tmp_path}/exporter.db",
+            "SIE_SERVER__PORT": str(free_port()),
+            "SIE_INVENTORY__ENABLED": "false",
+        },
+    )
+
+    with exporter:
+        pubsub.publish("sie-creation-topic", encoded(creation))
+        pubsub.publish("sie-interruption-topic", encoded(interruption))
+
+        def is_counted() -> bool:
+            text = httpx.get(f"http://{LOOPBACK}:{port}/bespoke-metrics-path", trust_env=False).text
+            return 'interruption_events_total{kubernetes_cluster="fake-cluster"} 1.0' in text
+
+        eventually(is_counted, within=WITHIN, what="it is counted")
 
 
 def test_nobody_can_push(deployment: Deployment) -> None:
