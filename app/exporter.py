@@ -62,6 +62,9 @@ class Overrides:
     retry_seconds: float = RETRY_SECONDS
     first_pause_seconds: float = 1.0
     """The first pause of the pulling after a failure."""
+    extension_seconds: int = 20
+    """Longest time by which the lease of a pulled message is extended, 10 or more. After a crash, Pub/Sub
+    delivers the message again when its lease ends."""
     shutdown_seconds: int = SHUTDOWN_SECONDS
 
 
@@ -139,7 +142,7 @@ class Exporter:
             poll_seconds=overrides.poll_seconds,
             clock=overrides.clock,
         )
-        self.puller = self._make_puller(overrides.first_pause_seconds)
+        self.puller = self._make_puller(overrides)
         self._recovery = Recovery(
             _recovered_projects(settings),
             self.recorder,
@@ -168,7 +171,7 @@ class Exporter:
         if self.settings.recovery.enabled:
             self._recovery.replace_projects(self.inventory.projects)
 
-    def _make_puller(self, first_pause_seconds: float) -> "Puller | None":
+    def _make_puller(self, overrides: Overrides) -> "Puller | None":
         if self.settings.pubsub.delivery == "push":
             return None
         try:
@@ -185,7 +188,8 @@ class Exporter:
                     self.intake(endpoint),
                     subscription,
                     self.settings.server.max_body_bytes,
-                    first_pause_seconds,
+                    overrides.first_pause_seconds,
+                    overrides.extension_seconds,
                 )
                 for endpoint, subscription in subscriptions
             ]

@@ -51,6 +51,8 @@ class Subscription:
     """The whole name."""
     max_body_bytes: int
     first_pause_seconds: float
+    extension_seconds: int
+    """Longest time by which a lease is extended."""
 
     def read(self, message: Message) -> PushMessage:
         """Return the message in the form in which a push brings it. Raises BodyTooLargeError."""
@@ -139,7 +141,10 @@ class _Stream:
         """Pull until an error or the stop. Return True if messages arrived."""
         scheduler = _Scheduler(asyncio.get_running_loop(), self._subscription, self._refusals)
         future = self._client.subscribe(
-            self._subscription.name, _unused, flow_control=flow_control(), scheduler=scheduler
+            self._subscription.name,
+            _unused,
+            flow_control=flow_control(self._subscription.extension_seconds),
+            scheduler=scheduler,
         )
         ended = asyncio.ensure_future(asyncio.shield(asyncio.wrap_future(future)))
         stopping = asyncio.create_task(self._stopping.wait())

@@ -22,8 +22,6 @@ MAX_MESSAGES: Final = 1000
 _MAX_BYTES: Final = 32 << 20
 _LEASE_SECONDS: Final = 86_400.0
 """Longest time for which the library extends the lease of a message in hand."""
-_EXTENSION_SECONDS: Final = 20
-"""Time by which the library extends a lease. After a crash, Pub/Sub delivers again when the lease ends."""
 _MAX_REPLY_BYTES: Final = 64 << 20
 _EXAMINE_SECONDS: Final = 10.0
 
@@ -65,9 +63,15 @@ def _options(url: str) -> list[tuple[str, Any]]:
     return [through, ("grpc.max_receive_message_length", _MAX_REPLY_BYTES)]
 
 
-def flow_control() -> FlowControl:
-    """Return the limits of one subscription."""
-    return FlowControl(max_messages=MAX_MESSAGES, max_bytes=_MAX_BYTES, max_lease_duration=_LEASE_SECONDS)
+def flow_control(extension_seconds: int) -> FlowControl:
+    """Return the limits of one subscription. A lease is extended by at most so many seconds at a time."""
+    # The library accepts a float, but then cannot open a stream, and does not raise.
+    return FlowControl(
+        max_messages=MAX_MESSAGES,
+        max_bytes=_MAX_BYTES,
+        max_lease_duration=_LEASE_SECONDS,
+        max_duration_per_lease_extension=extension_seconds,
+    )
 
 
 def examine(client: SubscriberClient, subscription: str) -> Finding:

@@ -70,10 +70,18 @@ class Report:
     errors: list[str] = field(default_factory=list)
 
 
-class Sender(load.Task, Protocol):
+class KilledDuring(load.Task, Protocol):
+    """A delivery of messages, during which the exporter is killed."""
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of messages that are done."""
+        ...
+
+
+class Sender(KilledDuring, Protocol):
     """A sender of messages that counts the answers."""
 
-    acknowledged: int
     outcomes: Counter[str]
     repeated: Counter[str]
 
@@ -138,34 +146,35 @@ def run(
         prometheus.wait_for_scrapes()
         report = Report(delivered=len(traffic.messages))
         with running(sender) as done:
-            _kill(exporter, sender, done, report, kills, random.Random(seed), log)  # noqa: S311
+            kill_repeatedly([exporter], sender, done, report, kills, random.Random(seed), log)  # noqa: S311
         log("waiting for the last scrapes")
         report.outcomes, report.repeated = sender.outcomes, sender.repeated
-        _compare(exporter, prometheus, traffic, report, began)
+        compare(exporter, prometheus, traffic, report, began)
     report.seconds = time.time() - began
     return report
 
 
-def _kill(
-    exporter: ExporterProcess,
-    sender: Sender,
+def kill_repeatedly(
+    exporters: Sequence[ExporterProcess],
+    delivery: KilledDuring,
     done: Future[None],
     report: Report,
     kills: int,
     rng: random.Random,
     log: Callable[[str], None],
 ) -> None:
-    """Kill and restart the exporter at random numbers of acknowledged messages.
+    """Kill and restart an exporter at random numbers of acknowledged messages.
 
     After every third kill, kill it again during its start.
     """
     for at in sorted(rng.sample(range(report.delivered), kills)):
         eventually(
-            lambda at=at: sender.acknowledged >= at or done.done(),  # type: ignore[misc]
+            lambda at=at: delivery.acknowledged >= at or done.done(),  # type: ignore[misc]
             within=_RUN_TIMEOUT_SECONDS,
             what=f"{at} messages are acknowledged",
         )
         time.sleep(rng.uniform(0, 0.05))  # during a commit, or between two commits
+        exporter = rng.choice(exporters)
         exporter.process.kill()
         report.kills += 1
         if not report.kills % _KILLS_PER_START_KILL:
@@ -173,7 +182,7 @@ def _kill(
         began = time.monotonic()
         exporter.process.start()
         report.slowest_start_seconds = max(report.slowest_start_seconds, time.monotonic() - began)
-        progress = f"{sender.acknowledged} of {report.delivered} messages acknowledged"
+        progress = f"{delivery.acknowledged} of {report.delivered} messages acknowledged"
         log(f"kill {report.kills}/{kills}: {progress}")
 
 
@@ -195,9 +204,11 @@ def _is_running(exporter: ExporterProcess) -> bool:
     return False
 
 
-def _compare(
+def compare(
     exporter: ExporterProcess, prometheus: Prometheus, traffic: Traffic, report: Report, began: float
 ) -> None:
+    """Compare the metrics in Prometheus, and the ledger, with the sent events."""
+
     def metric_differences() -> list[str]:
         at = prometheus.last_scrape()  # a later scrape may fail on a busy machine, which ends all series
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import kills
+from tests.chaos import kills, pulled
 from tests.chaos.fault_check import SHORT
 from tests.chaos.faults import FAULTS
 from tests.support.requirement import require
@@ -30,6 +30,15 @@ def test_prometheus_counts_every_event_exactly_once_despite_kills(
         assert report.repeated["TimeoutError"]  # callers with a short timeout
         assert report.outcomes["pending"]
         assert report.outcomes["duplicate"]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_pulled_events_count_exactly_once_despite_kills(tmp_path: Path, replicas: int) -> None:
+    report = pulled.run(tmp_path, events=1000, kills=1, replicas=replicas, seed=1)
+
+    assert report.errors == []
+    assert report.kills == 1
+    assert report.scrapes
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - LONG_ONLY))

@@ -1,35 +1,30 @@
 """Messages from the real Pub/Sub emulator, pulled by a running exporter."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import httpx
 import pytest
 
 from tests.support.emulator import PubSubEmulator
-from tests.support.entries import JsonObject, encoded, insert, preempted
-from tests.support.process import eventually
-from tests.support.program import SUBSCRIPTIONS, ExporterProcess, configuration, overridden, run, written
+from tests.support.entries import JsonObject, cut_down, encoded, insert, preempted
+from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
+from tests.support.program import COMMAND, ExporterProcess, overridden, run, written
+from tests.support.pulling import create_pull_subscriptions, emulator_environment, pull_settings
 
-PULL: Final[Mapping[str, Any]] = {"delivery": "pull", "authentication": "oidc"}
 WITHIN: Final = 90
 
 
 def exporter_of(pubsub: PubSubEmulator, directory: Path, **pubsub_keys: str) -> ExporterProcess:
-    configured = configuration(directory, None, pubsub={**PULL, **pubsub_keys})
-    configured["project_name"] = pubsub.project
     return ExporterProcess(
         directory,
-        env=environment(pubsub),
-        configured=configured,
+        env=emulator_environment(pubsub),
         command=overridden(first_pause_seconds=0.1),
+        pubsub={**pull_settings(pubsub), **pubsub_keys},
     )
-
-
-def environment(pubsub: PubSubEmulator) -> dict[str, str]:
-    return {"PUBSUB_EMULATOR_HOST": pubsub.url.removeprefix("http://")}
 
 
 class Deployment:
@@ -55,18 +50,11 @@ class Deployment:
         eventually(lambda: self.messages(endpoint, outcome) >= number, within=WITHIN, what=what)
 
 
-def make_subscriptions(pubsub: PubSubEmulator) -> None:
-    pubsub.create_topic("dead-letters")
-    for kind, subscription in SUBSCRIPTIONS.items():
-        pubsub.create_topic(kind)
-        pubsub.create_pull_subscription(subscription, kind, dead_letter_topic="dead-letters")
-
-
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     directory = tmp_path_factory.mktemp("pulled")
     with PubSubEmulator(directory) as pubsub:
-        make_subscriptions(pubsub)
+        create_pull_subscriptions(pubsub, dead_letter_topic="dead-letters")
         with exporter_of(pubsub, directory) as exporter:
             yield Deployment(pubsub, exporter)
 
@@ -79,6 +67,52 @@ def test_an_interruption_is_counted_once_however_often_it_is_published(deploymen
 
     deployment.wait_for("interruption", "duplicate", 2)
     assert deployment.exporter.interruptions("pulled") == 1
+
+
+def test_the_originals_file_topics_and_messages_need_no_change_but_the_delivery(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    pubsub = deployment.pubsub
+    for kind in ("creation", "interruption"):
+        pubsub.create_topic(f"sie-{kind}-topic")
+        pubsub.create_pull_subscription(f"original-{kind}-subscription", f"sie-{kind}-topic")
+    file = tmp_path / "original.yaml"
+    file.write_text(
+        f"""
+        log_level: debug
+        project_name: {pubsub.project}
+        pubsub:
+          instance_creation_subscription_name: original-creation-subscription
+          instance_interruption_subscription_name: original-interruption-subscription
+          delivery: pull
+        prometheus:
+          port: "{(port := free_port())}"
+          path: /bespoke-metrics-path
+        """
+    )
+    creation = cut_down(insert("fake-resource", project_number=None, cluster="fake-cluster"))
+    interruption = cut_down(preempted("fake-resource"))
+    exporter = Process(
+        [*COMMAND, "--config", file],
+        output=tmp_path / "original.log",
+        ready=answers(f"http://{LOOPBACK}:{port}/healthz"),
+        env={
+            **emulator_environment(pubsub),
+            "SIE_STORE__URL": f"sqlite:///{tmp_path}/exporter.db",
+            "SIE_SERVER__PORT": str(free_port()),
+            "SIE_INVENTORY__ENABLED": "false",
+        },
+    )
+
+    with exporter:
+        pubsub.publish("sie-creation-topic", encoded(creation))
+        pubsub.publish("sie-interruption-topic", encoded(interruption))
+
+        def is_counted() -> bool:
+            text = httpx.get(f"http://{LOOPBACK}:{port}/bespoke-metrics-path", trust_env=False).text
+            return 'interruption_events_total{kubernetes_cluster="fake-cluster"} 1.0' in text
+
+        eventually(is_counted, within=WITHIN, what="it is counted")
 
 
 def test_nobody_can_push(deployment: Deployment) -> None:
@@ -124,13 +158,15 @@ def test_a_subscription_that_is_missing_or_pushes_is_named(deployment: Deploymen
     pubsub = deployment.pubsub
     pubsub.create_push_subscription("pushing", "interruption", "http://127.0.0.1:9/")
     keys = {
-        "instance_creation_subscription_name": "nowhere",
+        "instance_creation_subscription_name": f"projects/{pubsub.project}/subscriptions/nowhere",
         "instance_interruption_subscription_name": f"projects/{pubsub.project}/subscriptions/pushing",
     }
     with exporter_of(pubsub, tmp_path, **keys) as exporter:
         eventually(lambda: "pushes" in exporter.client.get("/readyz").text, within=WITHIN, what="it is named")
         reasons = exporter.client.get("/readyz").text
-        checked = run("check", "--config", written(tmp_path, exporter.configured), env=environment(pubsub))
+        checked = run(
+            "check", "--config", written(tmp_path, exporter.configured), env=emulator_environment(pubsub)
+        )
 
     assert "subscriptions/nowhere does not exist" in reasons
     assert "set pubsub.delivery to push" in reasons

@@ -1,6 +1,6 @@
 """Replicas of the exporter on one real Redis, behind a real nginx, scraped by a real Prometheus."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from tests.support.nginx import Nginx
 from tests.support.process import eventually
-from tests.support.program import ExporterProcess
+from tests.support.program import COMMAND, ExporterProcess
 from tests.support.prometheus import Prometheus, Target
 from tests.support.redis import RedisServer, key
 from tests.support.samples import Samples
@@ -45,11 +45,18 @@ class Replicas:
         *,
         env: Mapping[str, str] | None = None,
         inventory: Mapping[str, Any] | None = None,
+        pubsub: Mapping[str, Any] | None = None,
+        command: Sequence[str] = COMMAND,
     ) -> None:
-        """`inventory` is that section of each configuration. By default nothing is listed."""
+        """`inventory` and `pubsub` are those sections of each configuration, `command` is as in a process.
+
+        By default nothing is listed, and everybody may push.
+        """
         self._directory = directory
         self._env = env
         self._inventory = inventory or {}
+        self._pubsub = pubsub or {}
+        self._command = command
         self._stack = ExitStack()
         self._all: dict[str, ExporterProcess] = {}
         self.redis = RedisServer(directory / "redis")
@@ -144,6 +151,8 @@ class Replicas:
             prometheus={"hold_seconds": HOLD_SECONDS, "linger_seconds": LINGER_SECONDS},
             server={"drain_seconds": DRAIN_SECONDS},
             inventory=self._inventory,
+            pubsub=self._pubsub,
+            command=self._command,
         )
 
     def _grow(self, count: int) -> list[str]:
