@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import HTTPConnection
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -26,10 +27,10 @@ from app.domain.changes import Rules
 from app.domain.totals import LIFETIME_BOUNDS, Totals
 from app.store.opening import open_store
 from tests.simulation.exporter import SharedClock, SimulatedExporter
-from tests.simulation.fleet import Event, Fleet
+from tests.simulation.fleet import Event, Fleet, stamp
 from tests.simulation.truth import LABELS
 from tests.support.compute_api import ComputeApi
-from tests.support.entries import push
+from tests.support.entries import preempted, push
 from tests.support.exporter import OWN, issuer, subscription, token
 from tests.support.output import exit_with, print_line
 from tests.support.process import LOOPBACK, eventually
@@ -104,6 +105,8 @@ def main() -> None:
     installed = shutil.which("prometheus")
     if installed is None:
         sys.exit("this test needs prometheus: apt-get install prometheus")
+    if options.newer is None:
+        print_line("without Prometheus 3: build it, or name it by --newer")
     programs = {"2": Path(installed), **({"3": options.newer} if options.newer else {})}
     scrapers = [
         Scraper(f"{version} {format_}", program, format_)
@@ -184,8 +187,9 @@ class _PushedExporter:
         self._fleet = fleet
         self._events = deque(fleet.events)
         self._clock = SharedClock(fleet.begins)
-        self._valid_token = token()
-        self._forged_token = token(audience="https://elsewhere.example.com")
+        expires_at = int(time.time() + fleet.seconds)
+        self._valid_token = token(exp=expires_at)
+        self._forged_token = token(audience="https://elsewhere.example.com", exp=expires_at)
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -207,8 +211,12 @@ class _PushedExporter:
             self._connection = HTTPConnection(LOOPBACK, push_port)
             running.callback(self._connection.close)
             eventually(self._is_listed, within=60, what="the fleet is listed")
-            # A pending interruption requests a listing, and the answer would be of the past.
+            # A pending interruption requests a listing. It must not end between the last scrapes, so it
+            # fails now, and the next one is due in an hour.
             api.projects = {}
+            for project in self._fleet.projects:
+                self._push(_stranger(project, self._fleet.begins))
+            eventually(self._has_failed, within=60, what="the requested listings have failed")
             self._running = running.pop_all()
         return self
 
@@ -247,16 +255,26 @@ class _PushedExporter:
         authorization = {"authorization": self._forged_token if event.forged else self._valid_token}
         self._connection.request("POST", f"/events/{event.endpoint}", body, authorization)
         response = self._connection.getresponse()
-        response.read()
+        answer = response.read()
         self.outcomes[response.status] += 1
+        expected = HTTPStatus.UNAUTHORIZED if event.forged else HTTPStatus.OK
+        assert response.status == expected, answer
 
     def _is_listed(self) -> bool:
-        listed = {
-            labels
-            for name, labels in self.shown()
-            if name == f"{OWN}_inventory_last_success_timestamp_seconds"
-        }
-        return len(listed) == len(self._fleet.projects)
+        name = f"{OWN}_inventory_last_success_timestamp_seconds"
+        return self._sum(name) == len(self._fleet.projects) * self._fleet.begins
+
+    def _has_failed(self) -> bool:
+        return self._sum(f"{OWN}_inventory_failures_total") == len(self._fleet.projects)
+
+    def _sum(self, metric: str) -> float:
+        return sum(value for (name, _), value in self.shown().items() if name == metric)
+
+
+def _stranger(project: str, at: float) -> Event:
+    """Return the interruption of an unknown instance."""
+    entry = preempted("stranger", project=project, zone="europe-west1-b", timestamp=stamp(at))
+    return Event(at, "interruption", entry)
 
 
 class _Running:
