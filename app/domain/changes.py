@@ -19,6 +19,8 @@ class Rules:
     """Time for which the store keeps an instance after its end."""
     max_label_sets: int = 10_000
     """Above this number, new label sets are committed under `other`."""
+    max_unknown_deletions: int = 100_000
+    """Above this number, the store forgets the oldest deletions of unknown instances."""
 
 
 @frozen

@@ -5,7 +5,7 @@ from typing import Final
 from app.domain.changes import Rules
 from app.domain.draft import Draft, earliest
 from app.domain.events import Ignored, InstanceDeleted
-from app.domain.instances import UNDESCRIBED, Instance, undescribed_instance
+from app.domain.instances import Instance, undescribed_instance
 from app.domain.outcomes import Ended, Outcome
 
 IGNORED_UNKNOWN_INSTANCE: Final = Ignored("unknown_instance")
@@ -16,7 +16,7 @@ _UNKNOWN_SECONDS: Final = 86400.0
 def decide_deletion(event: InstanceDeleted, rules: Rules, draft: Draft) -> Outcome:
     """End the deleted incarnation, which never lives again; if it is not known, store the deletion."""
     known = _find_deleted(event, draft)
-    if known is None or _is_only_deleted(known):
+    if known is None or known.is_only_deleted:
         if event.id and known is None:
             # Pruning removes it as soon as something that was last confirmed at this time.
             recorded_at = draft.now - max(rules.retention_seconds - _UNKNOWN_SECONDS, 0.0)
@@ -33,10 +33,6 @@ def decide_deletion(event: InstanceDeleted, rules: Rules, draft: Draft) -> Outco
             )
         )
     return Ended()
-
-
-def _is_only_deleted(known: Instance) -> bool:
-    return known.deleted and known.kind is UNDESCRIBED and known.interrupted_at is None and not known.failed
 
 
 def _find_deleted(event: InstanceDeleted, draft: Draft) -> Instance | None:

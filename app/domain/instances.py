@@ -102,6 +102,11 @@ class Instance(NamedTuple):
         return _labels_of(self.name.project, self.name.zone, self.node)
 
     @property
+    def is_only_deleted(self) -> bool:
+        """True if nothing but its deletion is known."""
+        return self.deleted and self.kind is UNDESCRIBED and self.interrupted_at is None and not self.failed
+
+    @property
     def live_spot(self) -> bool:
         """True if the gauge of Spot instances includes it."""
         return self.alive and self.spot and self.kind is NODE

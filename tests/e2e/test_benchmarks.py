@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import latency, layers, scrape, throughput
+from tests.bench import latency, layers, recovery, scrape, throughput
 from tests.support.requirement import require
 
 
@@ -28,6 +28,21 @@ def test_pushes_at_a_constant_rate_are_all_counted_during_listing_and_scraping(t
     assert all(phase.results.latencies_ms for phase in report.phases)
     assert min(scrape.series for scrape in report.scrapes) >= 500
     assert [line["instances"] for line in report.logs] == [1000]
+
+
+def test_pushes_are_all_counted_while_operations_are_read_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Namespace(rate=200, seconds=1, operations=1200, rounds=2)
+
+    report = recovery.run(tmp_path, options)
+
+    assert report.errors == []
+    assert [len(phase.p99_ms) for phase in report.phases.values()] == [2, 2, 2]
+    assert all(phase.latencies_ms for phase in report.phases.values())
+    assert min(report.peak_mib, report.child_peak_mib) > 0
+    recovery.print_report(report, options)
+    assert "1,200 operations" in capsys.readouterr().out
 
 
 def test_each_layer_is_measured_on_interruptions_that_count(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +70,31 @@ def test_the_total_and_the_bars_show_the_true_interruptions(week: Week, everythi
     bars = everything.values(QUERIES["Interruptions over time A"])
     # The first bar begins before the week.
     assert sum(bars) == pytest.approx(counted, rel=0.02)
+
+
+def test_recovered_interruptions_are_those_that_the_ledger_has_from_operations(
+    week: Week, everything: Grafana
+) -> None:
+    recovered = sum(
+        row["found_by"] == "operation" and row["counted_as"] != ""
+        for row in _ledger(week)
+        if datetime.fromisoformat(row["recorded_at"]).timestamp() > week.begins
+    )
+
+    assert recovered > 50
+    # A reading counts dozens at once, and Prometheus extrapolates the increase of an interval.
+    assert sum(everything.values(QUERIES["Recovered interruptions A"])) == pytest.approx(recovered, rel=0.1)
+
+
+def _ledger(week: Week) -> Iterator[Mapping[str, Any]]:
+    cursor: dict[str, str] = {}
+    while True:
+        url = f"{week.exporter.metrics_url}/interruptions"
+        page = week.exporter.client.get(url, params={"limit": "1000", **cursor}).json()
+        yield from page["interruptions"]
+        if page["next"] is None:
+            return
+        cursor = {"cursor": page["next"]}
 
 
 def test_the_dashboard_file_is_the_output_of_its_program() -> None:

@@ -103,6 +103,7 @@ def own_series(target: Mapping[str, str], projects: set[str], ends: float) -> It
     for project in projects:
         listed = f"{OWN}_inventory_last_success_timestamp_seconds"
         yield Line(listed, {**target, "project": project}, ends - 600, grows=False)
+        yield Line(f"{OWN}_recovered_interruptions_total", {**target, "project": project}, 300)
 
 
 def process_series(target: Mapping[str, str], restarts: int) -> Iterator[Line]:
@@ -230,7 +231,8 @@ def honoured(query: Query) -> set[str]:
     if query is ALERTS:
         return set()
     if OWN in query.expression:
-        return {"job", "namespace"} | ({"project"} if "_inventory_" in query.expression else set())
+        by_project = re.search("_inventory_|_recovered_", query.expression)
+        return {"job", "namespace"} | ({"project"} if by_project else set())
     return {"job", "namespace"} if query.name == "Counted as unknown A" else set(ALL)
 
 

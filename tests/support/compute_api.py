@@ -202,20 +202,25 @@ class ManyInstances:
 
 @dataclass(frozen=True, slots=True)
 class ManyOperations:
-    """A number of preemptions, created when they are read: of `gone-0`, `gone-1`, …, ids from 1."""
+    """A number of preemptions, created when they are read: of `gone-0`, `gone-1`, …, ids from 1.
+
+    `first`: the number in the first name, instead of 0.
+    """
 
     count: int
     inserted: str = "2026-03-02T03:40:55.308-08:00"
     zone: str = "us-east1-b"
+    first: int = 0
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> FakeOperation:
+        number = self.first + index
         return FakeOperation(
-            f"systemevent-{index}",
-            f"gone-{index}",
-            target_id=str(index + 1),
+            f"systemevent-{number}",
+            f"gone-{number}",
+            target_id=str(number + 1),
             zone=self.zone,
             inserted=self.inserted,
         )

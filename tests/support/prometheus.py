@@ -17,6 +17,7 @@ import httpx
 
 from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
 from tests.support.requirement import require
+from tests.support.samples import Samples, parsed
 
 Labels = Mapping[str, str]
 
@@ -82,13 +83,17 @@ class Prometheus:
         *,
         scrape_interval: float = 1,
         rules: Sequence[Path] = (),
+        program: Path | None = None,
+        scraping: Mapping[str, object] | None = None,
     ) -> None:
-        program = require("prometheus", shutil.which("prometheus"))
+        """`program`: None for the installed one. `scraping`: more keys of the scrape configuration."""
+        program = program or Path(require("prometheus", shutil.which("prometheus")))
         port = free_port()
         self.url = f"http://{LOOPBACK}:{port}"
         self._config = directory / "prometheus.yml"
         self._interval = scrape_interval
         self._rules = rules
+        self._scraping = scraping or {}
         self._targets = targets
         self._write_config()
         self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
@@ -180,6 +185,14 @@ class Prometheus:
         if not response.is_success:
             raise QueryError(response.text)
 
+    def own_samples(self) -> Samples:
+        """Return the samples of Prometheus about itself."""
+        return parsed(self._client.get("/metrics").text)
+
+    def log(self) -> str:
+        """Return its log."""
+        return self._process.text()
+
     def _query(self, promql: str, time: float | None = None) -> dict[str, Any]:
         params = {"query": promql} | ({} if time is None else {"time": f"{time:.3f}"})
         answer = self._client.get("/api/v1/query", params=params).json()
@@ -196,6 +209,7 @@ class Prometheus:
             "scrape_configs": [
                 {
                     "job_name": "exporter",
+                    **self._scraping,
                     "static_configs": [
                         {"targets": [target.address], "labels": dict(target.labels)}
                         for target in self._targets

@@ -9,6 +9,7 @@ name:<instance path>      hash; field i:<identity> is an incarnation, p:<event k
 archive:<instance path>   hash; the archived incarnations by identity
 names:<project>           paths of the instance names that have such a hash
 recorded                  path and identity of each incarnation, by the time at which it was recorded
+deletions                 the same, of those of which only the deletion is known
 until                     path and event key of each pending interruption, by the end of its grace period
 ledger, attributed        by event key: the row, and the node that has described it since
 ledger:at                 event keys by their time

@@ -233,14 +233,22 @@ class RedisTransaction:
         return len(old) == SLICE
 
     def prune_instances(self, before: float) -> bool:
-        """Delete a slice of old incarnations. Return True if there may be more."""
-        (old,) = self.read(_older("recorded", before))
+        """Delete a slice of old incarnations, and of deletions of unknown instances that are too many.
+
+        Return True if there may be more.
+        """
+        old, deletions = self.read(_older("recorded", before), ("ZCARD", key("deletions")))
+        surplus = min(max(deletions - self._memory.rules.max_unknown_deletions, 0), SLICE)
+        if surplus:
+            (oldest,) = self.read(("ZRANGE", key("deletions"), 0, surplus - 1))
+            old = list(dict.fromkeys([*old, *oldest]))
         places = [split_member(member) for member in old]
         self.load(list(dict.fromkeys(name for name, _ in places)), archived=places)
         for name, identity in places:
             if not self.batch.remove(name, identity):
-                self.writes.drop_orphan("recorded", index_member(name, identity))
-        return len(old) == SLICE
+                for index in ("recorded", "deletions"):
+                    self.writes.drop_orphan(index, index_member(name, identity))
+        return len(old) >= SLICE
 
 
 def _mark(listing: Listing) -> str:

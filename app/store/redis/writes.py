@@ -91,6 +91,9 @@ class Writes:
             instance = decode_instance(renamed, identity, value)
             self._index("recorded", index_member(name, identity), None)
             self._index("recorded", index_member(renamed, identity), instance.recorded_at)
+            if instance.is_only_deleted:
+                self._index("deletions", index_member(name, identity), None)
+                self._index("deletions", index_member(renamed, identity), instance.recorded_at)
 
     def drop_undescribed(self, name: InstanceName, event_key: str) -> None:
         """Remove an undescribed ledger row from its name, because nothing will describe it any more."""
@@ -153,7 +156,18 @@ class Writes:
         rows = [*batch.instances.items(), *batch.archived.items()]
         # An incarnation that was archived, or brought back, has a row in one table and none in the other.
         for (name, identity), row in sorted(rows, key=lambda item: item[1] is not None):
-            self._index("recorded", index_member(name, identity), None if row is None else row.recorded_at)
+            member = index_member(name, identity)
+            self._index("recorded", member, None if row is None else row.recorded_at)
+            if row is not None and row.is_only_deleted:
+                self._index("deletions", member, row.recorded_at)
+            elif (name, identity) in batch.archived or self._was_only_deleted(name, identity):
+                self._index("deletions", member, None)
+
+    def _was_only_deleted(self, name: InstanceName, identity: str) -> bool:
+        record = self._records.get(name)
+        return record is not None and any(
+            instance.is_only_deleted and instance.identity == identity for instance in record.incarnations
+        )
 
     def _add_pending(self, batch: Batch) -> None:
         stored = {

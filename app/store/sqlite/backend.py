@@ -12,7 +12,7 @@ from app.errors import StoreGoneError
 from app.store.memory import Memory
 from app.store.port import Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
-from app.store.sqlite.pruning import Pruning, is_pass_due, prune_ledger, record_pass
+from app.store.sqlite.pruning import Pruning, is_pass_due, prune_deletions, prune_ledger, record_pass
 from app.store.sqlite.rows import delete_totals, has_past, reset_totals, select_totals
 from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
@@ -59,6 +59,8 @@ class SQLiteBackend:
             passed = not due or self._pruning.prune(transaction, before)
             if due and passed:
                 record_pass(connection, before)
+            if passed:
+                more |= prune_deletions(transaction, self.memory.rules.max_unknown_deletions)
             transaction.write()
             idle = self.memory.totals.idle(before) if passed else Totals()
             delete_totals(connection, idle)

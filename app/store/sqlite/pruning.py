@@ -9,7 +9,7 @@ import apsw
 
 from app.domain.events import InstanceName
 from app.store.port import SLICE
-from app.store.sqlite.schema import read_clock, set_clock
+from app.store.sqlite.schema import ONLY_DELETED, read_clock, set_clock
 from app.store.sqlite.transaction import SQLiteTransaction
 
 _PASS_SECONDS: Final = 3600.0
@@ -19,6 +19,10 @@ _TABLES: Final = (
     ("archived_instances", ("name", "identity")),
 )
 """The tables of a pass, with their primary keys."""
+_SELECT_ONLY_DELETED: Final = " UNION ALL ".join(
+    f"SELECT name, identity, recorded_at FROM {table} WHERE {ONLY_DELETED}"  # noqa: S608 - our own names
+    for table in ("instances", "archived_instances")
+)
 
 
 class Pruning:
@@ -66,6 +70,23 @@ def prune_ledger(connection: apsw.Connection, before: float) -> bool:
         (before, before, SLICE),
     )
     return connection.changes() == SLICE
+
+
+def prune_deletions(transaction: SQLiteTransaction, most: int) -> bool:
+    """Delete a slice of the deletions of unknown instances, all but the newest `most`.
+
+    Return True if there may be more.
+    """
+    surplus = [
+        (InstanceName.from_path(path), identity)
+        for path, identity, _ in transaction.connection.execute(
+            f"{_SELECT_ONLY_DELETED} ORDER BY recorded_at DESC LIMIT ? OFFSET ?", (SLICE, most)
+        )
+    ]
+    transaction.load(dict.fromkeys(name for name, _ in surplus), archived=surplus)
+    for name, identity in surplus:
+        transaction.batch.remove(name, identity)
+    return len(surplus) == SLICE
 
 
 def _delete(

@@ -87,14 +87,14 @@ def pipeline() -> Iterator[stat.Panel | timeseries.Panel]:
 
 
 def traffic() -> Iterator[timeseries.Panel]:
-    """Yield the panels about pushes."""
+    """Yield the panels about pushes, and about pushes that did not come."""
     yield bars(
         chart(
             "Pushes by outcome",
             "Pushes that were answered with 200, by outcome. Their effect is durable.",
             COUNT,
             over_time(each_interval(f"{OWN}_push_messages_total", "outcome", EXPORTER), "{{outcome}}"),
-            width=8,
+            width=6,
             calcs=["sum", "max"],
             empty="exporter not seen",
         )
@@ -105,9 +105,24 @@ def traffic() -> Iterator[timeseries.Panel]:
             "Pushes that were not answered with 200, by reason. Pub/Sub sends them again.",
             COUNT,
             over_time(each_interval(f"{OWN}_push_errors_total", "reason", EXPORTER), "{{reason}}"),
-            width=8,
+            width=6,
             calcs=["sum", "max"],
             empty="exporter not seen",
+        )
+    )
+    yield bars(
+        chart(
+            "Recovered interruptions",
+            "Interruptions that were counted from the list of operations, because no push had come, by "
+            "project. The counts are complete, but pushes are missed.",
+            COUNT,
+            over_time(
+                each_interval(f"{OWN}_recovered_interruptions_total", "project", CHOSEN_PROJECT),
+                "{{project}}",
+            ),
+            width=6,
+            calcs=["sum", "max"],
+            empty="recovery is off",
         )
     )
     delays = increase(f"{OWN}_event_delay_seconds_bucket", "le, endpoint", WINDOW, EXPORTER)
@@ -119,7 +134,7 @@ def traffic() -> Iterator[timeseries.Panel]:
             units.Seconds,
             over_time(quantile(0.5, delays), "{{endpoint}} median", "A"),
             over_time(quantile(0.99, delays), "{{endpoint}} p99", "B"),
-            width=8,
+            width=6,
             calcs=["max", "lastNotNull"],
             empty="no event in the range",
         )
