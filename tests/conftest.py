@@ -17,10 +17,11 @@ _MONITORING: Final = Path("tests/monitoring")
 LONGEST: Final = (
     "tests/e2e/test_bounds.py",
     str(_MONITORING),
-    "tests/test_cli.py",
     "tests/test_recovery.py",
     "tests/test_inventory.py",
+    "tests/test_cli.py",
     "tests/e2e/test_chaos.py",
+    "tests/infra/test_terraform.py",
     "tests/e2e/test_replicas.py",
     "tests/test_check.py",
     "tests/test_environment.py",

@@ -19,7 +19,6 @@ from tests.support.compute_api import (
     EMPTY_OBJECT,
     FORBIDDEN,
     RATE_LIMIT_EXCEEDED,
-    TOO_MANY_REQUESTS,
     ComputeApi,
     Failure,
     FakeInstance,
@@ -254,15 +253,12 @@ def test_listings_that_fail_keep_the_map_and_the_next_round_repairs_it(
     api.projects[PROJECT] = [node(f"node-{number}") for number in range(5)]
     with exporting(tmp_path, api, clock=clock, page_seconds=0.1, interval_seconds=0.01) as exporter:
         await_ready(exporter)
+        # Which answers lead to these reasons is the subject of gcp/test_compute.py.
         for failure, reason, page in [
             (FORBIDDEN, "forbidden", 1),
             (FORBIDDEN, "forbidden", 3),
-            (ACCESS_NOT_CONFIGURED, "api_disabled", 1),
             (ACCESS_NOT_CONFIGURED, "api_disabled", 3),
-            (RATE_LIMIT_EXCEEDED, "rate_limited", 1),
             (RATE_LIMIT_EXCEEDED, "rate_limited", 3),
-            (TOO_MANY_REQUESTS, "rate_limited", 1),
-            (TOO_MANY_REQUESTS, "rate_limited", 3),
             (BACKEND_ERROR, "unavailable", 1),
             (BACKEND_ERROR, "unavailable", 3),
             (EMPTY_OBJECT, "malformed", 3),

@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 
 from tests.chaos.traffic import Message
+from tests.support.process import NO_AUTHORITIES
 from tests.support.replicas import Replicas
 
 CALLERS: Final = 24
@@ -62,7 +63,9 @@ class ReplicaSender:
     async def run_caller(self) -> None:
         """Deliver queued messages one after the other, without end."""
         limits = httpx.Limits(max_connections=2)
-        async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS, limits=limits) as client:
+        async with httpx.AsyncClient(
+            trust_env=False, timeout=_TIMEOUT_SECONDS, limits=limits, verify=NO_AUTHORITIES
+        ) as client:
             while True:
                 message = await self._queue.get()
                 urls = self._two_replicas() if message.to_two_replicas else [self._replicas.nginx.url]

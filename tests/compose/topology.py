@@ -13,7 +13,7 @@ import httpx
 
 from tests.compose.composition import REPLICAS, Composition
 from tests.support.emulator import PubSubEmulator
-from tests.support.process import LOOPBACK, Process, answers, free_port
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, Process, answers, free_port
 from tests.support.program import overridden, set_ahead
 from tests.support.redis import RedisServer
 from tests.support.requirement import require
@@ -65,7 +65,9 @@ class Topology:
 
     def get(self, address: str, path: str) -> httpx.Response:
         """GET a path from `host:port`, an address in the compose network."""
-        return httpx.get(f"http://{self.replace(address)}{path}", trust_env=False, timeout=60)
+        return httpx.get(
+            f"http://{self.replace(address)}{path}", trust_env=False, timeout=60, verify=NO_AUTHORITIES
+        )
 
     def environment(self, service: str) -> dict[str, str]:
         """Return the service's environment variables, with addresses on loopback."""

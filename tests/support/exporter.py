@@ -21,7 +21,7 @@ from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable
 from tests.support.entries import JsonObject, insert, preempted, push
-from tests.support.process import LOOPBACK, free_port
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, free_port
 from tests.support.samples import Samples, parsed, value_of
 
 T = TypeVar("T")
@@ -180,8 +180,7 @@ class Exporter:
 
 
 def _client() -> httpx.Client:
-    # Nothing here speaks TLS, and authorities take time to be read.
-    return httpx.Client(trust_env=False, verify=False, timeout=_WITHIN_SECONDS)  # noqa: S501
+    return httpx.Client(trust_env=False, verify=NO_AUTHORITIES, timeout=_WITHIN_SECONDS)
 
 
 class _Server:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 import httpx
 
 from tests.simulation.week import SECONDS, STEP_SECONDS
+from tests.support.process import NO_AUTHORITIES
 
 ROOT: Final = Path(__file__).parents[2]
 MONITORING: Final = ROOT / "k8s" / "monitoring"
@@ -107,7 +108,7 @@ class Grafana:
 
     def _get(self, path: str, **params: Any) -> Any:  # noqa: ANN401  # JSON
         url = f"{self.url}/api/v1/{path}"
-        answer = httpx.get(url, params=params, trust_env=False, timeout=30).json()
+        answer = httpx.get(url, params=params, trust_env=False, timeout=30, verify=NO_AUTHORITIES).json()
         assert answer["status"] == "success", f"{params}: {answer['error']}"
         return answer["data"]
 

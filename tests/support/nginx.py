@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import httpx
 
-from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, Process, answers, eventually, free_port
 from tests.support.requirement import require
 
 _READ_SECONDS: Final = 5
@@ -89,7 +89,7 @@ class Nginx:
 
     def _is_current(self) -> bool:
         # On a new connection, for old ones stay with the worker that had them.
-        answer = httpx.get(f"{self.url}/nginx/generation", trust_env=False, timeout=60)
+        answer = httpx.get(f"{self.url}/nginx/generation", trust_env=False, timeout=60, verify=NO_AUTHORITIES)
         return answer.text == str(self._generation)
 
     def _write(self, addresses: Sequence[str]) -> None:

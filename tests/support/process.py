@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ import httpx
 T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
+NO_AUTHORITIES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""The `verify` of clients that do not speak TLS. The default reads all authorities, 20 ms for each client."""
 _POLL_SECONDS: Final = 0.02
 _PATIENCE: Final = 6
 """The load of a machine with a little more than three times as many busy processes as cores."""
@@ -70,7 +73,7 @@ def answers(url: str) -> Callable[[], bool]:
 
     def probe() -> bool:
         try:
-            return httpx.get(url, timeout=5, trust_env=False).is_success
+            return httpx.get(url, timeout=5, trust_env=False, verify=NO_AUTHORITIES).is_success
         except httpx.TransportError:
             return False
 

@@ -14,7 +14,7 @@ import httpx
 
 from app.demo.issuer import Issuer, IssuerServer
 from tests.support.entries import JsonObject, push
-from tests.support.process import LOOPBACK, Process, answers, free_port
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, Process, answers, free_port
 from tests.support.samples import Samples, parsed, value_of
 
 COMMAND: Final = (sys.executable, "-m", "app")
@@ -128,7 +128,9 @@ class ExporterProcess:
         self.metrics_address = f"{LOOPBACK}:{self.configured['prometheus']['port']}"
         self.store = Path(self.configured["store"]["url"].removeprefix("sqlite:///"))
         self.headers = {} if credentials is None else {"authorization": f"Bearer {credentials.token}"}
-        self.client = httpx.Client(base_url=self.url, headers=self.headers, timeout=30, trust_env=False)
+        self.client = httpx.Client(
+            base_url=self.url, headers=self.headers, timeout=30, trust_env=False, verify=NO_AUTHORITIES
+        )
         path = str(written(directory, self.configured))
         option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})
         self.process = Process(

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import httpx
 
-from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, Process, answers, eventually, free_port
 from tests.support.requirement import require
 from tests.support.samples import Samples, parsed
 
@@ -96,7 +96,7 @@ class Prometheus:
         self._scraping = scraping or {}
         self._targets = targets
         self._write_config()
-        self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=NO_AUTHORITIES)
         self._process = Process(
             [
                 program,
