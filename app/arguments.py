@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     both = parser.add_argument_group("options of serve and check")
     both.add_argument("--config", type=Path, metavar="PATH", help="the configuration file")
     serve = parser.add_argument_group("options of serve")
-    serve.add_argument("--reset-totals", action="store_true", help="start every counter at 0, keep all else")
+    serve.add_argument(
+        "--reset-totals", action="store_true", help="start every counter at 0, keep everything else"
+    )
     demo = parser.add_argument_group("options of demo")
     demo.add_argument("--once", action="store_true", help="stop after printing, do not serve")
     demo.add_argument("--port", type=_port, help=f"listen here (default: {_DEMO_PORT}; 0: any free port)")

@@ -112,7 +112,7 @@ class Exporter:
         if opened.moved_aside_to is not None:
             self.metrics.count_store_reset()
         for warning in opened.warnings:
-            _log.warning("the counts may be lost", extra={"reason": warning})
+            _log.warning("the store may lose events or counts", extra={"reason": warning})
         self.store = opened.store
         self._sync = opened.sync
         self._overrides = overrides
@@ -219,7 +219,7 @@ class Exporter:
         if ended or not self._tasks:
             return f"not running: {', '.join(ended) or 'the writer'}"
         if self.recorder.stuck_seconds > _STUCK_SECONDS:
-            return f"the writer has not moved for {_STUCK_SECONDS:g} s"
+            return f"the store has not finished a commit or a read for {_STUCK_SECONDS:g} s"
         return None
 
     def not_ready_reasons(self) -> Sequence[str]:
@@ -302,7 +302,11 @@ class Exporter:
 def _log_failure(task: asyncio.Task[None]) -> None:
     """Log why a task has ended that should run for ever."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a part of the exporter has failed", extra={"task": task.get_name()}, exc_info=error)
+        _log.error(
+            "a part of the exporter has failed; the exporter ends",
+            extra={"task": task.get_name()},
+            exc_info=error,
+        )
 
 
 def _projects(settings: Settings) -> Sequence[str]:

@@ -225,7 +225,10 @@ class Recorder:
     def lose_store(self, exc: StoreLostError) -> None:
         """Note an error that only a restart can correct. The process ends then."""
         if not self.fatal.is_set():
-            _log.error("the store cannot be used until a restart", extra={"error": str(exc)})
+            _log.error(
+                "the store cannot be used until a restart; the exporter ends",
+                extra={"error": str(exc)},
+            )
             self.fatal_error = str(exc)
             self.fatal.set()
 
@@ -325,7 +328,9 @@ class Recorder:
         self._report_rollback(applied.rollback)
         if applied.overflowed and not self._overflowed:
             self._overflowed = True  # the metric counts them; one line is enough for the log
-            _log.warning("events are counted under `other`: there are prometheus.max_label_sets label sets")
+            _log.warning(
+                "events of new label sets are counted under `other`: prometheus.max_label_sets is reached"
+            )
         if applied.counted:
             lines = [_line(interruption) for interruption in applied.counted]
             _log.info("interruption counted", extra={"each": lines})

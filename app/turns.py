@@ -106,8 +106,8 @@ class Turns:
             project.postponed = True
             raise InventoryUnavailableError(
                 self._retrying or "unavailable",
-                f"project {project.id} gave no page for {self._silence_seconds:g} s while others waited; "
-                "it is read after them",
+                f"project {project.id} delivered no page for {self._silence_seconds:g} s while others waited;"
+                " the exporter reads it after them",
             ) from None
         finally:
             self._limit = None

@@ -291,7 +291,10 @@ def test_a_store_that_may_not_be_used_fails(tmp_path: Path, credentials: PushCre
     )
 
     assert done.returncode == 1
-    assert findings(done.stdout)["store"] == ("FAIL", f"{path} may not be read and written")
+    assert findings(done.stdout)["store"] == (
+        "FAIL",
+        f"the exporter may not read and write {path}; correct its owner or its permissions",
+    )
 
 
 def test_a_redis_that_may_lose_what_it_acknowledged_is_a_warning(
@@ -358,7 +361,7 @@ def test_a_project_that_fails_says_what_to_do_and_the_others_are_listed(
     }
     assert "it needs the permission compute.instances.list" in found["fleet of project shop"][1]
     assert "enable compute.googleapis.com there" in found["fleet of project till"][1]
-    assert "there is no project butcher" in found["fleet of project butcher"][1]
+    assert "project butcher does not exist" in found["fleet of project butcher"][1]
 
 
 def test_operations_that_cannot_be_read_are_a_warning(tmp_path: Path, api: ComputeApi) -> None:

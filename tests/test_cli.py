@@ -155,7 +155,7 @@ def the_folder_is_missing(directory: Path) -> Iterator[tuple[dict[str, Any], str
 def the_store_is_a_text(directory: Path) -> Iterator[tuple[dict[str, Any], str]]:
     path = directory / "exporter.db"
     path.write_text("shopping list: tea, biscuits\n" * 300)
-    yield quiet(directory), f"the store {path} is a file of something else.*"
+    yield quiet(directory), f"the store {path} is not a file of this exporter.*"
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def the_store_is_another_programs_database(directory: Path) -> Iterator[tuple[di
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE biscuits (name)")
         connection.commit()
-    yield quiet(directory), f"the store {path} is a file of something else.*"
+    yield quiet(directory), f"the store {path} is not a file of this exporter.*"
 
 
 @contextmanager
@@ -174,7 +174,10 @@ def the_stores_schema_is_newer(directory: Path) -> Iterator[tuple[dict[str, Any]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    yield quiet(directory), rf"the store {path} has schema 99, newer than this program's \d+"
+    yield (
+        quiet(directory),
+        rf"the store {path} has schema 99, newer than this program's \d+; use a newer version",
+    )
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def diary(path: Path) -> None:
         pytest.param(Path.mkdir, "is a folder and not a regular file", id="folder"),
         pytest.param(os.mkfifo, "is a named pipe and not a regular file", id="pipe"),
         pytest.param(second_name, "has 2 hard links", id="hard-link"),
-        pytest.param(diary, "is a file of something else", id="text"),
+        pytest.param(diary, "is not a file of this exporter", id="text"),
     ],
 )
 def test_what_cannot_be_the_store_ends_the_start_and_is_left_alone(

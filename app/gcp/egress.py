@@ -58,7 +58,7 @@ def environment_trust() -> ssl.SSLContext | None:
         return _load("SSL_CERT_FILE", file)
     if folders := os.environ.get("SSL_CERT_DIR"):
         if not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
-            raise StartError("SSL_CERT_DIR: is not a folder; correct the variable or remove it")
+            raise StartError("SSL_CERT_DIR: does not name a folder; correct the variable or remove it")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(capath=folders)
         return context

@@ -149,7 +149,7 @@ class _Child:
         while await self.stdout.read(_CHUNK_BYTES):
             pass
         if stderr := (await self.stderr).decode(errors="replace").strip():
-            _log.warning("the listing's process wrote to stderr", extra={"stderr": stderr})
+            _log.warning("the process that lists instances wrote to stderr", extra={"stderr": stderr})
         await self.process.wait()
 
 
@@ -177,7 +177,9 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Chi
             start_new_session=True,
         )
     except OSError as exc:
-        raise InventoryUnavailableError("other", f"the listing cannot be started: {exc.strerror}") from exc
+        raise InventoryUnavailableError(
+            "other", f"the process that lists instances cannot be started: {exc.strerror}"
+        ) from exc
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101
     return _Child(process, process.stdout, asyncio.create_task(_end_of(process.stderr)))
@@ -210,7 +212,7 @@ def _part(line: bytes) -> Progress | Summary:
         return _parse_report(json.loads(line))
     except (ValueError, KeyError, TypeError) as exc:
         raise InventoryUnavailableError(
-            "malformed", "the listing's process wrote a line that is not valid"
+            "malformed", "the process that lists instances wrote a line that is not valid"
         ) from exc
 
 

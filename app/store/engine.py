@@ -118,7 +118,7 @@ class Engine:
         self._bugs[key] += 1
         if self._bugs[key] == _MAX_TRIES:
             _log.exception(
-                "a pending interruption was set aside: it gets another grace period",
+                "a pending interruption cannot be counted because of a bug; it gets another grace period",
                 extra={"event": str(pending.event.name), "key": key},
             )
 

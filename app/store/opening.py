@@ -98,4 +98,7 @@ def _redis_installed() -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        raise StartError("store.url: install the extra `redis` to use a store of this scheme") from exc
+        raise StartError(
+            f"store.url: a store of this scheme needs the extra `redis` ({exc.name} is not installed);"
+            " install it with pip install 'spot-interruption-exporter[redis]'"
+        ) from exc

@@ -1023,7 +1023,7 @@ def test_a_name_that_will_not_return_is_warned_of(
     passing: bool,  # noqa: FBT001 - a row
 ) -> None:
     warnings = open_store(server.url, RULES, replica=replica).warnings
-    assert any("it changes at each start" in warning for warning in warnings) is passing
+    assert any("changes at every start" in warning for warning in warnings) is passing
 
 
 def test_what_a_server_may_lose_is_a_warning_beside_what_it_holds(

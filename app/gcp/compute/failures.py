@@ -24,9 +24,9 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "(role roles/compute.viewer, or a custom one): {detail}",
     "api_disabled": "the Compute Engine API is not enabled in project {project}: "
     "enable compute.googleapis.com there: {detail}",
-    "rate_limited": "the Compute Engine API keeps limiting the rate of project {project}: {detail}",
+    "rate_limited": "the Compute Engine API limits the rate of requests for project {project}: {detail}",
     "unavailable": "the Compute Engine API does not answer for project {project}: {detail}",
-    "not_found": "there is no project {project}, or it cannot be seen: {detail}",
+    "not_found": "project {project} does not exist, or the exporter may not see it: {detail}",
     "credentials": "no usable Google Cloud credentials for project {project}: {detail}",
     "malformed": "the answer for project {project} is not a list of {things}: {detail}",
     "partial": "the list of {things} of project {project} is incomplete; missing: {detail}",

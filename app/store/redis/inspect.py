@@ -50,9 +50,9 @@ def warnings_of(link: Link) -> Iterator[str]:
     """
     facts = _facts(link.ask([("INFO",)]))
     if facts.get("aof_enabled") == "0":
-        yield "redis has no append-only file, so a restart of it loses acknowledged events"
+        yield "redis has no append-only file, so its restart loses acknowledged events; set appendonly to yes"
     if facts.get("maxmemory", "0") != "0" and facts.get("maxmemory_policy") != "noeviction":
-        yield "redis may evict keys (maxmemory-policy), so an interruption may count twice"
+        yield "redis may evict keys, so an interruption may count twice; set maxmemory-policy to noeviction"
 
 
 def warnings_of_name(replica: str) -> Sequence[str]:
@@ -60,7 +60,10 @@ def warnings_of_name(replica: str) -> Sequence[str]:
     if not _TEMPORARY_NAME.fullmatch(replica):
         return ()
     return (
-        f"{replica} looks like the name of a Deployment's pod or of a container; it changes at each start",
+        (
+            f"{replica} looks like the name of a Deployment's pod or of a container, which changes at every"
+            " start; use a StatefulSet, or set store.replica to a name that stays the same"
+        ),
     )
 
 

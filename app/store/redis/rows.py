@@ -135,9 +135,13 @@ def check_schema(schema: str | None) -> None:
     if schema is None:
         return
     if not schema.isdecimal():
-        raise StartError("redis has data of another program under the exporter's key `schema`")
+        raise StartError(
+            "redis has data of another program under the exporter's key `schema`; change store.key_prefix"
+        )
     if int(schema) > SCHEMA:
-        raise StartError(f"redis has schema {schema}, newer than this program's {SCHEMA}")
+        raise StartError(
+            f"redis has schema {schema}, newer than this program's {SCHEMA}; use a newer version"
+        )
     if int(schema) < SCHEMA:
         raise StartError(
             f"redis has schema {schema}, from a version before 1.0, which this version cannot read; it was "

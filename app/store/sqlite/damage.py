@@ -54,7 +54,9 @@ def find_damage(location: Location, schema: int, *, exclusive: bool) -> Damage |
             f"the store {location} is from a version before 1.0, which this version cannot read; it was left "
             "alone; move it away to begin with an empty store, or go back to the version that wrote it"
         )
-    foreign = StartError(f"the store {location} is a file of something else, and was left alone")
+    foreign = StartError(
+        f"the store {location} is not a file of this exporter, and was left alone; change store.url"
+    )
     if not ours and not marked:
         raise foreign
     # A writer appends to its WAL during the check.
@@ -67,7 +69,8 @@ def find_damage(location: Location, schema: int, *, exclusive: bool) -> Damage |
             ours = ours or connection.execute("PRAGMA application_id").get == APPLICATION_ID
             if ours and version > schema:
                 raise StartError(
-                    f"the store {location} has schema {version}, newer than this program's {schema}"
+                    f"the store {location} has schema {version}, newer than this program's {schema}; use"
+                    " a newer version"
                 )
             finding = str(connection.execute("PRAGMA quick_check(1)").get)
             if finding == "ok" and ours:
@@ -125,7 +128,9 @@ def _refuse_unusable(location: Location) -> None:
     refuse_other_nodes(location)
     file = Path(location.real)
     if file.exists() and not os.access(file, os.R_OK | os.W_OK):
-        raise StartError(f"{location} may not be read and written")
+        raise StartError(
+            f"the exporter may not read and write {location}; correct its owner or its permissions"
+        )
     if (why := unusable_reason(file.parent)) is not None:
         raise StartError(why)
     if is_marked(location) and is_held(f"{file}{LOCK}") and not is_held(str(file)):

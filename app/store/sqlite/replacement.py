@@ -35,7 +35,7 @@ def replace_damaged(location: Location, locks: Locks, damage: Damage, migrations
         making.unlink(missing_ok=True)
         raise
     _log.error(
-        "the store was damaged: it is moved aside, and a new one has what could be read",
+        "the store was damaged; the exporter moves it aside, and copies what it can read into a new one",
         extra={
             "damage": damage.reason,
             "moved_to": str(aside),
@@ -62,7 +62,7 @@ def finish_replacement(location: Location, locks: Locks) -> Path | None:
                 ready.unlink()
                 continue
             _log.error(
-                "the store was damaged, and the start that replaced it was interrupted: now it is replaced",
+                "the store was damaged; an earlier start did not finish replacing it, and this start does",
                 extra={"moved_to": str(ready).removesuffix(_READY)},
             )
             return _put_in_place(location, locks, ready)
