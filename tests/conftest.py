@@ -17,6 +17,7 @@ _MONITORING: Final = Path("tests/monitoring")
 LONGEST: Final = (
     "tests/e2e/test_bounds.py",
     str(_MONITORING),
+    "tests/test_victoriametrics.py",
     "tests/test_recovery.py",
     "tests/test_inventory.py",
     "tests/test_cli.py",

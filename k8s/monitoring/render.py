@@ -2,7 +2,8 @@
 """Write rules.yaml in the forms of Prometheus Operator and of Google's managed Prometheus.
 
 With `--check` the program writes nothing, and exits with 1 if a file is not up to date. The options
-`--cluster-label` and `--runbook` adapt the rules and the dashboard; they need a folder for the results.
+`--cluster-label`, `--runbook` and `--victoriametrics` adapt the rules and the dashboard; they need a folder
+for the results.
 """
 
 import argparse
@@ -32,21 +33,37 @@ FORMS: Final = {
     OPERATOR: ("monitoring.coreos.com/v1", "PrometheusRule"),
     MANAGED: ("monitoring.googleapis.com/v1", "Rules"),
 }
+# The operator of VictoriaMetrics reads the rules from here. Prometheus Operator refuses MetricsQL.
+# https://docs.victoriametrics.com/operator/resources/vmrule/
+VICTORIAMETRICS_FORMS: Final = {
+    Path("monitoring/vmrule.yaml"): ("operator.victoriametrics.com/v1beta1", "VMRule"),
+}
 CLUSTER_LABEL: Final = "kubernetes_cluster"
 
 
-def render(rules: str, dashboard: str, cluster_label: str, runbook: str) -> Iterator[tuple[Path, str]]:
+def render(
+    rules: str, dashboard: str, cluster_label: str, runbook: str, *, victoriametrics: bool
+) -> Iterator[tuple[Path, str]]:
     """Yield the path of each file below the k8s folder, and its text."""
     rules, dashboard = (_adapted(text, cluster_label, runbook) for text in (rules, dashboard))
+    if victoriametrics:
+        rules, dashboard = (_in_metricsql(text) for text in (rules, dashboard))
     yield PLAIN, rules
     yield DASHBOARD, dashboard
-    for path, (api_version, kind) in FORMS.items():
+    forms = VICTORIAMETRICS_FORMS if victoriametrics else FORMS
+    for path, (api_version, kind) in forms.items():
         yield path, _resource(api_version, kind, rules[rules.index("groups:\n") :])
 
 
 def _adapted(text: str, cluster_label: str, runbook: str) -> str:
     text = re.sub(rf"\b{CLUSTER_LABEL}\b", cluster_label, text)
     return re.sub(r'(runbook_url: |"url": ")[^\s"#]+#', lambda link: f"{link[1]}{runbook}#", text)
+
+
+def _in_metricsql(text: str) -> str:
+    # `increase` of MetricsQL counts a low counter from 0 if it returns after a gap of more than five minutes.
+    # https://docs.victoriametrics.com/victoriametrics/metricsql/#increase_prometheus
+    return re.sub(r"\bincrease\(", "increase_prometheus(", text)
 
 
 def _resource(api_version: str, kind: str, groups: str) -> str:
@@ -82,15 +99,27 @@ def main() -> int:
     parser.add_argument("--cluster-label", type=_label_name, default=CLUSTER_LABEL, metavar="NAME")
     parser.add_argument("--runbook", type=_page, default=RUNBOOK, metavar="URL", help="default: %(default)s")
     parser.add_argument(
+        "--victoriametrics", action="store_true", help="write the rules and the dashboard in MetricsQL"
+    )
+    parser.add_argument(
         "--output", type=Path, default=K8S, metavar="DIR", help="default: this repository's k8s"
     )
     arguments = parser.parse_args()
-    changed = (arguments.cluster_label, arguments.runbook) != (CLUSTER_LABEL, RUNBOOK)
-    if changed and arguments.output.resolve() == K8S:
-        parser.error("--cluster-label and --runbook need an --output: the files in k8s have the defaults")
+    adapted = (arguments.cluster_label, arguments.runbook) != (CLUSTER_LABEL, RUNBOOK)
+    if (adapted or arguments.victoriametrics) and arguments.output.resolve() == K8S:
+        parser.error(
+            "--cluster-label, --runbook and --victoriametrics need an --output: "
+            "the files in k8s have the defaults"
+        )
 
     rules, dashboard = ((K8S / path).read_text() for path in (PLAIN, DASHBOARD))
-    rendered = render(rules, dashboard, arguments.cluster_label, arguments.runbook)
+    rendered = render(
+        rules,
+        dashboard,
+        arguments.cluster_label,
+        arguments.runbook,
+        victoriametrics=arguments.victoriametrics,
+    )
     wanted = {arguments.output / path: text for path, text in rendered}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     for path in stale:

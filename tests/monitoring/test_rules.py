@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -19,13 +18,13 @@ from app import DOCS_URL
 from app.metrics import Metrics
 from app.web.problems import leaves, status_of
 from tests.support.docs import PAGES, RUNBOOK, anchors, blocks, is_page_anchor, rows
+from tests.support.go_programs import PROMTOOL, built
 from tests.support.requirement import require
-from tests.support.rules import RULES, rule_groups
+from tests.support.rules import RENDER, RULE_TESTS, RULES, RUNBOOK_ADDRESS, rule_groups, rule_tests
 
 CLUSTER: Final = ("project", "kubernetes_cluster", "cluster_location")
 """The labels that identify a cluster: names are unique only within a project and a location."""
 _ROOT: Final = Path(__file__).parent.parent.parent
-_PROMTOOL_TESTS: Final = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
 _GROUPS: Final = rule_groups()
 _RULES: Final = [rule for group in _GROUPS for rule in group["rules"]]
 _ALERTS: Final = {rule["alert"]: rule for rule in _RULES if "alert" in rule}
@@ -38,52 +37,56 @@ https://cloud.google.com/stackdriver/docs/managed-prometheus/rules-managed
 _SELECTOR: Final = re.compile(
     r"(?:\b(?:spot_|process_|\w+:)[\w:]+|\bup\b)(?P<matchers>\{)?(?(matchers).*?\})", re.DOTALL
 )
-_RUNBOOK: Final[str] = runpy.run_path(str(RULES.parent / "render.py"))["RUNBOOK"]
+_RUNBOOK: Final = RUNBOOK_ADDRESS
 _BASE: Final = _RUNBOOK.removesuffix("docs/runbook.md")
 
 
-def promtool(*arguments: str | Path) -> None:
-    program = require("promtool", shutil.which("promtool"))
+@pytest.fixture(scope="module", params=["installed", "3"])
+def promtool(request: pytest.FixtureRequest) -> Path:
+    """The installed promtool, and that of Prometheus 3, whose ranges exclude their left edge."""
+    if request.param == "installed":
+        return Path(require("promtool", shutil.which("promtool")))
+    return built(PROMTOOL)
+
+
+def run(program: Path, *arguments: str | Path) -> None:
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def render(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    script = RULES.parent / "render.py"
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, RENDER, *arguments], capture_output=True, text=True, check=False)
 
 
 def cases(kind: str) -> Iterator[dict[str, Any]]:
     """Yield all cases of a kind in promtool's files."""
-    for path in _PROMTOOL_TESTS:
-        for test in yaml.safe_load(path.read_text())["tests"]:
+    for path in RULE_TESTS:
+        for test in rule_tests(path)["tests"]:
             yield from test.get(kind, ())
 
 
-def test_the_rules_are_valid() -> None:
-    promtool("check", "rules", RULES)
+def test_the_rules_are_valid(promtool: Path) -> None:
+    run(promtool, "check", "rules", RULES)
 
 
-@pytest.mark.parametrize("path", _PROMTOOL_TESTS, ids=lambda path: path.stem)
-def test_the_rules_pass_promtool_s_tests(path: Path, tmp_path: Path) -> None:
-    # The files expect the links of the original project. A copy may have another address of the runbook.
-    text = re.sub(r"(runbook_url: )[^#]+", rf"\1{_RUNBOOK}", path.read_text())
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
+def test_the_rules_pass_promtool_s_tests(promtool: Path, path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name
-    copy.write_text(text.replace("../../../k8s/monitoring/rules.yaml", str(RULES)))
+    copy.write_text(json.dumps(rule_tests(path) | {"rule_files": [str(RULES)]}))  # JSON is YAML
 
-    promtool("test", "rules", copy)
+    run(promtool, "test", "rules", copy)
 
 
-@pytest.mark.parametrize("path", _PROMTOOL_TESTS, ids=lambda path: path.stem)
-def test_the_rules_pass_promtool_s_tests_when_a_collector_scopes_them(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
+def test_the_rules_pass_promtool_s_tests_when_a_collector_scopes_them(
+    promtool: Path, path: Path, tmp_path: Path
+) -> None:
     rules = yaml.safe_load(RULES.read_text())
     for rule in (rule for group in rules["groups"] for rule in group["rules"]):
         rule["expr"] = _SELECTOR.sub(_scoped, rule["expr"])
         rule["labels"] = rule.get("labels", {}) | _SCOPE
-    (tmp_path / "rules.yaml").write_text(json.dumps(rules))  # JSON is YAML
-    text = re.sub(r"(runbook_url: )[^#]+", rf"\1{_RUNBOOK}", path.read_text())
-    # YAML 1.1 reads `0x30`, thirty times 0, as a number.
-    tests = yaml.safe_load(re.sub(r"(values: )(0x\d+)$", r'\1"\2"', text, flags=re.MULTILINE))
+    (tmp_path / "rules.yaml").write_text(json.dumps(rules))
+    tests = rule_tests(path)
     tests["rule_files"] = ["rules.yaml"]
     for test in tests["tests"]:
         # The files share series by YAML anchors, so the series are replaced and not changed.
@@ -103,7 +106,7 @@ def test_the_rules_pass_promtool_s_tests_when_a_collector_scopes_them(path: Path
     copy = tmp_path / path.name
     copy.write_text(json.dumps(tests))
 
-    promtool("test", "rules", copy)
+    run(promtool, "test", "rules", copy)
 
 
 def _scoped(selector: re.Match[str]) -> str:
@@ -134,6 +137,29 @@ def test_every_record_is_tested() -> None:
     }
 
     assert tested == set(_RECORDS)
+
+
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
+def test_promtool_evaluates_each_group_after_those_that_it_reads(path: Path) -> None:
+    # Without this order, promtool evaluates the groups in a random order.
+    assert rule_tests(path)["group_eval_order"] == [group["name"] for group in _GROUPS]
+    recorded: set[str] = set()
+    for group in _GROUPS:
+        recorded |= {rule["record"] for rule in group["rules"] if "record" in rule}
+        for rule in group["rules"]:
+            assert set(re.findall(r"\b\w+:\w+:\w+", rule["expr"])) <= recorded, rule
+
+
+def test_every_series_of_a_test_is_read_by_a_rule() -> None:
+    read = {name for rule in _RULES for name in re.findall(r"\b(?:spot|process)_\w+|\bup\b", rule["expr"])}
+    given = {
+        series["series"].partition("{")[0]
+        for path in RULE_TESTS
+        for test in rule_tests(path)["tests"]
+        for series in test["input_series"]
+    }
+
+    assert given <= read, given - read
 
 
 def test_no_counter_is_compared_with_its_past_and_no_gauge_averaged() -> None:
@@ -321,7 +347,7 @@ def test_another_cluster_label_and_runbook_are_rendered_into_every_file(tmp_path
         assert "kubernetes_cluster" not in text
         assert f"{page}#" in text
         assert _RUNBOOK not in text
-    promtool("check", "rules", tmp_path / "monitoring/rules.yaml")
+    assert yaml.safe_load((tmp_path / "monitoring/rules.yaml").read_text())["groups"]
     json.loads((tmp_path / "monitoring/dashboard.json").read_text())
 
 
@@ -353,9 +379,33 @@ def test_an_invalid_option_is_refused(option: str, value: str, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["--cluster-label", "--runbook"])
-def test_the_files_of_the_repository_keep_the_defaults(option: str) -> None:
-    refused = render(option, "https://wiki.example.com/spot" if option == "--runbook" else "other")
+def test_the_rules_for_victoriametrics_differ_only_in_the_function_of_increases(tmp_path: Path) -> None:
+    assert render("--output", tmp_path / "prometheus").returncode == 0
+    assert render("--victoriametrics", "--output", tmp_path / "victoria").returncode == 0
+
+    written = {path.name for path in (tmp_path / "victoria").rglob("*.*")}
+    assert written == {"rules.yaml", "dashboard.json", "vmrule.yaml"}
+    for name in ("monitoring/rules.yaml", "monitoring/dashboard.json"):
+        text = (tmp_path / "victoria" / name).read_text()
+        assert "increase(" not in text
+        assert (
+            text.replace("increase_prometheus(", "increase(") == (tmp_path / "prometheus" / name).read_text()
+        )
+    rule = yaml.safe_load((tmp_path / "victoria/monitoring/vmrule.yaml").read_text())
+    plain = yaml.safe_load((tmp_path / "victoria/monitoring/rules.yaml").read_text())
+    assert (rule["kind"], rule["spec"]) == ("VMRule", plain)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--cluster-label", "other"),
+        ("--runbook", "https://wiki.example.com/spot"),
+        ("--victoriametrics",),
+    ],
+)
+def test_the_files_of_the_repository_keep_the_defaults(options: tuple[str, ...]) -> None:
+    refused = render(*options)
 
     assert refused.returncode == 2
     assert "need an --output" in refused.stderr
