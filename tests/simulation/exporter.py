@@ -125,6 +125,7 @@ def _serve(pipe: Connection, directory: Path, settings: Mapping[str, object], cl
         # The leases of replicas, which a Redis needs, are in real time.
         monotonic=clock if "prometheus.hold_seconds" in settings else time.monotonic,
         shortest_pause_seconds=HOUR,
+        page_seconds=HOUR,  # a reading that is held is not given up
     ) as exporter:
         signal.signal(signal.SIGTERM, lambda number, _: exporter.perform(signals.put(number)))
         stopping = exporter.perform(_stop(exporter, signals))
