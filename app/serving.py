@@ -130,7 +130,7 @@ async def _wait_for_stop(
     fatal = asyncio.create_task(exporter.wait_until_fatal())
     await asyncio.wait([signal_came, fatal, *listeners.tasks], return_when=asyncio.FIRST_COMPLETED)
     if signal_came.done():
-        await _drain(exporter, signals)
+        await drain(exporter, signals)
     signal_came.cancel()
     fatal.cancel()
     if fatal.done():
@@ -138,7 +138,7 @@ async def _wait_for_stop(
     return None if signal_came.done() else "a listener has ended"
 
 
-async def _drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
+async def drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
     """Accept pushes for some time, then only scrapes. A further signal ends either period."""
     _log.info("stopping")
     exporter.stopping = True

@@ -21,6 +21,7 @@ from app.metrics import Metrics
 from app.store.port import StoredState
 from app.web.problems import leaves
 from tests.support.clock import Clock
+from tests.support.collector import ManagedCollector
 from tests.support.entries import insert, made_id
 from tests.support.exporter import OWN, Exporter
 from tests.support.process import eventually
@@ -666,9 +667,12 @@ class _Clock:
         return self.now
 
 
+def _exposition(metrics: Metrics) -> str:
+    return metrics.render("")[0].decode()
+
+
 def _value(metrics: Metrics, name: str) -> float:
-    body, _ = metrics.render("")
-    samples = [line for line in body.decode().splitlines() if line.startswith(name)]
+    samples = [line for line in _exposition(metrics).splitlines() if line.startswith(name)]
     return float(samples[0].rpartition(" ")[2])
 
 
@@ -730,37 +734,19 @@ def test_the_exporters_own_counters_show_0_until_the_hold_ends() -> None:
     assert (first, _value(metrics, f"{OWN}_store_resets_total")) == (0, 1)
 
 
-class Collector:
-    """A managed collector: it takes the first sample of a target as the zero of its counter."""
-
-    def __init__(self) -> None:
-        self.seen = 0.0
-        self._last: float | None = None
-
-    def move(self) -> None:
-        """Begin again on another node."""
-        self._last = None
-
-    def scrape(self, metrics: Metrics) -> None:
-        value = _value(metrics, "interruption_events_total")
-        if self._last is not None:
-            self.seen += value - self._last
-        self._last = value
-
-
 def test_a_collector_that_drops_first_samples_sees_every_interruption_over_moves() -> None:
-    clock, collector, counted = _Clock(), Collector(), 0
+    clock, collector, counted = _Clock(), ManagedCollector(), 0
     for _ in range(5):
         metrics = Metrics(hold_seconds=60, monotonic=clock)
         metrics.restore(StoredState(cluster_row(counted, released=True)))
-        collector.move()
+        collector.replace()
         for step in range(6):
             counted += step + 1  # also between the start and the first scrape
             metrics.show(Applied(changed=cluster_row(counted, released=True)))
-            collector.scrape(metrics)
+            collector.scrape(_exposition(metrics))
             clock.now += 30
         metrics.shorten_hold()
         clock.now += 30
-        collector.scrape(metrics)
+        collector.scrape(_exposition(metrics))
 
-    assert collector.seen == counted
+    assert sum(collector.grown("interruption_events_total").values()) == counted

@@ -12,6 +12,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import table
 from panels.findings import ages, capacity, overview, rates
 from panels.looks import SOURCE
 from panels.pipeline import pipeline, resources
@@ -132,6 +133,9 @@ def build() -> model.Dashboard:
     ids = {}
     for number, placed in enumerate(built.panels or [], 1):
         ids[placed.title] = placed.id_val = number
+        if isinstance(placed, model.Panel) and isinstance(placed.options, table.Options):
+            # The builder always sets it. Grafana 11 and 12 do not need it, and Grafana 13 does not have it.
+            placed.options.footer = None
     marked = marks([ids["Interruptions over time"], ids["Live Spot instances by pool"]])
     built.annotations = model.AnnotationContainer([marked])
     return built

@@ -18,7 +18,7 @@ import yaml
 
 from app.metrics import Metrics
 from tests.simulation.week import Week
-from tests.support.docs import RUNBOOK, anchors
+from tests.support.docs import DOCS, RUNBOOK, anchors
 from tests.support.exporter import OWN
 from tests.support.grafana import ALL, BOARD, PANELS, QUERIES, QUERY_VARIABLES, Grafana, Query, interpolated
 from tests.support.requirement import require
@@ -108,6 +108,7 @@ def test_the_grafana_types_are_pinned_and_not_updated_by_dependabot() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [one for one in project["optional-dependencies"]["test"] if one.startswith(f"{GRAFANA_TYPES}=")]
     assert re.fullmatch(rf"{GRAFANA_TYPES}==\d+!11\.6\.0", *pins)
+    assert f"`{pins[0].partition('==')[2]}`" in (DOCS / "dashboard.md").read_text()
 
     updates = _yaml(".github/dependabot.yaml")["updates"]
     [python] = [one for one in updates if one["package-ecosystem"] == "pip"]
@@ -190,6 +191,12 @@ def test_no_two_panels_overlap() -> None:
         beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
         assert beside or above, (one, other)
+
+
+def test_tables_have_only_options_that_grafana_11_to_13_all_have() -> None:
+    # Grafana 13 has no `footer`, which the types of Grafana 11.6 set in each table.
+    options = {name for panel in PANELS if panel["type"] == "table" for name in panel["options"]}
+    assert options == {"frameIndex", "showHeader", "showTypeIcons", "sortBy", "cellHeight"}
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])

@@ -17,8 +17,9 @@ import pytest
 
 from app.domain.totals import LIFETIME_BOUNDS
 from tests.simulation.fleet import DAY, LATE, hazard, stock_out
-from tests.simulation.truth import LABELS, Key
-from tests.simulation.week import SECONDS, STEP_SECONDS, Week
+from tests.simulation.truth import HOUR, LABELS, Key
+from tests.simulation.week import KILLS, SECONDS, STEP_SECONDS, Week
+from tests.support.collector import ManagedCollector
 from tests.support.docs import DOCS, README, blocks
 from tests.support.rules import rule_groups
 
@@ -34,6 +35,11 @@ GROUPINGS: Final = [
     ("zone",),
     LABELS,
 ]
+COUNTS: Final = (
+    ("spot_interruptions_total", "interruptions"),
+    ("spot_instances_created_total", "created"),
+    ("spot_instance_creations_failed_total", "failed"),
+)
 with_each_store: Final = pytest.mark.parametrize("week", ["sqlite", "redis"], indirect=True)
 FLAVOUR: Final = ("machine_type", "zone")
 
@@ -71,14 +77,7 @@ def assert_in_true_buckets(
 
 @with_each_store
 @pytest.mark.parametrize("by", GROUPINGS, ids="-".join)
-@pytest.mark.parametrize(
-    ("counter", "what"),
-    [
-        ("spot_interruptions_total", "interruptions"),
-        ("spot_instances_created_total", "created"),
-        ("spot_instance_creations_failed_total", "failed"),
-    ],
-)
+@pytest.mark.parametrize(("counter", "what"), COUNTS)
 def test_the_counters_have_the_true_counts_in_every_grouping(
     week: Week, counter: str, what: str, by: Key
 ) -> None:
@@ -111,6 +110,57 @@ def test_instance_hours_are_the_true_hours(week: Week, by: Key) -> None:
 
     # Each beginning and end may be off by one step: half of them too much, half too little.
     assert measured == pytest.approx(week.truth.instance_hours(week.begins, week.ends, *by), rel=0.01)
+
+
+def collected(collector: ManagedCollector, counter: str, by: Key) -> dict[Key, float]:
+    """Return how much a collector saw a counter grow, without series that did not grow."""
+    grown: dict[Key, float] = {}
+    for labels, value in collector.grown(counter).items():
+        if value:
+            key = tuple(dict(labels)[label] for label in by)
+            grown[key] = grown.get(key, 0.0) + value
+    return grown
+
+
+@pytest.mark.parametrize(("counter", "what"), COUNTS)
+def test_prometheus_and_a_managed_collector_see_every_event_of_each_label_set_over_five_moves(
+    week: Week, counter: str, what: str
+) -> None:
+    assert sum(week.begins < at < week.ends for at in week.moves) == 5
+    count = getattr(week.truth, what)
+    true = count(week.begins, week.ends, *LABELS)
+
+    assert collected(week.collector, counter, LABELS) == true
+    assert_counted(
+        increases(week, counter, LABELS), count(week.begins + STEP_SECONDS, week.ends, *LABELS), true
+    )
+
+
+def test_a_managed_collector_sees_every_instance_hour_and_age_over_five_moves(week: Week) -> None:
+    hours = collected(week.collector, "spot_instance_seconds_total", LABELS)
+    true_hours = week.truth.instance_hours(week.begins, week.ends, *LABELS)
+    by = ("kubernetes_cluster", "machine_type")
+    ages = collected(week.collector, "spot_instance_lifetime_seconds_count", by)
+    true_ages = week.truth.ages(week.begins, week.ends, *by)
+
+    assert {key: seconds / HOUR for key, seconds in hours.items()} == pytest.approx(true_hours, rel=0.01)
+    assert ages == {key: len(observed) for key, observed in true_ages.items()}
+
+
+@pytest.mark.parametrize(("counter", "what"), COUNTS)
+def test_a_kill_costs_a_new_managed_collector_at_most_the_events_since_the_last_scrape(
+    week: Week, counter: str, what: str
+) -> None:
+    count = getattr(week.truth, what)
+    true = count(week.begins, week.ends, *LABELS)
+    seen = collected(week.collector_new_after_kills, counter, LABELS)
+    unscraped: Counter[Key] = Counter()
+    for scraped, killed in week.unscraped:
+        unscraped += count(scraped, killed, *LABELS)
+
+    assert len(week.unscraped) == KILLS
+    for key in true:
+        assert true[key] - unscraped[key] <= seen.get(key, 0) <= true[key], (key, week.unscraped)
 
 
 def test_the_rate_by_machine_type_and_zone_is_the_true_hazard(week: Week) -> None:

@@ -2,15 +2,18 @@
 
 One exporter has a SQLite file, or two replicas share a Redis. Their clock is set to a week ago and advanced
 in steps. In each step they get the fleet's pushes, run their periodic work and are scraped. They are killed
-several times while they get pushes, and once the fleet cannot be listed for two hours. Each day they
-read the operations. The scrapes become blocks in Prometheus' data directory. Then the exporters use the real
-clock and Prometheus scrapes them, so the series continue until the present.
+several times while they get pushes, and once the fleet cannot be listed for two hours. They are moved to
+other nodes several times: SIGTERM, pushes while they drain, and scrapes while they linger. Each day they
+read the operations. A managed collector gets the same scrapes. The scrapes become blocks in Prometheus' data
+directory. Then the exporters use the real clock and Prometheus scrapes them, so the series continue until
+the present.
 """
 
 import re
 import shutil
 import time
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from http import HTTPStatus
@@ -28,6 +31,7 @@ from app.demo.issuer import IssuerServer
 from tests.simulation.exporter import SharedClock, SimulatedExporter
 from tests.simulation.fleet import DAY, Event, Fleet
 from tests.simulation.truth import HOUR
+from tests.support.collector import ManagedCollector
 from tests.support.compute_api import FORBIDDEN, ComputeApi, Hold
 from tests.support.entries import push
 from tests.support.exporter import OWN, issuer, subscription, token
@@ -40,6 +44,12 @@ from tests.support.requirement import require
 SECONDS: Final = 7 * DAY
 STEP_SECONDS: Final = 288
 """Less than the 5 minutes after which Prometheus treats a series as ended."""
+
+HOLD_SECONDS: Final = 2 * STEP_SECONDS
+"""Two scrapes, as in the shipped manifests. The replicas with the Redis do not hold."""
+
+MOVES: Final = 5
+"""The exporters move at each rescaling of the fleet, and in the steps with most interruptions."""
 
 KILLS: Final = 5
 """The fleet cannot be listed between the second kill and the third, which are two hours apart."""
@@ -56,6 +66,10 @@ _CONNECTIONS: Final = 8
 _BATCH_SECONDS: Final = 1.0
 """Events within this time are pushed together."""
 _SCRAPE_SECONDS: Final = 2
+_LINGER_SCRAPES, _LINGER_SCRAPE_SECONDS = 2, 30
+"""The scrapes during the linger period of the shipped manifests."""
+_APART: Final = 5
+"""The number of steps between a move and another move, a kill or a reading."""
 
 
 StoreKind: TypeAlias = Literal["sqlite", "redis"]
@@ -68,6 +82,12 @@ class Week:
     """The exporter after the week, or one of the replicas; it uses the real clock."""
     prometheus: Prometheus
     """The Prometheus server that scrapes the exporters and evaluates the rules."""
+    collector: ManagedCollector
+    """A collector of the first exporter, which is replaced at each move."""
+    collector_new_after_kills: ManagedCollector
+    """The same, and it is replaced after each kill too."""
+    unscraped: Sequence[tuple[float, float]]
+    """The last scrape before each kill, and the time of the kill."""
 
     def __init__(self, directory: Path, *, store: StoreKind = "sqlite", rules: Sequence[Path] = ()) -> None:
         """`redis`: two replicas; otherwise one exporter."""
@@ -81,8 +101,10 @@ class Week:
         self.fleet = Fleet(_SEED, begins, self.ends - begins, readings)
         self.truth = self.fleet.truth
         self.kills = _kills(len(readings), self._steps)
-        """The times at which the exporters are killed."""
-        self.restarts = sum(at >= self.begins for at in (*self.fleet.rescalings, *self.kills))
+        """The last scrapes before the exporters are killed."""
+        self.moves = _moves(self.fleet, self._steps, self.kills)
+        """The last scrapes before the exporters are moved."""
+        self.restarts = sum(at >= self.begins for at in (*self.moves, *self.kills))
         self._directory = directory
         self._store = store
         self._rules = rules
@@ -95,6 +117,11 @@ class Week:
             self._simulate(clock, driver)
             driver.write_blocks()
             self.exporter = driver.exporters[0]
+            self.collector, self.collector_new_after_kills = (
+                driver.collector,
+                driver.collector_new_after_kills,
+            )
+            self.unscraped = driver.unscraped
             self.prometheus = running.enter_context(
                 Prometheus(
                     self._directory,
@@ -125,28 +152,32 @@ class Week:
 
     def _simulate(self, clock: SharedClock, driver: "_Driver") -> None:
         """Run through the simulated time, then switch to the real clock."""
-        starts, readings = deque(self.fleet.rescalings), deque(self.fleet.readings)
-        kills, events = deque(self.kills), deque(self.fleet.events)
+        readings, events = deque(self.fleet.readings), deque(self.fleet.events)
+        kills, moves = deque(self.kills), deque(self.moves)
         driver.start(self.fleet.begins)
         for at in self._steps:
             while events and events[0].at <= at:
                 batch = _next_batch(events, at)
-                clock.set(batch[-1].at)
+                clock.set(max(clock(), batch[-1].at))
+                if moves and moves[0] < at:
+                    moves.popleft()
+                    driver.move(batch)
+                    continue
                 if kills and kills[0] < at:
                     kills.popleft()
                     driver.kill(batch)
-                    driver.start(batch[-1].at, listable=len(kills) != KILLS - 2)
+                    driver.start(clock(), listable=len(kills) != KILLS - 2)
                 driver.push(batch)
+            if clock() >= at:
+                continue  # a move has taken longer than the step, and was scraped
             clock.set(at)
             if readings and readings[0] == at:
                 readings.popleft()
                 driver.read_operations(at)
             driver.run_periodic_work()
+            if at == self.begins:
+                driver.begin_collecting()
             driver.scrape(at)
-            if starts and starts[0] <= at:
-                starts.popleft()
-                driver.stop()
-                driver.start(at)
         clock.set(None)
 
 
@@ -166,6 +197,24 @@ def _kills(readings: int, steps: Sequence[float]) -> Sequence[float]:
     indexes = [number * _STEPS_PER_READING + random.randrange(10, 250) for number in chosen]
     indexes.insert(2, indexes[1] + _STEPS_WITHOUT_LISTING)
     return [steps[index] for index in indexes]
+
+
+def _moves(fleet: Fleet, steps: Sequence[float], kills: Sequence[float]) -> Sequence[float]:
+    """Return the first steps after the rescalings, and the steps before most interruptions are pushed."""
+    interruptions = Counter(
+        bisect_left(steps, event.at) - 1 for event in fleet.events if event.endpoint == "interruption"
+    )
+    chosen = [bisect_left(steps, rescaling) for rescaling in fleet.rescalings]
+    _, unlistable, listable, *_ = (steps.index(kill) for kill in kills)
+    others = [
+        *(steps.index(at) for at in (*kills, *fleet.readings)),
+        *range(unlistable, listable),
+        *range(bisect_left(steps, fleet.begins + _LEAD_IN_SECONDS)),
+    ]
+    for index, _ in interruptions.most_common():
+        if len(chosen) < MOVES and all(abs(index - other) > _APART for other in (*chosen, *others)):
+            chosen.append(index)
+    return sorted(steps[index] for index in chosen)
 
 
 def _next_batch(events: deque[Event], until: float) -> list[Event]:
@@ -189,6 +238,9 @@ class _Driver:
         ]
         self._redis = RedisServer(directory / "redis") if store == "redis" else None
         self._connections: Sequence[HTTPConnection] = ()
+        self.collector, self.collector_new_after_kills = ManagedCollector(), ManagedCollector()
+        self.unscraped: list[tuple[float, float]] = []
+        self._scraped_at = fleet.begins
         self._reading = Hold()
         """Holds the answers to the requests of the next reading."""
         self._answered = 0
@@ -210,6 +262,9 @@ class _Driver:
                 "recovery.enabled": True,
                 "recovery.interval_seconds": 0.05,
                 "pubsub.certs_url": certificates.url,
+                # Signals end both, after the scrapes that the shipped seconds allow.
+                "server.drain_seconds": HOUR,
+                "prometheus.linger_seconds": HOUR,
             }
             if self._redis is not None:
                 running.enter_context(self._redis)
@@ -217,6 +272,7 @@ class _Driver:
             else:
                 folder = running.enter_context(TemporaryDirectory(dir=MEMORY))
                 settings["store.url"] = f"sqlite:///{folder}/store.db"
+                settings["prometheus.hold_seconds"] = HOLD_SECONDS
             self.exporters = [
                 SimulatedExporter(self._directory, {**settings, "store.replica": name}, self._clock)
                 for name in self._names
@@ -242,6 +298,7 @@ class _Driver:
         """Start the exporters and wait for their listing, which fails if the fleet is not listable."""
         self._reading, self._answered = Hold(), len(self._api.operation_requests)
         self._set_api(at, listable=listable)
+        requests = len(self._api.requests)
         for exporter in self.exporters:
             exporter.start()
         self._pushes = [
@@ -252,17 +309,35 @@ class _Driver:
         self._metrics = [HTTPConnection(LOOPBACK, exporter.ports[1]) for exporter in self.exporters]
         self._connections = [*self._pushes, *self._metrics]
         if listable:
-            self._wait_until_shown("inventory_last_success_timestamp_seconds", "", at)
+            self._wait_until_shown("inventory_last_success_timestamp_seconds", at)
         else:
-            self._wait_until_shown("inventory_failures_total", ',reason="forbidden"', 1)
+            # The counter of failures is held.
+            eventually(lambda: self._listed(requests), within=60, what="each listing was refused")
         # A pending interruption requests a listing, and the answer would be of the past.
         self._set_api(at, listable=False)
 
     def stop(self) -> None:
-        """Stop the exporters, like for a new release."""
+        """Stop the exporters at once."""
         self._close_connections()
         for exporter in self.exporters:
             exporter.stop()
+
+    def move(self, events: Sequence[Event]) -> None:
+        """Move the exporters to other nodes by SIGTERM; push the events while the old processes drain."""
+        for exporter in self.exporters:
+            exporter.begin_drain()
+        self.push(events)
+        for exporter in self.exporters:
+            exporter.begin_linger()
+        for _ in range(_LINGER_SCRAPES):
+            self._clock.set(self._clock() + _LINGER_SCRAPE_SECONDS)
+            self.scrape(self._clock())
+        self._close_connections()
+        for exporter in self.exporters:
+            exporter.end_linger()
+        self.collector.replace()
+        self.collector_new_after_kills.replace()
+        self.start(self._clock())
 
     def kill(self, events: Sequence[Event]) -> None:
         """Push the events together, and kill the exporters before they answer."""
@@ -270,6 +345,8 @@ class _Driver:
         for exporter in self.exporters:
             exporter.kill()
         self._close_connections()
+        self.collector_new_after_kills.replace()
+        self.unscraped.append((self._scraped_at, self._clock()))
         if self._redis is not None:
             self._redis.client.delete(key("lease"))  # it would end after 15 s
 
@@ -289,7 +366,7 @@ class _Driver:
         self._set_api(at, listable=False, held=[project])
         reading.until.set()
         # The others are read after the one that is held: one child process at a time reads.
-        self._wait_until_shown("recovery_last_success_timestamp_seconds", "", at)
+        self._wait_until_shown("recovery_last_success_timestamp_seconds", at)
         self._set_api(at, listable=False)
 
     def run_periodic_work(self) -> None:
@@ -301,8 +378,16 @@ class _Driver:
 
     def scrape(self, at: float) -> None:
         """Scrape the exporters."""
-        for name, exposition in zip(self._names, self._scrape(), strict=True):
+        expositions = self._scrape()
+        for name, exposition in zip(self._names, expositions, strict=True):
             self._past[name].add(exposition, at)
+        self.collector.scrape(expositions[0])
+        self.collector_new_after_kills.scrape(expositions[0])
+        self._scraped_at = at
+
+    def begin_collecting(self) -> None:
+        """Let the next scrape be the first of new managed collectors."""
+        self.collector, self.collector_new_after_kills = ManagedCollector(), ManagedCollector()
 
     def write_blocks(self) -> None:
         """Convert all scrapes to blocks."""
@@ -342,10 +427,14 @@ class _Driver:
             connection.request("GET", "/metrics")
         return [connection.getresponse().read().decode() for connection in self._metrics]
 
-    def _wait_until_shown(self, name: str, labels: str, value: float) -> None:
+    def _listed(self, answered: int) -> bool:
+        """Return whether all projects were listed after this number of requests."""
+        return {request.project for request in self._api.requests[answered:]} >= {*self._fleet.projects}
+
+    def _wait_until_shown(self, name: str, value: float) -> None:
         """Wait until one of the exporters shows this value for each project."""
         lines = [
-            f'{OWN}_{name}{{project="{project}"{labels}}} {floatToGoString(value)}\n'
+            f'{OWN}_{name}{{project="{project}"}} {floatToGoString(value)}\n'
             for project in self._fleet.projects
         ]
 
