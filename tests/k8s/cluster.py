@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.k8s.custom_kinds import MODELS
 from tests.k8s.rendered import Object
 from tests.k8s.servers import definitions, servers
-from tests.support.process import LOOPBACK, Process, answers, free_port
+from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
 
 _TOKEN: Final = "of-the-administrator"  # noqa: S105  # of a server on loopback
 _CONTROLLERS: Final = (
@@ -70,7 +70,7 @@ class Cluster:
     def must(self, *words: str | Path, stdin: object = None) -> str:
         """Run kubectl, which must succeed without a warning; return what it prints."""
         done = self.kubectl(*words, stdin=stdin)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
 
     def get(self, *words: str) -> Object:
@@ -225,7 +225,17 @@ def _define_custom_kinds(made: Cluster) -> None:
         wanted.append(known.get((group, kind)) or _open_definition(group, number, kind))
     listed = {"apiVersion": "v1", "kind": "List", "items": wanted}
     made.must("create", "-f", "-", stdin=listed)
-    made.must("wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=200s")
+    eventually(lambda: _are_established(made.api), within=60, what="the custom kinds are established")
+
+
+def _are_established(api: httpx.Client) -> bool:
+    # `kubectl wait` fails for a definition that has no conditions yet.
+    found = api.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").raise_for_status().json()
+    return all(
+        {"Established": "True"}.items()
+        <= {each["type"]: each["status"] for each in one.get("status", {}).get("conditions") or []}.items()
+        for one in found["items"]
+    )
 
 
 def _open_definition(group: str, version: str, kind: str) -> Object:
