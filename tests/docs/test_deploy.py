@@ -251,9 +251,8 @@ def test_a_path_leads_to_a_valid_terraform_configuration(
 
 
 def test_the_secret_of_the_store_has_the_files_that_the_pods_and_the_url_name(checkout: Path) -> None:
-    created = [
-        step for step in code("needs a cloud") if "create secret generic" in step and STORE_SECRET in step
-    ]
+    steps = code("needs a cloud") + code("API server")
+    created = [step for step in steps if "create secret generic" in step and STORE_SECRET in step]
     for step in created:
         _, _, create = step.partition("k8s/base/namespace.yaml\n")
         secret = yaml.safe_load(execute(create.replace(" | kubectl apply -f -", ""), checkout))

@@ -14,6 +14,7 @@ from tests.support.docs import DOCS, PAGES, README, ROOT, anchors, blocks
 TESTED: Final = frozenset(
     {"demo", "test", "start", "by hand", "run", "dashboard", "variables", "overlay", "overlay outside"}
     | {"backup", "compose", "takes minutes", "terraform"}
+    | {"API server"}  # tests/k8s/test_real_api_server.py, where the server is built
 )
 # Marks of commands that cannot run here, and the programs that make it so.
 UNTESTED: Final = {
