@@ -169,14 +169,14 @@ def test_certificates_that_nobody_serves_fail(tmp_path: Path, credentials: PushC
 
 def a_text(path: Path) -> str:
     path.write_text("shopping list: tea, biscuits\n" * 300)
-    return "something else"
+    return "not a file of this exporter"
 
 
 def another_programs_database(path: Path) -> str:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE biscuits (name)")
         connection.commit()
-    return "something else"
+    return "not a file of this exporter"
 
 
 def one_whose_pages_are_nonsense(path: Path) -> str:

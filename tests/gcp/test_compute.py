@@ -348,7 +348,7 @@ def test_unusual_text_is_unchanged(api: ComputeApi) -> None:
         pytest.param(
             ACCESS_NOT_CONFIGURED, 3, "api_disabled", "enable compute.googleapis.com", id="disabled"
         ),
-        pytest.param(NOT_FOUND, 3, "not_found", "no project shop", id="not-found"),
+        pytest.param(NOT_FOUND, 3, "not_found", "project shop does not exist", id="not-found"),
         pytest.param(UNAUTHORIZED, 3, "credentials", "no usable Google Cloud credentials", id="unauthorized"),
         pytest.param(error(410, "gone", "No more."), 3, "other", "No more.", id="gone"),
         pytest.param(Answer(403, b"<html>"), 3, "forbidden", "<html>", id="forbidden-by-a-proxy"),

@@ -138,7 +138,7 @@ def test_the_lock_is_gone_with_close(path: Path) -> None:
 def test_a_start_that_fails_holds_no_lock(path: Path) -> None:
     path.write_text("a diary")
     for _ in range(2):
-        with pytest.raises(StartError, match="something else"):
+        with pytest.raises(StartError, match="not a file of this exporter"):
             SQLiteFile.open(str(path), lock_seconds=0)
 
 
@@ -328,13 +328,13 @@ def newer_database_after_kill_9(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        pytest.param(lambda path: path.write_text("a diary"), "something else", id="text"),
-        pytest.param(lambda path: path.write_text("x"), "something else", id="one-byte"),
-        pytest.param(foreign_database, "something else", id="another-database"),
+        pytest.param(lambda path: path.write_text("a diary"), "not a file of this exporter", id="text"),
+        pytest.param(lambda path: path.write_text("x"), "not a file of this exporter", id="one-byte"),
+        pytest.param(foreign_database, "not a file of this exporter", id="another-database"),
         pytest.param(earlier_database, "from a version before 1.0", id="earlier-version"),
         pytest.param(
             foreign_in_our_place,
-            "something else",
+            "not a file of this exporter",
             id="another-in-its-place",
         ),
         pytest.param(newer_database, "newer than this program", id="newer"),
@@ -544,7 +544,7 @@ def test_looking_at_damage_tells_it_and_leaves_it(path: Path, damage: Callable[[
 def test_looking_at_what_is_not_ours_tells_it(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
-    with pytest.raises(StartError, match=r"something else|newer"):
+    with pytest.raises(StartError, match=r"not a file of this exporter|newer"):
         inspect_file(str(path))
 
 
