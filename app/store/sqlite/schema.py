@@ -41,7 +41,7 @@ _INSTANCE_COLUMNS: Final = """
 """
 ONLY_DELETED: Final = "deleted AND kind = 0 AND interrupted_at IS NULL AND NOT failed"
 """The condition of `Instance.is_only_deleted`."""
-_DELETION_COLUMNS: Final = "recorded_at, deleted, kind, interrupted_at"
+_DELETION_COLUMNS: Final = "recorded_at, deleted, kind, interrupted_at, failed"
 """With the columns of the condition, SQLite reads the index alone: 7 ms for 100,000 rows instead of 33 ms."""
 _SCHEMA_1: Final = f"""
 CREATE TABLE event_keys (
