@@ -19,7 +19,7 @@ import pytest
 _LIMIT_SECONDS: Final = 400
 """The time for a build, and for waiting for builds of other test processes. A test has 600 s in all.
 
-Both programs below take four minutes of processor time on a machine that has compiled nothing before.
+promtool and vmalert-tool take four minutes of processor time on a machine that has compiled nothing before.
 """
 _POLL_SECONDS: Final = 0.2
 
@@ -42,6 +42,7 @@ PROMTOOL: Final = GoProgram(
     # Without the clients of all clouds, which would double the time of the build.
     tags="remove_all_sd",
 )
+PROMETHEUS: Final = PROMTOOL._replace(package="./cmd/prometheus")
 VMALERT_TOOL: Final = GoProgram(
     "github.com/VictoriaMetrics/VictoriaMetrics",
     "v1.151.0",
@@ -58,7 +59,7 @@ def built(program: GoProgram, *, within: float = _LIMIT_SECONDS) -> Path:
     """
     deadline = time.monotonic() + within
     name = Path(program.package).name
-    path = _cache_folder() / f"{name}-{program.version}"
+    path = path_of(program)
     if path.exists():
         return path
     go = shutil.which("go")
@@ -74,10 +75,12 @@ def built(program: GoProgram, *, within: float = _LIMIT_SECONDS) -> Path:
     return path
 
 
-def _cache_folder() -> Path:
+def path_of(program: GoProgram) -> Path:
+    """Return the path at which the program is, once it is built."""
     # A relative path is invalid there. https://specifications.freedesktop.org/basedir-spec/latest/
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "spot-interruption-exporter" / "go"
+    folder = (cache if cache.is_absolute() else Path.home() / ".cache") / "spot-interruption-exporter" / "go"
+    return folder / f"{Path(program.package).name}-{program.version}"
 
 
 def _skip(name: str, reason: str) -> NoReturn:
