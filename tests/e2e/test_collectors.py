@@ -21,10 +21,10 @@ import yaml
 from tests.support.collector import ManagedCollector
 from tests.support.docs import DOCS, ROOT, blocks, rows
 from tests.support.entries import insert, preempted
+from tests.support.forwarder import Forwarder
 from tests.support.process import LOOPBACK, eventually
 from tests.support.program import ExporterProcess, overridden, set_ahead
 from tests.support.prometheus import Prometheus, Target
-from tests.support.proxy import Proxy
 
 PAGE: Final = DOCS / "scraping.md"
 POD: Final = "spot-interruption-exporter-0"
@@ -113,7 +113,7 @@ class Observed:
         self._nodes = [self._node(directory / name, directory / "store.db") for name in ("one", "other")]
         self._numbers = count()
         self.node = self._nodes[0]
-        self.proxy = Proxy(_closed_port())
+        self.proxy = Forwarder(_closed_port())
         address = f"{LOOPBACK}:{self.proxy.port}"
         self.prometheus = TwoScrapes(directory, [Target(address)] * 2, scrape_interval=0.5)
         self.collector = ManagedCollector()

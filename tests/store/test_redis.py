@@ -144,12 +144,12 @@ def test_a_transaction_whose_reply_is_lost_is_executed_once(
     store = start(url=proxy.url)
     store.apply([created()], NOW)
 
-    connections = proxy.connections
+    connections = proxy.accepted
     trouble(proxy)
     applied = store.apply([interrupted()], NOW)
 
     assert [type(outcome) for outcome in applied.outcomes] == [Counted]
-    assert proxy.connections == connections + 1
+    assert proxy.accepted == connections + 1
     assert applied.changed.clusters["tills"].interruptions == 1
     assert isinstance(store.apply([interrupted()], NOW).outcomes[0], Duplicate)
     assert interruptions(store) == interruptions(start(url=server.url)) == {"tills": 1}
