@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias, assert_never
+from typing import TypeAlias
 
+from app.documents import name_of, outcome_document
 from app.domain.events import Event, Ignored
-from app.domain.outcomes import Counted, Duplicate, Ended, Outcome, Pending, Tracked
+from app.domain.outcomes import Duplicate, Outcome, Pending
 from app.errors import CallerError, InternalError, UnavailableError
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
@@ -85,42 +86,4 @@ class Intake:
         delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
         self.counters.answered(name_of(outcome), delay)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("push", extra={"endpoint": self.endpoint, **document_of(outcome)})
-
-
-def name_of(outcome: Outcome) -> str:
-    """Return the outcome's name in answers and metrics."""
-    return _NAMES[type(outcome)]
-
-
-_NAMES: Final[Mapping[type[Outcome], str]] = {
-    Tracked: "tracked",
-    Counted: "counted",
-    Duplicate: "duplicate",
-    Pending: "pending",
-    Ended: "ended",
-    Ignored: "ignored",
-}
-
-
-def document_of(outcome: Outcome) -> dict[str, str]:
-    """Return the outcome as the fields of a JSON document."""
-    name = name_of(outcome)
-    if isinstance(outcome, (Counted, Tracked)):
-        project, zone, instance = outcome.name
-        cluster, cluster_location, node_pool, machine_type = outcome.node
-        return {
-            "outcome": name,
-            "instance": instance,
-            "project": project,
-            "kubernetes_cluster": cluster,
-            "cluster_location": cluster_location,
-            "node_pool": node_pool,
-            "zone": zone,
-            "machine_type": machine_type,
-        }
-    if isinstance(outcome, Ignored):
-        return {"outcome": name, "reason": outcome.reason}
-    if isinstance(outcome, (Duplicate, Ended, Pending)):
-        return {"outcome": name}
-    assert_never(outcome)
+            _log.debug("push", extra={"endpoint": self.endpoint, **outcome_document(outcome)})

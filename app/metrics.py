@@ -27,6 +27,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from app import VERSION
+from app.documents import OUTCOMES, RELEASERS
 from app.domain.batch import Applied
 from app.domain.totals import LabelSetTotals, Totals
 from app.exposition import Families, preferred_format
@@ -39,8 +40,6 @@ ENDPOINTS: Final[Sequence[Endpoint]] = ("creation", "interruption")
 OTHER_ENDPOINT: Final = "other"
 """The label of requests that no endpoint takes."""
 _ELSEWHERE: Final = ("not_found", "method_not_allowed")
-OUTCOMES: Final = ("tracked", "counted", "duplicate", "pending", "ended", "ignored")
-RELEASERS: Final = ("creation", "inventory", "expiry")
 _DELAY_BUCKETS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 _SHORTEST_HOLD_SECONDS: Final = 0.001
@@ -220,7 +219,7 @@ class Metrics:
         for releaser, number in applied.released.items():
             self._released.labels(releaser).inc(number)
         for counted in applied.counted:
-            if counted.found_by == "operation":
+            if counted.details.found_by == "operation":
                 self._recovered.labels(counted.name.project).inc()
         if applied.overflowed:
             self._overflowed.inc(applied.overflowed)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
+from app.documents import interruption_document
 from app.domain.batch import Applied, Rollback
 from app.domain.events import Event
-from app.domain.outcomes import Counted, Outcome
+from app.domain.outcomes import Outcome
 from app.domain.times import rfc3339
 from app.errors import (
     InternalError,
@@ -332,7 +333,7 @@ class Recorder:
                 "events of new label sets are counted under `other`: prometheus.max_label_sets is reached"
             )
         if applied.counted:
-            lines = [_line(interruption) for interruption in applied.counted]
+            lines = [interruption_document(interruption) for interruption in applied.counted]
             _log.info("interruption counted", extra={"each": lines})
 
     def _finish_batch(self, batch: Sequence[_Submission], done: _Done) -> None:
@@ -400,23 +401,3 @@ def _resolve(future: "asyncio.Future[Outcome]", result: Result) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-def _line(counted: Counted) -> dict[str, object]:
-    project, zone, instance = counted.name
-    cluster, cluster_location, node_pool, machine_type = counted.node
-    return {
-        "project": project,
-        "kubernetes_cluster": cluster,
-        "cluster_location": cluster_location,
-        "node_pool": node_pool,
-        "zone": zone,
-        "machine_type": machine_type,
-        "instance": instance,
-        "instance_id": counted.id,
-        "interrupted_at": rfc3339(counted.at),
-        "age_seconds": None if counted.age is None else round(counted.age, 3),
-        "counted_as": counted.counted_as,
-        "released_by": counted.released_by,
-        "found_by": counted.found_by,
-    }

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from app import VERSION
 from app.domain.batch import Applied
-from app.domain.events import InstanceInterrupted, InstanceName
+from app.domain.events import InstanceInterrupted, InstanceName, InterruptionDetails
 from app.domain.instances import Labels
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 from app.metrics import Metrics
@@ -129,7 +129,7 @@ def recover(exporter: Exporter, name: str) -> None:
         exporter.parts.clock(),
         InstanceName("shop-prod", "europe-west1-c", name),
         made_id("shop-prod", "europe-west1-c", name),
-        found_by="operation",
+        details=InterruptionDetails("operation"),
     )
     work = exporter.parts.recorder.perform(lambda store, now: store.recover([found], -1, now))
     assert len(exporter.perform(work).result().counted) == 1

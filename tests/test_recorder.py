@@ -433,6 +433,9 @@ def test_a_counted_interruption_is_one_line_with_its_attribution(
         "instance_id": "a",
         "interrupted_at": "1970-01-01T00:03:20.000Z",
         "counted_as": "tills",
+        "found_by": "push",
     }
-    assert [line["released_by"] for line in lines] == ["creation", None]
-    assert all(expected.items() <= line.items() for line in lines)
+    assert lines == [
+        {**expected, "age_seconds": 100.0, "released_by": "creation"},
+        {**expected, "age_seconds": None, "released_by": None},
+    ]

@@ -102,6 +102,16 @@ class InstanceDeleted:
     project_number: str = ""
 
 
+class InterruptionDetails(NamedTuple):
+    """Facts about an interruption that no rule depends on.
+
+    Both stores keep them, and log lines and `/interruptions` show each under its name. The default of a field
+    is its value in rows that are older than the field.
+    """
+
+    found_by: FoundBy = "push"
+
+
 @frozen
 class InstanceInterrupted:
     """A preemption of a Spot instance."""
@@ -111,7 +121,7 @@ class InstanceInterrupted:
     name: InstanceName
     id: str
     project_number: str = ""
-    found_by: FoundBy = "push"
+    details: InterruptionDetails = InterruptionDetails()
 
 
 @frozen

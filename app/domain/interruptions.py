@@ -102,7 +102,7 @@ def _ledger_row(event: InstanceInterrupted, incarnation: Instance, released_by: 
         age,
         attributed,
         released_by,
-        event.found_by,
+        event.details,
     )
 
 

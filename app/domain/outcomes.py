@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from app.domain.events import FoundBy, Ignored, InstanceName, Node, frozen
+from app.domain.events import Ignored, InstanceName, InterruptionDetails, Node, frozen
 
 ReleasedBy: TypeAlias = Literal["creation", "inventory", "expiry"]
 
@@ -30,9 +30,9 @@ class Counted:
     """Seconds since the last start; None if unknown, or if the histogram already has this start."""
     attributed: bool
     """False: the node is a guess or unknown. A later event or listing may complete the row."""
-    released_by: ReleasedBy | None = None
+    released_by: ReleasedBy | None
     """The cause that released it; None if it was not pending."""
-    found_by: FoundBy = "push"
+    details: InterruptionDetails
 
 
 @frozen

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from app.domain.events import InstanceInterrupted, InstanceName
+from app.domain.events import InstanceInterrupted, InstanceName, InterruptionDetails
 from app.gcp.keys import operation_id, operation_key
 
 PREEMPTED: Final = "compute.instances.preempted"
@@ -37,5 +37,5 @@ def _interrupted(project: str, raw: Sequence[Any]) -> InstanceInterrupted:
         InstanceName(project, zone, instance),
         instance_id,
         named if named.isdecimal() else "",
-        found_by="operation",
+        details=InterruptionDetails(found_by="operation"),
     )

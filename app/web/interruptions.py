@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic_core import to_json
 from starlette.requests import Request
 
+from app.documents import interruption_document
 from app.domain.ledger import LedgerEntry, LedgerPosition
 from app.domain.ledger import Query as LedgerQuery
 from app.domain.times import rfc3339
@@ -145,20 +146,4 @@ def _cursor(place: LedgerPosition) -> str:
 
 
 def _row(entry: LedgerEntry) -> dict[str, object]:
-    counted = entry.counted
-    return {
-        "interrupted_at": rfc3339(counted.at),
-        "recorded_at": rfc3339(entry.recorded_at),
-        "instance": counted.name.instance,
-        "instance_id": counted.id,
-        "project": counted.name.project,
-        "kubernetes_cluster": counted.node.cluster,
-        "cluster_location": counted.node.cluster_location,
-        "node_pool": counted.node.node_pool,
-        "zone": counted.name.zone,
-        "machine_type": counted.node.machine_type,
-        "age_seconds": None if counted.age is None else round(counted.age, 3),
-        "counted_as": counted.counted_as,
-        "released_by": counted.released_by,
-        "found_by": counted.found_by,
-    }
+    return {**interruption_document(entry.counted), "recorded_at": rfc3339(entry.recorded_at)}

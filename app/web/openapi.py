@@ -11,31 +11,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import VERSION
-from app.metrics import OUTCOMES, RELEASERS, Endpoint
+from app.documents import INTERRUPTION_SCHEMA, OUTCOME_SCHEMA
+from app.metrics import Endpoint
 from app.web.problems import leaves, status_of
 
 _TEXT: Final = {"type": "string"}
-_ATTRIBUTION: Final = (
-    "instance",
-    "project",
-    "kubernetes_cluster",
-    "cluster_location",
-    "node_pool",
-    "zone",
-    "machine_type",
-)
 _ROW: Final[Mapping[str, Any]] = {
-    "interrupted_at": {"type": "string", "format": "date-time"},
+    **INTERRUPTION_SCHEMA,
     "recorded_at": {"type": "string", "format": "date-time"},
-    "instance_id": _TEXT,
-    **dict.fromkeys(_ATTRIBUTION, _TEXT),
-    "age_seconds": {"type": ["number", "null"]},
-    "counted_as": {
-        "type": "string",
-        "description": "The cluster under which the counters include it, or empty if they do not.",
-    },
-    "released_by": {"enum": [*RELEASERS, None]},
-    "found_by": {"enum": ["push", "operation"]},
 }
 
 _SECURITY: Final = {
@@ -92,11 +75,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "Outcome": {
         "type": "object",
         "required": ["outcome"],
-        "properties": {
-            "outcome": {"enum": list(OUTCOMES)},
-            "reason": {"type": "string", "description": "The reason for which it was ignored."},
-            **dict.fromkeys(_ATTRIBUTION, _TEXT),
-        },
+        "properties": OUTCOME_SCHEMA,
     },
     "Problem": {
         "type": "object",

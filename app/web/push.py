@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from pydantic_core import to_json
 
+from app.documents import outcome_document
 from app.errors import (
     BodyTooLargeError,
     CallerError,
@@ -19,7 +20,7 @@ from app.errors import (
     WrongSubscriptionError,
 )
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
-from app.intake import Intake, Refusal, Result, document_of
+from app.intake import Intake, Refusal, Result
 from app.web.answers import Answer, Headers
 from app.web.problems import problem_of
 
@@ -113,7 +114,7 @@ def answer_of(result: Result) -> Answer:
         problem = problem_of(result)
         headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
         return Answer(problem.status, headers, problem.body)
-    return Answer(200, _JSON, to_json(document_of(result)))
+    return Answer(200, _JSON, to_json(outcome_document(result)))
 
 
 def _authorization(headers: Headers) -> str | None:

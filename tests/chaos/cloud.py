@@ -12,6 +12,7 @@ from app.domain.events import (
     InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
+    InterruptionDetails,
     Listed,
     Node,
 )
@@ -161,7 +162,7 @@ class Cloud:
     def _interrupt(self, slot: _Slot, now: float) -> None:
         self._end(slot)
         event = InstanceInterrupted(f"interrupted {slot.id}", now, slot.name, slot.id)
-        self.operations.append(replace(event, at=now - 0.7, found_by="operation"))
+        self.operations.append(replace(event, at=now - 0.7, details=InterruptionDetails("operation")))
         if self.random.random() >= _LOST:
             self._send(event, now)
 

@@ -8,6 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics
 from app.settings import describe
+from app.store.redis.rows import SCHEMA
+from app.store.sqlite.schema import MIGRATIONS
 from app.web.problems import leaves, status_of
 from tests.support.docs import README, ROOT, rows
 from tests.support.program import run
@@ -23,6 +25,12 @@ def test_every_problem_is_in_the_table_with_its_status() -> None:
     listed = {(status, reason) for status, reason, _ in rows("problems")}
 
     assert listed == {(str(status_of(leaf).value), f"`{leaf.reason}`") for leaf in leaves()}
+
+
+def test_the_newest_release_has_the_versions_of_the_stores() -> None:
+    newest = rows("schema-versions")[0]
+
+    assert newest[1] == f"SQLite: `SIE2` version {len(MIGRATIONS)}; Redis: {SCHEMA}"
 
 
 def families() -> Iterator[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from app.domain.events import (
     Event,
     InstanceCreated,
     InstanceInterrupted,
+    InterruptionDetails,
     Node,
 )
 from app.domain.failures import IGNORED_FAILED_INSERT
@@ -427,8 +428,10 @@ def test_operations_are_distinguished_in_every_order_and_when_repeated(
 
 
 def row(counted_as: str = "tills", age: float | None = 900.0, **changes: object) -> Counted:
+    key = "interrupted gke-tills-spot-1 1 1000.0"
+    details = InterruptionDetails()
     plain = Counted(
-        "interrupted gke-tills-spot-1 1 1000.0", 1000.0, NAME, "1", TILLS, counted_as, age, attributed=True
+        key, 1000.0, NAME, "1", TILLS, counted_as, age, attributed=True, released_by=None, details=details
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 

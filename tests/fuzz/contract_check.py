@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from unicodedata import category
 
-from app.metrics import OUTCOMES
+from app.documents import OUTCOMES
 from tests.fuzz.case_builder import MARKER
 from tests.fuzz.cases import Case
 from tests.fuzz.hostile_values import FORBIDDEN_CATEGORIES, LIMIT

@@ -79,7 +79,7 @@ def test_each_preemption_of_an_instance_is_an_event_of_its_own(api: ComputeApi) 
 
     assert [event.at for event in reading.events] == [AT - 7200, AT - 3600, AT]
     assert len({event.key for event in reading.events}) == 3
-    assert {(event.name, event.id, event.found_by) for event in reading.events} == {
+    assert {(event.name, event.id, event.details.found_by) for event in reading.events} == {
         (InstanceName(PROJECT, "us-east1-b", "node-1"), "4158127351007949610", "operation")
     }
     assert (reading.summary["complete"], reading.summary["entries"]) == (True, 3)

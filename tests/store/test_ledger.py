@@ -8,7 +8,14 @@ from typing import Final
 import pytest
 
 from app.domain.changes import Rules
-from app.domain.events import UNKNOWN, UNKNOWN_NODE, Event, InstanceName
+from app.domain.events import (
+    UNKNOWN,
+    UNKNOWN_NODE,
+    Event,
+    InstanceInterrupted,
+    InstanceName,
+    InterruptionDetails,
+)
 from app.domain.instances import OTHER_LABELS, Labels
 from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS, PERIOD_SECONDS, PERIODS, LedgerEntry, Pool, Query
 from app.domain.outcomes import Counted
@@ -47,9 +54,47 @@ def test_a_row_has_all_that_is_known_of_the_interruption(opened: OpenedStore) ->
 
     assert list(opened.ledger.interruptions(Query())) == [
         LedgerEntry(
-            Counted(interrupted().key, 1000.0, NAME, "1", TILLS, "tills", 900.0, attributed=True), NOW
+            Counted(
+                interrupted().key,
+                1000.0,
+                NAME,
+                "1",
+                TILLS,
+                "tills",
+                900.0,
+                attributed=True,
+                released_by=None,
+                details=InterruptionDetails(),
+            ),
+            NOW,
         )
     ]
+
+
+UNUSUAL: Final = InterruptionDetails(found_by="operation")
+"""No field has its default."""
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        pytest.param([created("1", 100.0), interrupted("1", 1000.0)], id="at-once"),
+        pytest.param([interrupted("1", 1000.0), created("1", 100.0)], id="released"),
+        pytest.param([interrupted("1", 1000.0), END_OF_GRACE], id="expired"),
+    ],
+)
+def test_a_row_has_the_details_of_the_event(opened: OpenedStore, story: Sequence[Event | None]) -> None:
+    assert all(value != default for value, default in zip(UNUSUAL, InterruptionDetails(), strict=True))
+    for event in story:
+        if event is END_OF_GRACE:
+            opened.store.expire(NOW + GRACE)
+        elif isinstance(event, InstanceInterrupted):
+            opened.store.apply([replace(event, details=UNUSUAL)], NOW)
+        else:
+            opened.store.apply([event], NOW)
+
+    (entry,) = opened.ledger.interruptions(Query())
+    assert entry.counted.details == UNUSUAL
 
 
 def test_what_was_counted_as_unknown_shows_what_has_explained_it_since(opened: OpenedStore) -> None:

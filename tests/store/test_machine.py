@@ -26,6 +26,7 @@ from app.domain.events import (
     InstanceDeleted,
     InstanceInterrupted,
     InstanceName,
+    InterruptionDetails,
     Listed,
 )
 from app.domain.instances import Labels
@@ -290,7 +291,7 @@ class Exporter(RuleBasedStateMachine):
     def recover(self, event: Event) -> None:
         """Find an interruption among the operations."""
         if isinstance(event, InstanceInterrupted):
-            found = replace(event, found_by="operation")
+            found = replace(event, details=InterruptionDetails("operation"))
             new = event.key not in self.model.interrupted
             assert bool(self.leader.recover([found], -1, self.now).outcomes) == new
             self.model.take(event, self.now)

@@ -9,7 +9,7 @@ from typing import Final
 import apsw
 import pytest
 
-from app.domain.events import UNKNOWN, InstanceInterrupted
+from app.domain.events import UNKNOWN, InstanceInterrupted, InterruptionDetails
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
 from app.store.opening import open_store
@@ -34,8 +34,8 @@ HOUR = 3600.0
 SETTLE = 300.0
 ANY_AGE = -1.0
 """Instead of the seconds for which an operation is left to its push: it is not left to it."""
-FOUND = replace(interrupted("1", NOW - HOUR), found_by="operation")
-PUSHED = replace(FOUND, at=FOUND.at + 0.7, found_by="push")
+FOUND = replace(interrupted("1", NOW - HOUR), details=InterruptionDetails("operation"))
+PUSHED = replace(FOUND, at=FOUND.at + 0.7, details=InterruptionDetails("push"))
 """The same preemption, with the slightly later time of its log entry."""
 
 
@@ -48,7 +48,9 @@ def counting_since(store: Store, at: float) -> Store:
 def rows(opened: OpenedStore) -> list[tuple[str, str, str]]:
     """Return the counted cluster, the cluster and the source of each row of the ledger."""
     entries = opened.ledger.interruptions(Query())
-    return [(row.counted.counted_as, row.counted.node.cluster, row.counted.found_by) for row in entries]
+    return [
+        (row.counted.counted_as, row.counted.node.cluster, row.counted.details.found_by) for row in entries
+    ]
 
 
 def test_a_missed_interruption_is_counted_once(opened: OpenedStore) -> None:
@@ -57,7 +59,7 @@ def test_a_missed_interruption_is_counted_once(opened: OpenedStore) -> None:
 
     (counted,) = store.recover([FOUND], ANY_AGE, NOW).counted
 
-    assert (counted.counted_as, counted.found_by, counted.age) == ("tills", "operation", HOUR)
+    assert (counted.counted_as, counted.details.found_by, counted.age) == ("tills", "operation", HOUR)
     assert not store.recover([FOUND], ANY_AGE, NOW + 900).counted
     assert store.apply([PUSHED], NOW + 901).outcomes == [Duplicate()]
     assert interruptions(store) == {"tills": 1}
@@ -84,7 +86,7 @@ def test_an_interruption_of_an_unknown_instance_is_pending_and_keeps_its_source(
     keep_running(store, NOW, NOW + GRACE)
     (counted,) = store.expire(NOW + GRACE).counted
 
-    assert (counted.counted_as, counted.found_by) == (UNKNOWN, "operation")
+    assert (counted.counted_as, counted.details.found_by) == (UNKNOWN, "operation")
 
 
 def test_a_recovered_interruption_ends_its_instance(store: Store) -> None:
@@ -236,7 +238,9 @@ def test_the_order_of_a_push_and_an_operation_does_not_matter(store: Store) -> N
         replace(interrupted(str(number), NOW - HOUR, name=NAME._replace(instance=f"node-{number}")))
         for number in range(30)
     ]
-    found: list[InstanceInterrupted] = [replace(event, found_by="operation") for event in many]
+    found: list[InstanceInterrupted] = [
+        replace(event, details=InterruptionDetails("operation")) for event in many
+    ]
     store.apply([created(event.id, NOW - DAY, name=event.name) for event in many], NOW - DAY)
 
     store.apply(many[:10], NOW)
@@ -270,7 +274,10 @@ def test_a_second_reading_of_the_same_operations_writes_nothing(tmp_path: Path) 
     path = tmp_path / "store.db"
     store = counting_since(open_store(f"sqlite:///{path}", RULES).store, NOW - HOUR)
     operations = [
-        replace(interrupted(str(number), NOW - 2 * number - 1, name=name(number)), found_by="operation")
+        replace(
+            interrupted(str(number), NOW - 2 * number - 1, name=name(number)),
+            details=InterruptionDetails("operation"),
+        )
         for number in range(OPERATIONS)
     ]
     store.apply([created(event.id, NOW - DAY, name=event.name) for event in operations], NOW)

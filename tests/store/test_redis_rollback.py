@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 
 from app.domain.batch import Applied, Rollback
+from app.domain.events import InterruptionDetails
 from app.domain.outcomes import Counted, Duplicate
 from app.domain.replicas import ReplicaSettings
 from app.errors import NameTakenError, StoreUnavailableError
@@ -187,7 +188,10 @@ def test_an_operation_from_before_the_rollback_moves_no_counter(
     go_back(server)
     synced(store, NOW + 60)
     lost, later = (
-        replace(interrupted(str(number), at, name=life_of(number)[1].name), found_by="operation")
+        replace(
+            interrupted(str(number), at, name=life_of(number)[1].name),
+            details=InterruptionDetails("operation"),
+        )
         for number, at in ((1, NOW), (2, NOW + 90))
     )
 

@@ -16,7 +16,7 @@ from typing import Final
 import apsw
 import pytest
 
-from app.domain.events import Event, InstanceInterrupted, InstanceName
+from app.domain.events import Event, InstanceInterrupted, InstanceName, InterruptionDetails
 from app.domain.instances import Labels
 from app.domain.ledger import Query
 from app.domain.outcomes import Duplicate
@@ -430,7 +430,9 @@ def test_check_finds_damage_in_the_wal_and_leaves_it(killed: Example, tmp_path: 
     assert contents(path.parent) == before
 
 
-FOUND: Final = replace(interrupted("alive-0", BEGAN + 3000, name=named("alive-0")), found_by="operation")
+FOUND: Final = replace(
+    interrupted("alive-0", BEGAN + 3000, name=named("alive-0")), details=InterruptionDetails("operation")
+)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.metrics import ENDPOINTS, OUTCOMES, Metrics
+from app.documents import OUTCOMES
+from app.metrics import ENDPOINTS, Metrics
 from app.web.ops import Scrapes
 from app.web.problems import leaves, status_of
 from tests.support.exporter import Exporter

@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
+from app.domain.events import InstanceInterrupted, InstanceName, InterruptionDetails, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
 from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
@@ -50,8 +50,8 @@ from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tot
 from app.errors import StartError
 from app.store.redis.connection import Key
 
-SCHEMA: Final = 2
-"""Version 1 was of development versions from before the first release."""
+SCHEMA: Final = 3
+"""Versions 1 and 2 were of development versions from before the first release."""
 
 _FLAGS: Final = ("spot", "alive", "announced", "failed", "lifetime_observed", "overflowed", "deleted")
 """The fields of `Instance` that are stored as bits of one number, from the lowest bit on."""
@@ -82,7 +82,7 @@ class PendingRow(NamedTuple):
     instance_id: str
     at: float
     until: float
-    found_by: FoundBy
+    details: Sequence[Any]
 
 
 class LedgerRow(NamedTuple):
@@ -97,7 +97,7 @@ class LedgerRow(NamedTuple):
     age: float | None
     is_described: bool
     released_by: ReleasedBy | None
-    found_by: FoundBy
+    details: Sequence[Any]
 
 
 class LabelSetRow(NamedTuple):
@@ -214,13 +214,18 @@ def decode_name_record(name: InstanceName, reply: Pairs) -> NameRecord:
             row = PendingRow._make(json.loads(value))
             record.pending.append(
                 PendingInterruption(
-                    InstanceInterrupted(part, row.at, name, row.instance_id, found_by=row.found_by),
+                    InstanceInterrupted(part, row.at, name, row.instance_id, details=_details(row.details)),
                     row.until,
                 )
             )
         else:
             record.undescribed[part] = value
     return record
+
+
+def _details(values: Sequence[Any]) -> InterruptionDetails:
+    """Return the details in a row. Those of an older version lack values, those of a newer one have more."""
+    return InterruptionDetails(*values[: len(InterruptionDetails._fields)])
 
 
 def decode_instance(name: InstanceName, identity: str, value: str) -> Instance:
@@ -260,7 +265,7 @@ def encode_instance(instance: Instance) -> str:
 
 def encode_pending(pending: PendingInterruption) -> str:
     """Return the value of a pending interruption's field."""
-    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until, pending.event.found_by))
+    return dumps(PendingRow(pending.event.id, pending.event.at, pending.until, pending.event.details))
 
 
 def encode_counted(counted: Counted, identity: str, now: float) -> str:
@@ -276,7 +281,7 @@ def encode_counted(counted: Counted, identity: str, now: float) -> str:
             counted.age,
             counted.attributed,
             counted.released_by,
-            counted.found_by,
+            counted.details,
         )
     )
 
@@ -307,7 +312,7 @@ def decode_entry(
         row.age,
         row.is_described or described_as is not None,
         row.released_by,
-        row.found_by,
+        _details(row.details),
     )
     return LedgerEntry(counted, row.recorded_at)
 

@@ -25,13 +25,13 @@ from app.domain.ledger import (
 from app.domain.totals import LabelSetTotals
 from app.store.port import READ_SECONDS
 from app.store.sqlite.file import SQLiteFile, translate_error
-from app.store.sqlite.rows import LedgerRow, counted_of_row, select, select_label_sets
+from app.store.sqlite.rows import LEDGER_COLUMNS, entry_of_row, select, select_label_sets
 from app.store.sqlite.schema import read_clock
 
 _INSTRUCTIONS_PER_CHECK: Final = 10_000
 """Instructions of SQLite's virtual machine between two checks of the time limit."""
 _PAGE: Final = select(
-    LedgerRow._fields,
+    LEDGER_COLUMNS,
     """FROM ledger
     WHERE at >= :since AND at < :until
         AND (:project IS NULL OR substr(name, 1, instr(name, '/') - 1) = :project)
@@ -116,8 +116,7 @@ class SQLiteLedger:
             "limit": query.limit,
         }
         with self._reading() as connection:
-            rows = map(LedgerRow._make, connection.execute(_PAGE, values))
-            return [LedgerEntry(counted_of_row(row), row.recorded_at) for row in rows]
+            return [entry_of_row(row) for row in connection.execute(_PAGE, values)]
 
     def pools(self, now: float, limit: int) -> Sequence[PoolWeek]:
         begin = now - PERIODS * PERIOD_SECONDS

@@ -12,45 +12,16 @@ from typing import Any, Final, NamedTuple
 import apsw
 from pydantic_core import to_json
 
-from app.domain.events import FoundBy, InstanceInterrupted, InstanceName, Node
+from app.domain.events import InstanceInterrupted, InstanceName, InterruptionDetails, Node
 from app.domain.instances import Instance, Kind, Labels, PendingInterruption, instance_id_of
-from app.domain.outcomes import Counted, ReleasedBy
+from app.domain.ledger import LedgerEntry
+from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 
 _MAX_ROWS_PER_STATEMENT: Final = 16
 """So the statement for each number of rows stays prepared (2 µs per event). Also, SQLite saves the pages that
 a statement of many rows changes until it ends; beyond 64 KiB it does so in a file."""
 _KINDS: Final = tuple(Kind)
-
-
-class PendingRow(NamedTuple):
-    """A pending interruption."""
-
-    key: str
-    name: str
-    id: str
-    at: float
-    until: float
-    found_by: FoundBy
-
-
-class LedgerRow(NamedTuple):
-    """A counted interruption."""
-
-    at: float
-    key: str
-    recorded_at: float
-    name: str
-    identity: str
-    cluster: str
-    cluster_location: str
-    node_pool: str
-    machine_type: str
-    counted_as: str
-    age_seconds: float | None
-    attributed: int
-    released_by: ReleasedBy | None
-    found_by: FoundBy
 
 
 class LabelSetRow(NamedTuple):
@@ -97,6 +68,11 @@ EVENT_KEY_COLUMNS: Final = ("key", "recorded_at")
 _SHARED_FIELDS: Final = Instance._fields[Instance._fields.index("recorded_at") :]
 """Fields of `Instance` that are also columns, in the same order."""
 INSTANCE_COLUMNS: Final = ("name", "identity", "kind", *Node._fields, *_SHARED_FIELDS)
+PENDING_COLUMNS: Final = ("key", "name", "id", "at", "until", *InterruptionDetails._fields)
+LEDGER_COLUMNS: Final = (
+    *("at", "key", "recorded_at", "name", "identity", *Node._fields),
+    *("counted_as", "age_seconds", "attributed", "released_by", *InterruptionDetails._fields),
+)
 
 
 def select(columns: Sequence[str], rest: str) -> str:
@@ -123,10 +99,10 @@ _SELECT_ARCHIVED: Final = select(
     " ON (name, identity) = (wanted.value ->> 0, wanted.value ->> 1)",
 )
 _SELECT_PENDING: Final = select(
-    PendingRow._fields, "FROM pending WHERE name IN (SELECT value FROM json_each(?))"
+    PENDING_COLUMNS, "FROM pending WHERE name IN (SELECT value FROM json_each(?))"
 )
 _SELECT_DUE: Final = select(
-    PendingRow._fields, "FROM pending WHERE until <= ? OR until > ? ORDER BY until LIMIT ?"
+    PENDING_COLUMNS, "FROM pending WHERE until <= ? OR until > ? ORDER BY until LIMIT ?"
 )
 _SELECT_LABEL_SETS: Final = select(LabelSetRow._fields, "FROM label_sets")
 _SELECT_CLUSTERS: Final = select(ClusterRow._fields, "FROM clusters")
@@ -199,7 +175,7 @@ def _node(cluster: str, cluster_location: str, node_pool: str, machine_type: str
 def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[PendingInterruption]:
     """Return the pending interruptions of instance names, given as paths."""
     rows = connection.execute(_SELECT_PENDING, (json_array(paths),))
-    return [_pending(row) for row in map(PendingRow._make, rows)]
+    return [_pending(row) for row in rows]
 
 
 def select_due(
@@ -207,7 +183,7 @@ def select_due(
 ) -> list[PendingInterruption]:
     """Return pending interruptions whose grace period has ended, or ends later than it can."""
     rows = connection.execute(_SELECT_DUE, (until, latest, limit))
-    return [_pending(row) for row in map(PendingRow._make, rows)]
+    return [_pending(row) for row in rows]
 
 
 def select_label_sets(connection: apsw.Connection) -> list[LabelSetTotals]:
@@ -318,24 +294,21 @@ def row_of_instance(instance: Instance) -> tuple[object, ...]:
     return (name.path, identity, kind, *node, *shared)
 
 
-def row_of_pending(pending: PendingInterruption) -> PendingRow:
-    """Return the row of a pending interruption."""
+def row_of_pending(pending: PendingInterruption) -> tuple[object, ...]:
+    """Return the row of a pending interruption, in the order of `PENDING_COLUMNS`."""
     event = pending.event
-    return PendingRow(event.key, event.name.path, event.id, event.at, pending.until, event.found_by)
+    return (event.key, event.name.path, event.id, event.at, pending.until, *event.details)
 
 
-def _pending(row: PendingRow) -> PendingInterruption:
-    return PendingInterruption(
-        InstanceInterrupted(row.key, row.at, InstanceName.from_path(row.name), row.id, found_by=row.found_by),
-        row.until,
-    )
+def _pending(row: Sequence[Any]) -> PendingInterruption:
+    key, path, instance_id, at, until, *details = row
+    name = InstanceName.from_path(path)
+    event = InstanceInterrupted(key, at, name, instance_id, details=InterruptionDetails(*details))
+    return PendingInterruption(event, until)
 
 
 def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object, ...]:
-    """Return a ledger row, of the incarnation with that identity, in the order of `LedgerRow`.
-
-    A plain tuple, as for instances, because named ones took 7 % of the store's time per event.
-    """
+    """Return a ledger row, of the incarnation with that identity, in the order of `LEDGER_COLUMNS`."""
     return (
         counted.at,
         counted.key,
@@ -347,24 +320,27 @@ def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object,
         counted.age,
         counted.attributed,
         counted.released_by,
-        counted.found_by,
+        *counted.details,
     )
 
 
-def counted_of_row(row: LedgerRow) -> Counted:
-    """Return the counted interruption of a ledger row."""
-    return Counted(
-        row.key,
-        row.at,
-        InstanceName.from_path(row.name),
-        instance_id_of(row.identity),
-        Node(row.cluster, row.cluster_location, row.node_pool, row.machine_type),
-        row.counted_as,
-        row.age_seconds,
-        bool(row.attributed),
-        row.released_by,
-        row.found_by,
+def entry_of_row(row: Sequence[Any]) -> LedgerEntry:
+    """Return the entry of a ledger row, which has the order of `LEDGER_COLUMNS`."""
+    at, key, recorded_at, path, identity, cluster, cluster_location, node_pool, machine_type, *rest = row
+    counted_as, age, attributed, released_by, *details = rest
+    counted = Counted(
+        key,
+        at,
+        InstanceName.from_path(path),
+        instance_id_of(identity),
+        Node(cluster, cluster_location, node_pool, machine_type),
+        counted_as,
+        age,
+        bool(attributed),
+        released_by,
+        InterruptionDetails(*details),
     )
+    return LedgerEntry(counted, recorded_at)
 
 
 def json_array(values: Sequence[str] | Sequence[int]) -> str:

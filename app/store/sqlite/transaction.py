@@ -12,8 +12,8 @@ from app.store.sqlite import listing as listings
 from app.store.sqlite.rows import (
     EVENT_KEY_COLUMNS,
     INSTANCE_COLUMNS,
-    LedgerRow,
-    PendingRow,
+    LEDGER_COLUMNS,
+    PENDING_COLUMNS,
     insert,
     insert_totals,
     row_of_counted,
@@ -165,7 +165,7 @@ class SQLiteTransaction:
         insert(
             connection,
             "INSERT OR REPLACE INTO pending",
-            PendingRow._fields,
+            PENDING_COLUMNS,
             [
                 row_of_pending(pending)
                 for pending in batch.pending_interruptions.values()
@@ -180,7 +180,7 @@ class SQLiteTransaction:
         insert(
             connection,
             "INSERT INTO ledger",
-            LedgerRow._fields,
+            LEDGER_COLUMNS,
             [
                 row_of_counted(counted, identity, self._now)
                 for counted, identity in (*batch.counted, *batch.past.values())

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from app.documents import OUTCOMES
 from app.domain.batch import Applied
 from app.domain.instances import UNKNOWN_LABELS
 from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS
 from app.gcp.listing import FAILURES
-from app.metrics import OUTCOMES, Metrics
+from app.metrics import Metrics
 from app.web.problems import leaves
 from app.web.status import sentences
 from app.web.status.checks import Check, State, checks

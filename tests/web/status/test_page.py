@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from app import DOCS_URL
-from app.domain.events import InstanceInterrupted, InstanceName
+from app.domain.events import InstanceInterrupted, InstanceName, InterruptionDetails
 from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS, LabelSetWeek, LedgerEntry, PoolWeek, Query
 from app.domain.totals import LabelSetTotals
 from app.store.opening import open_store
@@ -408,7 +408,7 @@ def test_what_is_from_before_counting_began_is_shown_apart(clocked: Exporter, cl
         NOW - HOUR_SECONDS,
         InstanceName("shop-prod", "europe-west1-c", "node-1"),
         made_id("shop-prod", "europe-west1-c", "node-1"),
-        found_by="operation",
+        details=InterruptionDetails("operation"),
     )
     work = clocked.parts.recorder.perform(lambda store, now: store.recover([found], -1, now))
     clocked.perform(work).result()
