@@ -74,7 +74,11 @@ _Labels: TypeAlias = Annotated[
 
 
 class _LogEntry(TypedDict, total=False):
-    """The fields that are read from a log entry."""
+    """The fields that are read from a log entry.
+
+    A value of a wrong type makes the entry malformed, so its message is refused. Declare a field as `object`
+    if the event does not depend on it.
+    """
 
     log_name: Annotated[str | None, path("logName")]
     insert_id: Annotated[str | None, path("insertId")]
