@@ -38,6 +38,10 @@ _MIN_CALLERS_TO_WAIT_FOR: Final = 3
 """Fewer callers than these do not share a commit often enough to wait for them."""
 BATCH_LINGER_SECONDS: Final = 0.0003
 COMMIT_TIMEOUT_SECONDS: Final = 20.0
+_PAUSE_SHARE: Final = 9.0
+"""The pause after periodic work for which events have waited, as a multiple of that work's duration."""
+_MAX_PAUSE_SECONDS: Final = 0.25
+"""Long enough for a slow disk, and short beside the lease of a replica."""
 _CLOSE_SECONDS: Final = 8.0
 """Time for the last commits. The process has to end within 10 s."""
 
@@ -88,6 +92,10 @@ class _Done:
     """The stored state before the job, if the metrics have to be read again."""
 
 
+def _pause_after(seconds: float) -> float:
+    return min(_PAUSE_SHARE * seconds, _MAX_PAUSE_SECONDS)
+
+
 class Recorder:
     """Commits events in the order of their arrival, all queued events at once (group commit)."""
 
@@ -98,17 +106,20 @@ class Recorder:
         *,
         commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
         batch_linger_seconds: float = BATCH_LINGER_SECONDS,
+        pause_after: Callable[[float], float] = _pause_after,
         close_seconds: float = _CLOSE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`commit_timeout_seconds`: the time after which a request whose commit is not done is refused.
 
         `batch_linger_seconds`: the time that a batch waits for callers who were answered to push again.
+        `pause_after` returns the pause after a slice of periodic work of that duration, if events wait then.
         """
         self._store = store
         self._metrics = metrics
         self._commit_timeout_seconds = commit_timeout_seconds
         self._batch_linger_seconds = batch_linger_seconds
+        self._pause_after = pause_after
         self._close_seconds = close_seconds
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,7 +127,11 @@ class Recorder:
         self._worker = WorkerThread("store")
         self._submissions: deque[_Submission] = deque()
         self._jobs: deque[_Job] = deque()
-        """Work that goes before the next batch."""
+        """Periodic work, in slices."""
+        self._jobs_wait_until = 0.0
+        """The time before which no further slice starts, by the monotonic clock."""
+        self._alarm: asyncio.TimerHandle | None = None
+        """It starts the next slice if nothing else does."""
         self._batch: Sequence[_Submission] = ()
         """The events in the commit."""
         self._active_callers = 0
@@ -182,7 +197,10 @@ class Recorder:
             submission.answered = True
 
     async def perform(self, work: Work) -> Applied:
-        """Do periodic work between two batches. Raises the same errors as `record`."""
+        """Do a slice of periodic work between two batches. Raises the same errors as `record`.
+
+        If events have waited for the slice before it, a pause leaves the store to events first.
+        """
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
@@ -237,13 +255,21 @@ class Recorder:
         """Start the next work, if there is some and none is in progress."""
         if self._busy_since is not None or self._loop is None:
             return
-        if self._jobs:
+        pause = 0.0 if self._stopping else self._jobs_wait_until - time.monotonic()
+        if self._jobs and pause <= 0:
             self._start(self._jobs.popleft())
         elif self._submissions:
             if not self._wait_for_more():
                 self._start_batch([self._submissions.popleft() for _ in range(self._batch_size())])
+        elif self._jobs:
+            if self._alarm is None:
+                self._alarm = self._loop.call_later(pause, self._end_pause)
         elif self._stopping:
             self._drained.set()
+
+    def _end_pause(self) -> None:
+        self._alarm = None
+        self._start_next()
 
     def _batch_size(self) -> int:
         return min(len(self._submissions), _MAX_BATCH)
@@ -357,6 +383,8 @@ class Recorder:
             self._start_batch(batch[:middle])
 
     def _finish_periodic_work(self, future: "asyncio.Future[Applied]", done: _Done) -> None:
+        if self._submissions:
+            self._jobs_wait_until = time.monotonic() + self._pause_after(done.seconds)
         if future.done():  # cancelled
             return
         if isinstance(done.result, Applied):

@@ -42,10 +42,15 @@ def instance(name: str) -> InstanceName:
 
 
 class Writer:
-    """A recorder at work."""
+    """A recorder at work. Without `pause_seconds`, a slice of periodic work goes before each batch."""
 
     def __init__(
-        self, disk: Disk, *, commit_timeout_seconds: float = 20, batch_linger_seconds: float = 0.0003
+        self,
+        disk: Disk,
+        *,
+        commit_timeout_seconds: float = 20,
+        batch_linger_seconds: float = 0.0003,
+        pause_seconds: float = 0,
     ) -> None:
         self.disk = disk
         self.metrics = Metrics()
@@ -55,6 +60,7 @@ class Writer:
             self.metrics,
             commit_timeout_seconds=commit_timeout_seconds,
             batch_linger_seconds=batch_linger_seconds,
+            pause_after=lambda _: pause_seconds,
         )
 
     def begin(self, *events: Event) -> "list[asyncio.Task[Outcome]]":
@@ -77,10 +83,17 @@ class Writer:
 
 @asynccontextmanager
 async def writing(
-    disk: Disk, *, commit_timeout_seconds: float = 20, batch_linger_seconds: float = 0.0003
+    disk: Disk,
+    *,
+    commit_timeout_seconds: float = 20,
+    batch_linger_seconds: float = 0.0003,
+    pause_seconds: float = 0,
 ) -> AsyncIterator[Writer]:
     writer = Writer(
-        disk, commit_timeout_seconds=commit_timeout_seconds, batch_linger_seconds=batch_linger_seconds
+        disk,
+        commit_timeout_seconds=commit_timeout_seconds,
+        batch_linger_seconds=batch_linger_seconds,
+        pause_seconds=pause_seconds,
     )
     running = asyncio.create_task(writer.recorder.run())
     try:
@@ -307,6 +320,44 @@ def test_periodic_work_is_done_between_two_batches(disk: Disk) -> None:
             assert not (await work).counted
             assert sum(task.done() for task in tasks) == 0
             await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
+def test_events_that_waited_for_a_slice_have_the_store_for_a_while_before_the_next(disk: Disk) -> None:
+    def slice_(_store: Store, _now: float) -> Applied:
+        disk.write([created("slice")])
+        return Applied()
+
+    async def scenario() -> None:
+        async with writing(disk, pause_seconds=3600) as writer:
+            perform = writer.recorder.perform
+            for _ in range(2):  # no event waits for the first
+                await asyncio.wait_for(perform(slice_), 20)
+            with disk.busy():
+                slices = [asyncio.create_task(perform(slice_)) for _ in range(2)]
+                await until(lambda: len(disk.batches) == 3)
+                waiting = writer.begin(created("a"))
+                await asyncio.sleep(0)
+            await asyncio.gather(*waiting)
+            for name in "bc":
+                await writer.recorder.record(created(name))
+            writer.recorder.close()  # the end does not wait
+            await asyncio.gather(*slices)
+
+    asyncio.run(scenario())
+    assert disk.batches == [[name] for name in ("slice", "slice", "slice", "a", "b", "c", "slice")]
+
+
+def test_after_that_pause_the_next_slice_starts_without_another_event(disk: Disk) -> None:
+    async def scenario() -> None:
+        async with writing(disk, pause_seconds=0.01) as writer:
+            perform = writer.recorder.perform
+            async with writer.busy():
+                slices = [asyncio.create_task(perform(lambda store, now: store.expire(now))) for _ in "12"]
+                await asyncio.sleep(0)
+                writer.begin(created("a"))
+            await asyncio.wait_for(asyncio.gather(*slices), 20)
 
     asyncio.run(scenario())
 

@@ -54,6 +54,8 @@ class ConstantRatePushes:
         self._all_answered = asyncio.Event()
         self._all_answered.set()
         self._results = PushResults()
+        self._sent = asyncio.Event()
+        """Set when the run has sent or queued a push."""
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -75,12 +77,14 @@ class ConstantRatePushes:
     async def run(
         self, rate: float, bodies: Iterator[bytes], until: Callable[[], Awaitable[object]]
     ) -> PushResults:
-        """Push at this rate until `until` returns, then wait until all pushes are answered."""
+        """Push at this rate until `until` returns, at least once; then wait until all pushes are answered."""
         self._results = results = PushResults()
+        self._sent.clear()
         began, cpu = time.monotonic(), time.process_time()
         sending = asyncio.create_task(self._send(rate, bodies))
         try:
             await until()
+            await self._sent.wait()
         finally:
             sending.cancel()
             with suppress(asyncio.CancelledError):
@@ -99,6 +103,7 @@ class ConstantRatePushes:
                 await asyncio.sleep(math.ceil(pause * 1000) / 1000)  # uvloop's timers count milliseconds
             self._results.late_ms.append(-pause * 1000)
             self._unanswered += 1
+            self._sent.set()
             self._all_answered.clear()
             if self._free:
                 self._free.pop().send(due, request)

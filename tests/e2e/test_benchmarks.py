@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import latency, layers, recovery, scrape, throughput
+from tests.bench import latency, layers, scrape, throughput
+from tests.bench.loads import LOADS
 from tests.support.requirement import require
 
 
@@ -21,28 +22,19 @@ def test_under_full_load_the_exporter_and_the_plain_way_count_all_that_they_answ
     assert not any(one.load.errors for measured in results.values() for one in measured)
 
 
-def test_pushes_at_a_constant_rate_are_all_counted_during_listing_and_scraping(tmp_path: Path) -> None:
-    report = latency.run(tmp_path, Namespace(rate=200, seconds=1, instances=1000, series=500))
-
-    assert report.errors == []
-    assert all(phase.results.latencies_ms for phase in report.phases)
-    assert min(scrape.series for scrape in report.scrapes) >= 500
-    assert [line["instances"] for line in report.logs] == [1000]
-
-
-def test_pushes_are_all_counted_while_operations_are_read_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("load", LOADS)
+def test_pushes_at_a_constant_rate_are_all_counted_beside_each_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], load: str
 ) -> None:
-    options = Namespace(rate=200, seconds=1, operations=1200, rounds=2)
+    options = Namespace(rate=200, seconds=1, rounds=2, entries=1200, series=500)
 
-    report = recovery.run(tmp_path, options)
+    report = latency.run(tmp_path, load, options)
 
     assert report.errors == []
-    assert [len(phase.p99_ms) for phase in report.phases.values()] == [2, 2, 2]
-    assert all(phase.latencies_ms for phase in report.phases.values())
-    assert min(report.peak_mib, report.child_peak_mib) > 0
-    recovery.print_report(report, options)
-    assert "1,200 operations" in capsys.readouterr().out
+    assert [len(phase.ratios()) for phase in report.phases.values()] == [2] * len(report.phases)
+    assert report.peak_mib > 0
+    latency.print_report(report)
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_each_layer_is_measured_on_interruptions_that_count(tmp_path: Path) -> None:

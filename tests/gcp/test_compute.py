@@ -112,7 +112,8 @@ def listed_from(endpoint: str, *more: str, project: str = "shop", page_seconds: 
 
 def read_here(words: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Listing:
     # Importing the client library takes long. Only the process that runs this file's tests needs it.
-    from app.gcp.compute.__main__ import parsed, read, source_of  # noqa: PLC0415
+    from app.gcp.compute.__main__ import parsed  # noqa: PLC0415
+    from app.gcp.compute.reading import read, source_of  # noqa: PLC0415
 
     options, stream = parsed(words), io.BytesIO()
     exit_code = read(source_of(options.read), options, stream, clock)
@@ -614,6 +615,25 @@ def test_the_child_does_not_begin_without_its_parent(api: ComputeApi) -> None:
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"the parent has ended" in done.stderr
     assert api.requests == []
+
+
+def test_the_child_lowers_its_priority_before_the_expensive_imports(api: ComputeApi) -> None:
+    api.projects["shop"] = shop(1)
+    watched = (
+        "import os, runpy, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('google.api_core', 'google.auth', 'requests'):\n"
+        "            print(name, os.nice(0), file=sys.stderr)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "runpy.run_module('app.gcp.compute', run_name='__main__')\n"
+    )
+    words = [sys.executable, "-c", watched, *arguments(api.url, "--nice", "1")]
+    done = subprocess.run(words, capture_output=True, timeout=WITHIN, check=True)
+
+    lowered = min(os.nice(0) + 1, 19)
+    imports = dict(line.split() for line in done.stderr.decode().splitlines())
+    assert imports == dict.fromkeys(("google.api_core", "google.auth", "requests"), str(lowered))
 
 
 @contextmanager

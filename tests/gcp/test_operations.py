@@ -59,7 +59,8 @@ def api() -> Iterator[ComputeApi]:
 
 def read_from(api: ComputeApi) -> Reading:
     # Importing the client library takes long. Only the process that runs these tests needs it.
-    from app.gcp.compute.__main__ import parsed, read, source_of  # noqa: PLC0415
+    from app.gcp.compute.__main__ import parsed  # noqa: PLC0415
+    from app.gcp.compute.reading import read, source_of  # noqa: PLC0415
 
     words = ["--read", "operations", "--project", PROJECT, "--endpoint", api.url, "--backoff", "0.001"]
     stream = io.BytesIO()

@@ -129,7 +129,8 @@ def is_logged(text: str) -> bool:
 def instances() -> Sequence[list[Any]]:
     """The lines of one listing: an instance per timestamp, and one per text, named by the row."""
     # Importing the client library takes long. Only the process that runs these tests needs it.
-    from app.gcp.compute.__main__ import parsed, read, source_of  # noqa: PLC0415
+    from app.gcp.compute.__main__ import parsed  # noqa: PLC0415
+    from app.gcp.compute.reading import read, source_of  # noqa: PLC0415
 
     by_time = [
         FakeInstance(name, labels=node_labels("tills"), created=timestamp, started=timestamp)

@@ -187,11 +187,15 @@ def node_labels(cluster: str, location: str = "us-east1", pool: str = "spot-pool
 
 @dataclass(frozen=True, slots=True)
 class ManyInstances:
-    """A number of Spot nodes, created when they are read: `node-0`, `node-1`, …, ids from 1, zone by zone."""
+    """A number of Spot nodes, created when they are read: `node-0`, `node-1`, …, ids from 1, zone by zone.
+
+    `first`: the number in the first name, instead of 0.
+    """
 
     count: int
     cluster: str = "tills"
     zones: Sequence[str] = ("us-east1-b", "us-east1-c", "us-east1-d")
+    first: int = 0
 
     def __len__(self) -> int:
         return self.count
@@ -553,8 +557,8 @@ def _rendered(
     for index in indexes:
         if isinstance(entries, ManyInstances):
             zone = entries.zone(index)
-            template = _template(project, entries.cluster, zone, asked)
-            yield zone, template.replace("@name@", f"node-{index}").replace("@id@", str(index + 1))
+            template, number = _template(project, entries.cluster, zone, asked), entries.first + index
+            yield zone, template.replace("@name@", f"node-{number}").replace("@id@", str(number + 1))
         elif keeps(rest := entries[index].rest(project)):
             yield entries[index].zone, json.dumps(asked.applied(rest))
 

@@ -13,7 +13,7 @@ from app.domain.ledger import PERIOD_SECONDS, PERIODS
 from app.metrics import ENDPOINTS, OTHER_ENDPOINT, Endpoint
 from app.web.problems import leaves, status_of
 from app.web.status.formats import ago, count, count_noun, duration, percent, short_duration
-from app.web.status.sentences import listing_failures, outcomes, refusals
+from app.web.status.sentences import listing_advice, listing_failures, outcomes, refusals
 from app.web.status.snapshot import Snapshot
 
 _WEEK: Final = PERIODS * PERIOD_SECONDS
@@ -276,7 +276,7 @@ def _fleet(snapshot: Snapshot, project: str, reasons: Mapping[str, float]) -> Ch
     name, metrics = f"Fleet of {project}", snapshot.self_metrics
     failed = listing_failures(reasons)
     at = metrics.value("inventory_last_success_timestamp_seconds", project=project)
-    advice = "Check the permission compute.instances.list in the project. The log has the error."
+    advice = f"{listing_advice(reasons)} The log has the error.".lstrip()
     if at is None:
         finding = "Not listed since the start."
         if not failed:

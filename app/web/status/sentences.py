@@ -46,6 +46,17 @@ LISTING_FAILURES: Final[Mapping[str, str]] = {
     "cut_off": "it stopped before its end",
     "store": "the store could not be used",
 }
+_LISTING_ADVICE: Final[Mapping[str, str]] = {
+    "forbidden": "Grant the exporter the permission compute.instances.list in the project.",
+    "api_disabled": "Enable compute.googleapis.com in the project.",
+    "credentials": "Check the exporter's Google Cloud credentials.",
+    "not_found": "Check the project id in the configuration.",
+    "rate_limited": "Raise inventory.interval_seconds, or the project's read quota.",
+    "unavailable": "Check that the exporter can reach the Compute Engine API.",
+    "malformed": "Check that no proxy answers instead of the Compute Engine API.",
+    "store": "Check the store's disk or its server.",
+}
+"""The other reasons have a cause that only the log names, or end by themselves."""
 
 
 def outcomes(numbers: Mapping[str, float]) -> str:
@@ -77,9 +88,19 @@ def listing_failures(numbers: Mapping[str, float]) -> str:
     return f"{count_noun(sum(failures.values()), 'listing')} failed since the start: {reasons}."
 
 
+def listing_advice(numbers: Mapping[str, float]) -> str:
+    """Return a sentence of advice per reason above 0, the largest number first; nothing for some reasons."""
+    return " ".join(_LISTING_ADVICE[slug] for slug, _ in _largest_first(numbers) if slug in _LISTING_ADVICE)
+
+
 def _listed(numbers: Mapping[str, float], phrase: Callable[[float, str], str]) -> str:
-    largest_first = sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(phrase(number, slug) for slug, number in largest_first if number)
+    return ", ".join(phrase(number, slug) for slug, number in _largest_first(numbers))
+
+
+def _largest_first(numbers: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return the slugs whose number is above 0, the largest number first."""
+    above_0 = [(slug, number) for slug, number in numbers.items() if number]
+    return sorted(above_0, key=lambda pair: (-pair[1], pair[0]))
 
 
 def _spelt(slug: str) -> str:

@@ -230,6 +230,29 @@ def test_the_fleet_of_each_project_has_a_check() -> None:
     assert check(snapshot(), "Fleet").state is OFF
 
 
+@pytest.mark.parametrize("reason", FAILURES)
+def test_a_failed_listing_advises_a_permission_only_if_one_is_missing(reason: str) -> None:
+    metrics = new_metrics("shop")
+    metrics.listing_failed("shop", reason)
+    advice = check(snapshot(metrics), "Fleet of shop").advice
+
+    assert ("permission" in advice) is (reason == "forbidden")
+    assert advice.endswith("The log has the error.")
+
+
+def test_a_fleet_is_advised_about_each_reason_of_its_failures_the_most_frequent_first() -> None:
+    metrics = new_metrics("shop", "stale")
+    for reason in ("forbidden", "unavailable", "unavailable", "deadline"):
+        metrics.listing_failed("shop", reason)
+    metrics.listed("stale", at=NOW - DAY_SECONDS, seconds=1, instances=1)
+
+    assert check(snapshot(metrics), "Fleet of shop").advice == (
+        "Check that the exporter can reach the Compute Engine API."
+        " Grant the exporter the permission compute.instances.list in the project. The log has the error."
+    )
+    assert check(snapshot(metrics), "Fleet of stale").advice == "The log has the error."
+
+
 @pytest.mark.parametrize(("seconds", "state"), [(0.004, OK), (3.0, ATTENTION)])
 def test_commits(seconds: float, state: State) -> None:
     found = check(snapshot(after(5, lambda m: m.commit_seconds.observe(seconds))), "Store commits")
