@@ -143,12 +143,13 @@ HttpUrlOrNone = Annotated[
     _like(rf"(https?://{_HOST})?", "should be an http:// or https:// URL, or empty"),
     _check(lambda url: not url or _is_parsable(url), "should be a URL that can be parsed, or empty"),
 ]
+# redis-py takes database 0 for a path that is not a number.
 StoreUrl = Annotated[
     str,
     _like(
-        rf"sqlite:///.+|rediss?://([^@/?#\s]*@)?{_HOST}|unix://([^@/?#\s]*@)?/\S+"
+        rf"sqlite:///.+|rediss?://([^@/?#\s]*@)?{_ADDRESS}(/\d*)?(\?\S*)?|unix://([^@/?#\s]*@)?/\S+"
         rf"|rediss?\+sentinel://([^@/?#\s]*@)?{_ADDRESS}(,{_ADDRESS})*/[\w.-]+(\?\S*)?",
-        "should be a URL: sqlite:///file, redis://host, rediss://host, unix:///socket"
+        "should be a URL: sqlite:///file, redis://host/0, rediss://host/0, unix:///socket"
         " or redis+sentinel://host,host/service",
     ),
     _check(_has_parsable_addresses, "should be a URL whose hosts and ports can be parsed"),

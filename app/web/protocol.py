@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header; trailers are dropped."""
         if self._in_head:
-            self._headers.append((name.lower(), value))
+            self._headers.append((name.lower(), value.rstrip(b" \t")))  # the parser strips only the left end
 
     def on_headers_complete(self) -> None:
         """Begin the body."""

@@ -244,6 +244,16 @@ def test_a_push_reaches_its_handler_and_is_answered_in_one_write() -> None:
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nfine"
 
 
+def test_whitespace_around_a_header_value_is_ignored() -> None:
+    # https://www.rfc-editor.org/rfc/rfc9110#section-5.5
+    expecting = POST.replace(b"Host: exporter", b"Host: \t exporter \t\r\nExpect: \t 100-continue \t")
+    handler, wire = sent(expecting, b"body")
+
+    (request,) = handler.requests
+    assert request.headers[:2] == [(b"host", b"exporter"), (b"expect", b"100-continue")]
+    assert wire.writes[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
 def test_an_answer_has_the_newest_default_headers_of_uvicorn() -> None:
     handler, wire = Handler(), Wire()
 
