@@ -139,7 +139,6 @@ class Engine:
         try:
             applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True)
             self._memory.outage = outage or self._memory.outage
-            self._memory.accrued_until = now
             self._memory.beat_at = now
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)

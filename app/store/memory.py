@@ -61,8 +61,6 @@ class Memory:
         """
         self.outage = Outage()
         """The latest outage that this process has noticed."""
-        self.accrued_until: float | None = None
-        """The time up to which this process has added instance-seconds; None if it has not."""
         self.rollback: Rollback | None = None
         """The rollback that has not been reported yet."""
         self.beat_at: float | None = None
