@@ -119,8 +119,8 @@ class Memory:
         return -inf if doubted else now - self.rules.retention_seconds
 
     def doubts_clock(self, now: float) -> bool:
-        """Return True if the clock has jumped less than a day ago, by its own time."""
-        return self.jumped_at is not None and 0 <= now - self.jumped_at < _LARGEST_CREDIBLE_STEP_SECONDS
+        """Return True if the clock shows a time within a day of its latest jump."""
+        return self.jumped_at is not None and abs(now - self.jumped_at) < _LARGEST_CREDIBLE_STEP_SECONDS
 
     def forget(self, rows: Totals) -> None:
         """Remove rows that the store may have dropped. The next load returns those that it has not."""

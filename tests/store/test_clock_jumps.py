@@ -41,6 +41,7 @@ def test_a_jump_that_is_corrected_within_a_day_deletes_nothing(opened: OpenedSto
     fill(store)
 
     beat(store, NOW + AHEAD)
+    beat(store, NOW + AHEAD - 600)  # corrected a little, and still wrong
     beat(store, NOW + AHEAD + DAY - 60)
     assert isinstance(store.apply([COUNTED], NOW + AHEAD + DAY - 60).outcomes[0], Duplicate)
     beat(store, NOW + DAY)
