@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Final, TypeAlias
 
 from app.domain.batch import Applied, Rollback
@@ -37,8 +38,6 @@ _MIN_CALLERS_TO_WAIT_FOR: Final = 3
 """Fewer callers than these do not share a commit often enough to wait for them."""
 BATCH_LINGER_SECONDS: Final = 0.0003
 COMMIT_TIMEOUT_SECONDS: Final = 20.0
-_CLOSE_SECONDS: Final = 8.0
-"""Time for the last commits. The process has to end within 10 s."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +96,6 @@ class Recorder:
         *,
         commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
         batch_linger_seconds: float = BATCH_LINGER_SECONDS,
-        close_seconds: float = _CLOSE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`commit_timeout_seconds`: the time after which a request whose commit is not done is refused.
@@ -108,7 +106,6 @@ class Recorder:
         self._metrics = metrics
         self._commit_timeout_seconds = commit_timeout_seconds
         self._batch_linger_seconds = batch_linger_seconds
-        self._close_seconds = close_seconds
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         """None before `run`."""
@@ -202,11 +199,14 @@ class Recorder:
             timeouts.cancel()
             self._worker.close()
 
-    def close(self) -> None:
-        """Refuse new events and work. `run` ends once everything that was accepted is answered."""
+    def close(self, seconds: float = inf) -> None:
+        """Refuse new events and work. `run` ends once everything that was accepted is answered.
+
+        What is not committed after `seconds` is refused.
+        """
         self._stopping = True
-        if self._loop is not None:
-            self._loop.call_later(self._close_seconds, self._give_up)
+        if self._loop is not None and seconds < inf:
+            self._loop.call_later(seconds, self._give_up)
         self._start_next()
 
     def _give_up(self) -> None:
