@@ -33,10 +33,12 @@ from app.worker_thread import WorkerThread
 if TYPE_CHECKING:
     from app.pull import Puller
 
-SHUTDOWN_SECONDS: Final = 8
-"""The time for requests that are in progress when everything else has stopped."""
+_SHUTDOWN_SECONDS: Final = 7.5
+"""The time for everything that is in progress at the end: pulled messages, requests and commits together."""
+_LEAST_SECONDS: Final = 0.5
+"""Each of them has at least this time."""
 _CLOSE_SECONDS: Final = 1.5
-"""With the time for requests, less than the 10 s in which the process has to end."""
+"""With the times above, less than the 10 s in which the process has to end."""
 _DAY: Final = 86400.0
 _STUCK_SECONDS: Final = 60.0
 """Longer than the slowest commit that is answered."""
@@ -65,7 +67,7 @@ class Overrides:
     extension_seconds: int = 20
     """Longest time by which the lease of a pulled message is extended, 10 or more. After a crash, Pub/Sub
     delivers the message again when its lease ends."""
-    shutdown_seconds: int = SHUTDOWN_SECONDS
+    shutdown_seconds: float = _SHUTDOWN_SECONDS
 
 
 DEFAULTS: Final = Overrides()
@@ -125,6 +127,8 @@ class Exporter:
         self.ledger = WatchedLedger(opened.ledger, self._lose_store)
         self.gate = Gate()
         self.stopping = False
+        self._end_by: float | None = None
+        """The time, by the loop's clock, by which everything in progress has to end; None if not stopping."""
         state = self.store.state()
         self.metrics.restore(state)
         turns = Turns(overrides.page_seconds)
@@ -234,6 +238,17 @@ class Exporter:
         if self.puller is not None:
             await self.puller.stop()
 
+    def begin_end(self, spent_seconds: float = 0.0) -> None:
+        """Begin the time for everything that is in progress. `spent_seconds` of it have passed already."""
+        self._end_by = asyncio.get_running_loop().time() + self._overrides.shutdown_seconds - spent_seconds
+
+    def seconds_left(self) -> float:
+        """Return the rest of that time, which begins with the first call if it has not begun."""
+        if self._end_by is None:
+            self.begin_end()
+        assert self._end_by is not None  # noqa: S101 - it has begun
+        return max(self._end_by - asyncio.get_running_loop().time(), _LEAST_SECONDS)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the writer and the periodic work; at the end, commit what was accepted and close the store."""
@@ -265,7 +280,7 @@ class Exporter:
             for task in (*periodic, *pulling):
                 task.cancel()
             await asyncio.wait([*periodic, *pulling])
-            self.recorder.close()
+            self.recorder.close(self.seconds_left())
             await asyncio.wait([writer])
             if self.verification is not None:
                 await self.verification.aclose()

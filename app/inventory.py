@@ -39,7 +39,7 @@ class _Project(Participant):
     known: bool
     """It was listed by this process or an earlier one."""
     attempted: bool = False
-    """A listing of this process has succeeded or failed."""
+    """Since this process started, a listing has succeeded or failed."""
     last_requested_listing_at: float = float("-inf")
     """The time of its last listing that was requested, by the loop's clock."""
 
@@ -65,7 +65,7 @@ class Inventory:
     ) -> None:
         """`projects`: those of the configuration. Without `enabled`, those of other replicas are not listed.
 
-        `remembered`: the projects whose instances the store knows, and the time of that knowledge.
+        `remembered`: when the last complete listing of each project began, as stored before this process.
         `shortest_pause_seconds`: the shortest time between two requested listings of a project, and after a
         failed listing. `page_seconds`: the time after which a page counts as failed. `poll_seconds`: only the
         leading replica lists; the others check at this interval if they lead now.
@@ -85,6 +85,7 @@ class Inventory:
         self._clock = clock
         self._turns = turns
         turns.share_among(len(projects))
+        self._remembered_at = remembered
         self._remembered = any(project.known for project in self._projects.values())
 
     @property
@@ -111,8 +112,11 @@ class Inventory:
             others = all_projects(shared.replicas.values())
             self._replace_projects(list(dict.fromkeys([*self._own, *others])))
         for project in self._projects.values():
-            if project.id in shared.last_listed_at:
-                project.known = project.attempted = self._remembered = True
+            listed_at = shared.last_listed_at.get(project.id)
+            if listed_at is not None:
+                project.known = self._remembered = True
+                # An earlier process' listing explains nothing that has become pending since then.
+                project.attempted |= listed_at != self._remembered_at.get(project.id)
         for requested in shared.requested:
             self.request(requested)
 

@@ -29,7 +29,7 @@ _EXAMINE_EVERY_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 """Longest pause before another attempt: to subscribe, or to deliver a refused message again."""
 _LONGEST_STORE_PAUSE_SECONDS: Final = 5.0
-_HAND_BACK_SECONDS: Final = 6.0
+_HAND_BACK_SECONDS: Final = 5.0
 """Longest wait, at the end, for the commits of what is in hand."""
 _CLOSE_SECONDS: Final = 2.0
 _REMEMBERED_REFUSALS: Final = 10_000

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Final, TypeAlias
 
 from app.documents import interruption_document
@@ -42,8 +43,6 @@ _PAUSE_SHARE: Final = 9.0
 """The pause after periodic work for which events have waited, as a multiple of that work's duration."""
 _MAX_PAUSE_SECONDS: Final = 0.25
 """Long enough for a slow disk, and short beside the lease of a replica."""
-_CLOSE_SECONDS: Final = 8.0
-"""Time for the last commits. The process has to end within 10 s."""
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +106,6 @@ class Recorder:
         commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
         batch_linger_seconds: float = BATCH_LINGER_SECONDS,
         pause_after: Callable[[float], float] = _pause_after,
-        close_seconds: float = _CLOSE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`commit_timeout_seconds`: the time after which a request whose commit is not done is refused.
@@ -120,7 +118,6 @@ class Recorder:
         self._commit_timeout_seconds = commit_timeout_seconds
         self._batch_linger_seconds = batch_linger_seconds
         self._pause_after = pause_after
-        self._close_seconds = close_seconds
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         """None before `run`."""
@@ -221,11 +218,14 @@ class Recorder:
             timeouts.cancel()
             self._worker.close()
 
-    def close(self) -> None:
-        """Refuse new events and work. `run` ends once everything that was accepted is answered."""
+    def close(self, seconds: float = inf) -> None:
+        """Refuse new events and work. `run` ends once everything that was accepted is answered.
+
+        What is not committed after `seconds` is refused.
+        """
         self._stopping = True
-        if self._loop is not None:
-            self._loop.call_later(self._close_seconds, self._give_up)
+        if self._loop is not None and seconds < inf:
+            self._loop.call_later(seconds, self._give_up)
         self._start_next()
 
     def _give_up(self) -> None:

@@ -19,7 +19,7 @@ import uvloop
 
 from app import VERSION
 from app.errors import StartError
-from app.exporter import DEFAULTS, SHUTDOWN_SECONDS, Exporter, Overrides
+from app.exporter import DEFAULTS, Exporter, Overrides
 from app.main import create_app, create_ops_app
 from app.settings import Settings
 from app.store.opening import url_without_secrets
@@ -62,10 +62,7 @@ async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool, o
     app = create_app(settings, reset_totals=reset_totals, overrides=overrides)
     exporter: Exporter = app.state.exporter
     with stop_signals() as signals, _hang_ups_logged():
-        async with (
-            exporter.running(),
-            listening(settings, app, shutdown_seconds=overrides.shutdown_seconds) as listeners,
-        ):
+        async with exporter.running(), listening(settings, app) as listeners:
             _log_start(settings, path, listeners)
             fatal = await _wait_for_stop(exporter, signals, listeners)
     if fatal:
@@ -101,24 +98,23 @@ class Listeners:
 
 
 @asynccontextmanager
-async def listening(
-    settings: Settings, app: Application, *, advice: str = "", shutdown_seconds: int = SHUTDOWN_SECONDS
-) -> AsyncIterator["Listeners"]:
+async def listening(settings: Settings, app: Application, *, advice: str = "") -> AsyncIterator["Listeners"]:
     """Serve the application, and its metrics if they have a port of their own.
 
-    At the end, a request in progress gets `shutdown_seconds`. Raises StartError if a port cannot be used;
-    its message ends with the `advice`.
+    At the end, a request in progress has the exporter's `seconds_left`. Raises StartError if a port cannot be
+    used; its message ends with the `advice`.
     """
-    make_server = partial(_Server, settings, advice=advice, shutdown_seconds=shutdown_seconds)
+    exporter: Exporter = app.state.exporter
+    make_server = partial(_Server, settings, advice=advice)
     servers = [make_server(settings.server.port, app)]
     if not settings.one_listener:
-        servers.append(make_server(settings.metrics_port, create_ops_app(app.state.exporter)))
+        servers.append(make_server(settings.metrics_port, create_ops_app(exporter)))
     running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
     try:
         yield Listeners([server.port for server in servers], running)
     finally:
         for server in servers:
-            server.stop()
+            server.stop(exporter.seconds_left())
         await asyncio.wait(running)
 
 
@@ -142,11 +138,14 @@ async def drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
     """Accept pushes for some time, then only scrapes. A further signal ends either period."""
     _log.info("stopping")
     exporter.stopping = True
+    began = asyncio.get_running_loop().time()
     await exporter.stop_pulling()
+    spent = asyncio.get_running_loop().time() - began
     await _wait_up_to(exporter.settings.server.drain_seconds, signals.get())
     exporter.gate.closed = True
     exporter.metrics.shorten_hold()
     await _wait_up_to(exporter.settings.prometheus.linger_seconds, signals.get())
+    exporter.begin_end(spent)
 
 
 async def _wait_up_to(seconds: float, event: Awaitable[object]) -> None:
@@ -187,9 +186,7 @@ def _hang_ups_logged() -> Iterator[None]:
 class _Server(uvicorn.Server):
     """One listener. Signals and the lifespan are handled once, outside of it, for all listeners."""
 
-    def __init__(
-        self, settings: Settings, port: int, app: Application, *, advice: str, shutdown_seconds: int
-    ) -> None:
+    def __init__(self, settings: Settings, port: int, app: Application, *, advice: str) -> None:
         self._stopped = asyncio.Event()
         self.socket = _listen(settings.server.host, port, advice)
         self.port: int = self.socket.getsockname()[1]
@@ -209,12 +206,12 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=settings.server.keep_alive_seconds,
-                timeout_graceful_shutdown=shutdown_seconds,
             )
         )
 
-    def stop(self) -> None:
-        """Have `serve` close the connections, and return."""
+    def stop(self, seconds: float) -> None:
+        """Have `serve` close the connections, and return after this time at most."""
+        self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # uvicorn waits for it
         self.should_exit = True
         self._stopped.set()
 

@@ -397,12 +397,12 @@ def test_a_commit_that_hangs_does_not_keep_the_recorder_from_its_end(
 ) -> None:
     async def scenario() -> None:
         store = disk.open("sqlite:///:memory:", Rules()).store
-        recorder = Recorder(store, Metrics(), close_seconds=0.1)
+        recorder = Recorder(store, Metrics())
         running = asyncio.create_task(recorder.run())
         with disk.busy():
             commit, queued = (asyncio.create_task(recorder.record(created(name))) for name in ("a", "b"))
             await until(lambda: bool(disk.batches))
-            recorder.close()
+            recorder.close(0.1)
             await asyncio.wait_for(running, 60)
             assert not recorder.is_idle
             for task in (commit, queued):

@@ -12,9 +12,10 @@ from app.domain.batch import Applied, event_keys_of, identities_of, instance_nam
 from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.reconcile import may_end_unlisted
+from app.domain.times import rfc3339
 from app.domain.totals import Totals
 from app.errors import StoreUnavailableError
-from app.store.memory import Outage, downtime_at
+from app.store.memory import Outage, downtime_at, has_jumped
 from app.store.port import (
     Backend,
     Listing,
@@ -63,8 +64,9 @@ class Engine:
     def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
             batch = transaction.batch
-            since, oldest = self._keys_complete_since(transaction, now)
-            outage = _outage(transaction.accrued_until(), now) or self._memory.outage
+            beat_at = transaction.accrued_until()
+            since, oldest = self._keys_complete_since(transaction, beat_at, now)
+            outage = _outage(beat_at, now) or self._memory.outage
             transaction.load((), event_keys_of(events))
             unseen = [event for event in events if event.key not in batch.event_keys and event.at >= oldest]
             past = [event for event in unseen if event.at < since]
@@ -123,9 +125,9 @@ class Engine:
             )
 
     def accrue_instance_seconds(self, now: float) -> Applied:
-        def work(transaction: Transaction) -> tuple[Applied, float, Outage | None]:
-            self._keys_complete_since(transaction, now)
+        def work(transaction: Transaction) -> tuple[Applied, float, float | None]:
             since, changes = transaction.accrued_until(), transaction.batch.totals
+            self._keys_complete_since(transaction, since, now)
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
                 if row.instances:
@@ -134,19 +136,30 @@ class Engine:
             downtime = downtime_at(now, self._memory.downtime, since)
             if downtime != self._memory.downtime:
                 transaction.set_downtime(downtime)
-            return self._applied(transaction), downtime, _outage(since, now)
+            if has_jumped(since, now):
+                transaction.set_jumped_at(now)
+            return self._applied(transaction), downtime, since
 
         try:
-            applied, self._memory.downtime, outage = self._backend.transact(work, now, leading=True)
-            self._memory.outage = outage or self._memory.outage
-            self._memory.accrued_until = now
+            applied, self._memory.downtime, since = self._backend.transact(work, now, leading=True)
+            self._memory.outage = _outage(since, now) or self._memory.outage
+            if since is not None and has_jumped(since, now):
+                self._note_jump(since, now)
             self._memory.beat_at = now
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)
 
+    def _note_jump(self, since: float, now: float) -> None:
+        _log.warning(
+            "the last periodic work was more than a day ago: no exporter ran, or the clock has jumped forward"
+            " (check it); for a day, the store deletes nothing because of its age",
+            extra={"last_work_at": rfc3339(since), "clock": rfc3339(now)},
+        )
+        self._memory.jumped_at = now
+
     def prune(self, now: float) -> Applied:
-        applied = self._backend.prune(now - self._memory.rules.retention_seconds, now)
+        applied = self._backend.prune(self._memory.kept_since(now), now)
         return self._memory.commit(applied)
 
     def begin_listing(self, project: str, now: float) -> Applied:
@@ -231,17 +244,26 @@ class Engine:
         outcomes = [batch.decide(event) for event in events]
         return batch.applied(outcomes, self._memory.pending), projects
 
-    def _keys_complete_since(self, transaction: Transaction, now: float) -> tuple[float, float]:
+    def _keys_complete_since(
+        self, transaction: Transaction, beat_at: float | None, now: float
+    ) -> tuple[float, float]:
         """Return the time since when the keys are complete, and the time before which nothing is kept.
 
+        `beat_at`: the time up to which instance-seconds were added.
         A new store has its keys since its first periodic work, which begins with the exporter.
         """
-        since = transaction.keys_complete_since()
-        if since is None:
-            transaction.set_keys_complete_since(now)
-            since = now
+        stored = transaction.keys_complete_since()
+        since = now if stored is None else max(stored, self._keys_left_by_clock_ahead(beat_at, now))
+        if since != stored:
+            transaction.set_keys_complete_since(since)
         oldest = now - self._memory.rules.retention_seconds
         return max(since, oldest + _DAY_SECONDS), oldest
+
+    def _keys_left_by_clock_ahead(self, beat_at: float | None, now: float) -> float:
+        """Return the time since when keys are left, if the clock was ahead at that beat and was believed."""
+        if beat_at is None or not has_jumped(now, beat_at) or self._memory.doubts_clock(beat_at):
+            return -inf
+        return min(beat_at - self._memory.rules.retention_seconds + _DAY_SECONDS, now)
 
     def _add_past(self, events: Sequence[InstanceInterrupted], transaction: Transaction) -> None:
         known = transaction.find_past(event_keys_of(events))

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from app.domain.batch import Applied, Batch, Rollback, Shared
@@ -11,6 +12,8 @@ from app.domain.instances import UNKNOWN_LABELS
 from app.domain.replicas import NO_SETTINGS, ReplicaSettings, all_projects
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals, TotalsDelta
 
+_LARGEST_CREDIBLE_STEP_SECONDS: Final = 86400.0
+"""After a larger step of the clock from beat to beat, it is doubted for as long."""
 _LONGEST_BEAT_SECONDS: Final = 300.0
 """Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 PERMANENT: Final = Totals(
@@ -61,12 +64,12 @@ class Memory:
         """
         self.outage = Outage()
         """The latest outage that this process has noticed."""
-        self.accrued_until: float | None = None
-        """The time up to which this process has added instance-seconds; None if it has not."""
         self.rollback: Rollback | None = None
         """The rollback that has not been reported yet."""
         self.beat_at: float | None = None
         """The time up to which instance-seconds were added, and to which `downtime` refers."""
+        self.jumped_at: float | None = None
+        """The time after the latest jump of the clock that was too large to be believed at once."""
         self._hold = hold
         self._unreported = Totals()
         """Totals from before the last load that have not been reported to the metrics yet."""
@@ -90,6 +93,7 @@ class Memory:
         downtime: float,
         beat_at: float | None,
         whole: Mapping[str, float],
+        jumped_at: float | None,
     ) -> None:
         """Replace everything by what is stored."""
         self._unreported.update(self.totals)
@@ -100,10 +104,23 @@ class Memory:
         self.downtime = downtime
         self.beat_at = beat_at
         self.whole = dict(whole)
+        self.jumped_at = jumped_at
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
             permanent.ensure_series(labels)
         totals.update(permanent.changed)
+
+    def kept_since(self, now: float) -> float:
+        """Return the time since when everything is kept; minus infinity while the clock is doubted.
+
+        So a wrong time that is corrected within a day costs nothing.
+        """
+        doubted = self.doubts_clock(now) or has_jumped(self.beat_at, now)
+        return -inf if doubted else now - self.rules.retention_seconds
+
+    def doubts_clock(self, now: float) -> bool:
+        """Return True if the clock shows a time within a day of its latest jump."""
+        return self.jumped_at is not None and abs(now - self.jumped_at) < _LARGEST_CREDIBLE_STEP_SECONDS
 
     def forget(self, rows: Totals) -> None:
         """Remove rows that the store may have dropped. The next load returns those that it has not."""
@@ -151,6 +168,11 @@ class Memory:
             applied.removed = gone
             applied.changed = copy_of(self.totals)
         return applied
+
+
+def has_jumped(beat_at: float | None, now: float) -> bool:
+    """Return True if so much time has passed since the last beat, if any, that the clock may be wrong."""
+    return beat_at is not None and now - beat_at > _LARGEST_CREDIBLE_STEP_SECONDS
 
 
 def downtime_at(now: float, downtime: float, beat_at: float | None) -> float:

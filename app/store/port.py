@@ -255,6 +255,10 @@ class Transaction(Protocol):
         """Store the time for which no exporter ran; see `Memory.downtime`."""
         ...
 
+    def set_jumped_at(self, at: float) -> None:
+        """Store the time after a jump of the clock; see `Memory.jumped_at`."""
+        ...
+
     def begin_listing(self, listing: Listing) -> None:
         """Begin with no listed instance."""
         ...
@@ -308,7 +312,8 @@ class Backend(Protocol):
     def prune(self, before: float, now: float) -> Applied:
         """Delete a slice of what was recorded before that time, and at last the totals that are idle since.
 
-        Do nothing if another replica does the periodic work.
+        `before` is minus infinity while nothing is too old. Do nothing if another replica does the periodic
+        work.
         """
         ...
 

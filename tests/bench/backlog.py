@@ -118,6 +118,9 @@ def measure(directory: Path, messages: int, connections: int, window: int, seed:
             outcomes, errors = _compare_totals(exporter, backlog)
         store = exporter.store
         copy = store.with_name("copy.db")
+        with closing(sqlite3.connect(store)) as connection, connection:
+            # Without its last beat, the store does not doubt a clock that is a month ahead.
+            connection.execute("DELETE FROM clocks WHERE name = 'accrued_until'")
         shutil.copy(store, copy)
         pruned = _prune(store)
         under_load = _prune_under_load(directory, copy, credentials, messages)

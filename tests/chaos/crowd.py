@@ -18,6 +18,8 @@ from tests.support.program import ExporterProcess, issued_credentials
 _CONCURRENT_CONNECTS: Final = 200
 _HEAD: Final = b"POST /events/creation HTTP/1.1\r\nhost: slow\r\nauthorization: Bearer %s\r\n"
 _HEALTH_REQUEST: Final = b"GET /healthz HTTP/1.1\r\nhost: idle\r\n\r\n"
+_CLOSED: Final = {"closed", ConnectionResetError.__name__}
+"""The exporter closes the connection of a head without an answer. The next byte is then reset."""
 _OTHER_FILES: Final = 1_000
 """File descriptors of this process for everything but the crowd's connections."""
 
@@ -48,7 +50,10 @@ def crowd(directory: Path, size: Size, seed: int) -> str:
         check(not traffic.failed, f"{len(traffic.failed)} steady pushes failed: {set(traffic.failed)}")
         check(not clients.closed_idle, f"the exporter closed {clients.closed_idle} idle connections")
         check(
-            clients.slow_answers.keys() <= {"408"}, f"slow clients were answered {dict(clients.slow_answers)}"
+            clients.body_ends.keys() <= {"408"}, f"incomplete bodies were answered {dict(clients.body_ends)}"
+        )
+        check(
+            clients.head_ends.keys() <= _CLOSED, f"incomplete heads were answered {dict(clients.head_ends)}"
         )
         created = sum(
             value
@@ -61,7 +66,8 @@ def crowd(directory: Path, size: Size, seed: int) -> str:
             f" before {median_and_p99(without)}, during {median_and_p99(during)},"
             f" after {median_and_p99(after)};"
             f" resident {', then '.join(f'{mib:.0f}' for mib in rss)} MiB;"
-            f" slow clients were answered {dict(clients.slow_answers)}; {created:g} creations, exact"
+            f" incomplete bodies {dict(clients.body_ends)}, incomplete heads {dict(clients.head_ends)};"
+            f" {created:g} creations, exact"
         )
 
 
@@ -79,8 +85,10 @@ class _Crowd:
     """Slow clients and idle connections, open during an `async with` block."""
 
     def __init__(self, port: int, *, slow: int, idle: int, token: str) -> None:
-        self.slow_answers: Counter[str] = Counter()
-        """Statuses of the answers to slow clients, which then connect again."""
+        self.body_ends: Counter[str] = Counter()
+        """Statuses of the answers to slow clients that have sent a head. Then they connect again."""
+        self.head_ends: Counter[str] = Counter()
+        """The same, of those that never end a head."""
         self.closed_idle = 0
         """Idle connections that the exporter has closed."""
         self._unconnected = slow + idle
@@ -147,7 +155,7 @@ class _Crowd:
                 while not answered.done():
                     writer.write(b"a")
                     await asyncio.wait([answered], timeout=1)
-                self.slow_answers[_status(answered)] += 1
+                (self.head_ends if in_head else self.body_ends)[_status(answered)] += 1
             finally:
                 answered.cancel()
                 writer.transport.abort()

@@ -251,6 +251,30 @@ def test_a_jump_of_the_clock_that_the_server_has_lost_ends_no_grace(
     assert len(store.expire(jumped + GRACE).counted) == 1
 
 
+def test_an_earlier_leader_whose_clock_is_ahead_ends_no_grace(
+    start: Opener, server: RedisServer, client: Client
+) -> None:
+    earlier, leader = start("earlier"), start("leader")
+    earlier.sync(NOW + DAY)
+    earlier.accrue_instance_seconds(NOW + DAY)
+    client.delete(key("lease"))
+    leader.sync(NOW)
+    leader.accrue_instance_seconds(NOW)
+    client.save()
+    leader.accrue_instance_seconds(NOW + 60)
+    earlier.sync(NOW + DAY + 60)
+
+    restore(server)
+    synced(leader, NOW + 70)
+    leader.apply([interrupted()], NOW + 70)
+    synced(earlier, NOW + DAY + 75)
+    leader.sync(NOW + 80)
+
+    assert not leader.expire(NOW + 80).counted
+    keep_running(leader, NOW + 80, NOW + 70 + GRACE)
+    assert len(leader.expire(NOW + 70 + GRACE).counted) == 1
+
+
 def test_counters_that_were_reset_do_not_return(start: Opener, server: RedisServer, client: Client) -> None:
     count(start(), 0, 5, NOW)
     client.save()

@@ -16,10 +16,11 @@ from typing import Final
 import apsw
 import pytest
 
+from app.domain.batch import MAX_INCARNATIONS
 from app.domain.events import Event, InstanceInterrupted, InstanceName, InterruptionDetails
 from app.domain.instances import Labels
 from app.domain.ledger import Query
-from app.domain.outcomes import Duplicate
+from app.domain.outcomes import Counted, Duplicate, Pending
 from app.domain.times import rfc3339
 from app.domain.totals import LabelSetTotals, Totals
 from app.errors import StartError
@@ -482,6 +483,27 @@ def test_a_lost_fleet_is_not_known_before_the_next_listing(closed: Example, tmp_
 
     assert not opened.store.state().listed
     opened.store.close()
+
+
+def test_an_archived_life_of_a_name_attributes_if_its_newer_lives_are_lost(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = open_store(f"sqlite:///{path}", RULES).store
+    ids = [str(number) for number in range(3 * MAX_INCARNATIONS)]
+    for number, instance_id in enumerate(ids):
+        node = TILLS if number < 2 * MAX_INCARNATIONS else LAB
+        store.apply([created(instance_id, NOW + number, node=node)], NOW + number)
+    store.close()
+    overwrite_page(path, "instances")
+
+    store = open_store(f"sqlite:///{path}", RULES).store
+    assert isinstance(store.apply([interrupted("unknown", NOW + DAY)], NOW + DAY).outcomes[0], Pending)
+    (counted,) = store.expire(NOW + DAY + GRACE).counted
+    late = [interrupted(instance_id, NOW + DAY) for instance_id in ids[: 2 * MAX_INCARNATIONS]]
+    outcomes = store.apply(late, NOW + DAY + GRACE).outcomes
+    store.close()
+
+    assert counted.node == TILLS
+    assert {type(outcome) for outcome in outcomes} == {Counted}
 
 
 def test_a_grace_period_begins_again_if_its_clock_is_lost(closed: Example, tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ class RedisBackend:
         self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
         self.memory.downtime, self.memory.beat_at = float(known.downtime or 0), known.beat_at()
         self.memory.whole = known.listed_wholly()
+        self.memory.jumped_at = known.jumped_at()
 
     def _keep_alive(self, now: float) -> list[Command]:
         """Return the commands that keep this replica's keys, and publish its settings."""
@@ -400,6 +401,7 @@ class RedisBackend:
             downtime=float(known.downtime or 0),
             beat_at=known.beat_at(),
             whole=known.listed_wholly(),
+            jumped_at=known.jumped_at(),
         )
 
     def _drop_own(self, gone: Totals) -> list[Command]:
@@ -422,7 +424,7 @@ class RedisBackend:
 
         Forget also the requests for projects that no replica lists.
         """
-        oldest = now - self.memory.rules.retention_seconds
+        oldest = self.memory.kept_since(now)
         return [
             ("SET", key("lease"), self._id, "PX", round(self._lease_seconds * 1000)),
             *(_REQUEST_AGAIN if takes_over else ()),

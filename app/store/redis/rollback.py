@@ -95,14 +95,14 @@ def restoring_commands(totals_key: Key, memory: Memory, stored_clock: float) -> 
     """Return the commands that write what this process has exported, instead of the older data.
 
     A listing of the projects is requested, because it finds lost instances again. `stored_clock` is the time
-    up to which the server knows that instance-seconds were added; a later one of this process replaces it,
-    with the downtime that belongs to it. The event keys are not complete any more.
+    up to which the server knows that instance-seconds were added; a later one that this process knows, of any
+    replica, replaces it, with the downtime that belongs to it. The event keys are not complete any more.
     """
     yield ("DEL", totals_key, key("complete"))
     yield from replica_commands(totals_key, memory.totals)
     yield from shared_commands(memory.totals, memory.totals)
     if memory.settings.projects:
         yield ("SADD", key("requested"), *memory.settings.projects)
-    if memory.accrued_until is not None and memory.accrued_until > stored_clock:
-        yield ("SET", key("clock"), repr(memory.accrued_until))
+    if memory.beat_at is not None and memory.beat_at > stored_clock:
+        yield ("SET", key("clock"), repr(memory.beat_at))
         yield ("SET", key("downtime"), repr(memory.downtime))

@@ -28,6 +28,7 @@ answering                 requested projects whose listing has begun
 complete                  time since when all event keys are recorded
 clock                     time up to which instance-seconds were added
 downtime                  seconds for which no exporter ran
+jumped                    time after the latest jump of the clock by more than a day
 lease                     process that does the periodic work
 replicas                  names of the replicas, by the time at which each was last seen
 of:<replica>:settings     settings that the replica publishes; exists as long as it lives

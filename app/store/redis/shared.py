@@ -24,10 +24,16 @@ class SharedReplies(NamedTuple):
     clock: str | None
     """The time up to which instance-seconds were added."""
     whole: Pairs
+    jumped: str | None
+    """The time after the latest jump of the clock that was not believed at once."""
 
     def beat_at(self) -> float | None:
         """Return the time up to which instance-seconds were added; None if they never were."""
         return None if self.clock is None else float(self.clock)
+
+    def jumped_at(self) -> float | None:
+        """Return the time after the latest jump of the clock that was not believed at once; None if none."""
+        return None if self.jumped is None else float(self.jumped)
 
     def listed(self) -> dict[str, float]:
         """Return the time at which the last complete listing of each project began."""
@@ -52,6 +58,7 @@ COMMANDS: Final[Sequence[Command]] = (
     ("GET", key("downtime")),
     ("GET", key("clock")),
     ("HGETALL", key("whole")),
+    ("GET", key("jumped")),
 )
 
 

@@ -84,7 +84,7 @@ class RedisTransaction:
         records = {name: decode_name_record(name, reply) for name, reply in zip(names, replies, strict=False)}
         self._records |= records
         # The server's clock expires the keys, but the retention is by the caller's clock.
-        oldest = self._now - self._memory.rules.retention_seconds
+        oldest = self._memory.kept_since(self._now)
         self.batch.load(
             [event_key for event_key, at in zip(keys, seen, strict=False) if at and float(at) >= oldest],
             [instance for record in records.values() for instance in record.incarnations],
@@ -155,6 +155,9 @@ class RedisTransaction:
 
     def set_downtime(self, seconds: float) -> None:
         self.writes.commands.append(("SET", key("downtime"), repr(seconds)))
+
+    def set_jumped_at(self, at: float) -> None:
+        self.writes.commands.append(("SET", key("jumped"), repr(at)))
 
     def begin_listing(self, listing: Listing) -> None:
         named = key("named", listing.project)

@@ -138,6 +138,7 @@ class SQLiteBackend:
             whole=dict(
                 connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
             ),
+            jumped_at=read_clock(connection, "jumped_at"),
         )
 
     def _disconnect(self) -> None:

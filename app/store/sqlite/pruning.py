@@ -3,6 +3,7 @@
 No table has an index by age. So, once an hour, a pass reads each of them from its beginning to its end.
 """
 
+from math import inf
 from typing import Any, Final
 
 import apsw
@@ -53,6 +54,8 @@ def is_pass_due(connection: apsw.Connection, before: float) -> bool:
     It is due once an hour, and also after the clock was set back or the retention was changed.
     """
     pruned_before = read_clock(connection, "pruned_before")
+    if before == -inf:
+        return False
     return pruned_before is None or not 0 <= before - pruned_before < _PASS_SECONDS
 
 

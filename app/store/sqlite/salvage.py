@@ -8,11 +8,17 @@ from typing import Final
 
 import apsw
 
-from app.domain.instances import OTHER_LABELS, Labels
+from app.domain.instances import OTHER_LABELS, Kind, Labels
 from app.domain.times import rfc3339
 from app.domain.totals import TotalsDelta
 from app.store.sqlite.readable import Order, Table, UnreadableError, is_sound, rows_of, tables_of
-from app.store.sqlite.rows import insert_totals, reset_totals, select_spot_instances, select_totals
+from app.store.sqlite.rows import (
+    INSTANCE_COLUMNS,
+    insert_totals,
+    reset_totals,
+    select_spot_instances,
+    select_totals,
+)
 from app.store.sqlite.schema import read_clock
 
 _TOTALS: Final = ("label_sets", "clusters", "lifetimes")
@@ -129,9 +135,28 @@ def _correct_dependent(target: apsw.Connection, whole: Mapping[str, bool]) -> No
     if not whole["instances"]:
         # No listing has described the instances that are left. The fleet is known after the next one.
         target.execute("DELETE FROM listings")
+        _bring_back_archived(target)
     if not whole["clocks"]:
         # The ends of grace periods are times of a clock that is lost. So each period begins again.
         target.execute("UPDATE pending SET until = ?", (_NEVER,))
+
+
+def _bring_back_archived(target: apsw.Connection) -> None:
+    """Bring back the newest described incarnation of each name whose newer ones are all lost.
+
+    An interruption of an unknown incarnation takes its labels. An archived one is found by its id only.
+    """
+    columns = ", ".join(INSTANCE_COLUMNS)
+    target.execute(
+        f"INSERT OR REPLACE INTO instances ({columns}) SELECT {columns} FROM"  # noqa: S608 - our own names
+        " (SELECT *, row_number() OVER (PARTITION BY name ORDER BY created_at DESC, identity) AS place"
+        " FROM archived_instances WHERE kind <> ?"
+        " AND name NOT IN (SELECT name FROM instances WHERE kind <> ?)) WHERE place = 1",
+        (Kind.UNDESCRIBED, Kind.UNDESCRIBED),
+    )
+    target.execute(
+        "DELETE FROM archived_instances WHERE (name, identity) IN (SELECT name, identity FROM instances)"
+    )
 
 
 def _rebuild_series(target: apsw.Connection, now: float) -> None:

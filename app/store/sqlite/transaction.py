@@ -119,6 +119,9 @@ class SQLiteTransaction:
     def set_downtime(self, seconds: float) -> None:
         set_clock(self.connection, "downtime", seconds)
 
+    def set_jumped_at(self, at: float) -> None:
+        set_clock(self.connection, "jumped_at", at)
+
     def begin_listing(self, listing: Listing) -> None:
         listings.begin(self.connection, listing)
 

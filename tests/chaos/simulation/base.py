@@ -125,7 +125,10 @@ class Simulation(Scene):
 
     async def _jump(self) -> None:
         exporter = self.random.choice(self.exporters)
-        exporter.clock.ahead = self.random.choice((0.0, 0.0, 1.0, -1.0)) * self.random.uniform(1, 2 * DAY)
+        direction, seconds = self.random.choice((0.0, 0.0, 1.0, -1.0)), self.random.uniform(1, 2 * DAY)
+        if direction > 0 and seconds > 1.6 * DAY:
+            seconds *= 30  # beyond the retention
+        exporter.clock.ahead = direction * seconds
         self.report.note(f"the clock of {exporter.name} is ahead by {exporter.clock.ahead:.0f} s")
 
     async def _stop_clock(self) -> None:
