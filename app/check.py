@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from app.domain.quantities import quantity
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
 from app.gcp.client import make_client
@@ -103,7 +104,7 @@ async def _certificates(pubsub: PubSubSettings) -> Finding:
             certificates = await fetch_certificates(client, pubsub.certs_url)
     except ExporterError as exc:
         return "FAIL", "certificates", str(exc)
-    return "ok", "certificates", f"{len(certificates.keys)} keys at {pubsub.certs_url}"
+    return "ok", "certificates", f"{quantity(len(certificates.keys), 'key')} at {pubsub.certs_url}"
 
 
 async def _fleet(project: str, first_page: _FirstPage) -> Finding:
@@ -114,7 +115,7 @@ async def _fleet(project: str, first_page: _FirstPage) -> Finding:
         return "FAIL", subject, str(exc)
     if summary.reason:
         return "FAIL", subject, summary.message
-    found = f"at least {summary.entries} instances on the first page"
+    found = f"at least {quantity(summary.entries, 'instance')} on the first page"
     if summary.failed_zones:
         return "warn", subject, f"{found}; {', '.join(sorted(summary.failed_zones))} not reachable"
     return "ok", subject, found
@@ -129,7 +130,7 @@ async def _operations(project: str, first_page: _FirstPage) -> Finding:
         return "warn", subject, str(exc)
     if summary.reason:
         return "warn", subject, summary.message
-    return "ok", subject, f"at least {summary.entries} preemptions on the first page"
+    return "ok", subject, f"at least {quantity(summary.entries, 'preemption')} on the first page"
 
 
 async def _first_page(project: str, endpoint: str, page_seconds: float, what: What) -> Summary:

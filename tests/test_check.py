@@ -105,7 +105,7 @@ def test_where_all_is_well_every_line_is_ok(tmp_path: Path, credentials: PushCre
     assert found == {
         "configuration": ("ok", f"{tmp_path / 'config.yaml'} and environment"),
         "store": ("ok", f"there is no store yet; it can be created in {tmp_path}"),
-        "certificates": ("ok", f"1 keys at {credentials.server.url}"),
+        "certificates": ("ok", f"1 key at {credentials.server.url}"),
         "fleet": ("ok", "not listed, because inventory.enabled is false"),
     }
 
@@ -433,7 +433,7 @@ def test_beside_a_live_exporter_it_works_and_changes_nothing(
         assert done.returncode == 0
         assert findings(done.stdout)["store"] == (
             "ok",
-            f"{exporter.store} holds 1 instances and 1 interruptions",
+            f"{exporter.store} holds 1 instance and 1 interruption",
         )
         after = listed(tmp_path)
         # The index of the write-ahead log is memory that its readers share: each marks there what it reads.
@@ -459,7 +459,7 @@ def test_what_an_exporter_left_is_looked_at_and_not_changed(
         code, found = checked(tmp_path, exporter.configured)
 
         assert code == 0
-        assert found["store"] == ("ok", f"{exporter.store} holds 1 instances and 1 interruptions")
+        assert found["store"] == ("ok", f"{exporter.store} holds 1 instance and 1 interruption")
         exporter.process.start()
         assert exporter.interruptions("tills") == 1
 

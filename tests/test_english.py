@@ -9,6 +9,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -187,3 +188,35 @@ def test_the_prose_of_a_program_is_its_comments_and_strings() -> None:
     assert "Say it." in found
     assert "a comment" in found
     assert "def" not in found
+
+
+COUNTED: Final = re.compile(
+    r"\s(commits|creations|entries|events|fields|instances|interruptions|keys|messages|pages|preemptions|projects"
+    r"|replicas|rows|series|warnings)\b"
+)
+"""Nouns of the project that follow a number."""
+
+
+def variable_plurals(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text after each value that a plural follows, except after a constant."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            for value, text in pairwise(node.values):
+                if (
+                    isinstance(value, ast.FormattedValue)
+                    and not ast.unparse(value.value).isupper()
+                    and isinstance(text, ast.Constant)
+                    and isinstance(text.value, str)
+                    and COUNTED.match(text.value)
+                ):
+                    yield node.lineno, text.value
+
+
+def test_a_message_has_a_singular_for_the_number_1() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}:{text}"
+        for path in sorted((ROOT / "app").rglob("*.py"))
+        for line, text in variable_plurals(path.read_text())
+    ]
+
+    assert found == [], "use `quantity`, or on the status page `count_noun`"

@@ -14,6 +14,7 @@ from google.cloud.pubsub_v1.types import FlowControl
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from app.errors import StartError
+from app.gcp.direct_client import DirectClient
 from app.gcp.egress import proxy_for
 
 EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
@@ -51,7 +52,7 @@ def make_subscriber() -> SubscriberClient:
             channel = SubscriberGrpcTransport.create_channel(
                 SubscriberClient.DEFAULT_ENDPOINT, options=_options(url)
             )
-        return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+        return DirectClient(channel)
     except GoogleAuthError as exc:
         raise StartError(f"pubsub.delivery pull needs credentials: {exc}") from exc
 

@@ -1,16 +1,18 @@
-"""The cost of pulled messages, beside pushes and the original exporter, in turns on one Pub/Sub emulator.
+"""The cost of pulled messages, beside pushes, the client library alone and the original exporter, in turns.
 
-`python -m tests.bench.pull [--waiting 20000] [--lone 500] [--rounds 3] [--original REPOSITORY]`. The original
-is built with Go from a clone of REPOSITORY, at a fixed commit; without Go or without the repository it is
-left out. In bulk, all messages are published while the server is suspended, so that they wait for it. Lone
-messages come one at a time. The processor time is that of the server alone, and the lowest of all rounds,
-because another load on the machine only adds to it. Memory is the largest of all rounds.
+`python -m tests.bench.pull [--waiting 20000] [--lone 500] [--rounds 3] [--original REPOSITORY]`. All use one
+Pub/Sub emulator. The library alone acknowledges at once and does nothing else. The original is built with Go
+from a clone of REPOSITORY, at a fixed commit; without Go or without the repository it is left out. In bulk,
+all messages are published while the server is suspended, so that they wait for it. Lone messages come one at
+a time. The processor time is that of the server alone, and the lowest of all rounds, because another load on
+the machine only adds to it. Memory is the largest of all rounds.
 """
 
 import argparse
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +32,7 @@ from tests.support.process import LOOPBACK, Process, answers, eventually, free_p
 from tests.support.program import ExporterProcess
 from tests.support.pulling import emulator_environment
 
-_PULL, _PUSH, _ORIGINAL = "pull", "push", "original"
+_PULL, _PUSH, _LIBRARY, _ORIGINAL = "pull", "push", "library alone", "original"
 _KINDS: Final[Sequence[Kind]] = ("creation", "interruption")
 _WARM_UP: Final = 500
 _LONE_PAUSE_SECONDS: Final = 0.02
@@ -75,7 +77,11 @@ def main() -> None:
     """Measure, and print a table."""
     options = _options()
     with TemporaryDirectory() as folder:
-        report = run(Path(folder), options)
+        print_report(run(Path(folder), options), options)
+
+
+def print_report(report: Report, options: argparse.Namespace) -> None:
+    """Print the best figures of each server, and the limits."""
     print_line(
         f"{machine()}; best of {options.rounds} rounds, {options.waiting:,} waiting creations, then as"
     )
@@ -110,7 +116,7 @@ def _options() -> argparse.Namespace:
 def run(directory: Path, options: argparse.Namespace) -> Report:
     """Let the servers take turns."""
     program, reason = build_original(directory, options.original)
-    names = [_PULL, _PUSH, *([_ORIGINAL] if program is not None else [])]
+    names = [_PULL, _PUSH, _LIBRARY, *([_ORIGINAL] if program is not None else [])]
     figures: dict[str, list[Figures]] = {name: [] for name in names}
     with ExitStack() as stack:
         pubsub = stack.enter_context(PubSubEmulator(directory))
@@ -118,7 +124,7 @@ def run(directory: Path, options: argparse.Namespace) -> Report:
         update = stack.enter_context(progress("servers measured", options.rounds * len(names)))
         for number in range(options.rounds):
             for name in names:
-                turn = _Turn(pubsub, directory / f"{name}-{number}")
+                turn = _Turn(pubsub, directory / f"{name.replace(' ', '-')}-{number}")
                 with _running(name, turn, program, compute) as server:
                     figures[name].append(turn.measure(server, options))
                 update(sum(map(len, figures.values())))
@@ -207,6 +213,12 @@ def _running(name: str, turn: _Turn, program: Path | None, compute: EmptyCompute
         with original.process:
             yield original
         return
+    if name == _LIBRARY:
+        _create_pull_subscriptions(turn)
+        library = _LibraryAlone(turn)
+        with library.process:
+            yield library
+        return
     delivery = {"delivery": "pull", "authentication": "oidc"} if name == _PULL else {}
     exporter = ExporterProcess(
         turn.directory,
@@ -246,6 +258,29 @@ class _Exporter:
     def has_handled(self, kind: Kind, messages: int) -> bool:
         text = self._exporter.client.get(f"http://{self._exporter.metrics_address}/metrics").text
         return sum(float(value) for value in re.findall(_ANSWERED.format(kind), text)) >= messages
+
+
+class _LibraryAlone:
+    """The client library's subscriber. It counts messages, which may come more than once."""
+
+    def __init__(self, turn: _Turn) -> None:
+        port = free_port()
+        self._names = dict(zip(_KINDS, _whole(turn).values(), strict=True))
+        self._url = f"http://{LOOPBACK}:{port}/"
+        self.process = Process(
+            [sys.executable, "-m", "tests.bench.library_alone", str(port), *self._names.values()],
+            output=turn.directory / "library-alone.log",
+            ready=answers(self._url),
+            env=emulator_environment(turn.pubsub),
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def has_handled(self, kind: Kind, messages: int) -> bool:
+        counts: dict[str, int] = httpx.get(self._url, trust_env=False).json()
+        return counts.get(self._names[kind], 0) >= messages
 
 
 class _Original:

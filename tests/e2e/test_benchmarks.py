@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import latency, layers, scrape, throughput
+from tests.bench import latency, layers, pull, scrape, throughput
 from tests.bench.loads import LOADS
 from tests.support.requirement import require
 
@@ -57,3 +57,17 @@ def test_scraped_exporters_count_every_push_and_the_peer_has_the_same_series(
     assert report.errors == []
     assert report.skipped == ["client_golang: Go is not installed", "before: no --before"][go is not None :]
     assert set(report.costs[200]) == {"exporter", *([] if go is None else ["client_golang"])}
+
+
+def test_each_subscriber_handles_all_messages_in_bulk_and_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Namespace(waiting=20, lone=5, rounds=1, original=str(tmp_path / "nowhere"))
+
+    report = pull.run(tmp_path, options)
+
+    assert set(report.figures) == {"pull", "push", "library alone"}
+    assert all(min(figures) > 0 for rounds in report.figures.values() for figures in rounds)
+    assert [line.partition(":")[0] for line in report.skipped] == ["original"]
+    pull.print_report(report, options)
+    assert "library alone" in capsys.readouterr().out

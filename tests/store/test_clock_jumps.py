@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.domain.events import InterruptionDetails
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate
 from app.store.port import OpenedStore, Store
@@ -48,7 +49,7 @@ def test_a_jump_that_is_corrected_within_a_day_deletes_nothing(opened: OpenedSto
 
     assert (rows(opened), living(store), interruptions(store)["tills"]) == (1, 1, 1)
     assert isinstance(store.apply([COUNTED], NOW + DAY).outcomes[0], Duplicate)
-    missed = replace(interrupted("2", NOW + 60, name=OTHER_NAME), found_by="operation")
+    missed = replace(interrupted("2", NOW + 60, name=OTHER_NAME), details=InterruptionDetails("operation"))
     assert isinstance(store.recover([missed], ANY_AGE, NOW + DAY).outcomes[0], Counted)
 
 
@@ -96,11 +97,13 @@ def test_what_a_clock_that_was_ahead_has_deleted_does_not_count_again(opened: Op
 
     for minute in range(2):
         beat(store, NOW + DAY + 60 * minute)
-        store.recover([replace(COUNTED, found_by="operation")], ANY_AGE, NOW + DAY + 60 * minute)
+        store.recover(
+            [replace(COUNTED, details=InterruptionDetails("operation"))], ANY_AGE, NOW + DAY + 60 * minute
+        )
 
     assert (interruptions(store)["tills"], store.state().pending) == (1, 0)
     assert not [row for row in opened.ledger.interruptions(Query(limit=10)) if row.counted.counted_as]
-    newer = replace(interrupted("2", NOW + DAY + 120, name=NAME), found_by="operation")
+    newer = replace(interrupted("2", NOW + DAY + 120, name=NAME), details=InterruptionDetails("operation"))
     assert len(store.recover([newer], ANY_AGE, NOW + DAY + 180).outcomes) == 1
 
 

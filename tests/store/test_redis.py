@@ -915,7 +915,7 @@ def test_installations_with_different_prefixes_on_one_database_do_not_meet(
         assert leads(store)
         assert len(opened.ledger.interruptions(Query())) == 1
     assert "no data of this exporter" in inspect_store(server.url)
-    assert "1 instances" in inspect_store(server.url, "sie")
+    assert "1 instance and" in inspect_store(server.url, "sie")
 
     keys = set(client.keys("*"))
     mine = {one for one in keys if one.startswith(key(prefix="sie"))}
@@ -959,7 +959,7 @@ def test_looking_changes_nothing(start: Opener, client: Client, server: RedisSer
     start().apply([created(), interrupted()], NOW)
     before = everything(client)
 
-    assert "1 instances and 1 interruptions" in inspect_store(server.url)
+    assert "1 instance and 1 interruption" in inspect_store(server.url)
     assert everything(client) == before
 
 

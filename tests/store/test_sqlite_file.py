@@ -262,7 +262,7 @@ def test_the_documented_backup_of_a_store_in_use_has_what_was_committed(path: Pa
     before = store.state().totals
     store.close()
 
-    assert f"{len(MANY) + 1} instances and 1 interruptions" in inspect_file(str(backup_path))
+    assert f"{len(MANY) + 1} instances and 1 interruption" in inspect_file(str(backup_path))
     backup = opened(backup_path)
     assert isinstance(backup.apply([interrupted()], NOW).outcomes[0], Duplicate)
     clusters = backup.state().totals.clusters
@@ -503,8 +503,8 @@ def killed_before_the_index(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        pytest.param(used, "holds 1 instances and 1 interruptions", id="closed"),
-        pytest.param(killed, "holds 1 instances and 1 interruptions", id="after-kill-9"),
+        pytest.param(used, "holds 1 instance and 1 interruption", id="closed"),
+        pytest.param(killed, "holds 1 instance and 1 interruption", id="after-kill-9"),
         pytest.param(copied, "only a start can recover it", id="copied-after-kill-9"),
         pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
         pytest.param(empty, "can be created", id="empty"),
@@ -524,7 +524,7 @@ def test_looking_works_beside_a_live_exporter(path: Path) -> None:
     with holder(path):
         before = contents(path.parent, but="-shm")
 
-        assert "holds 1 instances and 1 interruptions" in inspect_file(str(path))
+        assert "holds 1 instance and 1 interruption" in inspect_file(str(path))
         assert contents(path.parent, but="-shm") == before
 
 

@@ -99,7 +99,7 @@ def test_looking_follows_the_path(folder: Path, path_in: Callable[[Path], str]) 
 
     used(folder / "disk/store.db")
 
-    assert "holds 1 instances and 1 interruptions" in inspect_file(path)
+    assert "holds 1 instance and 1 interruption" in inspect_file(path)
 
 
 def test_a_damaged_file_is_moved_aside_where_it_is_and_its_link_stays(folder: Path) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from app.domain.quantities import quantity
 from app.errors import StartError, StoreUnavailableError
 from app.store.redis.connection import Link
 from app.store.redis.rows import check_schema, key
@@ -28,7 +29,7 @@ def inspect_redis(url: str, key_prefix: str) -> str:
     check_schema(schema)
     if schema is None:
         return "redis has no data of this exporter yet"
-    return f"redis holds {instances} instances and {interruptions} interruptions"
+    return f"redis holds {quantity(instances, 'instance')} and {quantity(interruptions, 'interruption')}"
 
 
 def warnings_at(url: str, key_prefix: str) -> Sequence[str]:

@@ -11,6 +11,7 @@ from typing import Final
 
 import apsw
 
+from app.domain.quantities import quantity
 from app.errors import StartError
 from app.store.sqlite.location import INDEX, LOCK, WAL, Location, open_to_read, refuse_other_nodes
 from app.store.sqlite.locks import is_held, is_marked
@@ -120,7 +121,7 @@ def inspect_file(path: str) -> str:
         return f"{location} {_NEEDS_RECOVERY}"
     except (OSError, apsw.Error) as exc:
         raise StartError(f"{location} cannot be read: {exc}") from exc
-    return f"{location} holds {instances} instances and {interruptions} interruptions"
+    return f"{location} holds {quantity(instances, 'instance')} and {quantity(interruptions, 'interruption')}"
 
 
 def _refuse_unusable(location: Location) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import apsw
 
 from app.domain.instances import OTHER_LABELS, Kind, Labels
+from app.domain.quantities import quantity
 from app.domain.times import rfc3339
 from app.domain.totals import TotalsDelta
 from app.store.sqlite.readable import Order, Table, UnreadableError, is_sound, rows_of, tables_of
@@ -94,7 +95,7 @@ def _loss(target: apsw.Connection, table: str) -> str:
     if table in _TOTALS:
         return f"{table}: its counters begin at 0"
     rows = target.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608 - our own name
-    return f"{table}: damaged, {rows} rows could be read"
+    return f"{table}: damaged, {quantity(rows, 'row')} could be read"
 
 
 def _countable_again(

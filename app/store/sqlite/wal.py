@@ -11,6 +11,7 @@ from struct import Struct
 from sys import byteorder
 from typing import Final, NamedTuple, TypeAlias
 
+from app.domain.quantities import quantity
 from app.store.sqlite.location import open_to_read
 
 _HEADER: Final = Struct(">8I")
@@ -86,7 +87,11 @@ def _find_damage(wal: FileIO) -> str | None:
         runs[-1].commits += frame.commits
         runs[-1].is_current |= frame.is_current
     lost = sum(run.lost_commits for run in runs)
-    return f"frame {first_bad} of its WAL is damaged, so that {lost} commits cannot be read" if lost else None
+    return (
+        f"frame {first_bad} of its WAL is damaged, so that {quantity(lost, 'commit')} cannot be read"
+        if lost
+        else None
+    )
 
 
 def _frames(wal: FileIO, header: bytes, page_bytes: int, order: str) -> Iterator[_Frame]:
