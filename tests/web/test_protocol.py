@@ -565,6 +565,29 @@ def test_the_authentication_of_a_caller_that_has_gone_ends() -> None:
     assert asyncio.run(scenario()).cancelled()
 
 
+def test_the_application_ends_when_its_caller_goes(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> list[str]:
+        steps: list[str] = []
+
+        async def waiting(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            steps.append("began")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                steps.append("ended")
+
+        (connection,) = connected(waiting, Wire())
+        connection.data_received(REQUEST)
+        await turns()
+        connection.connection_lost(None)
+        await turns()
+        assert not connection.server.state.tasks
+        return steps
+
+    assert asyncio.run(scenario()) == ["began", "ended"]
+    assert not caplog.records
+
+
 async def use_and_lose(freed: list[int], data: bytes) -> None:
     """Send the data on a connection, answer what is a push, and lose the connection."""
     authenticated = asyncio.get_running_loop().create_future() if b"Authorization" in data else None
