@@ -415,6 +415,7 @@ class Connection(asyncio.Protocol):
 
     def _end_answer(self, stays_open: bool) -> None:  # noqa: FBT001 - called by position
         self._request = None
+        self._url, self._headers = b"", []  # an idle connection does not keep up to 64 KiB
         self._is_due = False
         self._waits_since = self.loop.time()
         if not stays_open or not self._stays_open:

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -586,6 +587,33 @@ def test_the_application_ends_when_its_caller_goes(caplog: pytest.LogCaptureFixt
 
     assert asyncio.run(scenario()) == ["began", "ended"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_an_idle_connection_keeps_nothing_of_its_last_request(path: bytes) -> None:
+    number, size = 20, 50_000
+    data = WHOLE.replace(b"/fast", path).replace(b"exporter", b"x" * size)
+
+    async def scenario() -> int:
+        handler, wires = Handler(), [Wire() for _ in range(number)]
+        connections = connected(echo, *wires, handler=handler)
+        before, _ = tracemalloc.get_traced_memory()
+        for connection in connections:
+            connection.data_received(data[:-1])
+            connection.data_received(data[-1:])
+        for request in handler.requests:
+            request.respond(FINE)
+        await turns()
+        handler.requests.clear()
+        after, _ = tracemalloc.get_traced_memory()
+        assert all(wire.writes and not wire.closed for wire in wires)
+        return after - before
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(scenario()) < number * size / 2
+    finally:
+        tracemalloc.stop()
 
 
 async def use_and_lose(freed: list[int], data: bytes) -> None:
