@@ -10,6 +10,9 @@ _CHECK_SECONDS: Final = 1.0
 _WARN_SECONDS: Final = 60.0
 MAX_HELD_BYTES: Final = 64 << 20
 """Data of all connections that is not handled yet, or not sent: a few large scrapes."""
+LARGE_HEAD_BYTES: Final = 8192
+MAX_LARGE_HEADS: Final = 100
+"""Requests in progress with a large head, of which there are three copies for a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class ConnectionsLimit:
         self._held: dict[Connection, int] = {}
         """Those with data that waits, and its size, in the order in which their data began to wait."""
         self._held_bytes = 0
+        self._large_heads: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._malformed = 0
         self._warned_at = float("-inf")
@@ -61,9 +65,23 @@ class ConnectionsLimit:
         self._connections.pop(connection, None)
         self._idle.pop(connection, None)
         self._held_bytes -= self._held.pop(connection, 0)
+        self._large_heads.discard(connection)
         if not self._connections and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def begin_head(self, connection: Connection, size: int) -> bool:
+        """Begin a request. Return False if its head is large, and too many requests have a large one."""
+        if size <= LARGE_HEAD_BYTES:
+            return True
+        if len(self._large_heads) >= MAX_LARGE_HEADS:
+            return False
+        self._large_heads.add(connection)
+        return True
+
+    def end_head(self, connection: Connection) -> None:
+        """Note that the head of a connection's request was dropped."""
+        self._large_heads.discard(connection)
 
     def note_held(self, connection: Connection, size: int) -> None:
         """Note the size of the data that waits on a connection, read or to be sent.

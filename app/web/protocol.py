@@ -360,7 +360,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, head: bytes) -> None:
         self._is_due = True
         self._waits_since = self.loop.time()
-        if len(self._headers) > MAX_HEADERS:
+        if len(self._headers) > MAX_HEADERS or not self._limit.begin_head(self, len(head)):
             self._refuse(HEAD_TOO_LARGE)
             return
         handler = None
@@ -415,7 +415,7 @@ class Connection(asyncio.Protocol):
 
     def _end_answer(self, stays_open: bool) -> None:  # noqa: FBT001 - called by position
         self._request = None
-        self._url, self._headers = b"", []  # an idle connection does not keep up to 64 KiB
+        self._drop_head()
         self._is_due = False
         self._waits_since = self.loop.time()
         if not stays_open or not self._stays_open:
@@ -426,6 +426,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, answer: Answer) -> None:
         """Refuse what is not a request, and close the connection."""
         self._unread = b""
+        self._drop_head()
         self._limit.note_malformed()
         request, self._request = self._request, None
         if request is not None:
@@ -433,6 +434,11 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(encode(answer, self._default_headers(), closes=True))
             self.transport.close()
+
+    def _drop_head(self) -> None:
+        # An idle connection does not keep up to 64 KiB.
+        self._url, self._headers = b"", []
+        self._limit.end_head(self)
 
     def _default_headers(self) -> Headers:
         return self.server.state.default_headers

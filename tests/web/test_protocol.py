@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.web.answers import Answer, Headers
-from app.web.connections import MAX_HELD_BYTES
+from app.web.connections import LARGE_HEAD_BYTES, MAX_HELD_BYTES, MAX_LARGE_HEADS
 from app.web.protocol import HEAD_SECONDS, Connection, protocol_for
 from app.web.push_request import BODY_SECONDS
 from tests.support.process import eventually
@@ -550,6 +550,36 @@ def test_connections_hold_only_so_much_data_together() -> None:
         return [wire.closed for wire in wires]
 
     assert asyncio.run(scenario()) == [True, True, False]
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_only_so_many_requests_with_a_large_head_are_in_progress(path: bytes) -> None:
+    small = WHOLE.replace(b"/fast", path)
+    large = small.replace(b"exporter", b"x" * LARGE_HEAD_BYTES)
+
+    async def scenario() -> None:
+        handler, wires = Handler(), [Wire() for _ in range(MAX_LARGE_HEADS + 3)]
+        connections = connected(echo, *wires, handler=handler)
+        for connection in connections[:-2]:
+            connection.data_received(large)
+        connections[-2].data_received(small)
+        assert [wire.closed for wire in wires] == [*([False] * MAX_LARGE_HEADS), True, False, False]
+        assert wires[-3].writes[0].startswith(b"HTTP/1.1 431 ")
+        connections[0].connection_lost(None)
+        connections[-1].data_received(large)
+        assert not wires[-1].closed
+        for request in handler.requests:
+            request.respond(FINE)
+        await turns()
+        for _ in range(2):
+            connections[-1].data_received(small)
+        for connection in connections[1:MAX_LARGE_HEADS]:
+            connection.data_received(large)
+        assert not any(wire.closed for wire in wires[:MAX_LARGE_HEADS])
+        for connection in connections:
+            connection.connection_lost(None)
+
+    asyncio.run(scenario())
 
 
 def test_the_authentication_of_a_caller_that_has_gone_ends() -> None:
