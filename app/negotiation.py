@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+_MOST: Final = 50
+"""No client sends a list of more elements, or an element of more parameters. The rest is ignored."""
 _WEIGHT: Final = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
 
 
@@ -65,8 +67,8 @@ def _exactness(media_range: _Element, offer: MediaType) -> int:
 
 def _elements(header: str) -> Iterator[_Element]:
     """Yield the elements of a header's list; an element with a malformed weight is skipped."""
-    for element in header.lower().split(","):
-        value, *parts = (part.strip() for part in element.split(";"))
+    for element in header.lower().split(",", _MOST)[:_MOST]:
+        value, *parts = (part.strip() for part in element.split(";", _MOST)[:_MOST])
         parameters = {
             name.strip(): text.strip().strip('"') for name, _, text in (part.partition("=") for part in parts)
         }

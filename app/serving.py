@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ from app.web.protocol import protocol_for
 
 _BACKLOG: Final = 2048
 _TICK_SECONDS: Final = 1.0
+_OTHER_FILES: Final = 100
+"""Open files that are not connections of a listener: the store, child processes, calls to other services."""
 _SWITCH_SECONDS: Final = 0.0005
 _GARBAGE_THRESHOLD: Final = 20_000
 
@@ -105,7 +108,12 @@ async def listening(settings: Settings, app: Application, *, advice: str = "") -
     used; its message ends with the `advice`.
     """
     exporter: Exporter = app.state.exporter
-    make_server = partial(_Server, settings, advice=advice)
+    make_server = partial(
+        _Server,
+        settings,
+        max_connections=allow_connections(settings.server.max_connections, 1 if settings.one_listener else 2),
+        advice=advice,
+    )
     servers = [make_server(settings.server.port, app)]
     if not settings.one_listener:
         servers.append(make_server(settings.metrics_port, create_ops_app(exporter)))
@@ -116,6 +124,27 @@ async def listening(settings: Settings, app: Application, *, advice: str = "") -
         for server in servers:
             server.stop(exporter.seconds_left())
         await asyncio.wait(running)
+
+
+def allow_connections(wanted: int, listeners: int) -> int:
+    """Return the number of connections that each listener can have, which is the wanted one if possible.
+
+    The limit of open files is often 1,024, but a process may raise it, up to the hard limit. Beyond it a
+    server can only reset new connections, and then idle connections of a stranger would shut out all others.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted * listeners + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = min(wanted, max(soft - _OTHER_FILES, soft // 2) // listeners)
+    if allowed < wanted:
+        _log.warning(
+            "the limit of open files allows fewer connections than server.max_connections; raise the limit",
+            extra={"max_connections": allowed, "open_files": soft},
+        )
+    return allowed
 
 
 async def _wait_for_stop(
@@ -186,7 +215,9 @@ def _hang_ups_logged() -> Iterator[None]:
 class _Server(uvicorn.Server):
     """One listener. Signals and the lifespan are handled once, outside of it, for all listeners."""
 
-    def __init__(self, settings: Settings, port: int, app: Application, *, advice: str) -> None:
+    def __init__(
+        self, settings: Settings, port: int, app: Application, *, max_connections: int, advice: str
+    ) -> None:
         self._stopped = asyncio.Event()
         self.socket = _listen(settings.server.host, port, advice)
         self.port: int = self.socket.getsockname()[1]
@@ -196,7 +227,7 @@ class _Server(uvicorn.Server):
                 workers=1,  # whatever $WEB_CONCURRENCY says
                 http=protocol_for(
                     app.direct_endpoints,
-                    max_connections=settings.server.max_connections,
+                    max_connections=max_connections,
                     is_stopping=app.is_stopping,
                 ),
                 ws="none",

@@ -100,3 +100,9 @@ def test_the_preferred_format_is_chosen_by_weight(accept: str, expected: MediaTy
 )
 def test_gzip_is_accepted_by_weight(accept_encoding: str, *, accepted: bool) -> None:
     assert accepts_gzip(accept_encoding) is accepted
+
+
+def test_only_the_beginning_of_a_long_list_is_read() -> None:
+    assert accepts_gzip("br," * 40 + "gzip")
+    assert not accepts_gzip("br," * 20_000 + "gzip")
+    assert accepts_gzip("gzip" + ";a=b" * 20_000 + ";q=0")

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Lifespan, Message, Receive, Scope, Send
 
 from app import VERSION
-from app.errors import InternalError
+from app.errors import InternalError, UnavailableError
 from app.metrics import ENDPOINTS
 from app.web.asgi import route_of
 from app.web.problems import as_response, problem, problem_of
@@ -19,6 +19,8 @@ from app.web.push import PushEndpoint
 
 _ENDPOINT_PATHS: Final = frozenset(f"/events/{endpoint}" for endpoint in ENDPOINTS)
 _MAX_DETAIL: Final = 100
+_MAX_QUERY_BYTES: Final = 4096
+"""FastAPI takes up to 400 ms to read a query of 64 KiB."""
 
 
 class Application(FastAPI):
@@ -48,7 +50,19 @@ class Application(FastAPI):
             send = partial(_send_and_close, send)
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
+        if scope["type"] == "http" and scope["method"] == "GET" and _has_long_query(scope):
+            await _LONG_QUERY(scope, receive, send)
+            return
         await super().__call__(scope, receive, send)
+
+
+_LONG_QUERY: Final = as_response(
+    problem(HTTPStatus.BAD_REQUEST, "bad_request", f"the query is longer than {_MAX_QUERY_BYTES} bytes")
+)
+
+
+def _has_long_query(scope: Scope) -> bool:
+    return len(scope["query_string"]) > _MAX_QUERY_BYTES
 
 
 async def _send_and_close(send: Send, message: Message) -> None:
@@ -79,6 +93,7 @@ def make_application(
         redirect_slashes=False,
     )
     app.add_exception_handler(HTTPException, partial(_http_problem, on_elsewhere))
+    app.add_exception_handler(UnavailableError, _unavailable)
     app.add_exception_handler(Exception, _bug)
     return app
 
@@ -94,8 +109,13 @@ def _http_problem(on_elsewhere: Callable[[str, str], None], request: Request, ex
         is_endpoint and status is HTTPStatus.METHOD_NOT_ALLOWED
     ):
         # Without the query, which can have a token.
-        on_elsewhere(reason, f"{request.method} {quote(path)}"[:_MAX_DETAIL])
+        on_elsewhere(reason, f"{request.method} {quote(path[:_MAX_DETAIL])}"[:_MAX_DETAIL])
     return as_response(problem(status, reason, str(exc.detail).lower(), exc.headers))
+
+
+async def _unavailable(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, UnavailableError)  # noqa: S101 - FastAPI calls it for this class only
+    return as_response(problem_of(exc))
 
 
 async def _bug(_request: Request, _exc: Exception) -> Response:

@@ -12,7 +12,7 @@ from starlette.types import Receive
 
 from app.errors import BodyTimeoutError, BodyTooLargeError, StoppingError
 from app.web.answers import Answer, Headers
-from app.web.body import CallerGoneError, read_body
+from app.web.body import CALLER_GONE, CallerGoneError, read_body
 from app.web.push import PushEndpoint
 from app.web.push_request import BODY_SECONDS
 
@@ -48,7 +48,9 @@ async def answer_push(
         return _NOBODY
     except (BodyTimeoutError, BodyTooLargeError) as exc:
         return endpoint.refuse(exc)
-    except asyncio.CancelledError:  # the server stops, and ends the requests in progress
+    except asyncio.CancelledError as exc:  # the server stops, and ends the requests in progress
+        if exc.args == (CALLER_GONE,):
+            raise
         return endpoint.refuse(StoppingError("the exporter has stopped"))
 
 

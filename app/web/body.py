@@ -1,11 +1,15 @@
 """Reads the body of a request of ASGI, within limits of size and time."""
 
 import asyncio
+from typing import Final
 
 from starlette.types import Message, Receive
 
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.web.push_request import BODY_SECONDS
+
+CALLER_GONE: Final = "the caller has gone"
+"""The message of a request's cancellation, if the reason is not that the server stops."""
 
 
 class CallerGoneError(Exception):

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -18,9 +18,9 @@ from app.documents import interruption_document
 from app.domain.ledger import LedgerEntry, LedgerPosition
 from app.domain.ledger import Query as LedgerQuery
 from app.domain.times import rfc3339
-from app.errors import StoreUnavailableError
 from app.store.port import LedgerReader
-from app.web.problems import INERT, as_response, problem, problem_of
+from app.web.problems import INERT, as_response, problem
+from app.web.waiting import WaitingLimit
 
 MOST_ROWS: Final = 1000
 
@@ -89,6 +89,7 @@ class _Parameters(BaseModel):
 def add_interruptions(app: FastAPI, ledger: LedgerReader) -> None:
     """Add the endpoint of the ledger. A thread of its own reads for one answer at a time."""
     reader = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+    limit = WaitingLimit()
     app.add_exception_handler(RequestValidationError, _bad_parameters)
 
     @app.get(
@@ -99,14 +100,9 @@ def add_interruptions(app: FastAPI, ledger: LedgerReader) -> None:
         responses=_ANSWERS,
     )
     async def interruptions(parameters: Annotated[_Parameters, Query()]) -> Response:
-        query = parameters.query()
-        try:
-            entries = await asyncio.get_running_loop().run_in_executor(reader, ledger.interruptions, query)
-        except StoreUnavailableError as exc:
-            return as_response(problem_of(exc))
-        page = entries[: query.limit - 1]
-        following = _cursor(page[-1].position) if len(entries) > len(page) else None
-        return Response(_body(page, following), media_type="application/json", headers=INERT)
+        with limit.place():
+            body = await asyncio.get_running_loop().run_in_executor(reader, _page, ledger, parameters.query())
+        return Response(body, media_type="application/json", headers=INERT)
 
 
 _ANSWERS: Final[dict[int | str, dict[str, object]]] = {
@@ -135,7 +131,11 @@ def _sentence(parameter: str, error: Mapping[str, Any]) -> str:
     return f"{parameter}: {wrong}; it takes {known[parameter].description}"
 
 
-def _body(page: Sequence[LedgerEntry], following: str | None) -> bytes:
+def _page(ledger: LedgerReader, query: LedgerQuery) -> bytes:
+    """Return the answer to a query. Raises StoreUnavailableError."""
+    entries = ledger.interruptions(query)
+    page = entries[: query.limit - 1]
+    following = _cursor(page[-1].position) if len(entries) > len(page) else None
     # Row by row, because the process would keep the memory of all dictionaries together.
     rows = b",".join([to_json(_row(entry)) for entry in page])
     return b'{"interruptions":[%b],"next":%b}' % (rows, to_json(following))

@@ -9,9 +9,11 @@ from typing import Final, Protocol
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.exposition import preferred_format
 from app.metrics import Metrics
 from app.negotiation import accepts_gzip
 from app.web.problems import as_response, problem
+from app.web.waiting import WaitingLimit
 
 _GZIP_LEVEL: Final = 1
 """For 50,000 series, 10 MB: level 1 gives 422 kB in 17 ms of processor time, level 6 337 kB in 41 ms."""
@@ -62,23 +64,26 @@ class Scrapes:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._turn = asyncio.Lock()
+        self._limit = WaitingLimit()
         self._waiting: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
-        """The renderings that have not begun, by `Accept` header and compression."""
+        """The renderings that have not begun, by content type and compression."""
 
     async def answer(self, accept: str, *, compressed: bool) -> tuple[bytes, str]:
-        """Return the body and its content type."""
-        key = (accept, compressed)
-        if key not in self._waiting:
-            self._waiting[key] = asyncio.create_task(self._render(key))
-        return await asyncio.shield(self._waiting[key])
+        """Return the body and its content type. Raises OverloadError."""
+        # Not by the header: callers who send many different headers would each get a rendering.
+        key = (preferred_format(accept).content_type, compressed)
+        with self._limit.place():
+            if key not in self._waiting:
+                self._waiting[key] = asyncio.create_task(self._render(key, accept))
+            return await asyncio.shield(self._waiting[key])
 
-    async def _render(self, key: tuple[str, bool]) -> tuple[bytes, str]:
+    async def _render(self, key: tuple[str, bool], accept: str) -> tuple[bytes, str]:
         async with self._turn:
             del self._waiting[key]
             # Rendering thousands of series would hold up the event loop.
-            return await asyncio.to_thread(self._rendered, *key)
+            return await asyncio.to_thread(self._rendered, accept, key[1])
 
-    def _rendered(self, accept: str, compressed: bool) -> tuple[bytes, str]:  # noqa: FBT001 - a part of the key
+    def _rendered(self, accept: str, compressed: bool) -> tuple[bytes, str]:  # noqa: FBT001 - called by position
         body, content_type = self._metrics.render(accept)
         return gzip.compress(body, _GZIP_LEVEL, mtime=0) if compressed else body, content_type
 

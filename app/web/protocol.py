@@ -20,6 +20,7 @@ from app.web.connections import DEFAULT_CONNECTIONS, ConnectionsLimit
 from app.web.heads import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
+    ChunkedBody,
     body_length,
     end_of_head,
     may_begin_head,
@@ -120,11 +121,17 @@ class Connection(asyncio.Protocol):
         self._blocked_since: float | None = None
         """The time since when the caller has not read its answers, or has not let the connection end."""
         self._is_write_paused = False
+        self._unsent_bytes = 0
+        """Data that was to be sent when writing was paused."""
+        self._held_bytes = 0
+        """The size of the data that waits, as the limit knows it."""
         # the request that is being read
         self._in_head = True
         """The next byte for the parser belongs to a head."""
-        self._body_left: int | None = None
-        """Bytes of the body that have not come yet; None if only the parser knows its end."""
+        self._body_left = 0
+        """Bytes of the body that have not come yet, if the body is not chunked."""
+        self._chunked: ChunkedBody | None = None
+        """The body, if it is chunked."""
         self._is_complete = True
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -172,12 +179,16 @@ class Connection(asyncio.Protocol):
         self._is_write_paused = True
         if self._request is not None:
             self._request.pause_writing()
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._note_held()
 
     def resume_writing(self) -> None:
         """Note that the caller has read its answer."""
         self._is_write_paused = False
         if self._request is not None:
             self._request.resume_writing()
+        self._unsent_bytes = 0
+        self._feed()
 
     @property
     def unread_bytes(self) -> int:
@@ -231,17 +242,26 @@ class Connection(asyncio.Protocol):
         reads = len(self._unread) <= MAX_UNREAD_BYTES or not self._is_blocked()
         if reads != self._is_reading:
             self._set_reading(reads)
+        self._note_held()
         if self._is_half_closed and self._waits_for_caller():
             self.transport.close()
 
+    def _note_held(self) -> None:
+        held = len(self._unread) + self._unsent_bytes
+        if held != self._held_bytes:
+            self._held_bytes = held
+            self._limit.note_held(self, held)
+
     def _waits_for_caller(self) -> bool:
         """Return True if nothing can go on without more data."""
-        return not self._is_due or not (self._is_complete or self._unread)
+        if self._is_due:
+            return not (self._is_complete or self._unread)
+        return not (self._unread and self._is_write_paused)
 
     def _is_blocked(self) -> bool:
         """Return True while nothing more can be parsed."""
         if self._in_head:
-            return self._is_due or self.transport.is_closing()
+            return self._is_due or self._is_write_paused or self.transport.is_closing()
         request = self._request
         return (request is not None and request.is_paused) or self.transport.is_closing()
 
@@ -254,6 +274,7 @@ class Connection(asyncio.Protocol):
         """Return the next whole head, or a piece of a body; None if a head is not complete yet."""
         data = self._unread
         if self._in_head:
+            data = self._unread = data.lstrip(b"\r\n")  # empty lines before a request are ignored
             size = end_of_head(data)
             if not size and len(data) <= MAX_HEAD_BYTES and may_begin_head(data):
                 return None
@@ -263,20 +284,22 @@ class Connection(asyncio.Protocol):
                 return None
             self._unread = data[size:]
             return without_upgrade(data[:size])
-        if self._body_left is None:
-            # The end of a chunked body looks like the end of a head.
-            size = end_of_head(data) or len(data)
-        else:
+        if self._chunked is None:
             size = min(self._body_left, len(data))
             self._body_left -= size
+        else:
+            size = self._chunked.take(data)
+            if self._chunked.is_too_large(len(data) - size):
+                self._refuse(MALFORMED)
+                return None
         self._unread = data[size:]
-        return data[:size]
+        return data[:size] or None
 
     def _parse(self, piece: bytes) -> None:
         begins = self._in_head
         try:
             self._parser.feed_data(piece)
-            if begins and not self._has_url():
+            if begins and (self._in_head or not self._has_url()):
                 raise httptools.HttpParserInvalidURLError(self._url)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the last for CONNECT
             self._refuse(MALFORMED)
@@ -286,8 +309,8 @@ class Connection(asyncio.Protocol):
         pieces, self._pieces = self._pieces, []
         request = self._request
         if request is not None:
-            for body in pieces:
-                request.add_body(body)
+            if pieces:
+                request.add_body(b"".join(pieces))
             if self._is_complete:
                 request.end_body()
         if self._is_complete:
@@ -310,7 +333,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Begin the body."""
         self._in_head, self._is_complete = False, False
-        self._body_left = body_length(self._headers)
+        length = body_length(self._headers)
+        self._body_left = length or 0
+        self._chunked = ChunkedBody() if length is None else None
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body."""
@@ -335,7 +360,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, head: bytes) -> None:
         self._is_due = True
         self._waits_since = self.loop.time()
-        if len(self._headers) > MAX_HEADERS:
+        if len(self._headers) > MAX_HEADERS or not self._limit.begin_head(self, len(head)):
             self._refuse(HEAD_TOO_LARGE)
             return
         handler = None
@@ -351,7 +376,7 @@ class Connection(asyncio.Protocol):
             self.server,
             self.transport,
             self.loop,
-            is_chunked=self._body_left is None,
+            is_chunked=self._chunked is not None,
             on_answered=self._end_answer,
             on_resume=self._feed,
         )
@@ -390,6 +415,7 @@ class Connection(asyncio.Protocol):
 
     def _end_answer(self, stays_open: bool) -> None:  # noqa: FBT001 - called by position
         self._request = None
+        self._drop_head()
         self._is_due = False
         self._waits_since = self.loop.time()
         if not stays_open or not self._stays_open:
@@ -400,6 +426,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, answer: Answer) -> None:
         """Refuse what is not a request, and close the connection."""
         self._unread = b""
+        self._drop_head()
         self._limit.note_malformed()
         request, self._request = self._request, None
         if request is not None:
@@ -407,6 +434,11 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(encode(answer, self._default_headers(), closes=True))
             self.transport.close()
+
+    def _drop_head(self) -> None:
+        # An idle connection does not keep up to 64 KiB.
+        self._url, self._headers = b"", []
+        self._limit.end_head(self)
 
     def _default_headers(self) -> Headers:
         return self.server.state.default_headers

@@ -53,6 +53,8 @@ class PushRequest:
         self._on_admitted = on_admitted
         self._pieces: list[bytes] = []
         self._size = 0
+        self._task: asyncio.Task[None] | None = None
+        """The authentication, if it takes time."""
         self._has_ended = False
         """The body, which is empty, has ended before the caller was authenticated."""
 
@@ -62,7 +64,8 @@ class PushRequest:
             self._on_admitted()
             return None
         self.is_paused = True
-        return asyncio.get_running_loop().create_task(self._authenticate())
+        self._task = asyncio.get_running_loop().create_task(self._authenticate())
+        return self._task
 
     async def _authenticate(self) -> None:
         refusal = await self._handler.authenticate(self._headers)
@@ -99,6 +102,10 @@ class PushRequest:
     def lose_connection(self, _exc: Exception | None) -> None:
         """See `Request`."""
         self._respond = None
+        # Without the reference, because a cancelled task refers to this object.
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()  # it may wait for certificates
 
     def pause_writing(self) -> None:
         """See `Request`."""

@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from app.web.body import CALLER_GONE
 from app.web.heads import chunk
 
 
@@ -54,6 +55,8 @@ class UvicornRequest(asyncio.Transport):
         self._on_resume = on_resume
         self._closed = False
         self._is_called = False
+        self._task: asyncio.Task[Any] | None = None
+        """The task of the application while it runs."""
         self._app = server.config.loaded_app
         config = copy(server.config)
         config.loaded_app = self._call_app
@@ -87,6 +90,8 @@ class UvicornRequest(asyncio.Transport):
         protocol, self._protocol, self._on_answered = self._protocol, None, None
         if protocol is not None:
             protocol.connection_lost(exc)
+        if self._task is not None:
+            self._task.cancel(CALLER_GONE)  # it may wait for other requests, or for certificates
 
     def pause_writing(self) -> None:
         """See `Request`."""
@@ -100,9 +105,14 @@ class UvicornRequest(asyncio.Transport):
 
     async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._is_called = True
+        self._task = asyncio.current_task()
         try:
             await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if self._protocol is not None:  # the server stops
+                raise
         finally:
+            self._task = None
             # uvicorn completes an answer that the application has not completed.
             self._loop.call_soon(self._end)
 

@@ -17,7 +17,7 @@ from app.recorder import Recorder
 from app.store.opening import open_store
 from app.web.answers import Answer as Given
 from app.web.asgi import answer_push
-from app.web.body import read_body
+from app.web.body import CALLER_GONE, read_body
 from app.web.push import Authenticator, Gate, PushEndpoint
 from tests.support.entries import insert, preempted, push, system_event
 
@@ -122,6 +122,21 @@ def test_a_request_that_the_server_cancels_at_its_end_is_answered_503() -> None:
     assert answer.answer.status == HTTPStatus.SERVICE_UNAVAILABLE
     assert document(answer.answer)["reason"] == "stopping"
     assert answer.refused("stopping")
+
+
+def test_a_request_whose_caller_has_gone_is_neither_answered_nor_counted() -> None:
+    metrics = Metrics(reasons=["stopping"])
+
+    async def scenario() -> None:
+        endpoint = endpoint_of(metrics)
+        push = asyncio.create_task(answer_push(endpoint, [], receiving(whole=False)))
+        await asyncio.sleep(0)
+        push.cancel(CALLER_GONE)
+        await push
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(scenario())
+    assert b'reason="stopping"} 1.0' not in metrics.render("")[0]
 
 
 def test_a_bug_is_answered_counted_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -137,10 +137,20 @@ def test_beyond_the_limit_the_connection_that_was_idle_longest_is_closed(tmp_pat
         assert is_well(second)
 
 
-def test_garbage_is_a_line_a_minute(exporter: Exporter, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        pytest.param(b"\x16\x03\x01 no HTTP \r\n\r\n", id="of-tls"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="of-http-2"),
+        pytest.param(b"M-SEARCH / HTTP/1.1\r\nA b\r\n\r\n", id="half-http"),
+    ],
+)
+def test_garbage_is_a_line_a_minute(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture, garbage: bytes
+) -> None:
     for _ in range(20):
         with connected(exporter) as connection:
-            connection.sendall(b"\x16\x03\x01 no HTTP \r\n\r\n")
+            connection.sendall(garbage)
             assert read_answer(connection).startswith(b"HTTP/1.1 400 ")
 
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -175,6 +185,10 @@ REQUESTS: Final = {
     "http-1.0": GET.replace(b"1.1", b"1.0"),
     "garbage": b"\x16\x03\x01\r\n\r\n",
     "line-feeds": GET.replace(b"\r\n", b"\n"),
+    "empty-lines": b"\r\n\r\n" + GET + b"\r\n\r\n",
+    "method-with-a-hyphen": GET.replace(b"GET", b"M-SEARCH"),
+    "upgrade-in-mixed-case": GET[:-2] + b"Connection: uPgRaDe\r\nuPgRaDe: h2c\r\n\r\n",
+    "preface-of-http-2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }
 
 

@@ -11,9 +11,11 @@ import httpx
 import pytest
 
 from app.documents import OUTCOMES
+from app.errors import OverloadError
 from app.metrics import ENDPOINTS, Metrics
 from app.web.ops import Scrapes
 from app.web.problems import leaves, status_of
+from app.web.waiting import MOST_WAITING
 from tests.support.exporter import Exporter
 from tests.support.process import eventually
 from tests.web.problems import assert_problem
@@ -262,6 +264,35 @@ def test_scrapes_that_wait_share_one_rendering() -> None:
 
     assert metrics.renderings == 2
     assert all(body.startswith(b"# HELP") for body, _ in answers)
+
+
+def test_callers_with_other_headers_share_a_rendering_and_wait_in_a_bounded_number() -> None:
+    metrics = _Held()
+
+    async def scenario() -> list[tuple[bytes, str] | BaseException]:
+        scrapes = Scrapes(metrics)
+        first = asyncio.create_task(scrapes.answer("", compressed=False))
+        await asyncio.to_thread(metrics.begun.wait, 120)
+        others = [
+            asyncio.create_task(scrapes.answer(f"text/x{number}", compressed=False))
+            for number in range(MOST_WAITING + 5)
+        ]
+        await asyncio.sleep(0)
+        metrics.free.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    answers = asyncio.run(scenario())
+
+    assert metrics.renderings == 2
+    assert [type(answer) for answer in answers] == [tuple] * MOST_WAITING + [OverloadError] * 6
+
+
+@pytest.mark.parametrize("path", ["/interruptions", "/metrics", "/", "/nowhere"])
+def test_a_long_query_is_refused_before_it_is_read(shared_exporter: Exporter, path: str) -> None:
+    answer = shared_exporter.client.get(f"{shared_exporter.url}{path}?{'a&' * 3000}")
+
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "the query is longer than 4096 bytes"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,8 @@ from uvicorn.server import ServerState
 
 from app.errors import BodyTimeoutError, BodyTooLargeError
 from app.web.answers import Answer, Headers
-from app.web.protocol import Connection, protocol_for
+from app.web.connections import LARGE_HEAD_BYTES, MAX_HELD_BYTES, MAX_LARGE_HEADS
+from app.web.protocol import HEAD_SECONDS, Connection, protocol_for
 from app.web.push_request import BODY_SECONDS
 from tests.support.process import eventually
 
@@ -30,6 +32,13 @@ class Wire(asyncio.Transport):
         self.writes: list[bytes] = []
         self.closed = False
         self.reading = True
+        self.unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.closed = True
 
     def is_reading(self) -> bool:
         return self.reading
@@ -64,6 +73,7 @@ class Handler:
 
     def __init__(self, authenticated: "asyncio.Future[Answer | None] | None" = None) -> None:
         self.requests: list[Request] = []
+        self.refused = 0
         self._authenticated = authenticated
 
     def admits(self, _headers: Headers) -> bool:
@@ -77,6 +87,7 @@ class Handler:
         self.requests.append(Request(headers, body, respond))
 
     def refuse(self, exc: BodyTimeoutError | BodyTooLargeError) -> Answer:
+        self.refused += 1
         return Answer(413 if isinstance(exc, BodyTooLargeError) else 408, CLOSING, b"no")
 
 
@@ -204,10 +215,10 @@ def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the path and the body, as an ASGI application gets them."""
     message = await receive()
-    body: bytes = message["body"]
-    while message["more_body"]:
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
         message = await receive()
-        body += message["body"]
+        body += message.get("body", b"")
     text = b"%b %b" % (scope["path"].encode(), body)
     headers = [(b"content-length", b"%d" % len(text))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -361,6 +372,13 @@ def test_a_body_that_is_too_large_is_refused_before_its_end() -> None:
     assert wire.closed
 
 
+def test_a_body_of_many_chunks_that_is_too_large_is_refused_once() -> None:
+    handler, wire = sent(CHUNKED + (b"3e8\r\n" + b"x" * 1000 + b"\r\n") * 30 + b"0\r\n\r\n")
+
+    assert (handler.requests, handler.refused) == ([], 1)
+    assert b"".join(wire.writes).count(b"HTTP/1.1") == 1
+
+
 def test_a_body_that_does_not_come_is_refused() -> None:
     async def scenario() -> Wire:
         wire = Wire()
@@ -469,25 +487,208 @@ def test_a_connection_is_kept_during_a_request_and_closed_when_it_is_idle(path: 
     asyncio.run(scenario())
 
 
-async def use_and_lose(freed: list[int], path: bytes) -> None:
-    """Answer a request on a connection, and lose the connection."""
-    handler, wire = Handler(), Wire()
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\r\n\r\n" + WHOLE + b"\r\n\r\n", id="around"),
+        pytest.param(b"\n\n" + WHOLE + b"\n\n\n", id="line-feeds"),
+        pytest.param(b"\r" + WHOLE + b"\r", id="carriage-returns"),
+    ],
+)
+def test_empty_lines_around_a_request_are_ignored_however_they_are_cut(data: bytes) -> None:
+    for cut in range(len(data)):
+        handler, wire = sent(data[:cut], data[cut:])
+
+        assert [request.body for request in handler.requests] == [b"body"]
+        assert not wire.closed
+
+
+@pytest.mark.parametrize("head", [b"M-SEARCH / HTTP/1.1\r\nA: b\r\n", b"\rGET / HTTP/1.1\r\nA: b\r\n"])
+def test_half_a_head_does_not_reach_the_application_and_has_its_time(head: bytes) -> None:
+    async def scenario() -> Wire:
+        wire = Wire()
+        (connection,) = connected(answering, wire)
+        connection.data_received(head)
+        await turns()
+        assert not wire.closed
+        connection.check(connection.loop.time() + HEAD_SECONDS + 1)
+        connection.connection_lost(None)
+        return wire
+
+    wire = asyncio.run(scenario())
+    assert (wire.writes, wire.closed) == ([], True)
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_no_further_request_is_answered_while_its_caller_does_not_read(path: bytes) -> None:
+    async def scenario() -> None:
+        handler, wire = Handler(), Wire()
+        (connection,) = connected(echo, wire, handler=handler)
+        connection.pause_writing()
+        connection.data_received(WHOLE.replace(b"/fast", path) * 2)
+        connection.eof_received()
+        await turns()
+        assert not handler.requests
+        assert not wire.writes
+        assert not wire.is_closing()
+        connection.resume_writing()
+        for _ in range(2):
+            await turns()
+            for request in handler.requests:
+                request.respond(FINE)
+            handler.requests.clear()
+        assert b"".join(wire.writes).count(b"HTTP/1.1 200 OK") == 2
+        assert wire.closed
+        connection.connection_lost(None)
+
+    asyncio.run(scenario())
+
+
+def test_connections_hold_only_so_much_data_together() -> None:
+    async def scenario() -> list[bool]:
+        wires = [Wire(), Wire(), Wire()]
+        connections = connected(answering, *wires)
+        connections[0].data_received(REQUEST[:-2])
+        wires[1].unsent = MAX_HELD_BYTES - 100
+        connections[1].pause_writing()
+        await turns()
+        assert not any(wire.closed for wire in wires)
+        connections[2].data_received(REQUEST[:-2] + b"A: " + b"x" * 100)
+        await turns()
+        for connection in connections:
+            connection.connection_lost(None)
+        return [wire.closed for wire in wires]
+
+    assert asyncio.run(scenario()) == [True, True, False]
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_only_so_many_requests_with_a_large_head_are_in_progress(path: bytes) -> None:
+    small = WHOLE.replace(b"/fast", path)
+    large = small.replace(b"exporter", b"x" * LARGE_HEAD_BYTES)
+
+    async def scenario() -> None:
+        handler, wires = Handler(), [Wire() for _ in range(MAX_LARGE_HEADS + 3)]
+        connections = connected(echo, *wires, handler=handler)
+        for connection in connections[:-2]:
+            connection.data_received(large)
+        connections[-2].data_received(small)
+        assert [wire.closed for wire in wires] == [*([False] * MAX_LARGE_HEADS), True, False, False]
+        assert wires[-3].writes[0].startswith(b"HTTP/1.1 431 ")
+        connections[0].connection_lost(None)
+        connections[-1].data_received(large)
+        assert not wires[-1].closed
+        for request in handler.requests:
+            request.respond(FINE)
+        await turns()
+        for _ in range(2):
+            connections[-1].data_received(small)
+        for connection in connections[1:MAX_LARGE_HEADS]:
+            connection.data_received(large)
+        assert not any(wire.closed for wire in wires[:MAX_LARGE_HEADS])
+        for connection in connections:
+            connection.connection_lost(None)
+
+    asyncio.run(scenario())
+
+
+def test_the_authentication_of_a_caller_that_has_gone_ends() -> None:
+    async def scenario() -> "asyncio.Future[Answer | None]":
+        authenticated: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        (connection,) = connected(echo, Wire(), handler=Handler(authenticated))
+        connection.data_received(WHOLE)
+        await turns()
+        connection.connection_lost(None)
+        await turns()
+        assert not connection.server.state.tasks
+        return authenticated
+
+    assert asyncio.run(scenario()).cancelled()
+
+
+def test_the_application_ends_when_its_caller_goes(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> list[str]:
+        steps: list[str] = []
+
+        async def waiting(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            steps.append("began")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                steps.append("ended")
+
+        (connection,) = connected(waiting, Wire())
+        connection.data_received(REQUEST)
+        await turns()
+        connection.connection_lost(None)
+        await turns()
+        assert not connection.server.state.tasks
+        return steps
+
+    assert asyncio.run(scenario()) == ["began", "ended"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/other"])
+def test_an_idle_connection_keeps_nothing_of_its_last_request(path: bytes) -> None:
+    number, size = 20, 50_000
+    data = WHOLE.replace(b"/fast", path).replace(b"exporter", b"x" * size)
+
+    async def scenario() -> int:
+        handler, wires = Handler(), [Wire() for _ in range(number)]
+        connections = connected(echo, *wires, handler=handler)
+        before, _ = tracemalloc.get_traced_memory()
+        for connection in connections:
+            connection.data_received(data[:-1])
+            connection.data_received(data[-1:])
+        for request in handler.requests:
+            request.respond(FINE)
+        await turns()
+        handler.requests.clear()
+        after, _ = tracemalloc.get_traced_memory()
+        assert all(wire.writes and not wire.closed for wire in wires)
+        return after - before
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(scenario()) < number * size / 2
+    finally:
+        tracemalloc.stop()
+
+
+async def use_and_lose(freed: list[int], data: bytes) -> None:
+    """Send the data on a connection, answer what is a push, and lose the connection."""
+    authenticated = asyncio.get_running_loop().create_future() if b"Authorization" in data else None
+    handler, wire = Handler(authenticated), Wire()
     (connection,) = connected(echo, wire, handler=handler)
     weakref.finalize(connection, freed.append, 1)
-    connection.data_received(POST.replace(b"/fast", path) + b"body")
+    connection.data_received(data)
     for request in handler.requests:
         request.respond(FINE)
     await turns()
     handler.requests.clear()
     connection.connection_lost(None)
+    await turns()
 
 
-@pytest.mark.parametrize("path", [b"/fast", b"/other"])
-def test_a_connection_is_freed_without_the_garbage_collector(path: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(WHOLE, id="push"),
+        pytest.param(WHOLE.replace(b"/fast", b"/other"), id="other-request"),
+        pytest.param(WHOLE[:20], id="half-a-head"),
+        pytest.param(WHOLE[:-2], id="half-a-body"),
+        pytest.param(WHOLE[:-2].replace(b"/fast", b"/other"), id="half-a-body-of-another"),
+        pytest.param(CHUNKED + b"4\r\nbo", id="half-a-chunk"),
+        pytest.param(WHOLE.replace(b"Host", b"Authorization: x\r\nHost"), id="authentication"),
+        pytest.param(WHOLE * 3 + b"\x00", id="garbage-at-last"),
+    ],
+)
+def test_a_connection_is_freed_without_the_garbage_collector(data: bytes) -> None:
     async def scenario() -> int:
         freed: list[int] = []
         for _ in range(100):
-            await use_and_lose(freed, path)
+            await use_and_lose(freed, data)
         return len(freed)
 
     gc.disable()

@@ -25,6 +25,7 @@ from app.web.problems import INERT
 from app.web.status import charts, formats
 from app.web.status.overview import Overview, overview
 from app.web.status.snapshot import Ledger, SelfMetrics, Snapshot
+from app.web.waiting import WaitingLimit
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -166,11 +167,13 @@ class StatusPage:
 def add_page(app: FastAPI, page: StatusPage) -> None:
     """Add the endpoint of the page. It is not part of the described API."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="page")
+    limit = WaitingLimit()
 
     @app.get("/", include_in_schema=False)
     async def status() -> Response:
         condition = page.condition
-        body = await asyncio.get_running_loop().run_in_executor(
-            thread, page.get, condition.unhealthy_reason(), condition.not_ready_reasons()
-        )
+        with limit.place():
+            body = await asyncio.get_running_loop().run_in_executor(
+                thread, page.get, condition.unhealthy_reason(), condition.not_ready_reasons()
+            )
         return Response(body, media_type="text/html; charset=utf-8", headers=_HEADERS)
