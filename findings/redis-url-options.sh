@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # redis-py 8.1.0 switches an option on for a URL that says no, and takes a name in the path for database 0.
-# It converts the value of some options (socket_keepalive=no is False, but "off" is not in its list), and leaves others
-# as text, which is true: decode_responses=false decodes. A path that is not a number is dropped, as is its second "/".
-# The documentation of from_url has `decode_responses` as an argument, and "/0" or "db" for a database.
+# It converts the values of some options (socket_keepalive=no is False, but "off" is not in its list). It leaves the
+# others as text, which is true: decode_responses=false decodes. It removes each "/" from the path, and drops what is
+# not a number. Nothing is raised. The documentation of from_url says that a database is given by the path or by `db`.
 # Seen: "decode_responses=false: decodes b'a' to 'a'"; socket_keepalive True; database 0 for /shop, and 12 for /1/2.
 set -euo pipefail
 folder=$(mktemp -d)
