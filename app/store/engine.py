@@ -152,8 +152,8 @@ class Engine:
 
     def _note_jump(self, since: float, now: float) -> None:
         _log.warning(
-            "the last periodic work was more than a day ago: no exporter ran, or the clock has jumped forward"
-            " (check it); for a day, the store deletes nothing because of its age",
+            "the clock is more than a day away from the last periodic work: no exporter ran, or the clock has"
+            " jumped (check it); for a day, the store deletes nothing because of its age",
             extra={"last_work_at": rfc3339(since), "clock": rfc3339(now)},
         )
         self._memory.jumped_at = now
@@ -261,7 +261,9 @@ class Engine:
 
     def _keys_left_by_clock_ahead(self, beat_at: float | None, now: float) -> float:
         """Return the time since when keys are left, if the clock was ahead at that beat and was believed."""
-        if beat_at is None or not has_jumped(now, beat_at) or self._memory.doubts_clock(beat_at):
+        if beat_at is None or beat_at <= now or not has_jumped(beat_at, now):
+            return -inf
+        if self._memory.doubts_clock(beat_at):
             return -inf
         return min(beat_at - self._memory.rules.retention_seconds + _DAY_SECONDS, now)
 

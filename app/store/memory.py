@@ -171,8 +171,8 @@ class Memory:
 
 
 def has_jumped(beat_at: float | None, now: float) -> bool:
-    """Return True if so much time has passed since the last beat, if any, that the clock may be wrong."""
-    return beat_at is not None and now - beat_at > _LARGEST_CREDIBLE_STEP_SECONDS
+    """Return True if the clock is so far from the last beat, if any, that one of the two may be wrong."""
+    return beat_at is not None and abs(now - beat_at) > _LARGEST_CREDIBLE_STEP_SECONDS
 
 
 def downtime_at(now: float, downtime: float, beat_at: float | None) -> float:
