@@ -39,7 +39,7 @@ _MIN_CALLERS_TO_WAIT_FOR: Final = 3
 """Fewer callers than these do not share a commit often enough to wait for them."""
 BATCH_LINGER_SECONDS: Final = 0.0003
 COMMIT_TIMEOUT_SECONDS: Final = 20.0
-_PAUSE_SHARE: Final = 9.0
+_PAUSE_SHARE: Final = 4.0
 """The pause after periodic work for which events have waited, as a multiple of that work's duration."""
 _MAX_PAUSE_SECONDS: Final = 0.25
 """Long enough for a slow disk, and short beside the lease of a replica."""
