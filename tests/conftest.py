@@ -11,6 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 from tests.support.exporter import Exporter
+from tests.support.warm_python import COMPUTE, PROGRAM, warm_python
 
 _MONITORING: Final = Path("tests/monitoring")
 """Creating its simulated week takes half a minute."""
@@ -86,3 +87,31 @@ def shared_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export
     """An exporter for the tests of a module that do not depend on the pushes of other tests."""
     with Exporter(tmp_path_factory.mktemp("exporter")) as exporter:
         yield exporter
+
+
+@pytest.fixture(scope="session")
+def compute_python() -> Iterator[str]:
+    """A Python in which the child process of a listing or a reading starts in milliseconds."""
+    with warm_python(*COMPUTE) as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def program_python() -> Iterator[str]:
+    """A Python in which the exporter and its child processes start in milliseconds."""
+    with warm_python(*COMPUTE, *PROGRAM) as python:
+        yield python
+
+
+@pytest.fixture(scope="module")
+def quick_programs(program_python: str) -> Iterator[None]:
+    """Let the exporters of a module's tests start in milliseconds, except those of `program.COMMAND`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.executable", program_python)
+        yield
+
+
+@pytest.fixture
+def quick_children(compute_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an exporter in the process of the test start its child processes in milliseconds."""
+    monkeypatch.setattr("sys.executable", compute_python)
