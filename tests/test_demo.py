@@ -15,7 +15,7 @@ import pytest
 
 from app.demo.story import differences
 from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
-from tests.support.program import COMMAND, current_command, run
+from tests.support.program import COMMAND, run
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -83,7 +83,7 @@ def test_the_demo_serves_until_it_is_asked_to_stop(tmp_path: Path, number: signa
     folder.mkdir()
     output = tmp_path / "output"
     with Process(
-        [*current_command(), "demo", "--port", str(port)],
+        [*COMMAND, "demo", "--port", str(port)],
         output=output,
         ready=lambda: f"Serving at {url}/ until Ctrl-C." in output.read_text(),
         env={"TMPDIR": str(folder)},
@@ -131,7 +131,7 @@ def test_a_demo_that_a_signal_cuts_short_has_not_succeeded_and_leaves_nothing_be
         folder = tmp_path / "temporary"
         folder.mkdir()
         with subprocess.Popen(
-            [*current_command(), "demo", "--port", "0", *options],
+            [*COMMAND, "demo", "--port", "0", *options],
             env=os.environ | {"TMPDIR": str(folder)},
             stdout=writing,
             stderr=errors,

@@ -277,9 +277,7 @@ def _run(module: str) -> NoReturn:
     except BaseException:  # noqa: BLE001 - as Python does
         traceback.print_exc()
         status = 1
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - ends the threads of pools, as an exit does
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
