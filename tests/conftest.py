@@ -11,30 +11,39 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 from tests.support.exporter import Exporter
+from tests.support.warm_python import COMPUTE, PROGRAM, warm_python
 
 _MONITORING: Final = Path("tests/monitoring")
 """Creating its simulated week takes half a minute."""
 LONGEST: Final = (
     "tests/e2e/test_bounds.py",
     str(_MONITORING),
-    "tests/test_victoriametrics.py",
-    "tests/test_recovery.py",
-    "tests/test_inventory.py",
-    "tests/test_cli.py",
     "tests/e2e/test_chaos.py",
-    "tests/infra/test_terraform.py",
+    "tests/k8s/test_real_api_server.py",
+    "tests/chaos/test_scraped_hour.py",
     "tests/e2e/test_replicas.py",
-    "tests/test_check.py",
     "tests/test_environment.py",
-    "tests/test_demo.py",
-    "tests/gcp/test_listing.py",
-    "tests/e2e/test_page_in_chromium.py",
+    "tests/e2e/test_collectors.py",
+    "tests/test_victoriametrics.py",
+    "tests/test_cli.py",
+    "tests/infra/test_terraform.py",
     "tests/test_store_file.py",
-    "tests/support/test_servers.py",
     "tests/compose/test_topology.py",
+    "tests/test_inventory.py",
+    "tests/test_demo.py",
+    "tests/e2e/test_stopped_disk.py",
+    "tests/web/test_limits.py",
+    "tests/test_check.py",
+    "tests/support/test_servers.py",
+    "tests/e2e/test_datadog.py",
     "tests/e2e/test_prometheus.py",
-    "tests/e2e/test_pull.py",
+    "tests/e2e/test_benchmarks.py",
     "tests/e2e/test_pubsub_emulator.py",
+    "tests/e2e/test_page_in_chromium.py",
+    "tests/e2e/test_redis_rollback.py",
+    "tests/fuzz/test_openapi.py",
+    "tests/test_recovery.py",
+    "tests/e2e/test_pull.py",
 )
 """The slowest files, the slowest first. They start first, so that no worker runs alone at the end."""
 
@@ -86,3 +95,31 @@ def shared_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export
     """An exporter for the tests of a module that do not depend on the pushes of other tests."""
     with Exporter(tmp_path_factory.mktemp("exporter")) as exporter:
         yield exporter
+
+
+@pytest.fixture(scope="session")
+def compute_python() -> Iterator[str]:
+    """A Python in which the child process of a listing or a reading starts in milliseconds."""
+    with warm_python(*COMPUTE) as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def program_python() -> Iterator[str]:
+    """A Python in which the exporter and its child processes start in milliseconds."""
+    with warm_python(*COMPUTE, *PROGRAM) as python:
+        yield python
+
+
+@pytest.fixture(scope="module")
+def quick_programs(program_python: str) -> Iterator[None]:
+    """Let the exporters of a module's tests start in milliseconds, except those of `program.COMMAND`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.executable", program_python)
+        yield
+
+
+@pytest.fixture
+def quick_children(compute_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an exporter in the process of the test start its child processes in milliseconds."""
+    monkeypatch.setattr("sys.executable", compute_python)

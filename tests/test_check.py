@@ -41,6 +41,8 @@ from tests.support.program import (
 from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(scope="module")
 def credentials() -> Iterator[PushCredentials]:

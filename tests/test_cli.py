@@ -43,6 +43,8 @@ from tests.support.program import (
 )
 from tests.support.sqlite_files import overwrite_page
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PROGRAM = "spot-interruption-exporter: "
 
 
@@ -512,7 +514,7 @@ def test_sighup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
 def test_sighup_before_it_serves_is_logged_once_it_does(tmp_path: Path) -> None:
     with Path(f"{tmp_path}/exporter.db.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        exporter = ExporterProcess(tmp_path)
+        exporter = ExporterProcess(tmp_path, command=COMMAND)
         words = exporter.process.command
         output = exporter.process.output
         with Process(words, output=output, ready=lambda: True, env=ENVIRONMENT) as process:

@@ -17,6 +17,8 @@ from app.demo.story import differences
 from tests.support.process import LOOPBACK, Process, answers, eventually, free_port
 from tests.support.program import COMMAND, run
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CLUSTER = 'interruption_events_total{kubernetes_cluster="shop"} 2.0'
 UNKNOWN = 'interruption_events_total{kubernetes_cluster="unknown"} 0.0'
 SPOT = 'spot_interruptions_total{kubernetes_cluster="shop",node_pool="spot-pool"} 2.0'

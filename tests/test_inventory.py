@@ -123,7 +123,7 @@ def list_again(exporter: Exporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _only_own_children() -> None:
+def _only_own_children(quick_children: None) -> None:  # its server is a child
     ignore_present_children()
 
 

@@ -30,7 +30,7 @@ WITHIN: Final = 60.0
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, quick_children: None) -> None:
     monkeypatch.setenv("NO_PROXY", LOOPBACK)
     monkeypatch.setenv("no_proxy", LOOPBACK)
     ignore_present_children()

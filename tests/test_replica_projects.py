@@ -13,6 +13,8 @@ from tests.support.exporter import OWN, Exporter
 from tests.support.process import LOOPBACK, eventually
 from tests.support.redis import RedisServer, key
 
+pytestmark = pytest.mark.usefixtures("quick_children")
+
 SHOP, TILLS, ZONE = "shop-prod", "till-prod", "us-east1-b"
 WITHIN: Final = 60.0
 LISTED_AT: Final = f"{OWN}_inventory_last_success_timestamp_seconds"

@@ -15,6 +15,8 @@ from tests.support.entries import insert, preempted
 from tests.support.program import ExporterProcess, configuration, run, written
 from tests.support.sqlite_files import used
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PROGRAM: Final = "spot-interruption-exporter: "
 
 

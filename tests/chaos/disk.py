@@ -12,7 +12,7 @@ from tests.chaos.load import ExporterAccess, Load
 from tests.support.exporter import Exporter
 from tests.support.ledgers import remember
 from tests.support.process import ExitedError
-from tests.support.program import ExporterProcess
+from tests.support.program import COMMAND, ExporterProcess
 from tests.support.slow_disk import SlowDisk
 from tests.support.sqlite_files import overwrite_page
 from tests.support.unsynced import UnsyncedDisk
@@ -94,7 +94,7 @@ def read_only(directory: Path, size: Size, seed: int) -> str:
     """Make the file read-only. A running exporter continues; a restarted one ends and reports the reason."""
     if (setpriv := shutil.which("setpriv")) is None:
         raise FaultError("this fault needs setpriv: apt-get install util-linux")
-    exporter = ExporterProcess(directory)
+    exporter = ExporterProcess(directory, command=COMMAND)  # a real start, as setpriv changes the process
     # Without these capabilities, file permissions apply to root too.
     unprivileged = [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
     exporter.process.command = [*unprivileged, *exporter.process.command]

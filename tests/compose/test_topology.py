@@ -8,6 +8,8 @@ import pytest
 from tests.compose.composition import PLAIN, REPLICAS
 from tests.compose.topology import Topology, topology
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 ORIGINAL = "mock-instance-spot-3706-5b909138-nr65"
 MATCHING = "gke-shop-spot-pool-3c1f7a52-x8kd"
 

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.support.docs import DOCS, ROOT, blocks
 from tests.support.entries import insert, preempted
 from tests.support.process import LOOPBACK, Process, answers, free_port
 from tests.support.program import COMMAND, ExporterProcess
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def test_the_counters_begin_at_0_once_and_continue_after_the_next_restart(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from tests.chaos.faults import FAULTS
 from tests.support.requirement import require
 from tests.support.unsynced import POSSIBLE
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 LONG_ONLY = {"certificates-slow", "certificates-rubbish"}
 """These differ from `certificates-down` in the server's answer, which tests/gcp/test_oidc.py covers."""
 

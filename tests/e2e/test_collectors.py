@@ -26,6 +26,8 @@ from tests.support.process import LOOPBACK, eventually
 from tests.support.program import ExporterProcess, overridden, set_ahead
 from tests.support.prometheus import Prometheus, Target
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PAGE: Final = DOCS / "scraping.md"
 POD: Final = "spot-interruption-exporter-0"
 COUNTERS: Final = ("interruption_events_total", "spot_interruptions_total", "spot_instances_created_total")

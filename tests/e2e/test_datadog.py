@@ -18,6 +18,8 @@ from tests.support.process import eventually
 from tests.support.program import ExporterProcess, overridden, set_ahead
 from tests.support.requirement import require
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PROGRAM: Final = Path(__file__).parents[1] / "support" / "datadog_check.py"
 # The check's package, and the packages that it imports without naming them as dependencies.
 PACKAGES: Final = (

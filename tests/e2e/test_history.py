@@ -4,12 +4,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from tests.support.compute_api import ComputeApi, FakeInstance, FakeOperation, node_labels
 from tests.support.entries import preempted
 from tests.support.exporter import OWN
 from tests.support.process import eventually
 from tests.support.program import ExporterProcess
 from tests.support.prometheus import Prometheus, Target
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 PROJECT: Final = "shop-prod"
 ZONE: Final = "us-east1-b"

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from tests.support.entries import JsonObject, insert, made_id, preempted
 from tests.support.process import eventually
 from tests.support.program import ExporterProcess, body_of, endpoint_of
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 NAMES: Final = 60
 LIVES: Final = 5

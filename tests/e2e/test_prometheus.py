@@ -11,6 +11,8 @@ from tests.support.process import eventually
 from tests.support.program import ExporterProcess, overridden, set_ahead
 from tests.support.prometheus import Prometheus, Target
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 # Named apart by a label of the target's.
 PROMPT, HOLDING = {"exporter": "prompt"}, {"exporter": "holding"}
 HOLD_SECONDS = 3600

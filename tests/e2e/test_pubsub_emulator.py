@@ -11,6 +11,8 @@ from tests.support.entries import JsonObject, cut_down, encoded, insert, preempt
 from tests.support.process import eventually
 from tests.support.program import SUBSCRIPTIONS, ExporterProcess
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 class Deployment:
     """Topics and push subscriptions as they are in production, and the exporter to which they lead."""

@@ -11,6 +11,8 @@ from tests.support.process import eventually
 from tests.support.program import ExporterProcess
 from tests.support.redis import RedisServer
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 RESETS = "spot_interruption_exporter_store_resets_total"
 
 

@@ -14,6 +14,8 @@ from tests.support.process import eventually
 from tests.support.program import ExporterProcess
 from tests.support.replicas import HOLD_SECONDS, SHARED, Replicas
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PROJECT, ZONE = "shop-prod", "europe-west1-c"
 
 

@@ -13,6 +13,8 @@ from tests.fuzz.report import Report
 from tests.support.entries import encoded
 from tests.support.raw_http import Answer
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 _SEED: Final = 1
 
 

@@ -10,6 +10,8 @@ from tests.support.entries import insert
 from tests.support.exporter import Exporter
 from tests.web.problems import assert_problem
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 _NAMES, _LIMIT = 1_200, 200
 _GROWTH_MIB: Final = 25
 """Allowed growth that is unrelated to the limit: the store's page cache, memory that is not yet released."""

@@ -121,6 +121,7 @@ def lines_of(parts: Sequence[Part]) -> list[bytes]:
     return [line for part in parts if isinstance(part, Lines) for line in part.lines]
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_listing_is_parts_of_lines_and_then_a_summary(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(1250)
 
@@ -136,6 +137,7 @@ def test_a_listing_is_parts_of_lines_and_then_a_summary(api: ComputeApi) -> None
     assert sorted(instance.name.instance for instance in listed) == sorted(f"node-{n}" for n in range(1250))
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_part_has_no_more_lines_than_its_limit(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(25)
 
@@ -200,6 +202,7 @@ def test_an_instance_is_alive_in_these_states_only(status: str, alive: bool) -> 
     assert parse_lines("shop", [line])[0].alive is alive
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_retry_is_reported_with_its_reason(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(600)
     api.fail(BACKEND_ERROR, page=2)
@@ -215,6 +218,7 @@ def test_a_retry_is_reported_with_its_reason(api: ComputeApi) -> None:
     assert retry.seconds > 0
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_failure_is_in_the_summary(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(600)
     api.fail(FORBIDDEN, page=2)
@@ -229,6 +233,7 @@ def test_a_failure_is_in_the_summary(api: ComputeApi) -> None:
     assert len(lines_of(parts)) == 500
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_unreachable_zones_are_in_the_summary(api: ComputeApi) -> None:
     api.projects["shop"] = [FakeInstance("node", labels=node_labels("tills"))]
     api.unreachables["shop"] = ["projects/shop/zones/us-east1-c"]
@@ -240,6 +245,7 @@ def test_unreachable_zones_are_in_the_summary(api: ComputeApi) -> None:
     assert summary.failed_zones == {"us-east1-c"}
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_listing_of_some_pages_is_not_complete_and_not_failed(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(1250)
 
@@ -323,6 +329,7 @@ def test_at_the_deadline_the_child_is_killed(api: ComputeApi) -> None:
     assert caught.value.cause in FAILURES
 
 
+@pytest.mark.usefixtures("quick_children")
 def test_a_deadline_during_the_consumers_work_does_not_cancel_the_consumer(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(600)
     api.fail(Hold(), page=2)

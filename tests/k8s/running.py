@@ -13,7 +13,7 @@ from app.settings import Settings
 from tests.k8s.rendered import HEALTH, URL_FILE, Manifests
 from tests.support.entries import JsonObject
 from tests.support.process import LOOPBACK, Process, answers, free_port, listens
-from tests.support.program import COMMAND, ENVIRONMENT, body_of, endpoint_of
+from tests.support.program import ENVIRONMENT, body_of, current_command, endpoint_of
 from tests.support.redis import RedisServer
 from tests.support.requirement import require
 
@@ -91,7 +91,7 @@ def exporter(
         **more,
     }
     with Process(
-        COMMAND,
+        current_command(),
         output=directory / "exporter.log",
         ready=answers(f"http://{LOOPBACK}:{pushes}{HEALTH}"),
         env={**ENVIRONMENT, **manifests.environment, **here},

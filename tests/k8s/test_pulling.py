@@ -12,6 +12,8 @@ from tests.support.emulator import PubSubEmulator
 from tests.support.entries import encoded, insert, preempted
 from tests.support.process import LOOPBACK, eventually, free_port
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 WITHIN: Final = 90
 UNUSED: Final = "https://certificates.example.com/"  # no token is verified
 

@@ -10,6 +10,8 @@ from tests.k8s.rendered import HEALTH, Manifests
 from tests.k8s.running import Installation, nginx
 from tests.support.entries import insert, preempted
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 def test_the_exporter_serves_with_the_rendered_configuration(installation: Installation) -> None:
     path = installation.settings.prometheus.path

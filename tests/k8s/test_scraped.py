@@ -11,6 +11,8 @@ from tests.k8s.running import Installation
 from tests.support.process import LOOPBACK
 from tests.support.prometheus import Prometheus, Target
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 _POD: Final = f"{APPLICATION}-0"
 
 

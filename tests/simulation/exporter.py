@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from math import isnan, nan
@@ -20,9 +21,11 @@ from tests.support.exporter import Exporter
 from tests.support.process import LOOPBACK, eventually
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.context import ForkServerProcess
 
-_SPAWN: Final = get_context("spawn")
+_CONTEXT: Final = get_context("forkserver")
+# Each start is a fork of a process that has imported the exporter.
+_CONTEXT.set_forkserver_preload([__name__])
 _Order: TypeAlias = Literal["work", "is draining", "is lingering"]
 
 
@@ -30,7 +33,7 @@ class SharedClock:
     """A clock that this process sets, and that its child processes read."""
 
     def __init__(self, at: float) -> None:
-        self._at = _SPAWN.Value("d", at, lock=False)
+        self._at = _CONTEXT.Value("d", at, lock=False)
 
     def __call__(self) -> float:
         return time.time() if isnan(self._at.value) else self._at.value
@@ -47,14 +50,22 @@ class SimulatedExporter:
     at most one of them in each life.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, object], clock: SharedClock) -> None:
-        self._arguments = (directory, dict(settings), clock)
-        self._process: SpawnProcess | None = None
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, object],
+        clock: SharedClock,
+        *,
+        python: str = sys.executable,
+    ) -> None:
+        """`python` starts the child processes of the exporter."""
+        self._arguments = (directory, dict(settings), clock, python)
+        self._process: ForkServerProcess | None = None
 
     def start(self) -> None:
         """Start to serve."""
-        self._pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        self._pipe, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         self._process.start()
         theirs.close()
         self.ports: tuple[int, int] = self._pipe.recv()
@@ -114,8 +125,11 @@ class SimulatedExporter:
         self.client.close()
 
 
-def _serve(pipe: Connection, directory: Path, settings: Mapping[str, object], clock: SharedClock) -> None:
+def _serve(
+    pipe: Connection, directory: Path, settings: Mapping[str, object], clock: SharedClock, python: str
+) -> None:
     """Run an exporter until the pipe has None, and follow the orders before that. SIGTERM drains it."""
+    sys.executable = python
     signals: asyncio.Queue[int] = asyncio.Queue()
     with Exporter(
         directory,

@@ -40,6 +40,7 @@ from tests.support.process import LOOPBACK, eventually
 from tests.support.prometheus import Prometheus, Target, backfill
 from tests.support.redis import RedisServer, key
 from tests.support.requirement import require
+from tests.support.warm_python import COMPUTE, warm_python
 
 SECONDS: Final = 7 * DAY
 STEP_SECONDS: Final = 288
@@ -243,8 +244,6 @@ class _Driver:
         self._scraped_at = fleet.begins
         self._reading = Hold()
         """Holds the answers to the requests of the next reading."""
-        self._answered = 0
-        """The number of requests for operations before these."""
         self._valid_token = token()
         self._forged_token = token(audience="https://elsewhere.example.com")
 
@@ -256,6 +255,7 @@ class _Driver:
             }
             self._api = running.enter_context(ComputeApi())
             certificates = running.enter_context(IssuerServer(issuer()))
+            python = running.enter_context(warm_python(*COMPUTE))
             settings = {
                 "projects": self._fleet.projects,
                 "inventory.endpoint": self._api.url,
@@ -274,7 +274,9 @@ class _Driver:
                 settings["store.url"] = f"sqlite:///{folder}/store.db"
                 settings["prometheus.hold_seconds"] = HOLD_SECONDS
             self.exporters = [
-                SimulatedExporter(self._directory, {**settings, "store.replica": name}, self._clock)
+                SimulatedExporter(
+                    self._directory, {**settings, "store.replica": name}, self._clock, python=python
+                )
                 for name in self._names
             ]
             running.callback(self.stop)
@@ -296,7 +298,7 @@ class _Driver:
 
     def start(self, at: float, *, listable: bool = True) -> None:
         """Start the exporters and wait for their listing, which fails if the fleet is not listable."""
-        self._reading, self._answered = Hold(), len(self._api.operation_requests)
+        self._reading = Hold()
         self._set_api(at, listable=listable)
         requests = len(self._api.requests)
         for exporter in self.exporters:
@@ -360,12 +362,9 @@ class _Driver:
 
     def read_operations(self, at: float) -> None:
         """Let the exporter read the operations of all projects."""
-        project = eventually(self._held_project, within=60, what="a reading has begun")
         reading, self._reading = self._reading, Hold()
-        self._answered = len(self._api.operation_requests)
-        self._set_api(at, listable=False, held=[project])
+        self._set_api(at, listable=False, readable=True)
         reading.until.set()
-        # The others are read after the one that is held: one child process at a time reads.
         self._wait_until_shown("recovery_last_success_timestamp_seconds", at)
         self._set_api(at, listable=False)
 
@@ -394,20 +393,15 @@ class _Driver:
         for past in self._past.values():
             past.write_blocks()
 
-    def _set_api(self, at: float, *, listable: bool, held: Sequence[str] = ()) -> None:
-        """Let listings return the fleet at this time, or fail; hold the readings of all projects, or some."""
+    def _set_api(self, at: float, *, listable: bool, readable: bool = False) -> None:
+        """Let listings return the fleet at this time, or fail; hold the readings, or let them end."""
         self._api.projects = dict(self._fleet.listed(at))
         self._api.operations = dict(self._fleet.operations(at))
         self._api.recover()
         if not listable:
             self._api.fail(FORBIDDEN, times=1000)
-        for project in held or self._fleet.projects:
+        for project in () if readable else self._fleet.projects:
             self._api.fail(self._reading, times=1000, project=project, of="operations")
-
-    def _held_project(self) -> str | None:
-        """Return the project whose reading is held; None if no reading has begun yet."""
-        requests = self._api.operation_requests[self._answered :]
-        return requests[-1].project if requests else None
 
     def _close_connections(self) -> None:
         for connection in self._connections:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -86,7 +86,11 @@ class Exporter:
         }
         self._overrides = {**_FAST, **overrides}
         self._running = ExitStack()
-        self.authorization = token()
+
+    @cached_property
+    def authorization(self) -> str:
+        """The header of a valid push."""
+        return token()
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,7 +103,8 @@ class Exporter:
         """Start to serve. Raises the exception of a start that fails."""
         with ExitStack() as running:
             self.client = running.enter_context(_client())
-            self.certificates = running.enter_context(IssuerServer(issuer()))
+            if "pubsub.certs_url" not in self._settings:
+                self.certificates = running.enter_context(IssuerServer(issuer()))
             server = _Server(self._environment(), self._overrides)
             running.callback(server.stop)
             self.ports = server.start()
@@ -172,7 +177,9 @@ class Exporter:
         return value
 
     def _environment(self) -> dict[str, str]:
-        settings = {"pubsub.certs_url": self.certificates.url, **self._settings}
+        settings = {**self._settings}
+        if "pubsub.certs_url" not in settings:
+            settings["pubsub.certs_url"] = self.certificates.url
         return {
             variable(key): value if isinstance(value, str) else json.dumps(value)
             for key, value in settings.items()

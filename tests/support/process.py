@@ -16,6 +16,8 @@ from typing import Final, Self, TypeVar
 
 import httpx
 
+from tests.support.warm_python import Forked, is_warm
+
 T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
@@ -114,7 +116,7 @@ class Process:
         self._ready = ready
         self._env = dict(env or {})
         self._within = within
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | Forked | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -135,15 +137,19 @@ class Process:
         """
         if self._popen is not None:
             raise RuntimeError(f"{self!r} is running: stop or kill it first")
+        env = os.environ | self._env
         with self.output.open("ab") as sink:
-            self._popen = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=os.environ | self._env,
-                start_new_session=True,
-            )
+            if is_warm(self.command[0]):
+                self._popen = Forked(self.command, output=sink.fileno(), env=env)
+            else:
+                self._popen = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    start_new_session=True,
+                )
         try:
             self._wait_until_ready()
         except BaseException:

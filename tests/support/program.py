@@ -29,6 +29,11 @@ SUBSCRIPTIONS: Final = {
 }
 
 
+def current_command() -> list[str]:
+    """Return the command of the exporter in the current Python, which a fixture may have replaced."""
+    return [sys.executable, *COMMAND[1:]]
+
+
 def overridden(**overrides: object) -> list[str]:
     """Return a command that serves with these `Overrides`; see `tests.support.overridden`."""
     return [sys.executable, "-m", "tests.support.overridden", json.dumps(overrides, default=str)]
@@ -59,9 +64,12 @@ def issued_credentials() -> Iterator[PushCredentials]:
 def run(
     *arguments: str | Path, by: Sequence[str] = (), env: Mapping[str, str] | None = None, within: float = 180
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself, and return its output. `by` is a program that starts it."""
+    """Run a command that ends by itself, and return its output. `by` is a program that starts it.
+
+    With `by` it is a real start, because such a program changes the process.
+    """
     return subprocess.run(
-        [*by, *COMMAND, *map(str, arguments)],
+        [*by, *(COMMAND if by else current_command()), *map(str, arguments)],
         env=os.environ | ENVIRONMENT | dict(env or {}),
         capture_output=True,
         text=True,
@@ -116,12 +124,12 @@ class ExporterProcess:
         env: Mapping[str, str] | None = None,
         named_by: Literal["option", "variable"] = "option",
         configured: Mapping[str, Any] | None = None,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
         **sections: Mapping[str, Any],
     ) -> None:
         """`named_by` is the way in which it gets its file; `configured` replaces the whole configuration.
 
-        `command` is that of `overridden` for an exporter with other times.
+        `command` is that of `overridden` for an exporter with other times; None: the usual one.
         """
         self.configured = configured or configuration(directory, credentials, **sections)
         self.url = f"http://{LOOPBACK}:{self.configured['server']['port']}"
@@ -134,7 +142,7 @@ class ExporterProcess:
         path = str(written(directory, self.configured))
         option, variable = (("--config", path), {}) if named_by == "option" else ((), {"CONFIG_PATH": path})
         self.process = Process(
-            [*command, *arguments, *option],
+            [*(command or current_command()), *arguments, *option],
             output=directory / "exporter.log",
             ready=answers(f"http://{self.metrics_address}/healthz"),
             env={**ENVIRONMENT, **variable, **(env or {})},

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from tests.support.nginx import Nginx
 from tests.support.process import eventually
-from tests.support.program import COMMAND, ExporterProcess
+from tests.support.program import ExporterProcess
 from tests.support.prometheus import Prometheus, Target
 from tests.support.redis import RedisServer, key
 from tests.support.samples import Samples
@@ -46,7 +46,7 @@ class Replicas:
         env: Mapping[str, str] | None = None,
         inventory: Mapping[str, Any] | None = None,
         pubsub: Mapping[str, Any] | None = None,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
     ) -> None:
         """`inventory` and `pubsub` are those sections of each configuration, `command` is as in a process.
 
