@@ -100,7 +100,7 @@ def findings(output: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_where_all_is_well_every_line_is_ok(tmp_path: Path, credentials: PushCredentials) -> None:
+def test_without_a_problem_every_line_is_ok(tmp_path: Path, credentials: PushCredentials) -> None:
     code, found = checked(tmp_path, configuration(tmp_path, credentials))
 
     assert code == 0
@@ -121,7 +121,7 @@ def test_a_warning_is_printed_as_one_and_does_not_fail(tmp_path: Path) -> None:
     assert found["certificates"] == ("ok", "not needed, because pushes are not authenticated")
 
 
-def test_a_wrong_configuration_is_no_finding_but_an_error(tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_an_error_and_not_a_finding(tmp_path: Path) -> None:
     configured = configuration(tmp_path, None, server={"port": "eighty"})
 
     done = run("check", "--config", written(tmp_path, configured))
@@ -143,7 +143,7 @@ def test_a_wrong_configuration_is_no_finding_but_an_error(tmp_path: Path) -> Non
         pytest.param(HTTPStatus.BAD_GATEWAY, None, id="an-error"),
     ],
 )
-def test_certificates_that_are_none_fail(
+def test_an_endpoint_without_certificates_fails(
     tmp_path: Path, credentials: PushCredentials, status: HTTPStatus, body: bytes | None
 ) -> None:
     credentials.server.status, credentials.server.body = status, body
@@ -157,7 +157,7 @@ def test_certificates_that_are_none_fail(
     assert found["store"][0] == "ok"
 
 
-def test_certificates_that_nobody_serves_fail(tmp_path: Path, credentials: PushCredentials) -> None:
+def test_an_endpoint_that_does_not_answer_fails(tmp_path: Path, credentials: PushCredentials) -> None:
     url = f"http://{LOOPBACK}:{free_port()}/certs"
 
     code, found = checked(tmp_path, configuration(tmp_path, credentials, pubsub={"certs_url": url}))
@@ -401,7 +401,7 @@ def test_it_lists_one_project_after_the_other_in_half_the_memory(tmp_path: Path,
     assert [request.project for request in api.requests] == ["shop", "till"]
 
 
-def test_where_nobody_answers_for_the_compute_api_it_fails(tmp_path: Path) -> None:
+def test_without_an_answer_of_the_compute_api_it_fails(tmp_path: Path) -> None:
     configured = configuration(tmp_path, None) | naming(None, "shop")
     configured["inventory"]["endpoint"] = f"http://{LOOPBACK}:{free_port()}"
 
@@ -448,7 +448,7 @@ def test_beside_a_live_exporter_it_works_and_changes_nothing(
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_what_an_exporter_left_is_looked_at_and_not_changed(
+def test_the_store_of_a_stopped_exporter_is_inspected_and_not_changed(
     tmp_path: Path, credentials: PushCredentials, end: str
 ) -> None:
     with ExporterProcess(tmp_path, credentials) as exporter:
@@ -466,7 +466,7 @@ def test_what_an_exporter_left_is_looked_at_and_not_changed(
         assert exporter.interruptions("tills") == 1
 
 
-def test_a_port_in_use_is_no_obstacle(tmp_path: Path, credentials: PushCredentials) -> None:
+def test_a_port_in_use_is_not_an_obstacle(tmp_path: Path, credentials: PushCredentials) -> None:
     # It would be for a second exporter; `check` is for beside the first one.
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]

@@ -348,7 +348,7 @@ def test_a_start_without_a_file_names_none_and_one_listener_twice(tmp_path: Path
     assert started["listener"] == started["metrics_listener"] == f"{LOOPBACK}:{port}"
 
 
-def test_what_is_risky_in_a_configuration_is_warned_of(tmp_path: Path) -> None:
+def test_a_risky_configuration_causes_a_warning(tmp_path: Path) -> None:
     port = free_port()
     with ExporterProcess(
         tmp_path,
@@ -368,7 +368,7 @@ def test_what_is_risky_in_a_configuration_is_warned_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["4", "many"])
-def test_it_is_one_process_whatever_web_concurrency_says(tmp_path: Path, workers: str) -> None:
+def test_web_concurrency_does_not_change_the_one_process(tmp_path: Path, workers: str) -> None:
     with ExporterProcess(tmp_path, env={"WEB_CONCURRENCY": workers}) as exporter:
         assert exporter.outcome(insert()) == "tracked"
         pid = exporter.process.pid
@@ -796,7 +796,7 @@ def test_draining_and_lingering_last_as_long_as_configured(tmp_path: Path) -> No
         assert time.monotonic() - begun > 1.9
 
 
-def test_a_body_that_does_not_come_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+def test_a_body_that_never_arrives_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     with (
         ExporterProcess(tmp_path, command=overridden(shutdown_seconds=1)) as exporter,
         socket.create_connection((LOOPBACK, exporter.configured["server"]["port"])) as connection,
@@ -830,7 +830,7 @@ def connections(exporter: ExporterProcess) -> int:
     return sum(line.split()[1].endswith(port) and line.split()[3] == "01" for line in lines)
 
 
-def test_what_is_accepted_when_it_is_asked_to_stop_is_committed_and_answered(
+def test_accepted_pushes_are_committed_and_answered_when_it_stops(
     tmp_path: Path, credentials: PushCredentials
 ) -> None:
     # More than can be posted before the listener is closed: the last ones are never taken.

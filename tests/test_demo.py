@@ -179,7 +179,7 @@ def test_a_port_in_use_is_reported_in_one_line_that_names_the_option(tmp_path: P
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])
-def test_a_port_that_is_none_is_an_error_in_the_command(port: str) -> None:
+def test_an_invalid_port_is_an_error_in_the_command(port: str) -> None:
     done = run("demo", "--once", "--port", port)
 
     assert done.returncode == 2

@@ -101,6 +101,13 @@ def test_a_relative_word_is_found_at_the_beginning_of_any_docstring(source: str,
     assert any(begins_with_a_relative_word(text) for _, text in docstrings(source)) is is_wrong
 
 
+def names_of_tests(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of each test, as words."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name.removeprefix("test_").replace("_", " ")
+
+
 def prose_of_python(source: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the text of each comment and each string: docstrings, messages, help."""
     strings = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
@@ -114,6 +121,7 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield each line of a file that people read, or the comments and strings of a program."""
     if path.suffix == ".py":
         yield from prose_of_python(path.read_text())
+        yield from names_of_tests(path.read_text())
     elif path.suffix in _TEXT_SUFFIXES:
         yield from enumerate(path.read_text().splitlines(), 1)
 
@@ -163,6 +171,23 @@ def test_people_read_plain_words(where: str) -> None:
 
     assert files
     assert found == []
+
+
+def test_no_name_of_a_test_begins_with_a_relative_word() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line, name in names_of_tests(path.read_text())
+        if begins_with_a_relative_word(name.capitalize())
+    ]
+
+    assert found == []
+
+
+def test_the_name_of_a_test_is_prose() -> None:
+    source = "class Some:\n    def test_what_is_told_counts(self) -> None: ...\n\n\ndef helper(): ...\n"
+
+    assert list(names_of_tests(source)) == [(2, "what is told counts")]
 
 
 @pytest.mark.parametrize(

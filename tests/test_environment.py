@@ -94,7 +94,7 @@ def test_the_exporter_starts_and_authenticates(
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "check"])
-def test_what_a_remote_endpoint_needs_is_named_in_one_line(
+def test_the_needs_of_a_remote_endpoint_are_named_in_one_line(
     tmp_path: Path, credentials: PushCredentials, command: str, name: str, value: str
 ) -> None:
     configured = configuration(tmp_path, credentials, pubsub={"certs_url": "https://certs.invalid/"})

@@ -57,7 +57,7 @@ def test_reasons_are_unique_slugs() -> None:
 
 
 @pytest.mark.parametrize("error", UNANSWERED)
-def test_what_no_request_meets_has_no_status(error: type[ExporterError]) -> None:
+def test_an_error_that_answers_no_request_has_no_status(error: type[ExporterError]) -> None:
     assert error not in set(leaves())
     with pytest.raises(KeyError):
         status_of(error)

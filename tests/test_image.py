@@ -109,7 +109,7 @@ def test_the_documented_command_pins_every_extra_of_the_image() -> None:
     assert set(re.findall(r"--extra (\w+)", command)) == extras == {"pull", "redis"}
 
 
-def test_nothing_is_installed_without_a_hash_but_the_project_itself() -> None:
+def test_only_the_project_itself_is_installed_without_a_hash() -> None:
     installs = [
         step
         for line in instructions("RUN")
@@ -185,22 +185,22 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield directory / "config.yaml"
 
 
-def test_healthy_is_what_answers_on_the_configured_port(healthy: Path) -> None:
+def test_an_exporter_that_answers_on_the_configured_port_is_healthy(healthy: Path) -> None:
     assert health(CONFIG_PATH=str(healthy)) == (0, "")
 
 
-def test_a_wildcard_address_is_asked_on_loopback(healthy: Path) -> None:
+def test_a_wildcard_address_is_probed_on_loopback(healthy: Path) -> None:
     assert health(CONFIG_PATH=str(healthy), SIE_SERVER__HOST="0.0.0.0") == (0, "")  # noqa: S104
 
 
-def test_unhealthy_is_where_nothing_listens() -> None:
+def test_a_port_without_a_listener_is_unhealthy() -> None:
     code, said = health(SIE_SERVER__HOST=LOOPBACK, SIE_SERVER__PORT=str(free_port()))
 
     assert code == 1
     assert "refused" in said
 
 
-def test_unhealthy_is_what_says_so() -> None:
+def test_an_exporter_that_says_so_is_unhealthy() -> None:
     with http.server.HTTPServer((LOOPBACK, 0), _Ailing) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -213,7 +213,7 @@ def test_unhealthy_is_what_says_so() -> None:
     assert said == (1, "503 not running: the writer\n")
 
 
-def test_unhealthy_is_a_wrong_configuration_and_the_key_is_named() -> None:
+def test_a_wrong_configuration_is_unhealthy_and_the_key_is_named() -> None:
     code, said = health(SIE_SERVER__PORT="http")
 
     assert code == 1

@@ -194,9 +194,7 @@ def test_once_the_fleet_is_listed_it_is_ready_and_attributes_at_once(tmp_path: P
     [{"inventory.enabled": False, "project_name": PROJECT}, {"inventory.enabled": True}],
     ids=["disabled", "no-project"],
 )
-def test_where_nothing_is_to_be_listed_it_is_ready_at_once(
-    tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_without_a_project_to_list_it_is_ready_at_once(tmp_path: Path, settings: dict[str, object]) -> None:
     with Exporter(tmp_path, settings) as exporter:
         assert ready(exporter)
         assert interrupt(exporter, "node") == "pending"
@@ -330,7 +328,7 @@ def test_a_zone_that_is_not_reached_keeps_what_was_known_in_it(
         assert failures(exporter, "partial") == 1
 
 
-def test_of_several_projects_one_may_fail(tmp_path: Path, api: ComputeApi) -> None:
+def test_one_of_several_projects_may_fail(tmp_path: Path, api: ComputeApi) -> None:
     api.projects = {"first": [node("node")], "third": ManyInstances(3)}
     hold = Hold()
     api.fail(hold, project="third")
@@ -403,7 +401,7 @@ def test_a_project_that_failed_last_time_goes_behind_and_gives_way(tmp_path: Pat
         eventually(lambda: listed_at(exporter, "hanging"), within=WITHIN, what="its listing")
 
 
-def test_where_no_project_can_be_listed_it_is_not_ready_and_takes_pushes(
+def test_without_a_project_that_can_be_listed_it_is_not_ready_and_accepts_pushes(
     tmp_path: Path, api: ComputeApi
 ) -> None:
     api.fail(FORBIDDEN, times=100)
@@ -419,7 +417,7 @@ def test_where_no_project_can_be_listed_it_is_not_ready_and_takes_pushes(
 # What is remembered
 
 
-def test_what_happened_while_it_was_down(tmp_path: Path, api: ComputeApi) -> None:
+def test_the_first_listing_after_a_start_finds_the_changes_of_the_outage(tmp_path: Path, api: ComputeApi) -> None:
     api.projects[PROJECT] = [node("node-1"), node("node-2")]
     exporter = exporting(tmp_path, api, page_seconds=0.2)
     with exporter:
@@ -460,7 +458,7 @@ def test_after_a_scale_down_late_interruptions_find_their_instances(tmp_path: Pa
         assert alive(exporter) == 98
 
 
-def test_what_is_created_while_the_listing_runs_is_not_ended(tmp_path: Path, api: ComputeApi) -> None:
+def test_an_instance_created_during_the_listing_is_not_ended(tmp_path: Path, api: ComputeApi) -> None:
     clock = Clock()
     api.projects[PROJECT] = [node("node")]
     with exporting(tmp_path, api, clock=clock) as exporter:

@@ -70,7 +70,7 @@ def test_a_time_is_utc_with_milliseconds() -> None:
     assert json.loads(line)["time"] == "2023-11-14T22:13:20.250Z"
 
 
-def test_a_level_of_no_name_is_default() -> None:
+def test_a_level_without_a_name_is_default() -> None:
     with written() as lines:
         logger.log(25, "between")
 
@@ -93,7 +93,7 @@ def test_a_level_of_no_name_is_default() -> None:
         pytest.param(circular(), "[[...]]", id="circular"),
     ],
 )
-def test_an_extra_is_written_whatever_it_is(value: object, shown: object) -> None:
+def test_an_extra_of_any_type_is_written(value: object, shown: object) -> None:
     with written() as lines:
         logger.info("counted", extra={"cluster": value})
 
@@ -143,7 +143,7 @@ def test_an_exception_is_a_field_with_its_trace() -> None:
     assert line["exception"].endswith("ZeroDivisionError: division by zero")
 
 
-def test_no_exception_is_no_field() -> None:
+def test_without_an_exception_there_is_no_field() -> None:
     with written() as lines:
         logger.error("failed", exc_info=sys.exc_info())
 

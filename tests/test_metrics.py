@@ -290,7 +290,7 @@ def test_an_instance_that_is_not_spot_has_its_clusters_series_alone(exporter: Ex
     assert about == {"interruption_events_total"}
 
 
-def test_the_story_in_numbers(exporter: Exporter) -> None:
+def test_the_totals_of_the_story(exporter: Exporter) -> None:
     story(exporter)
     found = exporter.exposition()
 
@@ -329,9 +329,7 @@ def test_a_delay_is_from_the_log_to_the_commit(exporter: Exporter) -> None:
     [(NOW - 5.0, NOW - 5.0), (NOW + 3600.0, NOW + 3600.0), (NOW + 90000.0, None), (None, None)],
     ids=["past", "clocks-differ", "still-to-come", "never"],
 )
-def test_a_newest_interruption_that_has_still_to_come_is_not_shown(
-    at: float | None, shown: float | None
-) -> None:
+def test_a_newest_interruption_in_the_future_is_not_shown(at: float | None, shown: float | None) -> None:
     metrics = Metrics(clock=lambda: NOW)
     row = ClusterTotals("tills", 7, at, released=True)
     metrics.show(Applied(changed=Totals(clusters={"tills": row})))
@@ -502,7 +500,7 @@ def test_a_held_series_shows_zero_until_its_hold_since_the_first_scrape_is_over(
     assert metrics.ready_to_release() == cluster_row(3)
 
 
-def test_at_the_end_a_held_series_is_due_once_it_was_scraped() -> None:
+def test_at_shutdown_a_held_series_is_released_after_its_next_scrape() -> None:
     clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
@@ -570,7 +568,7 @@ def test_without_a_hold_a_series_shows_its_value_at_once() -> None:
     assert not metrics.ready_to_release()
 
 
-def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> None:
+def test_rows_that_are_held_when_the_hold_is_removed_are_shown_and_released() -> None:
     metrics = held(Clock(1000.0), hold_seconds=0)
     metrics.restore(StoredState(cluster_row(3)))
 
@@ -578,7 +576,7 @@ def test_what_was_held_when_the_hold_was_taken_back_is_shown_and_revealed() -> N
     assert metrics.ready_to_release() == cluster_row(3)
 
 
-def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> None:
+def test_a_dropped_row_disappears_and_is_held_again_when_it_returns() -> None:
     clock = Clock(1000.0)
     metrics = held(clock)
     metrics.show(Applied(changed=cluster_row(3)))
@@ -593,7 +591,7 @@ def test_what_is_dropped_is_no_more_and_is_held_anew_when_it_comes_back() -> Non
     assert not metrics.ready_to_release()
 
 
-def test_a_held_first_interruption_is_shown_by_and_by_and_a_restart_does_not_hold_it_again(
+def test_a_held_first_interruption_is_shown_after_the_hold_and_a_restart_does_not_hold_it_again(
     tmp_path: Path,
 ) -> None:
     with Exporter(tmp_path, {"prometheus.hold_seconds": 0.3}) as exporter:

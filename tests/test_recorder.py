@@ -298,7 +298,7 @@ def test_an_event_that_waits_too_long_is_refused_in_the_queue_and_in_the_commit(
     asyncio.run(scenario())
 
 
-def test_an_event_whose_caller_has_gone_is_not_committed(disk: Disk) -> None:
+def test_an_event_whose_caller_has_disconnected_is_not_committed(disk: Disk) -> None:
     async def scenario() -> None:
         async with writing(disk) as writer:
             async with writer.busy():

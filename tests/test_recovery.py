@@ -120,7 +120,7 @@ def push(exporter: Exporter, number: int = 1) -> str:
     return outcome
 
 
-def test_a_missed_interruption_is_counted_once_and_said(
+def test_a_missed_interruption_is_counted_once_and_logged(
     tmp_path: Path, api: ComputeApi, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -154,7 +154,7 @@ def test_a_pushed_interruption_is_not_counted_again(tmp_path: Path, api: Compute
         assert [row["found_by"] for row in rows(exporter)] == ["push"]
 
 
-def test_an_operation_is_left_to_its_push_while_that_could_not_come(
+def test_an_operation_is_left_to_its_push_while_no_push_could_arrive(
     tmp_path: Path, api: ComputeApi, clock: Clock
 ) -> None:
     with exporting(tmp_path, api, clock) as exporter:
@@ -220,7 +220,7 @@ def test_without_the_permission_the_exporter_runs_and_says_so_once(
     assert "compute.globalOperations.list" in vars(said[0])["error"]
 
 
-def test_what_was_read_before_a_failure_counts(tmp_path: Path, clock: Clock) -> None:
+def test_operations_read_before_a_failure_count(tmp_path: Path, clock: Clock) -> None:
     with ComputeApi(page_size=1) as api:
         api.projects[PROJECT] = [node("node-1", "1")]
         with exporting(tmp_path, api, clock) as exporter:

@@ -65,7 +65,7 @@ def text(shown: TotalsSeries) -> bytes:
     history=st.lists(st.tuples(totals(), totals(), st.booleans(), st.booleans()), min_size=1, max_size=5),
     hold_seconds=st.sampled_from([0.0, inf]),
 )
-def test_what_was_kept_is_what_would_be_rendered_now(
+def test_kept_lines_are_those_that_would_be_rendered_now(
     history: list[tuple[Totals, Totals, bool, bool]], hold_seconds: float
 ) -> None:
     everything, leading = Totals(), [True]

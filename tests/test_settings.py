@@ -153,7 +153,7 @@ def test_an_original_file_loads_with_caller_and_audience_from_the_environment(fi
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "pubsub:\nserver:\n  port:\nlog_level:\n"])
-def test_a_key_with_nothing_behind_it_has_its_default(file: Write, text: str) -> None:
+def test_a_key_without_a_value_has_its_default(file: Write, text: str) -> None:
     assert load_settings(file(text), CALLER) == load_settings(None, CALLER)
 
 
@@ -569,7 +569,7 @@ def test_a_file_that_is_not_a_mapping_is_reported_by_place_and_not_by_content(
     assert problems(path, CALLER) == (f"{path}: {said}",)
 
 
-def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(b"log_level: \xff\xfe\xfd")
 
@@ -666,7 +666,7 @@ def test_a_key_that_is_nearly_a_setting_gets_a_hint(file: Write, key: str, messa
         ({"SIE_RECOVERY__SETTLE_SECONDS": "2101"}, "recovery.interval_seconds and recovery.settle_seconds"),
     ],
 )
-def test_what_is_risky_warns(environ: dict[str, str], words: str) -> None:
+def test_a_risky_setting_causes_a_warning(environ: dict[str, str], words: str) -> None:
     (line,) = warnings(environ)
 
     assert words in line
@@ -852,7 +852,7 @@ def test_the_url_of_the_store_can_be_in_a_file(file: Write, tmp_path: Path) -> N
         pytest.param("nonsense", "{url_file: FILE}", id="no-url"),
     ],
 )
-def test_a_file_that_cannot_be_the_stores_url_is_told_by_its_key(
+def test_a_url_file_that_cannot_be_read_is_named_by_its_key(
     file: Write, tmp_path: Path, text: str | None, store: str
 ) -> None:
     secret = tmp_path / "url"

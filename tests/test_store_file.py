@@ -57,7 +57,7 @@ def diary(path: Path) -> None:
         pytest.param(diary, "is not a file of this exporter", id="text"),
     ],
 )
-def test_what_cannot_be_the_store_ends_the_start_and_is_left_alone(
+def test_a_path_that_cannot_be_the_store_ends_the_start_and_is_left_alone(
     tmp_path: Path, make: Callable[[Path], object], what: str
 ) -> None:
     config = written(tmp_path, configuration(tmp_path, None))

@@ -62,7 +62,7 @@ def test_the_rules_for_victoriametrics_pass_the_same_tests(
     assert "SUCCESS" in done.stdout
 
 
-def test_what_differs_is_a_test_of_one_case() -> None:
+def test_a_rule_that_differs_has_a_test_of_one_case() -> None:
     cases = {
         test["name"]: len(test["promql_expr_test"])
         for path in RULE_TESTS

@@ -15,7 +15,7 @@ ON_REDIS = {"kill", "race", "lose_reply", "save", "restore", "flush"}
     [("sqlite", 8, 1500, ON_SQLITE), ("redis", 77, 700, ON_REDIS)],
     ids=STORES,
 )
-def test_the_counts_are_those_of_the_model_whatever_time_and_store_do(
+def test_the_counts_are_those_of_the_model_with_any_faults_of_time_and_store(
     store: str, seed: int, steps: int, faults: AbstractSet[str]
 ) -> None:
     report = run(store, seed, steps)

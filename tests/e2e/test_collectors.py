@@ -266,7 +266,7 @@ def test_each_collector_sees_what_the_page_says(
             assert [value for _, value in samples].count(3) > 1
 
 
-def test_a_kill_costs_nobody_else_than_a_new_managed_collector_what_the_last_scrape_has_not(
+def test_only_a_new_managed_collector_loses_at_a_kill_the_events_since_the_last_scrape(
     observed: Observed,
 ) -> None:
     observed.push(2)

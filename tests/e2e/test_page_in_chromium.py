@@ -173,7 +173,7 @@ def test_the_days_stand_inside_the_chart_at_every_time_of_day(
             assert page.evaluate(_OVERPRINTED, "svg.large text") == [], width
 
 
-def test_the_newest_come_first_and_lead_to_more(browser: Browser, fleet: Exporter) -> None:
+def test_the_newest_are_first_and_lead_to_more(browser: Browser, fleet: Exporter) -> None:
     with browser.new_context() as context:
         page = Visit(context.new_page(), fleet.metrics_url).page
         headings = page.locator("main h2").all_inner_texts()

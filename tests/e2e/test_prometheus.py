@@ -69,7 +69,9 @@ def test_the_first_interruption_of_a_cluster_increases_its_counter(scraped: Scra
     assert 1 <= (scraped.increase("prompt", "first", of="spot_interruptions_total") or 0) < 2
 
 
-def test_held_back_the_first_interruption_shows_even_if_it_comes_with_its_label_set(scraped: Scraped) -> None:
+def test_with_the_hold_a_first_interruption_shows_even_if_its_label_set_is_new(
+    scraped: Scraped,
+) -> None:
     for exporter in (scraped.prompt, scraped.holding):
         assert exporter.outcome(preempted("gke-backlog")) == "pending"
         assert exporter.outcome(insert("gke-backlog", cluster="backlog")) == "tracked"

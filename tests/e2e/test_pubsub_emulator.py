@@ -141,7 +141,7 @@ def test_another_subscription_is_refused(deployment: Deployment) -> None:
     assert exporter.interruptions("refused") == 0
 
 
-def test_what_cannot_be_stored_comes_back_and_counts_once(deployment: Deployment) -> None:
+def test_an_event_that_cannot_be_stored_is_redelivered_and_counts_once(deployment: Deployment) -> None:
     exporter = deployment.exporter
     deployment.create(insert("gke-busy", cluster="busy"))
     before = deployment.errors("interruption", "store_unavailable")
@@ -162,7 +162,7 @@ def test_what_cannot_be_stored_comes_back_and_counts_once(deployment: Deployment
     assert exporter.outcome(preempted("gke-busy")) == "duplicate"
 
 
-def test_what_cannot_be_read_goes_to_the_dead_letter_topic(deployment: Deployment) -> None:
+def test_an_unreadable_message_goes_to_the_dead_letter_topic(deployment: Deployment) -> None:
     pubsub = deployment.pubsub
     pubsub.create_pull_subscription("unreadable-letters", "dead-letters")
     before = deployment.errors("interruption", "malformed_entry")
@@ -174,7 +174,7 @@ def test_what_cannot_be_read_goes_to_the_dead_letter_topic(deployment: Deploymen
     assert deployment.errors("interruption", "malformed_entry") == before + 5
 
 
-def test_what_an_outage_has_dead_lettered_is_replayed_and_counts_once(deployment: Deployment) -> None:
+def test_messages_dead_lettered_in_an_outage_are_replayed_and_count_once(deployment: Deployment) -> None:
     pubsub, exporter = deployment.pubsub, deployment.exporter
     deployment.create(insert("gke-outage", cluster="outage"))
     pubsub.create_pull_subscription("outage-letters", "dead-letters")

@@ -115,7 +115,7 @@ def test_the_originals_file_topics_and_messages_need_no_change_but_the_delivery(
         eventually(is_counted, within=WITHIN, what="it is counted")
 
 
-def test_nobody_can_push(deployment: Deployment) -> None:
+def test_no_caller_can_push(deployment: Deployment) -> None:
     assert deployment.exporter.push(preempted("gke-pulled")).status_code == 404
 
 

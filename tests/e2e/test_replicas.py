@@ -52,7 +52,7 @@ def test_the_fleet_is_listed_by_one_and_known_to_all(replicas: Replicas, api: Co
     assert len({request.page for request in api.requests}) == len(api.requests)  # once
 
 
-def test_an_unknown_instance_that_a_follower_hears_of_has_the_leader_list(
+def test_a_pending_interruption_of_a_follower_makes_the_leader_list_the_fleet(
     replicas: Replicas, api: ComputeApi
 ) -> None:
     leader = replicas.leader()
@@ -66,7 +66,7 @@ def test_an_unknown_instance_that_a_follower_hears_of_has_the_leader_list(
     assert waiting == 0
 
 
-def test_when_the_leader_dies_another_lists_and_alone_shows_what_all_share(
+def test_when_the_leader_dies_another_replica_lists_and_alone_exports_the_shared_series(
     replicas: Replicas, api: ComputeApi
 ) -> None:
     dead = replicas.leader()

@@ -580,7 +580,7 @@ def test_instances_are_written_page_by_page(api: ComputeApi) -> None:
         assert json.loads(process.stdout.readline())[1] == "vm-1"
 
 
-def test_the_child_ends_quietly_when_its_reader_is_gone(api: ComputeApi) -> None:
+def test_the_child_ends_quietly_when_its_reader_has_ended(api: ComputeApi) -> None:
     api.projects["shop"] = ManyInstances(5_000)
     with child(command(api.url)) as process:
         assert process.stdout is not None

@@ -135,7 +135,7 @@ def test_an_operation_that_cannot_be_stored_and_shown_is_counted_as_invalid(api:
     assert (len(reading.events), reading.summary["invalid"]) == (1, 3)
 
 
-def test_what_was_read_before_an_error_is_kept(api: ComputeApi) -> None:
+def test_operations_read_before_an_error_are_kept(api: ComputeApi) -> None:
     api.operations[PROJECT] = ManyOperations(600)
     api.fail(FORBIDDEN, page=2, of="operations")
 

@@ -10,7 +10,7 @@ from app.errors import CertificatesUnavailableError, NotAuthenticatedError
 from app.gcp.verification import Verification
 
 
-def test_a_file_that_is_gone_at_the_first_token_is_read_at_a_later_one(
+def test_a_file_that_is_missing_at_the_first_token_is_read_at_a_later_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authorities = tmp_path / "authorities.pem"

@@ -265,14 +265,14 @@ def test_an_entry_goes_to_its_stream_and_to_no_other(
         preempted(),
     ],
 )
-def test_what_a_filter_lets_through_is_an_event_to_the_exporter(
+def test_an_entry_that_a_filter_lets_through_is_an_event(
     entry: JsonObject, filters: Mapping[str, Filter]
 ) -> None:
     assert any(lets_through(entry) for lets_through in filters.values())
     assert not isinstance(decode_entry(encoded(entry), PushMessage(b""), 0), Ignored)
 
 
-def test_nothing_that_the_filters_keep_out_would_have_been_counted() -> None:
+def test_the_filters_keep_out_no_entry_that_would_be_counted() -> None:
     kept_out = [
         insert(last=True),
         insert(denied=True),

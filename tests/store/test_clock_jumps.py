@@ -90,7 +90,7 @@ def test_a_day_without_an_exporter_delays_nothing(opened: OpenedStore) -> None:
     assert rows(opened) == 0
 
 
-def test_what_a_clock_that_was_ahead_has_deleted_does_not_count_again(opened: OpenedStore) -> None:
+def test_an_event_whose_key_a_wrong_clock_deleted_does_not_count_again(opened: OpenedStore) -> None:
     store = opened.store
     fill(store)
     beat(store, NOW + AHEAD)

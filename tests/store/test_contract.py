@@ -60,7 +60,7 @@ def test_a_new_store_has_the_unknown_series_at_zero(store: Store) -> None:
     assert remembered.pending == 0
 
 
-def test_a_newest_interruption_that_has_still_to_come_is_replaced_by_the_next(reopen: Opener) -> None:
+def test_a_newest_interruption_in_the_future_is_replaced_by_the_next(reopen: Opener) -> None:
     store = reopen()
     store.apply([created(), interrupted(at=NOW + 150 * 365 * DAY)], NOW)
 
@@ -78,7 +78,7 @@ def test_outcomes_come_in_the_order_of_the_events(store: Store) -> None:
     assert [type(outcome) for outcome in outcomes] == [Pending, Tracked, Counted, Duplicate]
 
 
-def test_what_was_applied_is_what_is_remembered(store: Store) -> None:
+def test_the_stored_state_is_what_was_applied(store: Store) -> None:
     shown = store.state().totals
     for work in (
         store.apply([created(), interrupted("9")], NOW),
@@ -151,7 +151,7 @@ def test_closing_twice_is_closing(store: Store) -> None:
 # waiting
 
 
-def test_grace_ends_by_the_exporters_clock(store: Store) -> None:
+def test_the_grace_ends_by_the_exporters_clock(store: Store) -> None:
     store.apply([interrupted(at=0.0)], NOW)
 
     assert not store.expire(NOW + GRACE - 1).counted
@@ -161,7 +161,7 @@ def test_grace_ends_by_the_exporters_clock(store: Store) -> None:
     assert interruptions(store) == {UNKNOWN: 1}
 
 
-def test_expiry_comes_in_slices(store: Store) -> None:
+def test_expiry_is_done_in_slices(store: Store) -> None:
     waiting = [interrupted(str(number), name=name(number)) for number in range(2 * SLICE + 1)]
     store.apply(waiting, NOW)
 
@@ -173,7 +173,7 @@ def test_expiry_comes_in_slices(store: Store) -> None:
     assert interruptions(store) == {UNKNOWN: len(waiting)}
 
 
-def test_what_was_released_does_not_expire(store: Store) -> None:
+def test_a_released_interruption_does_not_expire(store: Store) -> None:
     store.apply([interrupted()], NOW)
     applied = store.apply([created()], NOW + 1)
 
@@ -217,7 +217,7 @@ def test_an_interruption_that_meets_a_bug_at_its_end_does_not_stop_the_others(
 # the time that instances have lived
 
 
-def test_time_is_added_for_each_that_lives(store: Store) -> None:
+def test_time_is_added_for_each_live_instance(store: Store) -> None:
     store.apply(
         [created("1"), created("2", name=OTHER_NAME), created("3", name=name(3), node=LAB, spot=None)], NOW
     )
@@ -249,7 +249,7 @@ def test_time_is_added(open_again: Opener, moments: list[float], seconds: float)
     assert row_of(store).instance_seconds == seconds
 
 
-def test_time_goes_on_after_a_restart(reopen: Opener) -> None:
+def test_time_continues_after_a_restart(reopen: Opener) -> None:
     store = reopen()
     store.apply([created()], NOW)
     store.accrue_instance_seconds(NOW)
@@ -318,7 +318,7 @@ def test_the_grace_does_not_run_while_no_exporter_runs(reopen: Opener) -> None:
     assert interruptions(store) == {"tills": 1}
 
 
-def test_the_grace_goes_on_after_an_outage(reopen: Opener) -> None:
+def test_the_grace_continues_after_an_outage(reopen: Opener) -> None:
     store = reopen()
     store.accrue_instance_seconds(NOW)
     store.apply([interrupted()], NOW)
@@ -456,7 +456,7 @@ def test_the_ledger_sums_the_time_of_all_lives_of_a_name(opened: OpenedStore) ->
     assert sum(row.instance_seconds for row in rows) == lives
 
 
-def test_an_instance_that_was_interrupted_lately_is_remembered(store: Store) -> None:
+def test_a_recently_interrupted_instance_is_remembered(store: Store) -> None:
     store.apply([created()], NOW)
     store.apply([interrupted()], NOW + 20 * DAY)
     until_done(store.prune, NOW + 40 * DAY)
@@ -464,7 +464,7 @@ def test_an_instance_that_was_interrupted_lately_is_remembered(store: Store) -> 
     assert isinstance(store.apply([interrupted(at=7.0)], NOW + 40 * DAY).outcomes[0], Counted)
 
 
-def test_forgetting_comes_in_slices(store: Store) -> None:
+def test_pruning_is_done_in_slices(store: Store) -> None:
     many = range(SLICE + 1)
     store.apply([created(str(number), name=name(number)) for number in many], NOW)
     store.apply([interrupted(str(number), name=name(number)) for number in many], NOW)
@@ -479,7 +479,7 @@ def test_forgetting_comes_in_slices(store: Store) -> None:
     assert {type(outcome) for outcome in outcomes} == {Counted}
 
 
-def test_what_is_old_is_found_behind_any_number_of_what_is_not(store: Store) -> None:
+def test_old_rows_are_found_behind_any_number_of_new_rows(store: Store) -> None:
     fresh: list[Event] = [created(str(number), name=name(number)) for number in range(2 * SLICE)]
     store.apply([created("1", name=name(99_999))], NOW)
     store.apply(fresh, NOW + 20 * DAY)
@@ -514,7 +514,7 @@ def test_unknown_is_never_dropped(store: Store) -> None:
 # holding
 
 
-def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
+def test_new_rows_are_held_until_they_are_released(reopen: Opener) -> None:
     store = reopen(hold=True)
     store.apply([created(), interrupted(), created("2", name=OTHER_NAME, node=LAB)], NOW)
     rows = Totals(
@@ -534,7 +534,7 @@ def test_new_rows_are_held_until_they_are_revealed(reopen: Opener) -> None:
         assert totals.label_sets[LABELS].interruptions == 1
 
 
-def test_nothing_is_held_where_nothing_asks_for_it(store: Store) -> None:
+def test_no_row_is_held_without_a_hold(store: Store) -> None:
     store.apply([created(), interrupted()], NOW)
     totals = store.state().totals
 
@@ -586,7 +586,7 @@ def test_the_limit_of_label_sets_holds_across_batches(open_again: Opener) -> Non
     assert interruptions(store) == {OTHER: 1}
 
 
-def test_what_overflowed_stays_under_other_when_there_is_room(reopen: Opener) -> None:
+def test_an_overflowed_instance_stays_under_other_when_there_is_room(reopen: Opener) -> None:
     store = reopen(rules=Rules(max_label_sets=1))
     store.apply([created("1"), created("2", name=OTHER_NAME, node=LAB)], NOW)
     store = reopen()
@@ -599,7 +599,7 @@ def test_what_overflowed_stays_under_other_when_there_is_room(reopen: Opener) ->
 # a project's number
 
 
-def test_what_was_told_under_a_number_is_found_under_the_id(store: Store) -> None:
+def test_an_instance_recorded_under_a_number_is_found_under_the_id(store: Store) -> None:
     store.apply([created(name=NUMBERED), interrupted()], NOW)
     assert store.state().pending == 1
 
@@ -638,7 +638,7 @@ def test_a_number_that_begins_another_moves_only_its_own(store: Store) -> None:
     assert row_of(store, LABELS._replace(project="1234567890")).instances == 1
 
 
-def test_what_expired_under_a_number_is_completed_under_the_id(store: Store) -> None:
+def test_an_interruption_that_expired_under_a_number_is_completed_under_the_id(store: Store) -> None:
     store.apply([interrupted(name=NUMBERED)], NOW)
     store.expire(NOW + GRACE)
     store.apply([TEACHES], NOW + GRACE)
@@ -651,7 +651,7 @@ def test_what_expired_under_a_number_is_completed_under_the_id(store: Store) -> 
 # listings
 
 
-def test_a_listing_is_taken_in(store: Store) -> None:
+def test_a_listing_is_recorded(store: Store) -> None:
     store.apply([interrupted("2", name=name(2))], NOW)
     store.begin_listing(NAME.project, NOW)
 
@@ -665,7 +665,7 @@ def test_a_listing_is_taken_in(store: Store) -> None:
     assert store.state().totals.label_sets[LABELS] == applied.changed.label_sets[LABELS]
 
 
-def test_what_a_complete_listing_does_not_name_has_ended(store: Store) -> None:
+def test_an_instance_missing_from_a_complete_listing_has_ended(store: Store) -> None:
     list_fleet(store, [listed("1"), listed("2", name=OTHER_NAME)], NOW)
 
     (applied,) = list_fleet(store, [listed("1")], NOW + 600)
@@ -683,7 +683,7 @@ def test_a_listing_that_is_not_ended_ends_nothing(store: Store) -> None:
     assert living(store) == 2
 
 
-def test_a_listing_begins_with_nothing_named(store: Store) -> None:
+def test_a_listing_begins_without_ids(store: Store) -> None:
     store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
     name_all(store, [listed("1")], NOW + 600)
     list_fleet(store, [listed("2", name=OTHER_NAME)], NOW + 1200)
@@ -710,7 +710,7 @@ def test_unread_zones_keep_what_was_known(store: Store) -> None:
     assert row_of(store, LABELS._replace(zone=elsewhere.zone)).instances == 1
 
 
-def test_what_is_created_while_the_fleet_is_listed_has_not_ended(store: Store) -> None:
+def test_an_instance_created_during_a_listing_has_not_ended(store: Store) -> None:
     store.apply([created("1")], NOW)
     name_all(store, [listed("1")], NOW + 600)
     store.apply([created("2", NOW + 601, name=OTHER_NAME)], NOW + 602)
@@ -719,7 +719,7 @@ def test_what_is_created_while_the_fleet_is_listed_has_not_ended(store: Store) -
     assert living(store) == 2
 
 
-def test_what_is_interrupted_while_the_fleet_is_listed_stays_ended(store: Store) -> None:
+def test_an_instance_interrupted_during_a_listing_stays_ended(store: Store) -> None:
     store.begin_listing(NAME.project, NOW)
     store.apply([created("1"), interrupted("1", NOW + 1)], NOW + 1)
     store.record_listed(NAME.project, NOW, [listed("1")], NOW + 2)
@@ -828,7 +828,7 @@ def test_a_slice_that_cannot_be_committed_leaves_nothing_behind(store: Store) ->
     assert store.state() == before
 
 
-def test_those_of_a_great_scale_down_are_found_by_their_late_interruptions(store: Store) -> None:
+def test_instances_of_a_large_scale_down_are_found_by_their_late_interruptions(store: Store) -> None:
     fleet = [listed(str(number), name=name(number)) for number in range(1000)]
     list_fleet(store, fleet, NOW)
     list_fleet(store, fleet[::10], NOW + 600)
@@ -843,7 +843,7 @@ def test_those_of_a_great_scale_down_are_found_by_their_late_interruptions(store
     assert living(store) == 50
 
 
-def test_the_gauge_is_how_many_live_after_many_listings(store: Store) -> None:
+def test_the_gauge_is_the_number_of_live_instances_after_many_listings(store: Store) -> None:
     fleet = [listed(str(number), name=name(number), node=(TILLS, LAB)[number % 2]) for number in range(600)]
     store.apply([created(str(number), name=name(number)) for number in range(0, 600, 3)], NOW)
     list_fleet(store, fleet, NOW)
@@ -855,7 +855,7 @@ def test_the_gauge_is_how_many_live_after_many_listings(store: Store) -> None:
     assert gauge == {"tills": 50, "lab": 50, UNKNOWN: 0}
 
 
-def test_what_a_listing_told_of_a_start_is_kept_when_the_projects_number_is_learnt(store: Store) -> None:
+def test_a_listed_start_is_kept_when_the_projects_number_is_learnt(store: Store) -> None:
     store.apply([created(name=NUMBERED), interrupted(at=1000)], NOW)
     list_fleet(store, [listed(started_at=2000)], NOW)
     store.apply([TEACHES], NOW + 1)
@@ -882,7 +882,7 @@ def test_a_creation_that_a_newer_listing_did_not_name_is_tracked_and_not_alive(s
     assert living(store) == 1
 
 
-def test_a_creation_shortly_before_a_listing_is_alive(store: Store) -> None:
+def test_an_instance_created_shortly_before_a_listing_is_alive(store: Store) -> None:
     list_fleet(store, [], NOW)
 
     store.apply([created("1", NOW - 60), created("2", NOW + 1, name=OTHER_NAME)], NOW + 1)
@@ -912,7 +912,7 @@ def test_the_newest_complete_listing_outlives_a_restart_and_an_incomplete_one(re
 # what listings confirm, and what they do not
 
 
-def test_what_is_listed_is_not_forgotten(store: Store) -> None:
+def test_a_listed_instance_is_not_forgotten(store: Store) -> None:
     store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
     terminated = listed("3", name=name(3), alive=False)
     for day in range(41):
@@ -925,7 +925,7 @@ def test_what_is_listed_is_not_forgotten(store: Store) -> None:
     assert [type(outcome) for outcome in outcomes] == [Counted, Counted, Pending]
 
 
-def test_what_a_listing_ended_is_forgotten_after_the_retention(store: Store) -> None:
+def test_an_instance_that_a_listing_ended_is_forgotten_after_the_retention(store: Store) -> None:
     store.apply([created("1"), created("2", name=OTHER_NAME)], NOW)
     list_fleet(store, [], NOW + 20 * DAY)
 
@@ -935,7 +935,7 @@ def test_what_a_listing_ended_is_forgotten_after_the_retention(store: Store) -> 
     assert isinstance(store.apply([interrupted("2", name=OTHER_NAME)], NOW + 52 * DAY).outcomes[0], Pending)
 
 
-def test_what_is_listed_is_not_forgotten_by_the_shortest_retention(open_again: Opener) -> None:
+def test_a_listed_instance_is_not_forgotten_by_the_shortest_retention(open_again: Opener) -> None:
     store = open_again(rules=replace(RULES, retention_seconds=DAY))
     for minutes in range(0, 3 * 24 * 60, 10):
         now = NOW + minutes * 60

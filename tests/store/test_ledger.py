@@ -97,7 +97,7 @@ def test_a_row_has_the_details_of_the_event(opened: OpenedStore, story: Sequence
     assert entry.counted.details == UNUSUAL
 
 
-def test_what_was_counted_as_unknown_shows_what_has_explained_it_since(opened: OpenedStore) -> None:
+def test_an_interruption_counted_as_unknown_shows_its_later_attribution(opened: OpenedStore) -> None:
     opened.store.apply([interrupted("1", 1000.0)], NOW)
     opened.store.expire(NOW + GRACE)
     (before,) = opened.ledger.interruptions(Query(cluster="unknown"))
@@ -117,7 +117,7 @@ def test_an_interruption_without_an_id_is_read_without_one(opened: OpenedStore) 
     assert ids(opened.ledger.interruptions(Query())) == [""]
 
 
-def test_the_newest_come_first_and_pages_have_each_once(opened: OpenedStore) -> None:
+def test_the_newest_are_first_and_pages_have_each_once(opened: OpenedStore) -> None:
     at = [NOW + number // 3 for number in range(10)]  # three have the same time
     opened.store.apply(lives(*(life(number, at=at[number]) for number in range(10))), NOW)
 
@@ -129,7 +129,7 @@ def test_the_newest_come_first_and_pages_have_each_once(opened: OpenedStore) -> 
     assert [at[int(number)] for number in everything] == sorted(at, reverse=True)
 
 
-def test_a_page_is_not_moved_by_what_comes_in_meanwhile(opened: OpenedStore) -> None:
+def test_a_page_is_not_moved_by_new_interruptions(opened: OpenedStore) -> None:
     opened.store.apply(lives(life(1, at=NOW), life(2, at=NOW + 2)), NOW)
     (first,) = opened.ledger.interruptions(Query(limit=1))
     opened.store.apply(life(3, at=NOW + 3), NOW)
@@ -238,7 +238,7 @@ def test_a_pool_has_its_numbers_of_the_last_hour_day_and_week(opened: OpenedStor
     assert (pool.periods[0], pool.periods[-5], pool.periods[-4], pool.periods[-1]) == (1, 1, 1, 3)
 
 
-def test_what_is_said_to_happen_later_is_not_in_the_week(opened: OpenedStore) -> None:
+def test_an_interruption_in_the_future_is_not_in_the_week(opened: OpenedStore) -> None:
     opened.store.apply(life(1, at=NOW + 1), NOW)
 
     assert list(opened.ledger.pools(NOW, 10)) == []

@@ -98,7 +98,7 @@ def test_a_recovered_interruption_ends_its_instance(store: Store) -> None:
     assert living(store) == 1
 
 
-def test_what_happened_before_counting_began_enters_the_ledger_alone(opened: OpenedStore) -> None:
+def test_an_interruption_before_counting_began_enters_only_the_ledger(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
     list_fleet(store, [listed("7", NOW - 600)], NOW)
     before = store.state()
@@ -188,7 +188,7 @@ def test_a_young_operation_is_left_to_its_push(opened: OpenedStore) -> None:
     assert store.recover([FOUND], 60, FOUND.at + 60 + 1).outcomes == [Pending(NAME.project)]
 
 
-def test_what_happened_before_counting_began_is_left_to_no_push(opened: OpenedStore) -> None:
+def test_an_interruption_before_counting_began_waits_for_no_push(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
 
     store.recover([FOUND], 2 * HOUR, NOW)

@@ -201,7 +201,7 @@ def test_periodic_work_whose_reply_is_lost_is_done_once(
     assert store.state().pending == 0
 
 
-def test_what_is_away_after_a_lost_reply_is_a_duplicate_when_it_comes_again(
+def test_an_event_whose_reply_is_lost_is_a_duplicate_when_it_is_redelivered(
     start: Opener, proxy: Proxy
 ) -> None:
     store = start(url=proxy.url)
@@ -220,7 +220,7 @@ def test_what_is_away_after_a_lost_reply_is_a_duplicate_when_it_comes_again(
 # replicas that meet
 
 
-def test_what_comes_to_all_replicas_at_once_counts_once(start: Opener, server: RedisServer) -> None:
+def test_an_event_pushed_to_all_replicas_at_once_counts_once(start: Opener, server: RedisServer) -> None:
     stores = [start(replica) for replica in ("one", "two", "three")]
     numbers = range(150)
     stores[0].apply([created(str(number), name=name(number % 5)) for number in numbers], NOW)
@@ -252,7 +252,7 @@ def test_what_comes_to_all_replicas_at_once_counts_once(start: Opener, server: R
 
 
 @pytest.mark.parametrize("name", [NAME, OTHER_NAME], ids=["one-name", "two-names"])
-def test_what_another_replica_has_counted_between_read_and_commit_is_a_duplicate(
+def test_an_event_that_another_replica_counted_between_read_and_commit_is_a_duplicate(
     start: Opener, proxy: Proxy, name: InstanceName
 ) -> None:
     store, other = start(url=proxy.url), start("other")
@@ -265,7 +265,7 @@ def test_what_another_replica_has_counted_between_read_and_commit_is_a_duplicate
     assert (interruptions(store), interruptions(other)) == ({}, {"tills": 1})
 
 
-def test_what_another_replica_makes_of_an_instance_between_read_and_commit_is_read_again(
+def test_an_instance_that_another_replica_changes_between_read_and_commit_is_read_again(
     start: Opener, proxy: Proxy
 ) -> None:
     store, other = start(url=proxy.url), start("other")
@@ -309,7 +309,7 @@ def test_series_that_one_replica_knows_the_others_show_at_zero(start: Opener) ->
     assert not other.sync(NOW).changed
 
 
-def test_each_replica_holds_and_reveals_its_own(start: Opener) -> None:
+def test_each_replica_holds_and_releases_its_own_rows(start: Opener) -> None:
     one, other = start("one", hold=True), start("other", hold=True)
     one.apply([created(), interrupted()], NOW)
     one.release_held(one.state().totals, NOW)
@@ -385,7 +385,7 @@ def test_another_replica_leads_once_the_one_that_led_has_ended(start: Opener) ->
 
 
 @pytest.mark.parametrize("behind", [-60.0, -600.0, -2 * DAY, 600.0, 2 * DAY])
-def test_the_grace_is_the_same_whatever_the_clock_of_the_replica_that_took_the_interruption_shows(
+def test_the_grace_does_not_depend_on_the_clock_of_the_replica_that_received_the_interruption(
     start: Opener, behind: float
 ) -> None:
     leader, other = start("leader"), start("other")
@@ -465,7 +465,7 @@ def test_a_listing_that_another_leader_began_meanwhile_is_lost(start: Opener, cl
     assert living(one) == 2
 
 
-def test_what_the_last_leader_has_just_listed_is_not_ended(start: Opener, client: Client) -> None:
+def test_an_instance_that_the_last_leader_has_just_listed_is_not_ended(start: Opener, client: Client) -> None:
     one, other = start("one"), start("other")
     one.apply([created()], NOW)
     list_fleet(one, [listed()], NOW + 600)
@@ -500,7 +500,7 @@ def replicas(store: SharedStore) -> dict[str, Sequence[str]]:
     return {name: settings.projects for name, settings in shared.replicas.items()}
 
 
-def test_what_is_known_of_a_project_that_no_living_replica_lists_is_not_shown(
+def test_the_state_of_a_project_that_no_living_replica_lists_is_not_shown(
     start: Opener, client: Client
 ) -> None:
     one, other = start("one", projects=["a"]), start("other", projects=["b"])
@@ -597,7 +597,7 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def test_a_server_that_is_away_is_told_at_once_and_used_once_it_is_there_again(
+def test_an_absent_server_is_reported_at_once_and_used_again_when_it_is_back(
     start: Opener, own_server: RedisServer
 ) -> None:
     store = start(url=own_server.url)
@@ -708,7 +708,7 @@ def test_a_server_that_reads_its_file_is_as_one_that_is_away(start: Opener, tmp_
     assert True in said
 
 
-def test_a_key_that_is_something_elses_is_an_error_and_not_a_success(start: Opener, client: Client) -> None:
+def test_a_key_of_another_type_is_an_error_and_not_a_success(start: Opener, client: Client) -> None:
     store = start()
     store.apply([created()], NOW)
     client.delete(key("ledger"))
@@ -721,7 +721,7 @@ def test_a_key_that_is_something_elses_is_an_error_and_not_a_success(start: Open
 # servers that forget
 
 
-def test_what_a_process_has_shown_is_written_again_when_the_server_has_lost_it(
+def test_totals_that_were_exported_are_written_again_when_the_server_has_lost_them(
     start: Opener, client: Client
 ) -> None:
     store, other = start("one"), start("other")
@@ -759,7 +759,7 @@ def test_an_older_state_behind_an_unbroken_connection_is_noticed(start: Opener, 
     assert isinstance(start().apply([interrupted(name=OTHER_NAME)], NOW).outcomes[0], Counted)  # forgotten
 
 
-def test_series_that_are_no_more_after_a_loss_are_told(start: Opener, client: Client) -> None:
+def test_series_that_are_gone_after_a_loss_are_reported(start: Opener, client: Client) -> None:
     store = start()
     store.apply([created()], NOW)
     store.apply([created(name=OTHER_NAME, node=None)], NOW)
@@ -773,7 +773,7 @@ def test_series_that_are_no_more_after_a_loss_are_told(start: Opener, client: Cl
     assert row_of(store).instances == 0
 
 
-def test_counters_of_what_was_dropped_do_not_come_back(start: Opener, client: Client) -> None:
+def test_counters_of_dropped_rows_do_not_return(start: Opener, client: Client) -> None:
     leader = start("leader")
     start("other").apply([created(), interrupted()], NOW)
     leader.sync(NOW)
@@ -812,7 +812,7 @@ def test_a_lease_that_is_not_renewed_ends_within_15_seconds(server: RedisServer,
     store.close()
 
 
-def test_what_has_aged_out_leaves_no_key_behind(start: Opener, client: Client) -> None:
+def test_rows_older_than_the_retention_leave_no_key_behind(start: Opener, client: Client) -> None:
     rules = replace(RULES, retention_seconds=DAY)
     store, other = start("one", rules=rules), start("other", rules=rules)
     other.apply([interrupted(name=NUMBERED), interrupted("7", name=name(7)), failed("8", name=name(8))], NOW)
@@ -855,7 +855,7 @@ def test_a_name_that_its_index_has_alone_is_dropped(start: Opener, client: Clien
     assert not client.exists(key("until"), key("recorded"))
 
 
-def test_what_was_counted_under_a_number_is_completed_with_what_teaches_it(
+def test_an_interruption_counted_under_a_number_is_completed_by_the_creation_that_has_its_id(
     start: Opener, server: RedisServer
 ) -> None:
     store = start()
@@ -953,7 +953,7 @@ def test_a_schema_that_another_version_has_written_meanwhile_stays(
     assert client.get(key("schema")) == str(SCHEMA + 1)
 
 
-def test_looking_changes_nothing(start: Opener, client: Client, server: RedisServer) -> None:
+def test_inspecting_changes_nothing(start: Opener, client: Client, server: RedisServer) -> None:
     assert "no data of this exporter" in inspect_store(server.url)
     assert not client.keys("*")
     start().apply([created(), interrupted()], NOW)
@@ -1017,7 +1017,7 @@ def test_a_server_that_may_forget_is_warned_of(client: Client, server: RedisServ
         ("3f1c9a7be204", True),
     ],
 )
-def test_a_name_that_will_not_return_is_warned_of(
+def test_a_name_that_will_not_return_causes_a_warning(
     server: RedisServer,
     client: Client,
     replica: str,
@@ -1027,7 +1027,7 @@ def test_a_name_that_will_not_return_is_warned_of(
     assert any("changes at every start" in warning for warning in warnings) is passing
 
 
-def test_what_a_server_may_lose_is_a_warning_beside_what_it_holds(
+def test_a_server_that_may_lose_data_is_a_warning_beside_its_contents(
     client: Client, server: RedisServer
 ) -> None:
     assert inspect_store(server.url) == "redis has no data of this exporter yet"

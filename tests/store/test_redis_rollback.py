@@ -109,7 +109,7 @@ def test_a_process_that_is_younger_than_the_snapshot_keeps_its_name_and_its_coun
 
 
 @pytest.mark.parametrize("go_back", [restore, flush])
-def test_what_was_exported_is_exported_again_and_the_lost_time_is_reported(
+def test_exported_totals_are_exported_again_and_the_lost_time_is_reported(
     start: Opener, server: RedisServer, client: Client, go_back: Callable[[RedisServer], None]
 ) -> None:
     store, other = start("one"), start("other")

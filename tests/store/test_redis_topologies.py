@@ -153,7 +153,7 @@ def sentinel(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, str]]:
         yield master, replica, f"redis+sentinel://{LOOPBACK}:{free_port()},{LOOPBACK}:{port}/interruptions"
 
 
-def test_a_sentinel_tells_the_master_and_whom_it_has_promoted(
+def test_a_sentinel_names_the_master_and_the_replica_that_it_has_promoted(
     sentinel: tuple[RedisServer, RedisServer, str],
 ) -> None:
     master, replica, url = sentinel

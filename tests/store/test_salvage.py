@@ -281,7 +281,7 @@ def damaged(
 
 
 @fills
-def test_whatever_page_is_damaged_each_counter_is_kept_or_begins_at_0(
+def test_with_any_damaged_page_each_counter_is_kept_or_begins_at_0(
     closed: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture, fill: Callable[[int], bytes]
 ) -> None:
     size = closed.page_bytes
@@ -332,7 +332,7 @@ def commit_marks(example: Example) -> Sequence[int]:
 
 
 @fills
-def test_whatever_frame_of_the_wal_is_damaged_each_counter_is_kept_or_begins_at_0(
+def test_with_any_damaged_frame_of_the_wal_each_counter_is_kept_or_begins_at_0(
     killed: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture, fill: Callable[[int], bytes]
 ) -> None:
     size = killed.page_bytes + FRAME_HEADER_BYTES
@@ -406,7 +406,7 @@ def test_an_incomplete_last_commit_is_not_damage(
     opened.store.close()
 
 
-def test_what_failed_commits_have_left_in_the_wal_is_not_damage(
+def test_frames_of_failed_commits_in_the_wal_are_not_damage(
     killed: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # After a commit that failed, the next one begins at the same place. If it is shorter, the end of the

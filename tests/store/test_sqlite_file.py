@@ -118,7 +118,7 @@ def test_a_second_process_does_not_start_and_names_the_file(path: Path) -> None:
         SQLiteFile.open(str(path), lock_seconds=0)
 
 
-def test_the_lock_is_gone_with_kill_9_and_what_was_committed_is_not(path: Path) -> None:
+def test_kill_9_releases_the_lock_and_loses_no_commit(path: Path) -> None:
     killed(path)
 
     store = opened(path)
@@ -129,7 +129,7 @@ def test_the_lock_is_gone_with_kill_9_and_what_was_committed_is_not(path: Path) 
     store.close()
 
 
-def test_the_lock_is_gone_with_close(path: Path) -> None:
+def test_close_releases_the_lock(path: Path) -> None:
     used(path)
 
     SQLiteFile.open(str(path), lock_seconds=0).release()
@@ -215,7 +215,7 @@ def test_two_damaged_files_of_one_second_are_both_kept(path: Path) -> None:
     assert aside == ["first", "second"]
 
 
-def test_a_file_that_was_deleted_is_no_damaged_one(path: Path) -> None:
+def test_a_deleted_file_is_not_a_damaged_file(path: Path) -> None:
     used(path)
     path.unlink()
 
@@ -272,7 +272,7 @@ def test_the_documented_backup_of_a_store_in_use_has_what_was_committed(path: Pa
     backup.close()
 
 
-def test_damage_met_while_running_is_told_from_absence(path: Path) -> None:
+def test_damage_met_while_running_is_distinguished_from_absence(path: Path) -> None:
     store = opened(path)
     for start in range(0, len(MANY), SLICE):
         store.apply(MANY[start : start + SLICE], NOW)
@@ -342,7 +342,7 @@ def newer_database_after_kill_9(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("lock_file", [True, False], ids=["lock-file", "no-lock-file"])
-def test_what_is_not_ours_is_left_alone(
+def test_a_foreign_file_is_left_alone(
     path: Path, make: Callable[[Path], object], reason: str, *, lock_file: bool
 ) -> None:
     if lock_file:
@@ -364,7 +364,7 @@ def test_a_missing_folder_is_named(tmp_path: Path, look: Callable[[Path], object
         look(tmp_path / "nowhere" / "store.db")
 
 
-def test_a_folder_is_no_store(path: Path) -> None:
+def test_a_folder_is_not_a_store(path: Path) -> None:
     path.mkdir()
 
     with pytest.raises(StartError, match=str(path)):
@@ -472,12 +472,12 @@ def test_a_first_start_may_be_killed_at_any_moment(path: Path, milliseconds: flo
 # looking
 
 
-def test_looking_at_nothing_says_that_it_could_be_made(path: Path) -> None:
+def test_inspecting_a_missing_store_says_that_it_could_be_created(path: Path) -> None:
     assert "can be created" in inspect_file(str(path))
     assert not list(path.parent.iterdir())
 
 
-def test_looking_at_memory_says_what_that_means() -> None:
+def test_inspecting_the_memory_store_says_what_that_means() -> None:
     assert "forgotten" in inspect_store("sqlite:///:memory:")
 
 
@@ -511,7 +511,7 @@ def killed_before_the_index(path: Path) -> None:
         pytest.param(unfinished, "still empty", id="without-a-schema"),
     ],
 )
-def test_looking_changes_nothing(path: Path, make: Callable[[Path], object], text: str) -> None:
+def test_inspecting_changes_nothing(path: Path, make: Callable[[Path], object], text: str) -> None:
     make(path)
     before = contents(path.parent)
 
@@ -520,7 +520,7 @@ def test_looking_changes_nothing(path: Path, make: Callable[[Path], object], tex
     opened(path).close()
 
 
-def test_looking_works_beside_a_live_exporter(path: Path) -> None:
+def test_inspecting_works_beside_a_live_exporter(path: Path) -> None:
     with holder(path):
         before = contents(path.parent, but="-shm")
 
@@ -529,7 +529,9 @@ def test_looking_works_beside_a_live_exporter(path: Path) -> None:
 
 
 @damages
-def test_looking_at_damage_tells_it_and_leaves_it(path: Path, damage: Callable[[Path], object]) -> None:
+def test_inspecting_a_damaged_store_reports_and_keeps_it(
+    path: Path, damage: Callable[[Path], object]
+) -> None:
     used(path)
     damage(path)
     before = contents(path.parent)
@@ -541,7 +543,7 @@ def test_looking_at_damage_tells_it_and_leaves_it(path: Path, damage: Callable[[
 
 
 @pytest.mark.parametrize("make", [foreign_database, newer_database], ids=["foreign", "newer"])
-def test_looking_at_what_is_not_ours_tells_it(path: Path, make: Callable[[Path], object]) -> None:
+def test_inspecting_a_foreign_file_reports_it(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
     with pytest.raises(StartError, match=r"not a file of this exporter|newer"):
@@ -559,7 +561,7 @@ def test_a_full_disk_takes_nothing_and_works_again_once_there_is_room(path: Path
 
 
 @pytest.mark.parametrize("store", ["existing", "yet-to-be-made"])
-def test_a_disk_without_room_is_told_at_the_start_and_harms_no_store(tmp_path: Path, store: str) -> None:
+def test_a_full_disk_is_reported_at_the_start_and_harms_no_store(tmp_path: Path, store: str) -> None:
     environment = f"PYTHONPATH={Path(__file__).parent.parent.parent}"
     command = ["env", environment, sys.executable, "-W", "error", "-c", NO_ROOM, str(tmp_path), store]
     run = subprocess.run([*on_a_small_disk(tmp_path), *command], check=True, capture_output=True, text=True)

@@ -132,7 +132,7 @@ def test_the_work_of_each_minute_notices(
 
 
 @pytest.mark.parametrize(("lose", "what"), DATABASE, ids=[lose.__name__ for lose, _ in DATABASE])
-def test_nothing_is_read_from_a_file_that_was_never_locked(
+def test_no_row_is_read_from_a_file_that_was_never_locked(
     start: OpenedStore, path: Path, lose: Callable[[Path], None], what: str
 ) -> None:
     lose(path)
@@ -173,7 +173,7 @@ def test_a_file_that_is_deleted_while_no_connection_has_it_is_not_made_again(
 
 
 @pytest.mark.parametrize("lose", [lose for lose, _ in BESIDE])
-def test_what_was_acknowledged_outlives_the_loss_of_its_wal(
+def test_acknowledged_events_outlive_the_loss_of_the_wal(
     start: OpenedStore, path: Path, lose: Callable[[Path], None]
 ) -> None:
     lose(path)
@@ -244,7 +244,7 @@ def test_a_path_that_cannot_be_looked_at_is_an_absence_that_may_pass(path: Path)
 
 
 @pytest.mark.parametrize("lose", [deleted, deleted_with_its_wal, renamed, replaced])
-def test_looking_says_that_the_file_of_a_running_exporter_is_lost(
+def test_inspecting_says_that_the_file_of_a_running_exporter_is_lost(
     path: Path, lose: Callable[[Path], None]
 ) -> None:
     with holder(path):

@@ -32,7 +32,7 @@ def test_a_listing_is_lost_with_the_connection_and_ends_nothing(
     assert living(store) == 1
 
 
-def test_what_a_listing_named_is_not_in_the_file(reopen_sqlite: Opener, tmp_path: Path) -> None:
+def test_listed_ids_are_not_in_the_file(reopen_sqlite: Opener, tmp_path: Path) -> None:
     name_all(reopen_sqlite(), [listed()], NOW)
 
     with closing(apsw.Connection(str(tmp_path / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)) as reader:

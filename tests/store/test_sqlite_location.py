@@ -93,7 +93,7 @@ def test_every_path_to_a_file_meets_the_same_lock(folder: Path, path_in: Callabl
 
 
 @paths
-def test_looking_follows_the_path(folder: Path, path_in: Callable[[Path], str]) -> None:
+def test_inspecting_follows_the_path(folder: Path, path_in: Callable[[Path], str]) -> None:
     path = path_in(folder)
     assert inspect_file(path) == f"there is no store yet; it can be created in {folder}/disk"
 
@@ -170,7 +170,7 @@ others = pytest.mark.parametrize(("make", "reason"), OTHERS.values(), ids=OTHERS
 @looks
 @others
 @pytest.mark.parametrize("linked", [False, True], ids=["itself", "by-a-link"])
-def test_what_is_not_a_file_of_one_name_is_left_alone(
+def test_a_path_that_is_not_a_file_of_one_name_is_left_alone(
     folder: Path,
     look: Callable[[Path], object],
     make: Callable[[Path], object],
@@ -203,7 +203,7 @@ def test_what_is_not_a_file_of_one_name_is_left_alone(
         pytest.param(lambda path: path.symlink_to("elsewhere"), "a symbolic link", id="link"),
     ],
 )
-def test_what_is_beside_the_store_and_not_a_file_is_named_and_left_alone(
+def test_a_node_beside_the_store_that_is_not_a_file_is_named_and_left_alone(
     folder: Path, look: Callable[[Path], object], suffix: str, make: Callable[[Path], object], kind: str
 ) -> None:
     path = folder / "disk/store.db"

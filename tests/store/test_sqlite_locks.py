@@ -78,7 +78,7 @@ def test_a_second_process_does_not_start_on_another_mount_of_the_file(path: Path
     assert not Path(f"{other}.lock").exists()
 
 
-def test_the_lock_on_the_file_is_gone_with_kill_9(path: Path) -> None:
+def test_kill_9_releases_the_lock_on_the_file(path: Path) -> None:
     with holder(path):
         pass
     Path(f"{path}.lock").unlink()
@@ -86,7 +86,7 @@ def test_the_lock_on_the_file_is_gone_with_kill_9(path: Path) -> None:
     SQLiteFile.open(str(path), lock_seconds=0).release()
 
 
-def test_who_waits_for_a_lock_file_that_is_removed_takes_the_next(path: Path) -> None:
+def test_a_waiter_for_a_removed_lock_file_takes_the_next_file(path: Path) -> None:
     lock = Path(f"{path}.lock")
     opened: list[SQLiteFile] = []
     first = os.open(lock, os.O_RDWR | os.O_CREAT)
@@ -125,7 +125,7 @@ def test_a_lock_that_another_start_left_is_waited_for(path: Path) -> None:
 # SQLite's own locks
 
 
-def test_who_reads_from_outside_does_not_end_the_wal_of_a_living_exporter(path: Path) -> None:
+def test_an_outside_reader_does_not_end_the_wal_of_a_live_exporter(path: Path) -> None:
     # SQLite of another process removes a WAL when it closes the file and meets no lock of ours.
     store = opened(path)
     for number in range(3):
@@ -149,7 +149,7 @@ def test_a_reader_that_outlives_the_writer_keeps_the_locks_until_it_ends(path: P
     SQLiteFile.open(str(path), lock_seconds=0).release()
 
 
-def test_nobody_reads_a_store_that_was_closed(path: Path) -> None:
+def test_a_closed_store_cannot_be_read(path: Path) -> None:
     with in_use(path) as file:
         pass
 

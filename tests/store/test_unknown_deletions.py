@@ -46,7 +46,7 @@ def test_only_the_newest_deletions_of_unknown_instances_are_remembered(open_agai
     assert alive == [True, True, True, False, False, False]
 
 
-def test_those_of_a_single_name_are_limited_too(open_again: Opener) -> None:
+def test_deletions_of_a_single_name_are_limited_too(open_again: Opener) -> None:
     store = open_again(rules=RULES)
     for number in range(30):
         store.apply([deleted(str(number), NOW, name=NAME)], NOW + number)

@@ -141,7 +141,7 @@ def never() -> bool:
     return False
 
 
-def test_a_process_is_ready_when_started_and_gone_when_stopped(tmp_path: Path, port: int) -> None:
+def test_a_process_is_ready_when_started_and_has_ended_when_stopped(tmp_path: Path, port: int) -> None:
     with web_server(tmp_path, port):
         assert listens(port)()
     assert not listens(port)()
@@ -164,12 +164,12 @@ def test_a_process_is_stopped_by_sigterm(tmp_path: Path, port: int) -> None:
         assert process.stop() == -signal.SIGTERM
 
 
-def test_a_process_deaf_to_sigterm_is_killed(tmp_path: Path, port: int) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, port: int) -> None:
     with web_server(tmp_path, port, by='trap "" TERM; exec "$@"') as process:
         assert process.stop(within=0.05) == -signal.SIGKILL
 
 
-def test_what_a_process_started_ends_with_it(tmp_path: Path, port: int) -> None:
+def test_children_of_a_process_end_with_it(tmp_path: Path, port: int) -> None:
     with web_server(tmp_path, port, by='"$@" & exec sleep 600'):
         assert listens(port)()
     eventually(lambda: not listens(port)(), within=5, what="the end of the child")
@@ -222,7 +222,7 @@ def test_a_process_that_does_not_get_ready_is_killed(tmp_path: Path) -> None:
         os.kill(int(process.text()), 0)
 
 
-def test_what_never_happens_ends_with_its_description() -> None:
+def test_a_wait_that_times_out_names_its_condition() -> None:
     with pytest.raises(TimeoutError, match=r"not within 0\.01 s: the kettle boils; the last answer was \[\]"):
         eventually(list[str], within=0.01, what="the kettle boils")
 
@@ -405,7 +405,7 @@ def test_a_subscription_is_created_with_its_options(pubsub: PubSubEmulator) -> N
     assert created["retryPolicy"] == {"minimumBackoff": "0.500s", "maximumBackoff": "600s"}
 
 
-def test_a_retry_policy_delays_what_comes_again(pubsub: PubSubEmulator, endpoint: Endpoint) -> None:
+def test_a_retry_policy_delays_redelivery(pubsub: PubSubEmulator, endpoint: Endpoint) -> None:
     endpoint.failures["/patient"] = 2
     pubsub.create_topic("patient")
     pubsub.create_push_subscription(
@@ -418,7 +418,7 @@ def test_a_retry_policy_delays_what_comes_again(pubsub: PubSubEmulator, endpoint
     assert third.at - second.at > 1.5
 
 
-def test_what_the_emulator_refuses_says_why(pubsub: PubSubEmulator) -> None:
+def test_a_refusal_of_the_emulator_has_its_reason(pubsub: PubSubEmulator) -> None:
     pubsub.create_topic("attempts")
     with pytest.raises(EmulatorError, match=r"400 to PUT topics/ab: .*INVALID_ARGUMENT"):
         pubsub.create_topic("ab")

@@ -53,7 +53,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(("authorization", "status", "reason"), HOSTILE)
-def test_nobody_else_may_push(
+def test_no_other_caller_may_push(
     shared_exporter: Exporter, endpoint: Endpoint, authorization: str | None, status: HTTPStatus, reason: str
 ) -> None:
     before = shared_exporter.refused(endpoint, reason)
@@ -82,7 +82,7 @@ def test_an_empty_body_of_a_new_caller_is_refused_after_the_authentication(expor
     assert exporter.create("node-1").json()["outcome"] == "tracked"
 
 
-def test_without_certificates_a_push_is_to_come_again(exporter: Exporter) -> None:
+def test_without_certificates_a_push_is_answered_503(exporter: Exporter) -> None:
     exporter.certificates.status = HTTPStatus.INTERNAL_SERVER_ERROR
     assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "certificates_unavailable")
 
@@ -90,7 +90,7 @@ def test_without_certificates_a_push_is_to_come_again(exporter: Exporter) -> Non
     assert exporter.create("node-1").json()["outcome"] == "tracked"
 
 
-def test_everybody_may_push_where_authentication_is_off(tmp_path: Path) -> None:
+def test_every_caller_may_push_without_authentication(tmp_path: Path) -> None:
     settings = {"pubsub.authentication": "none", "pubsub.audience": "", "pubsub.service_account_email": ""}
     with Exporter(tmp_path, settings) as exporter:
         body = push(insert("node-1"), subscription=subscription("creation"))

@@ -77,7 +77,7 @@ def test_an_endless_body_is_refused_at_the_limit(narrow_exporter: Exporter) -> N
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_caller_who_goes_away_in_the_middle_of_the_body_is_no_error(
+def test_a_caller_that_disconnects_during_the_body_is_not_an_error(
     exporter: Exporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = exporter.exposition()

@@ -215,7 +215,7 @@ def test_a_push_that_cannot_be_read_is_refused_at_once(body: bytes, reason: str)
     assert [document(answer)["reason"] for answer in answers] == [reason]
 
 
-def test_nobody_is_admitted_when_the_gate_is_closed() -> None:
+def test_no_caller_is_admitted_when_the_gate_is_closed() -> None:
     closed = endpoint_of(Metrics())
     closed.gate.closed = True
 

@@ -216,7 +216,7 @@ def test_a_browser_runs_nothing_of_it(fed_exporter: Exporter) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_of_two_listeners_the_main_one_does_not_have_it(fed_exporter: Exporter) -> None:
+def test_the_main_of_two_listeners_does_not_have_it(fed_exporter: Exporter) -> None:
     response = fed_exporter.client.get(f"{fed_exporter.url}/interruptions")
     assert_problem(response, HTTPStatus.NOT_FOUND, "not_found")
 

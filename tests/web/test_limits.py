@@ -52,7 +52,7 @@ def closes(connection: socket.socket) -> bool:
         return True
 
 
-def test_of_a_flood_of_requests_little_is_read_ahead(exporter: Exporter) -> None:
+def test_little_of_a_flood_of_requests_is_read_ahead(exporter: Exporter) -> None:
     requests = 20_000
     most = protocol.MAX_UNREAD_BYTES + LARGEST_PACKET
     with connected(exporter) as connection:
@@ -106,7 +106,7 @@ def test_a_large_head_is_refused(exporter: Exporter, head: bytes) -> None:
         ),
     ],
 )
-def test_a_caller_that_owes_something_is_closed(
+def test_a_caller_that_is_too_slow_is_disconnected(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch, seconds: str, sent: bytes
 ) -> None:
     monkeypatch.setattr(protocol, seconds, 0.5)

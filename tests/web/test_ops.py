@@ -82,7 +82,7 @@ def test_one_listener_serves_everything(shared_exporter: Exporter, path: str) ->
 
 
 @pytest.mark.parametrize("path", OPS)
-def test_of_two_listeners_the_main_one_does_not_serve_the_other_ones(
+def test_the_main_of_two_listeners_does_not_serve_the_paths_of_the_other(
     split_exporter: Exporter, path: str
 ) -> None:
     assert split_exporter.client.get(f"{split_exporter.metrics_url}{path}").is_success
@@ -95,7 +95,7 @@ def test_of_two_listeners_the_main_one_does_not_serve_the_other_ones(
     ("method", "path"),
     [("POST", "/events/creation"), ("POST", "/events/interruption"), ("GET", "/openapi.json")],
 )
-def test_of_two_listeners_the_metrics_one_does_not_serve_the_main_ones(
+def test_the_metrics_listener_does_not_serve_the_paths_of_the_main_one(
     split_exporter: Exporter, method: str, path: str
 ) -> None:
     assert split_exporter.client.request(method, f"{split_exporter.url}{path}").status_code != (
@@ -176,7 +176,7 @@ def test_the_description_is_whole(description: dict[str, Any]) -> None:
         assert resolved(description, reference), reference
 
 
-def test_of_two_listeners_the_main_one_describes_its_own_paths_alone(split_exporter: Exporter) -> None:
+def test_the_main_of_two_listeners_describes_only_its_own_paths(split_exporter: Exporter) -> None:
     described = split_exporter.client.get(f"{split_exporter.url}/openapi.json").json()
 
     assert set(described["paths"]) == MAIN_PATHS

@@ -379,7 +379,7 @@ def test_a_body_of_many_chunks_that_is_too_large_is_refused_once() -> None:
     assert b"".join(wire.writes).count(b"HTTP/1.1") == 1
 
 
-def test_a_body_that_does_not_come_is_refused() -> None:
+def test_a_body_that_never_arrives_is_refused() -> None:
     async def scenario() -> Wire:
         wire = Wire()
         (connection,) = connected(echo, wire, handler=Handler())
@@ -396,7 +396,7 @@ def test_a_body_that_does_not_come_is_refused() -> None:
     assert wire.closed
 
 
-def test_a_caller_that_has_gone_is_not_answered_and_does_not_affect_the_others() -> None:
+def test_a_caller_that_has_disconnected_is_not_answered_and_does_not_affect_the_others() -> None:
     async def scenario() -> tuple[Wire, Wire]:
         handler, gone, waiting = Handler(), Wire(), Wire()
         first, second = connected(echo, gone, waiting, handler=handler)

@@ -63,7 +63,7 @@ def test_redelivery_is_acknowledged_and_not_counted(exporter: Exporter) -> None:
     assert exporter.value("interruption_events_total", kubernetes_cluster="tills") == 1
 
 
-def test_an_interruption_before_its_creation_counts_once_the_creation_comes(exporter: Exporter) -> None:
+def test_an_interruption_before_its_creation_counts_once_the_creation_arrives(exporter: Exporter) -> None:
     assert exporter.interrupt("node-1").json() == {"outcome": "pending"}
     assert exporter.value(f"{OWN}_pending_interruptions") == 1
     exporter.create("node-1")
@@ -97,7 +97,7 @@ IGNORED = [
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(("entry", "reason"), IGNORED)
-def test_what_is_not_ours_is_acknowledged_with_a_reason(
+def test_an_entry_that_is_not_an_event_is_acknowledged_with_a_reason(
     shared_exporter: Exporter, endpoint: Endpoint, entry: JsonObject, reason: str
 ) -> None:
     before = shared_exporter.answered(endpoint, "ignored")
@@ -108,7 +108,7 @@ def test_what_is_not_ours_is_acknowledged_with_a_reason(
     assert shared_exporter.answered(endpoint, "ignored") == before + 1
 
 
-def test_a_preemption_of_what_is_known_to_be_no_node_is_ignored(exporter: Exporter) -> None:
+def test_a_preemption_of_a_vm_that_is_not_a_node_is_ignored(exporter: Exporter) -> None:
     exporter.create("vm-1", cluster=None)
 
     assert exporter.interrupt("vm-1").json() == {"outcome": "ignored", "reason": "not_a_node"}
@@ -226,7 +226,7 @@ def test_any_subscription_is_taken_where_none_is_configured(tmp_path: Path) -> N
         assert response.json()["outcome"] == "tracked"
 
 
-def test_the_delay_of_an_event_is_observed_once_however_often_it_comes(exporter: Exporter) -> None:
+def test_the_delay_of_an_event_is_observed_once_however_often_it_is_delivered(exporter: Exporter) -> None:
     for _ in range(3):
         exporter.create("node-1")
 

@@ -145,7 +145,7 @@ def counted_since(before: Samples, exporter: Exporter) -> dict[tuple[str, str], 
     }
 
 
-def test_a_query_is_no_part_of_the_path(shared_exporter: Exporter) -> None:
+def test_a_query_is_not_part_of_the_path(shared_exporter: Exporter) -> None:
     response = shared_exporter.client.post(f"{shared_exporter.url}/events/creation?token=x")
 
     assert_problem(response, HTTPStatus.UNAUTHORIZED, "not_authenticated")

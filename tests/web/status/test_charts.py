@@ -33,7 +33,7 @@ def test_the_large_charts_bars_are_as_high_as_their_numbers() -> None:
     assert all(bar.x >= 0 and bar.x + bar.width <= 100 for bar in drawn.bars)
 
 
-def test_what_is_not_counted_is_drawn_apart_on_top_of_the_others() -> None:
+def test_uncounted_interruptions_are_drawn_apart_on_top_of_the_others() -> None:
     drawn = chart([0] * (PERIODS - 1) + [50], NOW, [0] * (PERIODS - 2) + [20, 150])
 
     assert (drawn.bars[-1].y, drawn.bars[-1].height) == (HEIGHT * 0.75, HEIGHT * 0.25)

@@ -45,7 +45,7 @@ def test_a_pool_that_lives_and_was_never_interrupted_is_shown() -> None:
     assert cluster.numbers.last_week == 0
 
 
-def test_what_neither_lives_nor_was_interrupted_this_week_is_not() -> None:
+def test_a_pool_without_instances_or_interruptions_this_week_is_not_shown() -> None:
     page = overview(snapshot(label_sets=[totals(interruptions=5), totals(UNKNOWN_LABELS)]))
 
     assert page.clusters == []

@@ -314,7 +314,7 @@ def test_without_its_ledger_it_shows_the_rest(clocked: Exporter, clock: Clock, t
     assert read(clocked).attention == []
 
 
-def test_what_was_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> None:
+def test_an_interruption_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> None:
     with Exporter(tmp_path, {"attribution.grace_seconds": 1}, clock=clock) as exporter:
         assert exporter.interrupt("stranger", timestamp=stamp(1)).json()["outcome"] == "pending"
         assert read(exporter).tiles["Pending"] == "1"
@@ -328,7 +328,7 @@ def test_what_was_counted_as_unknown_is_marked(tmp_path: Path, clock: Clock) -> 
     assert page.tiles["Unknown"] == "100 %"
 
 
-def test_what_is_wrong_stands_out_in_words(clocked: Exporter) -> None:
+def test_a_problem_stands_out_in_words(clocked: Exporter) -> None:
     for _ in range(5):
         clocked.post("creation", b"{}", authorization=token(audience="https://elsewhere.example.com"))
     clocked.parts.stopping = True
@@ -342,7 +342,7 @@ def test_what_is_wrong_stands_out_in_words(clocked: Exporter) -> None:
     assert "Not ready: the exporter is stopping" in page.finding("Service")
 
 
-def test_of_ten_thousand_interruptions_it_shows_the_newest(tmp_path: Path, clock: Clock) -> None:
+def test_it_shows_the_newest_of_ten_thousand_interruptions(tmp_path: Path, clock: Clock) -> None:
     remember(tmp_path, NOW, interruptions=10_000, pools=100)
     with Exporter(tmp_path, clock=clock) as exporter:
         page = read(exporter)
@@ -381,7 +381,7 @@ class SlowLedger:
         return self._ledger.label_sets()
 
 
-def test_while_it_is_made_pushes_are_answered_and_those_who_ask_meanwhile_share_it(
+def test_during_a_rendering_pushes_are_answered_and_other_scrapes_share_it(
     tmp_path: Path, clock: Clock
 ) -> None:
     slow: list[SlowLedger] = []
@@ -401,7 +401,7 @@ def test_while_it_is_made_pushes_are_answered_and_those_who_ask_meanwhile_share_
         assert slow[0].times == 1
 
 
-def test_what_is_from_before_counting_began_is_shown_apart(clocked: Exporter, clock: Clock) -> None:
+def test_interruptions_before_counting_began_are_shown_apart(clocked: Exporter, clock: Clock) -> None:
     live(clocked, "node-1", ago=DAY_SECONDS)
     found = InstanceInterrupted(
         "interrupted operation past",
