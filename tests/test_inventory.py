@@ -417,7 +417,9 @@ def test_without_a_project_that_can_be_listed_it_is_not_ready_and_accepts_pushes
 # What is remembered
 
 
-def test_the_first_listing_after_a_start_finds_the_changes_of_the_outage(tmp_path: Path, api: ComputeApi) -> None:
+def test_the_first_listing_after_a_start_finds_the_changes_of_the_outage(
+    tmp_path: Path, api: ComputeApi
+) -> None:
     api.projects[PROJECT] = [node("node-1"), node("node-2")]
     exporter = exporting(tmp_path, api, page_seconds=0.2)
     with exporter:
