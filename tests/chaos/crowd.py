@@ -72,13 +72,16 @@ def crowd(directory: Path, size: Size, seed: int) -> str:
 
 
 def _affordable_connections(connections: int) -> int:
-    """Raise the limit of open files if needed; return how many of these connections fit."""
+    """Raise the limit of open files if needed; return how many of these connections fit.
+
+    The exporter shares its limit between two listeners.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHER_FILES
+    wanted = 2 * (connections + _OTHER_FILES)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    return min(connections, max(soft, wanted) - _OTHER_FILES)
+    return min(connections, max(soft, wanted) // 2 - _OTHER_FILES)
 
 
 class _Crowd:
