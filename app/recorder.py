@@ -41,6 +41,8 @@ BATCH_LINGER_SECONDS: Final = 0.0003
 COMMIT_TIMEOUT_SECONDS: Final = 20.0
 _PAUSE_SHARE: Final = 4.0
 """The pause after periodic work for which events have waited, as a multiple of that work's duration."""
+_UNHURRIED_PAUSE_SHARE: Final = 99.0
+"""The same of work without hurry: it delays one event of a hundred."""
 _MAX_PAUSE_SECONDS: Final = 0.25
 """Long enough for a slow disk, and short beside the lease of a replica."""
 
@@ -91,8 +93,8 @@ class _Done:
     """The stored state before the job, if the metrics have to be read again."""
 
 
-def _pause_after(seconds: float) -> float:
-    return min(_PAUSE_SHARE * seconds, _MAX_PAUSE_SECONDS)
+def _pause_after(seconds: float, share: float) -> float:
+    return min(share * seconds, _MAX_PAUSE_SECONDS)
 
 
 class Recorder:
@@ -105,13 +107,14 @@ class Recorder:
         *,
         commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
         batch_linger_seconds: float = BATCH_LINGER_SECONDS,
-        pause_after: Callable[[float], float] = _pause_after,
+        pause_after: Callable[[float, float], float] = _pause_after,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`commit_timeout_seconds`: the time after which a request whose commit is not done is refused.
 
         `batch_linger_seconds`: the time that a batch waits for callers who were answered to push again.
-        `pause_after` returns the pause after a slice of periodic work of that duration, if events wait then.
+        `pause_after` returns the pause after a slice of periodic work for which events have waited: from its
+        duration, and the usual multiple of that.
         """
         self._store = store
         self._metrics = metrics
@@ -193,15 +196,17 @@ class Recorder:
         finally:
             submission.answered = True
 
-    async def perform(self, work: Work) -> Applied:
+    async def perform(self, work: Work, *, hurries: bool = True) -> Applied:
         """Do a slice of periodic work between two batches. Raises the same errors as `record`.
 
-        If events have waited for the slice before it, a pause leaves the store to events first.
+        If events have waited for the slice before it, a pause leaves the store to events first: a long one
+        if that slice did not hurry.
         """
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
-        self._jobs.append(_Job(work, partial(self._finish_periodic_work, future)))
+        share = _PAUSE_SHARE if hurries else _UNHURRIED_PAUSE_SHARE
+        self._jobs.append(_Job(work, partial(self._finish_periodic_work, future, share)))
         self._start_next()
         return await future
 
@@ -382,9 +387,9 @@ class Recorder:
             self._submissions.extendleft(reversed(batch[middle:]))
             self._start_batch(batch[:middle])
 
-    def _finish_periodic_work(self, future: "asyncio.Future[Applied]", done: _Done) -> None:
+    def _finish_periodic_work(self, future: "asyncio.Future[Applied]", share: float, done: _Done) -> None:
         if self._submissions:
-            self._jobs_wait_until = time.monotonic() + self._pause_after(done.seconds)
+            self._jobs_wait_until = time.monotonic() + self._pause_after(done.seconds, share)
         if future.done():  # cancelled
             return
         if isinstance(done.result, Applied):

@@ -138,7 +138,7 @@ class Recovery:
 
         async def record(lines: Sequence[bytes]) -> None:
             work = partial(self._recover, project=project.id, lines=lines)
-            applied = await self._recorder.perform(work)
+            applied = await self._recorder.perform(work, hurries=False)
             if any(isinstance(outcome, Pending) for outcome in applied.outcomes):
                 self._inventory.request(project.id)
 

@@ -55,13 +55,20 @@ class Writer:
         self.disk = disk
         self.metrics = Metrics()
         self.store = disk.open("sqlite:///:memory:", Rules()).store
+        self.pause_shares: list[float] = []
+        """The multiples of the durations of slices for which events have waited."""
+        self._pause_seconds = pause_seconds
         self.recorder = Recorder(
             self.store,
             self.metrics,
             commit_timeout_seconds=commit_timeout_seconds,
             batch_linger_seconds=batch_linger_seconds,
-            pause_after=lambda _: pause_seconds,
+            pause_after=self._pause_after,
         )
+
+    def _pause_after(self, _seconds: float, share: float) -> float:
+        self.pause_shares.append(share)
+        return self._pause_seconds
 
     def begin(self, *events: Event) -> "list[asyncio.Task[Outcome]]":
         return [asyncio.create_task(self.recorder.record(event)) for event in events]
@@ -347,6 +354,23 @@ def test_events_that_waited_for_a_slice_have_the_store_for_a_while_before_the_ne
 
     asyncio.run(scenario())
     assert disk.batches == [[name] for name in ("slice", "slice", "slice", "a", "b", "c", "slice")]
+
+
+@pytest.mark.parametrize(("hurries", "share"), [(True, 4), (False, 99)])
+def test_a_slice_without_hurry_leaves_nearly_all_the_time_to_events(
+    disk: Disk, *, hurries: bool, share: int
+) -> None:
+    async def scenario() -> None:
+        async with writing(disk) as writer:
+            async with writer.busy():
+                work = writer.recorder.perform(lambda store, now: store.expire(now), hurries=hurries)
+                slice_ = asyncio.create_task(work)
+                await asyncio.sleep(0)
+                writer.begin(created("a"))
+            await asyncio.wait_for(slice_, 20)
+            assert writer.pause_shares == [share]
+
+    asyncio.run(scenario())
 
 
 def test_after_that_pause_the_next_slice_starts_without_another_event(disk: Disk) -> None:
