@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,6 +23,8 @@ ANY_SUBSCRIPTION: Final[Mapping[str, str]] = {
 """Settings that accept this load: its envelopes name a subscription that is not the configured one."""
 _INSTANCE: Final = "IIIIII"
 _SERIAL: Final = "SSSSSSSSSSSS"
+_SECOND: Final = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+"""The time of all events. If it were older than the retention, each pruning would read all of them."""
 
 _ENTRY: Final = json.dumps(
     {
@@ -41,7 +44,7 @@ _ENTRY: Final = json.dumps(
             "type": "gce_instance",
             "labels": {"zone": ZONE, "instance_id": _INSTANCE, "project_id": PROJECT},
         },
-        "timestamp": "2026-01-01T00:00:00.000000001Z",
+        "timestamp": f"{_SECOND}.000000001Z",
         "logName": f"projects/{PROJECT}/logs/cloudaudit.googleapis.com%2Fsystem_event",
         "operation": {
             "producer": "compute.instances.preempted",
@@ -49,18 +52,18 @@ _ENTRY: Final = json.dumps(
             "first": True,
             "last": True,
         },
-        "receiveTimestamp": "2026-01-01T00:00:00.512Z",
+        "receiveTimestamp": f"{_SECOND}.512Z",
     }
 )
 _ENVELOPE: Final = json.dumps(
     {
         "message": {
-            "attributes": {"logging.googleapis.com/timestamp": "2026-01-01T00:00:00.000000001Z"},
+            "attributes": {"logging.googleapis.com/timestamp": f"{_SECOND}.000000001Z"},
             "data": "DATA",
             "messageId": "ID",
             "message_id": "ID",
-            "publishTime": "2026-01-01T00:00:00.123Z",
-            "publish_time": "2026-01-01T00:00:00.123Z",
+            "publishTime": f"{_SECOND}.123Z",
+            "publish_time": f"{_SECOND}.123Z",
         },
         "subscription": "projects/example-project/subscriptions/sie-interruption-subscription",
     }
