@@ -15,7 +15,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.web.answers import CONTINUE, HEAD_TOO_LARGE, MALFORMED, Answer, Headers, encode
+from app.web.answers import CONTINUE, Answer, Headers, encode
 from app.web.connections import DEFAULT_CONNECTIONS, ConnectionsLimit
 from app.web.heads import (
     MAX_HEAD_BYTES,
@@ -26,6 +26,7 @@ from app.web.heads import (
     may_begin_head,
     without_upgrade,
 )
+from app.web.problems import HEAD_TOO_LARGE, NOT_HTTP
 from app.web.push_request import PushHandler, PushRequest
 from app.web.uvicorn_request import UvicornRequest, UvicornServer
 
@@ -290,7 +291,7 @@ class Connection(asyncio.Protocol):
         else:
             size = self._chunked.take(data)
             if self._chunked.is_too_large(len(data) - size):
-                self._refuse(MALFORMED)
+                self._refuse(NOT_HTTP)
                 return None
         self._unread = data[size:]
         return data[:size] or None
@@ -302,7 +303,7 @@ class Connection(asyncio.Protocol):
             if begins and (self._in_head or not self._has_url()):
                 raise httptools.HttpParserInvalidURLError(self._url)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the last for CONNECT
-            self._refuse(MALFORMED)
+            self._refuse(NOT_HTTP)
             return
         if begins:
             self._begin(piece)

@@ -22,7 +22,7 @@ from app.errors import (
 from app.gcp.pubsub import PushMessage, decode_push, same_subscription
 from app.intake import Intake, Refusal, Result
 from app.web.answers import Answer, Headers
-from app.web.problems import problem_of
+from app.web.problems import as_answer, problem_of
 
 _JSON: Final = ((b"content-type", b"application/json"),)
 
@@ -111,9 +111,7 @@ class PushEndpoint:
 def answer_of(result: Result) -> Answer:
     """Return the answer to a push with this result."""
     if isinstance(result, Exception):
-        problem = problem_of(result)
-        headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
-        return Answer(problem.status, headers, problem.body)
+        return as_answer(problem_of(result))
     return Answer(200, _JSON, to_json(outcome_document(result)))
 
 
