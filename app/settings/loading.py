@@ -86,6 +86,8 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "model_type": "should be a mapping of keys",
     "string_type": "should be text; put the value in quotes",
     "tuple_type": "should be a list (in a variable: JSON)",
+    "string_too_short": "should not be empty",
+    "too_short": "should not be empty",
 }
 
 
@@ -99,7 +101,7 @@ def _problems(exc: ValidationError, path: Path | None, known: Mapping[str, str])
         source = next((variable(name) for name in names if variable(name) in known), path)
         message = _MESSAGES.get(error["type"], re.sub("^(Value error, |Input |String )", "", error["msg"]))
         if error["type"] == "extra_forbidden":
-            message += _did_you_mean(key, [known_key for known_key, _ in leaves(Settings)])
+            message += _hint(key, [known_key for known_key, _ in leaves(Settings)])
         yield f"{source or variable(names[0])}: {key}: {message}"
 
 
@@ -119,6 +121,13 @@ def _warnings(settings: Settings, unknown: list[str], known: Collection[str]) ->
             "recovery.interval_seconds and recovery.settle_seconds together are above 3000: Google promises "
             "to keep operations for an hour only, so some may be missed; lower one of them"
         )
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    section, _, name = key.rpartition(".")
+    if key in known:  # as one word, with the dot in it
+        return f" (write `{name}` below `{section}`)"
+    return _did_you_mean(key, known)
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:

@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -41,6 +42,7 @@ PREFIX: Final = "SIE_"
 """The first letters of every environment variable."""
 _DAY_SECONDS: Final = 86400
 _WHOLE_SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
+_STORE_URL: Final = TypeAdapter(StoreUrl)
 
 
 class _Section(BaseModel):
@@ -179,6 +181,13 @@ class StoreSettings(_Section):
         except (OSError, ValueError):
             unreadable = PydanticCustomError("unreadable", "names a file that cannot be read as text")
             raise _fault_of("url_file", unreadable) from None
+        try:
+            _STORE_URL.validate_python(url)
+        except ValidationError as exc:
+            # The error of `url` would name a key that the user did not write.
+            wanted = exc.errors()[0]["msg"].removeprefix("Value error, ")
+            wrong = PydanticCustomError("no_url", "names a file whose content {wanted}", {"wanted": wanted})
+            raise _fault_of("url_file", wrong) from None
         return {**given, "url": url}
 
 
@@ -240,13 +249,15 @@ class Settings(_Section):
     def _in_a_project(cls, pubsub: PubSubSettings, info: ValidationInfo) -> PubSubSettings:
         if pubsub.delivery == "push" or info.data.get("project_name"):
             return pubsub
-        for key in ("instance_creation_subscription_name", "instance_interruption_subscription_name"):
-            if not _WHOLE_SUBSCRIPTION.fullmatch(getattr(pubsub, key)):
-                message = "should be projects/PROJECT/subscriptions/NAME, because no project_name is given"
-                fault = PydanticCustomError("incomplete", message)
-                raise ValidationError.from_exception_data(
-                    "pubsub", [InitErrorDetails(type=fault, loc=(key,), input=None)]
-                )
+        message = "should be projects/PROJECT/subscriptions/NAME, because no project_name is given"
+        fault = PydanticCustomError("incomplete", message)
+        faults = [
+            InitErrorDetails(type=fault, loc=(key,), input=None)
+            for key in ("instance_creation_subscription_name", "instance_interruption_subscription_name")
+            if not _WHOLE_SUBSCRIPTION.fullmatch(getattr(pubsub, key))
+        ]
+        if faults:
+            raise ValidationError.from_exception_data("pubsub", faults)
         return pubsub
 
     @field_validator("attribution")
