@@ -67,7 +67,7 @@ async def _run(port: int, *, once: bool) -> int:
         settings, _ = load_settings(None, _environment(port, directory, certificates.url))
         app = create_app(settings)
         exporter: Exporter = app.state.exporter
-        advice = "; choose another port with --port"
+        advice = "choose another port with --port"
         async with exporter.running(), listening(settings, app, advice=advice) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
             stopped = asyncio.create_task(signals.get())
