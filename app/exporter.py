@@ -28,7 +28,7 @@ from app.store.watched import WatchedLedger
 from app.turns import Turns
 from app.web.problems import leaves
 from app.web.push import Gate
-from app.worker_thread import WorkerThread
+from app.worker_thread import run_up_to
 
 if TYPE_CHECKING:
     from app.pull import Puller
@@ -289,21 +289,14 @@ class Exporter:
 
     async def _close_store(self) -> None:
         """Close the store. Leave it if that hangs; each start can use it as it is."""
-        loop = asyncio.get_running_loop()
-        closed: asyncio.Future[None] = loop.create_future()
-        thread = WorkerThread("closing")
 
         def close() -> None:
             try:
                 self.store.close()
             except Exception:  # noqa: BLE001 - the exporter ends all the same
                 _log.exception("the store could not be closed")
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(closed.cancel)
 
-        thread.start(close)
-        thread.close()
-        if closed not in (await asyncio.wait([closed], timeout=_CLOSE_SECONDS))[0]:
+        if not await run_up_to(_CLOSE_SECONDS, "closing", close):
             _log.error("the store could not be closed in time", extra={"seconds": _CLOSE_SECONDS})
 
     async def wait_until_fatal(self) -> str:

@@ -23,6 +23,7 @@ from app.errors import BodyTooLargeError, CallerError, InternalError, StoppingEr
 from app.gcp.pubsub import DEAD_LETTER_SOURCE, PushMessage
 from app.gcp.subscriber import Finding, examine, finding_of, flow_control, make_subscriber
 from app.intake import Intake, Result
+from app.worker_thread import run_up_to
 
 _EXAMINE_EVERY_SECONDS: Final = 60.0
 """The library does not say whether it is connected, so the subscription is looked at."""
@@ -32,6 +33,7 @@ _LONGEST_STORE_PAUSE_SECONDS: Final = 5.0
 _HAND_BACK_SECONDS: Final = 5.0
 """Longest wait, at the end, for the commits of what is in hand."""
 _CLOSE_SECONDS: Final = 2.0
+_CLIENT_SECONDS: Final = 0.5
 _REMEMBERED_REFUSALS: Final = 10_000
 
 _log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Puller:
     def __init__(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect lazily. Raises StartError if there are no credentials."""
         self._client = make_subscriber()
+        self._is_closed = False
         self._streams = [_Stream(self._client, subscription) for subscription in subscriptions]
 
     def problems(self) -> Sequence[str]:
@@ -88,7 +91,10 @@ class Puller:
     async def stop(self) -> None:
         """Stop pulling, commit and acknowledge what was taken, and hand back the rest."""
         await asyncio.gather(*(stream.stop() for stream in self._streams))
-        await asyncio.to_thread(self._client.close)
+        if not self._is_closed:
+            self._is_closed = True
+            # While Pub/Sub is away, it waits up to 10 s for a thread of the library that sleeps.
+            await run_up_to(_CLIENT_SECONDS, "closing Pub/Sub", self._client.close)
 
 
 class _Stream:
