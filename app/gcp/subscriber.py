@@ -15,7 +15,8 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 from app.errors import StartError
 from app.gcp.direct_client import DirectClient
-from app.gcp.egress import proxy_for
+from app.gcp.egress import proxy_for, without_values
+from app.gcp.values import UNPRINTABLE
 
 EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
 MAX_MESSAGES: Final = 1000
@@ -53,8 +54,9 @@ def make_subscriber() -> SubscriberClient:
                 SubscriberClient.DEFAULT_ENDPOINT, options=_options(url)
             )
         return DirectClient(channel)
-    except GoogleAuthError as exc:
-        raise StartError(f"pubsub.delivery pull needs credentials: {exc}") from exc
+    except (GoogleAuthError, OSError, ValueError) as exc:  # the last two for a file that cannot be read
+        text = UNPRINTABLE.sub(" ", without_values(str(exc)))
+        raise StartError(f"pubsub.delivery pull needs credentials: {text}") from exc
 
 
 def _options(url: str) -> list[tuple[str, Any]]:
