@@ -902,6 +902,28 @@ def test_a_url_file_that_cannot_be_read_is_named_by_its_key(
     assert "word" not in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing", None, "No such file or directory"),
+        ("", None, "Is a directory"),
+        ("bytes", b"\xff\xfe", "it is not text"),
+    ],
+    ids=["missing", "folder", "bytes"],
+)
+def test_a_url_file_that_cannot_be_read_has_the_reason(
+    file: Write, tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    secret = tmp_path / name
+    if content is not None:
+        secret.write_bytes(content)
+
+    path = file("pubsub: {authentication: none}")
+    (problem,) = problems(path, {**CALLER, "SIE_STORE__URL_FILE": str(secret)})
+
+    assert problem == f"SIE_STORE__URL_FILE: store.url_file: names a file that cannot be read: {reason}"
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "redis://:word@[::1", "sqlite:///a\nsqlite:///b"])
 def test_a_url_file_from_a_variable_that_holds_no_url_is_named_by_the_variable(
     file: Write, tmp_path: Path, text: str

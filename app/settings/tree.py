@@ -178,8 +178,10 @@ class StoreSettings(_Section):
             raise _fault_of("url_file", PydanticCustomError("conflict", message, {"with": "store.url"}))
         try:
             url = Path(str(path)).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
-            unreadable = PydanticCustomError("unreadable", "names a file that cannot be read as text")
+        except (OSError, ValueError) as exc:
+            reason = str(exc.strerror) if isinstance(exc, OSError) else "it is not text"
+            message = "names a file that cannot be read: {reason}"
+            unreadable = PydanticCustomError("unreadable", message, {"reason": reason})
             raise _fault_of("url_file", unreadable) from None
         try:
             _STORE_URL.validate_python(url)
