@@ -156,7 +156,7 @@ DAMAGES: Final[dict[str, Callable[[Path], object]]] = {
     "header": lambda path: overwrite(path, 0, 4096),
     "name": lambda path: overwrite(path, 68, 4032),
     "text": lambda path: path.write_text("a diary"),
-    "truncated": lambda path: os.truncate(path, 5 * 4096 + 17),
+    "truncated": lambda path: os.truncate(path, 4096 + 17),
     "truncated-to-a-header": lambda path: os.truncate(path, 50),
     "empty": lambda path: os.truncate(path, 0),
 }
