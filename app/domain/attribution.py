@@ -75,8 +75,10 @@ def _record_creation(event: InstanceCreated, before: Instance | None, known: Kno
     instance = with_failure(_with_description(instance, event, draft), draft)
     instance = order_among_incarnations(instance, draft)
     draft.keep(instance)
-    if before is not None and before.kind is UNDESCRIBED and event.node is not None:
-        draft.changes.append(Attribute(event.name, before.identity, event.node))
+    if event.node is not None and (before is None or before.kind is UNDESCRIBED):
+        # Even without a stored incarnation: the ledger may have its interruption from before counting began.
+        described = identity if before is None else before.identity
+        draft.changes.append(Attribute(event.name, described, event.node))
     return instance
 
 
