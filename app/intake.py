@@ -64,8 +64,8 @@ class Intake:
 
     def note_bug(self) -> InternalError:
         """Log the exception that is handled now, and return the refusal of its message."""
-        _log.exception("a push could not be handled", extra={"endpoint": self.endpoint})
-        return InternalError("a bug; the log has the trace")
+        _log.exception("a push could not be handled because of a bug", extra={"endpoint": self.endpoint})
+        return InternalError("a bug in the exporter; its log has the trace")
 
     def _submit(self, event: Event, respond: Respond) -> None:
         try:
@@ -86,4 +86,4 @@ class Intake:
         delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
         self.counters.answered(name_of(outcome), delay)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("push", extra={"endpoint": self.endpoint, **outcome_document(outcome)})
+            _log.debug("push accepted", extra={"endpoint": self.endpoint, **outcome_document(outcome)})

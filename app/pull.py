@@ -95,7 +95,7 @@ class _Stream:
     """The pulling from one subscription, which begins again after every error."""
 
     def __init__(self, client: SubscriberClient, subscription: Subscription) -> None:
-        self.finding = Finding("unreachable", f"{subscription.name} was not looked at yet")
+        self.finding = Finding("unreachable", f"{subscription.name} has not been looked at yet")
         self._client = client
         self._subscription = subscription
         self._refusals: OrderedDict[str, int] = OrderedDict()

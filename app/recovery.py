@@ -123,7 +123,8 @@ class Recovery:
             if project in self._forbidden:
                 return
             self._forbidden.add(project)
-        _log.warning("operations not read", extra={"project": project, "reason": reason, "error": message})
+        result = "operations read in part" if reason == "partial" else "operations not read"
+        _log.warning(result, extra={"project": project, "reason": reason, "error": message})
 
     async def _record_operations(self, project: Participant) -> Summary:
         """Record the operations slice by slice. What was read before a failure stays recorded."""

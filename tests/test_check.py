@@ -409,7 +409,7 @@ def test_without_an_answer_of_the_compute_api_it_fails(tmp_path: Path) -> None:
 
     assert code == 1
     assert found["fleet of project shop"][0] == "FAIL"
-    assert "does not answer for project shop" in found["fleet of project shop"][1]
+    assert "is unavailable for project shop" in found["fleet of project shop"][1]
 
 
 def test_without_a_project_no_fleet_is_listed(tmp_path: Path) -> None:

@@ -119,4 +119,4 @@ async def _unavailable(_request: Request, exc: Exception) -> Response:
 
 
 async def _bug(_request: Request, _exc: Exception) -> Response:
-    return as_response(problem_of(InternalError("a bug; the log has the trace")))
+    return as_response(problem_of(InternalError("a bug in the exporter; its log has the trace")))

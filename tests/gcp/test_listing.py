@@ -304,6 +304,7 @@ def test_the_last_line_of_a_failed_childs_stderr_is_in_the_error(
     assert caught.value.cause == "cut_off"
     # The whole trace is in one line of the log.
     (record,) = caplog.records
+    assert record.getMessage() == "the process that reads from Compute Engine wrote to stderr"
     assert "Traceback" in vars(record)["stderr"]
 
 

@@ -25,7 +25,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "api_disabled": "the Compute Engine API is not enabled in project {project}: "
     "enable compute.googleapis.com there: {detail}",
     "rate_limited": "the Compute Engine API limits the rate of requests for project {project}: {detail}",
-    "unavailable": "the Compute Engine API does not answer for project {project}: {detail}",
+    "unavailable": "the Compute Engine API is unavailable for project {project}: {detail}",
     "not_found": "project {project} does not exist, or the exporter may not see it: {detail}",
     "credentials": "no usable Google Cloud credentials for project {project}: {detail}",
     "malformed": "the answer for project {project} is not a list of {things}: {detail}",
@@ -108,7 +108,7 @@ def failure_of(error: Exception, subject: Subject, project: str) -> Failure:
     """Return the failure that an exception stands for."""
     reason = reason_of(error)
     if reason == "other":
-        _log.error("the reading failed unexpectedly", exc_info=error)
+        _log.error("reading from Compute Engine failed for an unknown reason", exc_info=error)
     return failed(reason, subject, project, detail_of(error))
 
 
