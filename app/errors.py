@@ -55,7 +55,7 @@ class NotPermittedError(CallerError):
 
 
 class WrongSubscriptionError(CallerError):
-    """The envelope has another subscription than the configured one."""
+    """The envelope's subscription is not the configured one."""
 
     reason = "wrong_subscription"
 

@@ -115,7 +115,7 @@ class _Story:
         await self._post("interruption", "The same interruption, delivered again", interruption)
         await self._post("interruption", "An interruption arrives before its node's creation", early)
         await self._post("creation", "The creation arrives", late)
-        await self._post("interruption", "Another system event", other)
+        await self._post("interruption", "Another event, which is not an interruption", other)
         await self._post("interruption", "A token with a forged signature", interruption, self._stranger)
         return await self._read()
 

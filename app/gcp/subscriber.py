@@ -98,5 +98,7 @@ def finding_of(exc: Exception, subscription: str, *, looking: bool = False) -> F
     if isinstance(exc, exceptions.Forbidden | exceptions.Unauthenticated):
         role = "roles/pubsub.viewer" if looking else "roles/pubsub.subscriber"
         verb = "look at" if looking else "pull from"
-        return Finding("forbidden", f"the exporter may not {verb} {subscription}; grant it {role} on it")
+        return Finding(
+            "forbidden", f"the exporter's account may not {verb} {subscription}; grant it {role} there"
+        )
     return Finding("unreachable", f"{subscription} cannot be reached: {type(exc).__name__}")

@@ -105,7 +105,8 @@ class PushEndpoint:
             return
         # A replay from the dead-letter topic has another subscription, and names the one before.
         if not same_subscription(message.dead_letter_source, self.subscription):
-            raise WrongSubscriptionError("the envelope names another subscription than the configured one")
+            key = f"pubsub.instance_{self.intake.endpoint}_subscription_name"
+            raise WrongSubscriptionError(f"the envelope's subscription is not {key}")
 
 
 def answer_of(result: Result) -> Answer:

@@ -63,7 +63,9 @@ _REQUEST_AGAIN: Final[Sequence[Command]] = (
 )
 _LIVING_MILLISECONDS: Final = 60_000
 """The time without a `sync` after which a replica does not live any more."""
-_NAME_CONTESTED: Final = "another process is writing under this replica's name"
+_NAME_CONTESTED: Final = (
+    "another process is writing with this replica's name; each replica needs its own store.replica"
+)
 
 T = TypeVar("T")
 
