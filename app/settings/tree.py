@@ -92,7 +92,7 @@ class PubSubSettings(_Section):
     )
     certs_url: HttpUrl = Field(
         "https://www.googleapis.com/oauth2/v1/certs",
-        description="the keys that sign push tokens: PEM certificates by key id, or a JSON Web Key Set",
+        description="URL of the keys that verify push tokens: PEM certificates, or a JSON Web Key Set",
     )
     clock_skew_seconds: Number = Field(10, description="seconds by which a push token's times may be off")
 
@@ -123,11 +123,11 @@ class PrometheusSettings(_Section):
     path: MetricsPath = Field("/metrics", description="path of the metrics")
     cluster_label: LabelName = Field("kubernetes_cluster", description="the label that names the cluster")
     hold_seconds: Seconds = Field(
-        0, description="seconds for which a new label set shows 0 first: two scrape intervals"
+        0, description="seconds for which a new label set shows 0 first; set two scrape intervals"
     )
     linger_seconds: Seconds = Field(0, description="seconds for which the metrics stay up after SIGTERM")
     max_label_sets: Count = Field(
-        10_000, description="most label sets; further ones are counted under `other`"
+        10_000, description="largest number of label sets; further ones are counted under `other`"
     )
 
 
@@ -136,9 +136,9 @@ class ServerSettings(_Section):
 
     host: Name = Field("0.0.0.0", description="address that the listeners bind")  # noqa: S104  # it runs in a pod
     port: Port = Field(8080, description="port of the push endpoints; 0: the kernel chooses")
-    max_body_bytes: Count = Field(1_048_576, description="most bytes of a request's body")
+    max_body_bytes: Count = Field(1_048_576, description="largest body of a request, in bytes")
     max_connections: Count = Field(
-        2000, description="most connections; beyond it the one that has been idle longest is closed"
+        2000, description="largest number of connections; beyond it, the longest idle one is closed"
     )
     keep_alive_seconds: Number = Field(
         620, description="seconds for which an idle connection is kept; above the balancer's 600"
