@@ -662,7 +662,7 @@ def test_a_key_that_is_nearly_a_setting_gets_a_hint(file: Write, key: str, messa
         ({"SIE_PUBSUB__AUTHENTICATION": "none"}, "NOT AUTHENTICATED"),
         (
             {"SIE_PROMETHEUS__PORT": "8080"},
-            "/metrics, / and /interruptions are as public as /events; choose another port",
+            "/metrics, / and /interruptions are as public as the main listener; set another port",
         ),
         ({"SIE_STORE__RETENTION_DAYS": "7"}, "store.retention_days is below 8"),
         ({"SIE_RECOVERY__INTERVAL_SECONDS": "2701"}, "recovery.interval_seconds and recovery.settle_seconds"),

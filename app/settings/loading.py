@@ -110,7 +110,7 @@ def _warnings(settings: Settings, unknown: list[str], known: Collection[str]) ->
         yield "PUSHES ARE NOT AUTHENTICATED (pubsub.authentication is none): anyone can push events"
     if settings.one_listener:
         shown = f"{settings.prometheus.path}, / and /interruptions"
-        yield f"prometheus.port is server.port: {shown} are as public as /events; choose another port"
+        yield f"prometheus.port is server.port: {shown} are as public as the main listener; set another port"
     if settings.store.retention_days <= _SUBSCRIPTION_DAYS:
         yield "store.retention_days is below 8: a message that is redelivered after 7 days can count again"
     recovery = settings.recovery
