@@ -200,7 +200,7 @@ class Exporter:
         )
 
     def intake(self, endpoint: Endpoint) -> Intake:
-        """Return the way of an endpoint's messages into the exporter."""
+        """Return the intake of an endpoint's messages."""
         return Intake(
             endpoint, self.recorder, self.metrics.pushes[endpoint], self.inventory.request, self.clock
         )
@@ -234,12 +234,12 @@ class Exporter:
         return [*pulling, *self.inventory.not_ready_reasons()]
 
     async def stop_pulling(self) -> None:
-        """Stop pulling: commit what was taken, and hand back the rest. Nothing to do with pushes."""
+        """Stop pulling: commit what was taken, and hand back the rest. With push delivery, do nothing."""
         if self.puller is not None:
             await self.puller.stop()
 
     def begin_end(self, spent_seconds: float = 0.0) -> None:
-        """Begin the time for everything that is in progress. `spent_seconds` of it have passed already."""
+        """Begin the time that everything in progress has. `spent_seconds` of it have passed already."""
         self._end_by = asyncio.get_running_loop().time() + self._overrides.shutdown_seconds - spent_seconds
 
     def seconds_left(self) -> float:

@@ -1,4 +1,4 @@
-"""The way of a message into the exporter, however it was delivered: decode, record, count."""
+"""The intake of messages, pushed or pulled: decode, record, count."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The way of the messages of one endpoint, or of its subscription."""
+    """Takes the messages of one endpoint, or of its subscription."""
 
     endpoint: Endpoint
     recorder: Recorder

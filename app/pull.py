@@ -44,7 +44,7 @@ def pause_after(attempts: int, first_seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription, and the way of its messages into the exporter."""
+    """A subscription, and the intake of its messages."""
 
     intake: Intake
     name: str

@@ -301,11 +301,11 @@ class Recorder:
         self._start_next()
 
     def _start_batch(self, submissions: Sequence[_Submission]) -> None:
-        batch = self._batch = [one for one in submissions if not one.answered]
+        batch = self._batch = [submission for submission in submissions if not submission.answered]
         if not batch:
             self._start_next()
             return
-        events = [one.event for one in batch]
+        events = [submission.event for submission in batch]
         self._start(_Job(lambda store, now: store.apply(events, now), partial(self._finish_batch, batch)))
 
     def _start(self, job: _Job) -> None:
@@ -418,7 +418,8 @@ class Recorder:
         while True:
             await asyncio.sleep(self._commit_timeout_seconds / 20)
             oldest = time.monotonic() - self._commit_timeout_seconds
-            late = [one for one in (*self._batch, *self._submissions) if one.submitted_at < oldest]
+            waiting = (*self._batch, *self._submissions)
+            late = [submission for submission in waiting if submission.submitted_at < oldest]
             _fail(late, StoreSlowError(f"the commit was not done in {self._commit_timeout_seconds:g} s"))
 
 

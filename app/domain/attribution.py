@@ -81,7 +81,7 @@ def _record_creation(event: InstanceCreated, before: Instance | None, known: Kno
 
 
 def _unknown_instance(event: InstanceCreated, identity: str, known: Known, now: float) -> Instance:
-    """Return a new incarnation, which has ended if a later listing would contain it were it alive."""
+    """Return a new incarnation. It has ended if it is missing from a later listing."""
     listed_at = known.listed_at
     is_missing = listed_at is not None and event.at < listed_at - CLOCK_TOLERANCE_SECONDS
     ended_at = listed_at if is_missing else None

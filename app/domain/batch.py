@@ -54,7 +54,7 @@ class Shared:
     requested: Collection[str] = ()
     """Projects whose requested listing has not begun; empty unless this replica leads."""
     last_listed_at: Mapping[str, float] = field(default_factory=dict)
-    """The time when the last complete listing of each project began that a living replica lists."""
+    """For each project that a living replica lists, the time when its last complete listing began."""
     replicas: Mapping[str, ReplicaSettings] = field(default_factory=dict)
     """The settings of the other living replicas, by name."""
 
@@ -195,7 +195,7 @@ class Batch:
             self._pending[interruption.event.name][interruption.event.key] = interruption
 
     def without_known(self, identities: Iterable[tuple[InstanceName, str]]) -> list[tuple[InstanceName, str]]:
-        """Return the incarnations that were not read yet, and that the batch has not changed."""
+        """Return the incarnations that have not been read yet, and that the batch has not changed."""
         return [
             (name, identity)
             for name, identity in identities
@@ -233,7 +233,7 @@ class Batch:
         )
 
     def end_grace(self, pending: PendingInterruption) -> Outcome | None:
-        """Expire a pending interruption; one that ends later than it can gets a new end, and None returns.
+        """Expire a pending interruption. If its end is later than an end can be, correct it and return None.
 
         Such an end was computed while the exporter's clock was ahead.
         """
@@ -254,12 +254,12 @@ class Batch:
             self.past[event.key] = row
 
     def observe_listed(self, listed: Listed, began: float) -> None:
-        """Apply that a listing contains the instance. `began` is the start of the listing."""
+        """Apply the changes for an instance in a listing. `began` is the start of the listing."""
         known = self._known_under(listed.name, [listed.id])
         self._apply(listed.name, reconcile.observe_listed(listed, known, began, self._now))
 
     def observe_missing(self, name: InstanceName, identity: str, began: float) -> None:
-        """Apply that a complete listing does not contain the incarnation."""
+        """Apply the changes for an incarnation that is missing from a complete listing."""
         self._apply(name, reconcile.observe_missing(self._incarnations[name][identity], began, self._now))
 
     def move(self, name: InstanceName, project: str) -> None:

@@ -260,7 +260,10 @@ class Engine:
         return max(since, oldest + _DAY_SECONDS), oldest
 
     def _keys_left_by_clock_ahead(self, beat_at: float | None, now: float) -> float:
-        """Return the time since when keys are left, if the clock was ahead at that beat and was believed."""
+        """Return the time since when keys are left, if a clock that was ahead has pruned older ones.
+
+        The clock was ahead at that beat, and was believed. Minus infinity: nothing was pruned too early.
+        """
         if beat_at is None or beat_at <= now or not has_jumped(beat_at, now):
             return -inf
         if self._memory.doubts_clock(beat_at):

@@ -13,7 +13,7 @@ from app.domain.replicas import NO_SETTINGS, ReplicaSettings, all_projects
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals, TotalsDelta
 
 _LARGEST_CREDIBLE_STEP_SECONDS: Final = 86400.0
-"""After a larger step of the clock from beat to beat, it is doubted for as long."""
+"""After a larger step of the clock between two beats, the clock is doubted for this long."""
 _LONGEST_BEAT_SECONDS: Final = 300.0
 """Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 PERMANENT: Final = Totals(

@@ -185,7 +185,7 @@ class Listing:
 
 
 class Due(NamedTuple):
-    """Pending interruptions whose grace period has ended, or ends later than it can."""
+    """Pending interruptions whose grace period has ended, or has an end that is too late to be right."""
 
     pending: Sequence[PendingInterruption]
     more: bool

@@ -36,7 +36,7 @@ class Application(FastAPI):
         self.direct_endpoints: Mapping[str, PushEndpoint] = self.endpoints
         """Those that the server's protocol calls, without ASGI."""
         self.is_stopping: Callable[[], bool] = lambda: False
-        """While it returns True, each connection is closed after its next answer. Its balancer opens one."""
+        """While it returns True, each connection is closed after its next answer, so balancers move on."""
         super().__init__(**options)
 
     def add_push(self, path: str, endpoint: PushEndpoint, **description: Any) -> None:  # noqa: ANN401
@@ -66,7 +66,7 @@ def _has_long_query(scope: Scope) -> bool:
 
 
 async def _send_and_close(send: Send, message: Message) -> None:
-    """Send an answer that closes its connection. A kept connection would later be reset during a request."""
+    """Send an answer that closes its connection. If kept, it could be reset during its next request."""
     if message["type"] == "http.response.start":
         others = [header for header in message["headers"] if header[0] != b"connection"]
         message = {**message, "headers": [*others, (b"connection", b"close")]}

@@ -59,7 +59,7 @@ class PushRequest:
         """The body, which is empty, has ended before the caller was authenticated."""
 
     def begin(self) -> "asyncio.Task[None] | None":
-        """Authenticate the caller. Return the task of it, if it takes time."""
+        """Authenticate the caller. Return the task that does it, if it takes time."""
         if self._handler.admits(self._headers):
             self._on_admitted()
             return None

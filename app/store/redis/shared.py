@@ -40,7 +40,7 @@ class SharedReplies(NamedTuple):
         return {project: float(began) for project, began in pairs(self.listings)}
 
     def listed_wholly(self) -> dict[str, float]:
-        """Return the same, of the last one that has read every zone."""
+        """Return the time at which the last listing of each project began that read every zone."""
         return {project: float(began) for project, began in pairs(self.whole)}
 
     def project_ids(self) -> dict[str, str]:

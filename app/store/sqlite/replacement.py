@@ -1,6 +1,6 @@
 """The replacement of a damaged store by a new file, which a kill at any moment leaves to the next start.
 
-The new file is complete before the damaged one is moved. Its name has the name to which that one is moved.
+The new file is complete before the damaged one is moved. Its name begins with the damaged one's new name.
 """
 
 import logging

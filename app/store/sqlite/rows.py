@@ -181,7 +181,7 @@ def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[Pe
 def select_due(
     connection: apsw.Connection, until: float, latest: float, limit: int
 ) -> list[PendingInterruption]:
-    """Return pending interruptions whose grace period has ended, or ends later than it can."""
+    """Return pending interruptions whose grace period has ended, or ends after `latest`."""
     rows = connection.execute(_SELECT_DUE, (until, latest, limit))
     return [_pending(row) for row in rows]
 

@@ -74,7 +74,11 @@ class SQLiteTransaction:
         pending = select_due(self.connection, self.batch.grace_clock, self.batch.latest_end, SLICE)
         self.load(
             instance_names_of(interruption.event for interruption in pending),
-            archived=[(one.event.name, identity) for one in pending for identity in identities_of(one.event)],
+            archived=[
+                (interruption.event.name, identity)
+                for interruption in pending
+                for identity in identities_of(interruption.event)
+            ],
         )
         return Due(pending, more=len(pending) == SLICE)
 

@@ -63,7 +63,7 @@ class Check:
 
 
 def checks(snapshot: Snapshot) -> Sequence[Check]:
-    """Return all checks, in the order of an event's way. Each problem stands in one check only."""
+    """Return all checks, in the order of an event's path. Each problem is in one check only."""
     fleets = list(_fleets(snapshot))
     unauthenticated = _unauthenticated(snapshot)
     return [

@@ -56,7 +56,7 @@ def significant(number: float) -> str:
 
 
 def rate(number: float) -> str:
-    """Return the same, with as many decimals as other rates of this size: `45.0`, `0.46`."""
+    """Return a rate with as many decimals as other rates of its size have: `45.0`, `0.46`."""
     if number >= _WHOLE:
         return count(number)
     return f"{number:.1f}" if number >= _WHOLE / 10 else f"{number:.2g}"
