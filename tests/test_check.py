@@ -238,7 +238,10 @@ def test_a_folder_that_is_missing_fails(tmp_path: Path, credentials: PushCredent
     code, found = checked(tmp_path, configuration(tmp_path, credentials, store={"url": url}))
 
     assert code == 1
-    assert found["store"] == ("FAIL", f"the folder {tmp_path}/nowhere does not exist")
+    assert found["store"] == (
+        "FAIL",
+        f"the folder {tmp_path}/nowhere does not exist; create it, or change store.url",
+    )
 
 
 def bound_by_permissions() -> list[str]:

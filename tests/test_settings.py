@@ -459,6 +459,23 @@ def test_a_wrong_variable_is_named_without_its_value(key: str, text: str) -> Non
     assert "s3cret" not in line
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        pytest.param("inventory.enabled", "maybe", "should be true or false", id="boolean"),
+        pytest.param("server.port", "high", "should be a whole number", id="whole-number"),
+        pytest.param("server.port", "80.5", "should be a whole number", id="fraction"),
+        pytest.param("inventory.interval_seconds", "often", "should be a number", id="number"),
+        pytest.param("server.host", "", "should not be empty", id="empty"),
+        pytest.param("projects", '[""]', "should not be empty", id="empty-in-a-list"),
+    ],
+)
+def test_a_value_of_another_kind_gets_a_plain_sentence(key: str, text: str, message: str) -> None:
+    (line,) = problems(None, CALLER | {variable(key): text})
+
+    assert line.endswith(f": {message}")
+
+
 @pytest.mark.parametrize("name", ["SIE_SERVER__PORT", "SIE_PROMETHEUS__PORT", "SIE_INVENTORY__ENABLED"])
 def test_an_empty_variable_is_a_value(name: str) -> None:
     (line,) = problems(None, CALLER | {name: ""})

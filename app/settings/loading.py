@@ -86,7 +86,12 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "model_type": "should be a mapping of keys",
     "string_type": "should be text; put the value in quotes",
     "tuple_type": "should be a list (in a variable: JSON)",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("too_short", "string_too_short"), "should not be empty"),
 }
+"""The messages in place of those of the library, which are about its own parsing."""
 
 
 def _problems(exc: ValidationError, path: Path | None, known: Mapping[str, str]) -> Iterator[str]:

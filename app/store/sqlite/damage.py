@@ -146,7 +146,7 @@ def _refuse_unusable(location: Location) -> None:
 def unusable_reason(folder: Path) -> str | None:
     """Return the reason why no store in the folder could be used; None if there is none."""
     if not folder.is_dir():
-        return f"the folder {folder} does not exist"
+        return f"the folder {folder} does not exist; create it, or change store.url"
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"the exporter may not write to the folder {folder}; correct its owner or its permissions"
     disk = os.statvfs(folder)
