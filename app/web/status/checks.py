@@ -344,7 +344,8 @@ def _halves(snapshot: Snapshot, histogram: str, **labels: str) -> str:
 def _bound(snapshot: Snapshot, share: float, histogram: str, **labels: str) -> str:
     bound = snapshot.self_metrics.quantile_bound(share, histogram, **labels)
     if bound is None or bound == float("inf"):
-        return f"later than {short_duration(snapshot.self_metrics.largest_bound(histogram, **labels))}"
+        largest = snapshot.self_metrics.largest_bound(histogram, **labels)
+        return f"within more than {short_duration(largest)}"
     return f"within {short_duration(bound)}"
 
 
