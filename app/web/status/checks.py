@@ -286,7 +286,7 @@ def _fleet(snapshot: Snapshot, project: str, reasons: Mapping[str, float]) -> Ch
     age = max(snapshot.now - at, 0.0)
     number = metrics.value("inventory_instances", project=project) or 0.0
     took = short_duration(metrics.value("inventory_duration_seconds", project=project) or 0.0)
-    finding = f"{count_noun(number, 'GKE instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
+    finding = f"{count_noun(number, 'instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
     if age > _OLD_LISTINGS * snapshot.listing_interval_seconds:
         return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterInventoryStale")
     return Check(name, finding)

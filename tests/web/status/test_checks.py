@@ -227,9 +227,9 @@ def test_the_fleet_of_each_project_has_a_check() -> None:
     assert told == {
         "Fleet of fresh": (
             OK,
-            f"118 GKE instances listed 4 min ago, in 3.2 s. {no_credentials}",
+            f"118 instances listed 4 min ago, in 3.2 s. {no_credentials}",
         ),
-        "Fleet of stale": (ATTENTION, "1 GKE instance listed 31 min 40 s ago, in 1 min 1 s."),
+        "Fleet of stale": (ATTENTION, "1 instance listed 31 min 40 s ago, in 1 min 1 s."),
         "Fleet of failing": (
             ATTENTION,
             "Not listed since the start. 1 listing failed since the start: it took too long.",
