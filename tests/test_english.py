@@ -50,7 +50,7 @@ PREFERRED: Final = {
 }
 _AVOIDED: Final = [(re.compile(rf"(?i)\b(?:{word})\b"), instead) for word, instead in PREFERRED.items()]
 _TEXT_SUFFIXES: Final = frozenset(
-    {".md", ".yaml", ".yml", ".json", ".tf", ".hcl", ".tftpl", ".conf", ".html", ".sh", ""}
+    {".md", ".yaml", ".yml", ".json", ".tf", ".hcl", ".tftpl", ".conf", ".html", ".sh", ".toml", ""}
 )
 
 
@@ -154,6 +154,7 @@ PUBLISHED: Final = (
         ".ci",
         "Dockerfile",
         "docker-compose.yaml",
+        "pyproject.toml",
     ),
     *(str(page.relative_to(ROOT)) for page in PAGES if page.parent == ROOT),
 )
