@@ -221,7 +221,7 @@ class Exporter:
         """Return the reason for which a restart is needed, or None while the writer and the tasks run."""
         ended = [task.get_name() for task in self._tasks if task.done()]
         if ended or not self._tasks:
-            return f"not running: {', '.join(ended) or 'the writer'}"
+            return f"a part of the exporter is not running: {', '.join(ended) or 'the writer'}"
         if self.recorder.stuck_seconds > _STUCK_SECONDS:
             return f"the store has not finished a commit or a read for {_STUCK_SECONDS:g} s"
         return None

@@ -57,7 +57,9 @@ class Subscription:
     def read(self, message: Message) -> PushMessage:
         """Return the message in the form in which a push brings it. Raises BodyTooLargeError."""
         if len(message.data) > self.max_body_bytes:
-            raise BodyTooLargeError(f"the message is larger than {self.max_body_bytes} bytes")
+            raise BodyTooLargeError(
+                f"the message is larger than server.max_body_bytes ({self.max_body_bytes})"
+            )
         return PushMessage(
             message.data,
             message.message_id,

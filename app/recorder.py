@@ -361,7 +361,7 @@ class Recorder:
         if applied.overflowed and not self._overflowed:
             self._overflowed = True  # the metric counts them; one line is enough for the log
             _log.warning(
-                "events of new label sets are counted under `other`: prometheus.max_label_sets is reached"
+                "events of new label sets are counted under `other`; raise prometheus.max_label_sets"
             )
         if applied.counted:
             lines = [interruption_document(interruption) for interruption in applied.counted]

@@ -134,7 +134,7 @@ def _invalid_entry(data: bytes, error: ValidationError) -> Ignored:
         return _not_an_audit_log(data)
     if _decoder(method) is None:
         return Ignored("other_method")
-    raise MalformedEntryError(f"fields that do not fit an audit log entry: {error.error_count()}") from error
+    raise MalformedEntryError("the audit log entry has a field whose value cannot be read") from error
 
 
 def _not_an_audit_log(data: bytes) -> Ignored:

@@ -94,7 +94,7 @@ class PushEndpoint:
 
     def _read(self, headers: Headers, body: bytes) -> PushMessage:
         if len(body) > self.max_body_bytes:
-            raise BodyTooLargeError(f"the body is larger than {self.max_body_bytes} bytes")
+            raise BodyTooLargeError(f"the body is larger than server.max_body_bytes ({self.max_body_bytes})")
         message = decode_push(body, headers)
         if self.subscription and message.subscription:
             self._check_subscription(message)

@@ -84,7 +84,8 @@ class PushRequest:
         limit = self._handler.max_body_bytes
         if self._size > limit:
             self._pieces.clear()
-            self._answer(self._handler.refuse(BodyTooLargeError(f"the body is larger than {limit} bytes")))
+            too_large = BodyTooLargeError(f"the body is larger than server.max_body_bytes ({limit})")
+            self._answer(self._handler.refuse(too_large))
 
     def end_body(self) -> None:
         """See `Request`."""

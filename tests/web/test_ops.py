@@ -73,7 +73,7 @@ def test_an_exporter_whose_writer_has_ended_is_not_healthy(exporter: Exporter) -
     exporter.perform(end_the_writer()).result(120)
     response = eventually(ailing, within=20, what="the end of the writer")
     assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "unhealthy")
-    assert response.json()["detail"] == "not running: writer"
+    assert response.json()["detail"] == "a part of the exporter is not running: writer"
 
 
 @pytest.mark.parametrize("path", OPS)
