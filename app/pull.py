@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def pause_after(attempts: int, first_seconds: float) -> float:
-    """Return the seconds to wait after so many failures in a row: twice as long each time, 60 at most."""
+    """Return the seconds to wait after this number of failures in a row: doubled each time, 60 at most."""
     return min(first_seconds * 2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
 
 

@@ -144,7 +144,7 @@ class _Claims(_Wire):
     exp: _Seconds
     iat: _Seconds
     email: str
-    # Of any type: in an authentic token, anything but true means an address that nobody has verified.
+    # Of any type, because every value except true means an address that nobody has verified.
     email_verified: object
 
 

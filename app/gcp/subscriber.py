@@ -65,7 +65,7 @@ def _options(url: str) -> list[tuple[str, Any]]:
 
 
 def flow_control(extension_seconds: int) -> FlowControl:
-    """Return the limits of one subscription. A lease is extended by at most so many seconds at a time."""
+    """Return the limits of one subscription. A lease is extended by at most this time at once."""
     # The library accepts a float, but then cannot open a stream, and does not raise.
     return FlowControl(
         max_messages=MAX_MESSAGES,

@@ -1,4 +1,4 @@
-"""The connections of a server: at most so many, each closed when its caller owes something for too long."""
+"""The connections of a server: a limited number, each closed if its caller lets it wait for too long."""
 
 import asyncio
 import logging
@@ -29,12 +29,12 @@ class Connection(Protocol):
         ...
 
     def check(self, now: float) -> None:
-        """Close the connection if its caller owes something for too long."""
+        """Close the connection if its caller lets the server wait for too long."""
         ...
 
 
 class ConnectionsLimit:
-    """The connections of one server: at most so many, each closed when its caller owes something too long."""
+    """The connections of one server: a limited number, each closed if its caller lets it wait too long."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -3,7 +3,7 @@
 uvicorn uses it in place of its own (`http=`). A connection has one request at a time; what comes after it
 waits, unread. Both ways get a request in the same pieces (its head, then its body), so an answer does not
 depend on the packets. What a stranger may cost is bounded: the size of a head, the bytes that wait, the time
-for which a caller may owe something, the number of connections.
+for which a caller may let the server wait, the number of connections.
 """
 
 import asyncio
@@ -116,8 +116,8 @@ class Connection(asyncio.Protocol):
         self._stays_open = True
         """The connection continues after the present answer."""
         self._waits_since = 0.0
-        """The time, by the loop's clock, since when the caller has owed something: a request, the rest of a
-        head or of a body."""
+        """The time, by the loop's clock, since when the server has waited for the caller: for a request, or
+        for the rest of a head or of a body."""
         self._blocked_since: float | None = None
         """The time since when the caller has not read its answers, or has not let the connection end."""
         self._is_write_paused = False
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         return None if self._is_due else self._waits_since
 
     def check(self, now: float) -> None:
-        """Close the connection if its caller owes something for too long. Called every second."""
+        """Close the connection if its caller lets the server wait for too long. Called every second."""
         if self.transport.is_closing() or self._is_write_paused:
             self._blocked_since = now if self._blocked_since is None else self._blocked_since
             if now - self._blocked_since > UNDRAINED_SECONDS:
@@ -220,8 +220,8 @@ class Connection(asyncio.Protocol):
             if not self._is_complete:
                 self._request.check_time(now - self._waits_since)
         elif not self._is_due:
-            owes_more = bool(self._unread) or not self._in_head
-            if now - self._waits_since > (HEAD_SECONDS if owes_more else self._keep_alive_seconds):
+            has_begun = bool(self._unread) or not self._in_head
+            if now - self._waits_since > (HEAD_SECONDS if has_begun else self._keep_alive_seconds):
                 self.transport.close()
 
     # reading

@@ -97,7 +97,7 @@ class Locks:
         return self._locked(opened, self._lock_path, deadline)
 
     def _locked(self, opened: int, path: str, deadline: float) -> int | None:
-        """Lock an open file; None if another file, or none, has its path by then."""
+        """Lock an open file. Return None if its path leads to another file, or to none, after that."""
         with ExitStack() as unless_kept:
             unless_kept.callback(os.close, opened)
             while not _lock(opened):
