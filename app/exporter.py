@@ -114,7 +114,7 @@ class Exporter:
         if opened.moved_aside_to is not None:
             self.metrics.count_store_reset()
         for warning in opened.warnings:
-            _log.warning("the store may lose events or counts", extra={"reason": warning})
+            _log.warning("the store may lose events or counts", extra={"detail": warning})
         self.store = opened.store
         self._sync = opened.sync
         self._overrides = overrides

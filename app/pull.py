@@ -128,7 +128,9 @@ class _Stream:
         if finding.state == "forbidden" and "look at" in finding.message and self.finding.state == "ok":
             return
         if finding != self.finding and finding.message:
-            _log.warning("messages cannot be pulled", extra={"reason": finding.message})
+            _log.warning(
+                "messages cannot be pulled", extra={"reason": finding.state, "error": finding.message}
+            )
         self.finding = finding
 
     async def _wait(self, seconds: float) -> bool:
