@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     both.add_argument("--config", type=Path, metavar="PATH", help="the configuration file")
     serve = parser.add_argument_group("options of serve")
     serve.add_argument(
-        "--reset-totals", action="store_true", help="start every counter at 0, keep everything else"
+        "--reset-totals",
+        action="store_true",
+        help="for a restored backup: start every counter at 0, keep the rest",
     )
     demo = parser.add_argument_group("options of demo")
     demo.add_argument("--once", action="store_true", help="stop after printing, do not serve")
