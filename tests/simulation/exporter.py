@@ -19,13 +19,14 @@ from app.store.engine import SharedEngine
 from tests.simulation.truth import HOUR
 from tests.support.exporter import Exporter
 from tests.support.process import LOOPBACK, eventually
+from tests.support.warm_python import PROGRAM
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
 _CONTEXT: Final = get_context("forkserver")
 # Each start is a fork of a process that has imported the exporter.
-_CONTEXT.set_forkserver_preload([__name__])
+_CONTEXT.set_forkserver_preload([__name__, *PROGRAM])
 _Order: TypeAlias = Literal["work", "is draining", "is lingering"]
 
 
