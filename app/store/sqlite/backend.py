@@ -13,9 +13,10 @@ from app.store.memory import Memory
 from app.store.port import Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
 from app.store.sqlite.pruning import Pruning, is_pass_due, prune_deletions, prune_ledger, record_pass
-from app.store.sqlite.rows import delete_totals, has_past, reset_totals, select_totals
+from app.store.sqlite.rows import has_past, select_totals
 from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
+from app.store.sqlite.writes import delete_totals, reset_totals
 
 T = TypeVar("T")
 

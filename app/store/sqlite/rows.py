@@ -1,12 +1,12 @@
-"""The rows of the SQLite file, and their conversion to and from the domain's values.
+"""The rows of the SQLite file, their queries, and their conversion to the domain's values.
 
-A row's fields are the columns of its table, in the order in which they are written and read.
+A row's fields are the columns of its table, in the order in which they are written and read. See
+`app.store.sqlite.writes` for the writing.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
-from itertools import chain
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -18,9 +18,6 @@ from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 
-_MAX_ROWS_PER_STATEMENT: Final = 16
-"""So the statement for each number of rows stays prepared (2 µs per event). Also, SQLite saves the pages that
-a statement of many rows changes until it ends; beyond 64 KiB it does so in a file."""
 _KINDS: Final = tuple(Kind)
 
 
@@ -107,21 +104,6 @@ _SELECT_DUE: Final = select(
 _SELECT_LABEL_SETS: Final = select(LabelSetRow._fields, "FROM label_sets")
 _SELECT_CLUSTERS: Final = select(ClusterRow._fields, "FROM clusters")
 _SELECT_LIFETIMES: Final = select(LifetimeRow._fields, "FROM lifetimes")
-
-
-def insert(
-    connection: apsw.Connection, into: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]
-) -> None:
-    """Insert the rows of one table, in order, with few statements."""
-    for start in range(0, len(rows), _MAX_ROWS_PER_STATEMENT):
-        some = rows[start : start + _MAX_ROWS_PER_STATEMENT]
-        connection.execute(_statement(into, columns, len(some)), [*chain.from_iterable(some)])
-
-
-@cache
-def _statement(into: str, columns: tuple[str, ...], rows: int) -> str:
-    row = f"({','.join('?' * len(columns))})"
-    return f"{into} ({','.join(columns)}) VALUES {','.join([row] * rows)}"
 
 
 def select_event_keys(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
@@ -234,94 +216,11 @@ def select_totals(connection: apsw.Connection) -> Totals:
     return totals
 
 
-def insert_totals(connection: apsw.Connection, changed: Totals) -> None:
-    """Insert or replace the rows of totals."""
-    label_sets = [
-        LabelSetRow(
-            *row.labels,
-            row.interruptions,
-            row.created,
-            row.failed,
-            row.instances,
-            row.instance_seconds,
-            row.changed_at,
-            row.released,
-        )
-        for row in changed.label_sets.values()
-    ]
-    clusters = [
-        ClusterRow(row.cluster, row.interruptions, row.last_interruption_at, row.changed_at, row.released)
-        for row in changed.clusters.values()
-    ]
-    lifetimes = [
-        LifetimeRow(
-            row.cluster, row.machine_type, json_array(row.buckets), row.sum, row.changed_at, row.released
-        )
-        for row in changed.lifetimes.values()
-    ]
-    insert(connection, "INSERT OR REPLACE INTO label_sets", LabelSetRow._fields, label_sets)
-    insert(connection, "INSERT OR REPLACE INTO clusters", ClusterRow._fields, clusters)
-    insert(connection, "INSERT OR REPLACE INTO lifetimes", LifetimeRow._fields, lifetimes)
-
-
-def reset_totals(connection: apsw.Connection) -> None:
-    """Set every counter to 0, and keep the rows."""
-    connection.execute(
-        "UPDATE label_sets SET interruptions = 0, created = 0, failed = 0, instance_seconds = 0"
-    )
-    connection.execute("UPDATE clusters SET interruptions = 0")
-    connection.execute(
-        "UPDATE lifetimes SET buckets = ?, sum_seconds = 0", (json_array(LifetimeTotals("", "").buckets),)
-    )
-
-
-def delete_totals(connection: apsw.Connection, gone: Totals) -> None:
-    """Delete the rows of totals."""
-    connection.executemany(
-        "DELETE FROM label_sets WHERE (project, cluster, cluster_location, node_pool, zone, machine_type)"
-        " = (?,?,?,?,?,?)",
-        gone.label_sets,
-    )
-    connection.executemany(
-        "DELETE FROM clusters WHERE cluster = ?", [(cluster,) for cluster in gone.clusters]
-    )
-    connection.executemany("DELETE FROM lifetimes WHERE (cluster, machine_type) = (?, ?)", gone.lifetimes)
-
-
-def row_of_instance(instance: Instance) -> tuple[object, ...]:
-    """Return the row of an incarnation, in the order of `INSTANCE_COLUMNS`."""
-    name, identity, kind, node, *shared = instance
-    return (name.path, identity, kind, *node, *shared)
-
-
-def row_of_pending(pending: PendingInterruption) -> tuple[object, ...]:
-    """Return the row of a pending interruption, in the order of `PENDING_COLUMNS`."""
-    event = pending.event
-    return (event.key, event.name.path, event.id, event.at, pending.until, *event.details)
-
-
 def _pending(row: Sequence[Any]) -> PendingInterruption:
     key, path, instance_id, at, until, *details = row
     name = InstanceName.from_path(path)
     event = InstanceInterrupted(key, at, name, instance_id, details=InterruptionDetails(*details))
     return PendingInterruption(event, until)
-
-
-def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object, ...]:
-    """Return a ledger row, of the incarnation with that identity, in the order of `LEDGER_COLUMNS`."""
-    return (
-        counted.at,
-        counted.key,
-        now,
-        counted.name.path,
-        identity,
-        *counted.node,
-        counted.counted_as,
-        counted.age,
-        counted.attributed,
-        counted.released_by,
-        *counted.details,
-    )
 
 
 def entry_of_row(row: Sequence[Any]) -> LedgerEntry:

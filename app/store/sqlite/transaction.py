@@ -10,15 +10,6 @@ from app.store.memory import Memory
 from app.store.port import SLICE, Due, Listing, Unlisted
 from app.store.sqlite import listing as listings
 from app.store.sqlite.rows import (
-    EVENT_KEY_COLUMNS,
-    INSTANCE_COLUMNS,
-    LEDGER_COLUMNS,
-    PENDING_COLUMNS,
-    insert,
-    insert_totals,
-    row_of_counted,
-    row_of_instance,
-    row_of_pending,
     select_archived,
     select_due,
     select_event_keys,
@@ -27,6 +18,7 @@ from app.store.sqlite.rows import (
     select_pending,
 )
 from app.store.sqlite.schema import read_clock, set_clock
+from app.store.sqlite.writes import write_batch
 
 
 class SQLiteTransaction:
@@ -154,63 +146,4 @@ class SQLiteTransaction:
 
     def write(self) -> None:
         """Write the changes of the batch."""
-        connection, batch = self.connection, self.batch
-        insert(
-            connection,
-            "INSERT OR REPLACE INTO event_keys",
-            EVENT_KEY_COLUMNS,
-            [(key, self._now) for key, new in batch.event_keys.items() if new],
-        )
-        self._write_instances()
-        released = [(key,) for key, pending in batch.pending_interruptions.items() if pending is None]
-        if released:
-            connection.executemany("DELETE FROM pending WHERE key = ?", released)
-        insert(
-            connection,
-            "INSERT OR REPLACE INTO pending",
-            PENDING_COLUMNS,
-            [
-                row_of_pending(pending)
-                for pending in batch.pending_interruptions.values()
-                if pending is not None
-            ],
-        )
-        if self._has_past and batch.counted:
-            connection.executemany(
-                "DELETE FROM ledger WHERE key = ? AND counted_as = ''",
-                [(counted.key,) for counted, _ in batch.counted],
-            )
-        insert(
-            connection,
-            "INSERT INTO ledger",
-            LEDGER_COLUMNS,
-            [
-                row_of_counted(counted, identity, self._now)
-                for counted, identity in (*batch.counted, *batch.past.values())
-            ],
-        )
-        if batch.attributed:
-            connection.executemany(
-                "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?,"
-                " attributed = 1 WHERE name = ? AND identity = ? AND NOT attributed",
-                [
-                    (*attribution.node, attribution.name.path, attribution.identity)
-                    for attribution in batch.attributed
-                ],
-            )
-        insert_totals(connection, batch.totals.changed)
-
-    def _write_instances(self) -> None:
-        for table, rows in (("instances", self.batch.instances), ("archived_instances", self.batch.archived)):
-            removed = [(name.path, identity) for (name, identity), row in rows.items() if row is None]
-            if removed:
-                self.connection.executemany(
-                    f"DELETE FROM {table} WHERE (name, identity) = (?, ?)",  # noqa: S608 - our own names
-                    removed,
-                )
-            insert(
-                self.connection,
-                f"INSERT OR REPLACE INTO {table}",
-                INSTANCE_COLUMNS,
-                [row_of_instance(row) for row in rows.values() if row is not None],
-            )
+        write_batch(self.connection, self.batch, self._now, has_past=self._has_past)
