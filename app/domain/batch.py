@@ -1,7 +1,7 @@
 """A batch of events: it decides them in order, over rows that the store has read, and collects the changes.
 
-Each store reads the rows that `instance_names_of`, `event_keys_of` and `identities_of` name, decides the
-events, writes the changes, and commits.
+Each store reads the rows of the events' names, and those that `event_keys_of` and `identities_of` name. It
+decides the events, writes the changes, and commits.
 """
 
 from collections import Counter, defaultdict
@@ -103,13 +103,12 @@ def event_keys_of(events: Iterable[Event]) -> list[str]:
     return [event.key for event in events if not isinstance(event, KEYLESS)]
 
 
-def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
-    """Return the instance names whose rows the store must read for these events."""
-    return list({event.name: None for event in events})
+def identities_of(events: Iterable[Event]) -> list[tuple[InstanceName, str]]:
+    """Return names and identities by which the store must look up archived incarnations for these events."""
+    return [(event.name, identity) for event in events for identity in _identities_of(event)]
 
 
-def identities_of(event: Event) -> Iterator[str]:
-    """Yield the identities by which the store must look up an archived incarnation for the event."""
+def _identities_of(event: Event) -> Iterator[str]:
     if event.id:
         yield event.id
     if isinstance(event, _WITH_OPERATION) and event.operation:
@@ -175,10 +174,10 @@ class Batch:
         self._pending: defaultdict[InstanceName, dict[str, PendingInterruption]] = defaultdict(dict)
 
     def mark_read(self, names: Iterable[InstanceName]) -> list[InstanceName]:
-        """Return the names whose rows the store must read, and mark them as read."""
-        names = [name for name in names if name not in self._read]
-        self._read.update(names)
-        return names
+        """Return the names whose rows the store must read, each once, and mark them as read."""
+        unread = [name for name in dict.fromkeys(names) if name not in self._read]
+        self._read.update(unread)
+        return unread
 
     def load(
         self,
@@ -216,7 +215,7 @@ class Batch:
             event.name,
             attribution.decide(
                 event,
-                self._known_under(event.name, identities_of(event), seen=seen),
+                self._known_under(event.name, _identities_of(event), seen=seen),
                 self._rules,
                 self._now,
                 self.latest_end,
@@ -228,7 +227,7 @@ class Batch:
         return self._apply_decision(
             pending.event.name,
             interruptions.expire(
-                pending, self._known_under(pending.event.name, identities_of(pending.event)), self._now
+                pending, self._known_under(pending.event.name, _identities_of(pending.event)), self._now
             ),
         )
 
@@ -248,7 +247,7 @@ class Batch:
 
     def add_past(self, event: InstanceInterrupted) -> None:
         """Add an interruption to the ledger that happened before the store counted."""
-        known = self._known_under(event.name, identities_of(event))
+        known = self._known_under(event.name, _identities_of(event))
         row = interruptions.past_row(event, known, self._now)
         if row is not None:
             self.past[event.key] = row

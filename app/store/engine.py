@@ -8,7 +8,7 @@ from math import inf
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from app.domain.batch import Applied, event_keys_of, identities_of, instance_names_of, with_project_id
+from app.domain.batch import Applied, event_keys_of, identities_of, with_project_id
 from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.reconcile import may_end_unlisted
@@ -179,8 +179,8 @@ class Engine:
         def work(transaction: Transaction) -> Applied:
             listing = self._listing(project, transaction)
             transaction.add_listed(listing, [instance.id for instance in listed])
-            names = list({instance.name: None for instance in listed})
-            transaction.load(names, archived=[(instance.name, instance.id) for instance in listed])
+            identities = [(instance.name, instance.id) for instance in listed]
+            transaction.load([name for name, _ in identities], archived=identities)
             for instance in listed:
                 transaction.batch.observe_listed(instance, began)
             return self._applied(transaction)
@@ -236,11 +236,7 @@ class Engine:
                 batch.move(name, project)
             projects = {**projects, number: project}
         events = [with_project_id(event, projects) for event in events]
-        transaction.load(
-            instance_names_of(events),
-            event_keys_of(events),
-            [(event.name, identity) for event in events for identity in identities_of(event)],
-        )
+        transaction.load([event.name for event in events], event_keys_of(events), identities_of(events))
         outcomes = [batch.decide(event) for event in events]
         return batch.applied(outcomes, self._memory.pending), projects
 
@@ -270,10 +266,7 @@ class Engine:
     def _add_past(self, events: Sequence[InstanceInterrupted], transaction: Transaction) -> None:
         known = transaction.find_past(event_keys_of(events))
         new = [event for event in events if event.key not in known]
-        transaction.load(
-            instance_names_of(new),
-            archived=[(event.name, identity) for event in new for identity in identities_of(event)],
-        )
+        transaction.load([event.name for event in new], archived=identities_of(new))
         for event in new:
             transaction.batch.add_past(event)
 

@@ -216,6 +216,8 @@ class Transaction(Protocol):
     ) -> None:
         """Load everything about the names into the batch, and which of the event keys are recorded.
 
+        A name may be there several times, or may have been loaded before.
+
         Of the archived incarnations, load only those with these names and identities.
         """
         ...

@@ -111,7 +111,7 @@ class RedisTransaction:
         )
         members = [*ended, *ahead]
         places = [split_member(member) for member in members]
-        self.load(list(dict.fromkeys(name for name, _ in places)))
+        self.load(name for name, _ in places)
         pending = []
         for name, event_key in places:
             found = {waiting.event.key: waiting for waiting in self._records[name].pending}
@@ -228,7 +228,7 @@ class RedisTransaction:
             for event_key, row in rows
             if not row.is_described
         }
-        self.load(list(dict.fromkeys(undescribed.values())))
+        self.load(undescribed.values())
         for event_key, name in undescribed.items():
             self.writes.drop_undescribed(name, event_key)
         self.writes.commands += [("ZREM", key(index), *old) for index in ("ledger:at", "ledger:recorded")]
@@ -246,7 +246,7 @@ class RedisTransaction:
             (oldest,) = self.read(("ZRANGE", key("deletions"), 0, surplus - 1))
             old = list(dict.fromkeys([*old, *oldest]))
         places = [split_member(member) for member in old]
-        self.load(list(dict.fromkeys(name for name, _ in places)), archived=places)
+        self.load([name for name, _ in places], archived=places)
         for name, identity in places:
             if not self.batch.remove(name, identity):
                 for index in ("recorded", "deletions"):

@@ -86,7 +86,7 @@ def prune_deletions(transaction: SQLiteTransaction, most: int) -> bool:
             f"{_SELECT_ONLY_DELETED} ORDER BY recorded_at DESC LIMIT ? OFFSET ?", (SLICE, most)
         )
     ]
-    transaction.load(dict.fromkeys(name for name, _ in surplus), archived=surplus)
+    transaction.load([name for name, _ in surplus], archived=surplus)
     for name, identity in surplus:
         transaction.batch.remove(name, identity)
     return len(surplus) == SLICE
@@ -105,7 +105,7 @@ def _delete(
         (InstanceName.from_path(path), identity)
         for path, identity in transaction.connection.execute(f"SELECT {names} {where}", span)
     ]
-    transaction.load(dict.fromkeys(name for name, _ in stale))
+    transaction.load(name for name, _ in stale)
     for name, identity in stale:
         transaction.batch.remove(name, identity)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import apsw
 
-from app.domain.batch import identities_of, instance_names_of
+from app.domain.batch import identities_of
 from app.domain.events import InstanceName
 from app.store.memory import Memory
 from app.store.port import SLICE, Due, Listing, Unlisted
@@ -64,10 +64,8 @@ class SQLiteTransaction:
 
     def load_due(self) -> Due:
         pending = select_due(self.connection, self.batch.grace_clock, self.batch.latest_end, SLICE)
-        self.load(
-            instance_names_of(interruption.event for interruption in pending),
-            archived=[(one.event.name, identity) for one in pending for identity in identities_of(one.event)],
-        )
+        events = [interruption.event for interruption in pending]
+        self.load([event.name for event in events], archived=identities_of(events))
         return Due(pending, more=len(pending) == SLICE)
 
     def learn(self, number: str, project: str) -> Sequence[InstanceName]:
@@ -131,7 +129,7 @@ class SQLiteTransaction:
 
     def load_unlisted(self, listing: Listing) -> Unlisted:
         unlisted = listings.find_unlisted(self.connection, listing)
-        self.load(list(dict.fromkeys(name for name, _ in unlisted.instances)))
+        self.load(name for name, _ in unlisted.instances)
         return unlisted
 
     def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
