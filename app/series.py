@@ -44,7 +44,6 @@ class TotalsSeries:
         clock: Callable[[], float],
         leads: Callable[[], bool],
     ) -> None:
-        self.pending = 0
         self._clock = clock
         self._leads = leads
         self._totals = Totals()
