@@ -26,13 +26,14 @@ def test_streams_open_with_the_default_extension_of_leases(
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", service.address)
         settings = {"pubsub.delivery": "pull", "project_name": "shop-prod", "inventory.enabled": False}
         with Exporter(tmp_path, settings):
-            opened = [_next(service, "StreamingPull") for _ in range(2)]
+            opened = [_next_opening(service) for _ in range(2)]
 
     assert [call.request.stream_ack_deadline_seconds for call in opened] == [20, 20]
 
 
-def _next(service: SubscriberService, method: str) -> Call:
-    """Return the next call of a method, after others."""
-    while (call := service.calls.get(timeout=WITHIN_SECONDS)).method != method:
-        pass
-    return call
+def _next_opening(service: SubscriberService) -> Call:
+    """Return the next first request of a stream, after other calls and the heartbeats of another stream."""
+    while True:
+        call = service.calls.get(timeout=WITHIN_SECONDS)
+        if call.method == "StreamingPull" and call.request.subscription:
+            return call
