@@ -44,17 +44,14 @@ class SQLiteBackend:
         *,
         leading: bool = False,  # noqa: ARG002 - the only process always leads
     ) -> T:
-        with self._rolling_back():
-            transaction = self._begin(self._connected(), now)
+        with self._transaction(now) as transaction:
             result = work(transaction)
             transaction.write()
-            self._commit(transaction)
         return result
 
     def prune(self, before: float, now: float) -> Applied:
-        with self._rolling_back():
-            connection = self._connected()
-            transaction = self._begin(connection, now)
+        with self._transaction(now) as transaction:
+            connection = transaction.connection
             more = prune_ledger(connection, before)
             due = is_pass_due(connection, before)
             passed = not due or self._pruning.prune(transaction, before)
@@ -68,8 +65,7 @@ class SQLiteBackend:
             applied = transaction.batch.applied((), self.memory.pending)
             applied.removed = idle
             applied.more = more or not passed
-            self._commit(transaction)
-            return applied
+        return applied
 
     def reset_totals(self) -> None:
         """Set every counter to 0, and keep everything else."""
@@ -86,16 +82,21 @@ class SQLiteBackend:
         self._disconnect()
         self._file.release()
 
-    def _begin(self, connection: apsw.Connection, now: float) -> SQLiteTransaction:
-        connection.execute("BEGIN IMMEDIATE")
-        return SQLiteTransaction(connection, self.memory, self._sweeps, now, has_past=self._has_past)
-
-    def _commit(self, transaction: SQLiteTransaction) -> None:
-        transaction.connection.execute("COMMIT")
-        # Afterwards, because the next start finds what is then in the files that have the store's paths.
-        self._file.require_present()
-        self._sweeps.update(transaction.swept)
-        self._has_past = self._has_past or bool(transaction.batch.past)
+    @contextmanager
+    def _transaction(self, now: float) -> Iterator[SQLiteTransaction]:
+        """Begin a transaction, and commit it after the block, unless the block raises."""
+        with self._rolling_back():
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            transaction = SQLiteTransaction(
+                connection, self.memory, self._sweeps, now, has_past=self._has_past
+            )
+            yield transaction
+            connection.execute("COMMIT")
+            # Afterwards, because the next start finds what is then in the files that have the store's paths.
+            self._file.require_present()
+            self._sweeps.update(transaction.swept)
+            self._has_past = self._has_past or bool(transaction.batch.past)
 
     @contextmanager
     def _rolling_back(self) -> Iterator[None]:
