@@ -7,7 +7,7 @@ A row's fields are the columns of its table, in the order in which they are writ
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import apsw
 from pydantic_core import to_json
@@ -20,47 +20,6 @@ from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Tot
 
 _KINDS: Final = tuple(Kind)
 
-
-class LabelSetRow(NamedTuple):
-    """The totals of a label set."""
-
-    project: str
-    cluster: str
-    cluster_location: str
-    node_pool: str
-    zone: str
-    machine_type: str
-    interruptions: int
-    created: int
-    failed: int
-    instances: int
-    instance_seconds: float
-    changed_at: float
-    released: int
-
-
-class ClusterRow(NamedTuple):
-    """The totals of a cluster."""
-
-    cluster: str
-    interruptions: int
-    last_interruption_at: float | None
-    changed_at: float
-    released: int
-
-
-class LifetimeRow(NamedTuple):
-    """A lifetime histogram."""
-
-    cluster: str
-    machine_type: str
-    buckets: str
-    """JSON."""
-    sum_seconds: float
-    changed_at: float
-    released: int
-
-
 EVENT_KEY_COLUMNS: Final = ("key", "recorded_at")
 _SHARED_FIELDS: Final = Instance._fields[Instance._fields.index("recorded_at") :]
 """Fields of `Instance` that are also columns, in the same order."""
@@ -70,6 +29,13 @@ LEDGER_COLUMNS: Final = (
     *("at", "key", "recorded_at", "name", "identity", *Node._fields),
     *("counted_as", "age_seconds", "attributed", "released_by", *InterruptionDetails._fields),
 )
+# The fields of the totals, in their order.
+LABEL_SET_COLUMNS: Final = (
+    *Labels._fields,
+    *("interruptions", "created", "failed", "instances", "instance_seconds", "changed_at", "released"),
+)
+CLUSTER_COLUMNS: Final = ("cluster", "interruptions", "last_interruption_at", "changed_at", "released")
+LIFETIME_COLUMNS: Final = ("cluster", "machine_type", "buckets", "sum_seconds", "changed_at", "released")
 
 
 def select(columns: Sequence[str], rest: str) -> str:
@@ -101,9 +67,9 @@ _SELECT_PENDING: Final = select(
 _SELECT_DUE: Final = select(
     PENDING_COLUMNS, "FROM pending WHERE until <= ? OR until > ? ORDER BY until LIMIT ?"
 )
-_SELECT_LABEL_SETS: Final = select(LabelSetRow._fields, "FROM label_sets")
-_SELECT_CLUSTERS: Final = select(ClusterRow._fields, "FROM clusters")
-_SELECT_LIFETIMES: Final = select(LifetimeRow._fields, "FROM lifetimes")
+_SELECT_LABEL_SETS: Final = select(LABEL_SET_COLUMNS, "FROM label_sets")
+_SELECT_CLUSTERS: Final = select(CLUSTER_COLUMNS, "FROM clusters")
+_SELECT_LIFETIMES: Final = select(LIFETIME_COLUMNS, "FROM lifetimes")
 
 
 def select_event_keys(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
@@ -170,48 +136,26 @@ def select_due(
 
 def select_label_sets(connection: apsw.Connection) -> list[LabelSetTotals]:
     """Return the totals by label set."""
-    rows = map(LabelSetRow._make, connection.execute(_SELECT_LABEL_SETS))
     return [
         LabelSetTotals(
-            Labels(
-                row.project,
-                row.cluster,
-                row.cluster_location,
-                row.node_pool,
-                row.zone,
-                row.machine_type,
-            ),
-            row.interruptions,
-            row.created,
-            row.failed,
-            row.instances,
-            row.instance_seconds,
-            row.changed_at,
-            bool(row.released),
+            Labels(*labels), interruptions, created, failed, instances, seconds, changed_at, bool(released)
         )
-        for row in rows
+        for *labels, interruptions, created, failed, instances, seconds, changed_at, released in (
+            connection.execute(_SELECT_LABEL_SETS)
+        )
     ]
 
 
 def select_totals(connection: apsw.Connection) -> Totals:
     """Return all totals."""
     totals = Totals({row.labels: row for row in select_label_sets(connection)})
-    for cluster in map(ClusterRow._make, connection.execute(_SELECT_CLUSTERS)):
-        totals.clusters[cluster.cluster] = ClusterTotals(
-            cluster.cluster,
-            cluster.interruptions,
-            cluster.last_interruption_at,
-            cluster.changed_at,
-            bool(cluster.released),
-        )
-    for lifetime in map(LifetimeRow._make, connection.execute(_SELECT_LIFETIMES)):
-        totals.lifetimes[lifetime.cluster, lifetime.machine_type] = LifetimeTotals(
-            lifetime.cluster,
-            lifetime.machine_type,
-            json.loads(lifetime.buckets),
-            lifetime.sum_seconds,
-            lifetime.changed_at,
-            bool(lifetime.released),
+    for cluster, interruptions, last_at, changed_at, released in connection.execute(_SELECT_CLUSTERS):
+        totals.clusters[cluster] = ClusterTotals(cluster, interruptions, last_at, changed_at, bool(released))
+    for cluster, machine_type, buckets, seconds, changed_at, released in connection.execute(
+        _SELECT_LIFETIMES
+    ):
+        totals.lifetimes[cluster, machine_type] = LifetimeTotals(
+            cluster, machine_type, json.loads(buckets), seconds, changed_at, bool(released)
         )
     return totals
 

@@ -16,13 +16,13 @@ from app.domain.instances import Instance, PendingInterruption
 from app.domain.outcomes import Counted
 from app.domain.totals import LifetimeTotals, Totals
 from app.store.sqlite.rows import (
+    CLUSTER_COLUMNS,
     EVENT_KEY_COLUMNS,
     INSTANCE_COLUMNS,
+    LABEL_SET_COLUMNS,
     LEDGER_COLUMNS,
+    LIFETIME_COLUMNS,
     PENDING_COLUMNS,
-    ClusterRow,
-    LabelSetRow,
-    LifetimeRow,
     json_array,
 )
 
@@ -104,7 +104,7 @@ def _write_ledger(connection: apsw.Connection, batch: Batch, now: float, *, has_
 def insert_totals(connection: apsw.Connection, changed: Totals) -> None:
     """Insert or replace the rows of totals."""
     label_sets = [
-        LabelSetRow(
+        (
             *row.labels,
             row.interruptions,
             row.created,
@@ -117,18 +117,16 @@ def insert_totals(connection: apsw.Connection, changed: Totals) -> None:
         for row in changed.label_sets.values()
     ]
     clusters = [
-        ClusterRow(row.cluster, row.interruptions, row.last_interruption_at, row.changed_at, row.released)
+        (row.cluster, row.interruptions, row.last_interruption_at, row.changed_at, row.released)
         for row in changed.clusters.values()
     ]
     lifetimes = [
-        LifetimeRow(
-            row.cluster, row.machine_type, json_array(row.buckets), row.sum, row.changed_at, row.released
-        )
+        (row.cluster, row.machine_type, json_array(row.buckets), row.sum, row.changed_at, row.released)
         for row in changed.lifetimes.values()
     ]
-    _insert(connection, "INSERT OR REPLACE INTO label_sets", LabelSetRow._fields, label_sets)
-    _insert(connection, "INSERT OR REPLACE INTO clusters", ClusterRow._fields, clusters)
-    _insert(connection, "INSERT OR REPLACE INTO lifetimes", LifetimeRow._fields, lifetimes)
+    _insert(connection, "INSERT OR REPLACE INTO label_sets", LABEL_SET_COLUMNS, label_sets)
+    _insert(connection, "INSERT OR REPLACE INTO clusters", CLUSTER_COLUMNS, clusters)
+    _insert(connection, "INSERT OR REPLACE INTO lifetimes", LIFETIME_COLUMNS, lifetimes)
 
 
 def reset_totals(connection: apsw.Connection) -> None:
