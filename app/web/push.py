@@ -19,7 +19,7 @@ from app.errors import (
     UnavailableError,
     WrongSubscriptionError,
 )
-from app.gcp.pubsub import PushMessage, decode_push, same_subscription
+from app.gcp.pubsub import PushMessage, decode_push
 from app.intake import Intake, Refusal, Result
 from app.web.answers import Answer, Headers
 from app.web.problems import problem_of
@@ -96,16 +96,9 @@ class PushEndpoint:
         if len(body) > self.max_body_bytes:
             raise BodyTooLargeError(f"the body is larger than {self.max_body_bytes} bytes")
         message = decode_push(body, headers)
-        if self.subscription and message.subscription:
-            self._check_subscription(message)
-        return message
-
-    def _check_subscription(self, message: PushMessage) -> None:
-        if same_subscription(message.subscription, self.subscription):
-            return
-        # A replay from the dead-letter topic has another subscription, and names the one before.
-        if not same_subscription(message.dead_letter_source, self.subscription):
+        if self.subscription and message.subscription and not message.belongs_to(self.subscription):
             raise WrongSubscriptionError("the envelope names another subscription than the configured one")
+        return message
 
 
 def answer_of(result: Result) -> Answer:
