@@ -15,7 +15,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.web.answers import CONTINUE, HEAD_TOO_LARGE, MALFORMED, Answer, Headers, encode
+from app.web.answers import CONTINUE, HEAD_TOO_LARGE, MALFORMED, Answer, encode
 from app.web.connections import DEFAULT_CONNECTIONS, ConnectionsLimit
 from app.web.heads import (
     MAX_HEAD_BYTES,
@@ -410,7 +410,7 @@ class Connection(asyncio.Protocol):
         # A caller that waits for permission to send the body may send the next request in its place.
         gave_up = not self._is_complete and self._expects_continue()
         stays_open = self._stays_open and not answer.closes and not gave_up and not self._is_stopping()
-        self.transport.write(encode(answer, self._default_headers(), closes=not stays_open))
+        self.transport.write(encode(answer, self.server.state.default_headers, closes=not stays_open))
         self._end_answer(stays_open)
 
     def _end_answer(self, stays_open: bool) -> None:  # noqa: FBT001 - called by position
@@ -432,13 +432,10 @@ class Connection(asyncio.Protocol):
         if request is not None:
             request.lose_connection(None)
         if not self.transport.is_closing():
-            self.transport.write(encode(answer, self._default_headers(), closes=True))
+            self.transport.write(encode(answer, self.server.state.default_headers, closes=True))
             self.transport.close()
 
     def _drop_head(self) -> None:
         # An idle connection does not keep up to 64 KiB.
         self._url, self._headers = b"", []
         self._limit.end_head(self)
-
-    def _default_headers(self) -> Headers:
-        return self.server.state.default_headers
