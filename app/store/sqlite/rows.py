@@ -87,10 +87,10 @@ def has_past(connection: apsw.Connection) -> bool:
     return bool(connection.execute(_HAS_PAST).get)
 
 
-def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> Iterator[Instance]:
+def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> list[Instance]:
     """Return the incarnations of these names, which are given by their paths."""
-    for row in connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),)):
-        yield _instance(by_path[row[0]], row)
+    rows = connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),))
+    return [_instance(by_path[row[0]], row) for row in rows]
 
 
 def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
@@ -101,11 +101,11 @@ def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
 
 def select_archived(
     connection: apsw.Connection, wanted: Sequence[tuple[InstanceName, str]]
-) -> Iterator[Instance]:
+) -> list[Instance]:
     """Return the archived incarnations that have one of these names and identities."""
     pairs = to_json([(name.path, identity) for name, identity in wanted]).decode()
-    for row in connection.execute(_SELECT_ARCHIVED, (pairs,)):
-        yield _instance(InstanceName.from_path(row[0]), row)
+    rows = connection.execute(_SELECT_ARCHIVED, (pairs,))
+    return [_instance(InstanceName.from_path(row[0]), row) for row in rows]
 
 
 def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
