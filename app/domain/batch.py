@@ -134,10 +134,13 @@ class Batch:
         rules: Rules,
         now: float,
         *,
+        pending: int = 0,
         downtime: float = 0.0,
         listed: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """`downtime`: the seconds for which no grace period ran.
+        """`pending`: the number of pending interruptions before the batch.
+
+        `downtime`: the seconds for which no grace period ran.
 
         `listed`: for each project, when its last complete listing of all zones began.
         """
@@ -157,8 +160,8 @@ class Batch:
         self.attributed: list[Attribute] = []
         """Nodes to write into ledger rows that exist."""
         self.released: Counter[str] = Counter()
-        self.pending = 0
-        """Change of the number of pending interruptions by this batch."""
+        self.pending = pending
+        """The number of pending interruptions, with the changes of this batch."""
         self.overflowed = 0
         self._rules = rules
         self.grace_clock = now - downtime
@@ -285,15 +288,15 @@ class Batch:
         self.instances[name, identity] = None
         return True
 
-    def applied(self, outcomes: Sequence[Outcome], pending: int) -> Applied:
-        """Return the effects of the batch once it is committed. `pending` is the number before the batch."""
+    def applied(self, outcomes: Sequence[Outcome] = ()) -> Applied:
+        """Return the effects of the batch once it is committed."""
         return Applied(
             outcomes,
             [counted for counted, _ in self.counted],
             self.totals.changed,
             released=self.released,
             overflowed=self.overflowed,
-            pending=pending + self.pending,
+            pending=self.pending,
         )
 
     def _known_under(self, name: InstanceName, identities: Iterable[str], *, seen: bool = False) -> Known:

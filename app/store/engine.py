@@ -110,7 +110,7 @@ class Engine:
             outcome = transaction.batch.end_grace(pending)
             if outcome is not None:
                 outcomes.append(outcome)
-        applied = transaction.batch.applied(outcomes, self._memory.pending)
+        applied = transaction.batch.applied(outcomes)
         applied.more = due.more
         return applied
 
@@ -138,7 +138,7 @@ class Engine:
                 transaction.set_downtime(downtime)
             if has_jumped(since, now):
                 transaction.set_jumped_at(now)
-            return self._applied(transaction), downtime, since
+            return transaction.batch.applied(), downtime, since
 
         try:
             applied, self._memory.downtime, since = self._backend.transact(work, now, leading=True)
@@ -169,7 +169,7 @@ class Engine:
             if unfinished is not None:
                 transaction.drop_listing(unfinished)
             transaction.begin_listing(listing)
-            return self._applied(transaction)
+            return transaction.batch.applied()
 
         applied = self._transact(work, now, leading=True)
         self._listings[project] = listing
@@ -183,7 +183,7 @@ class Engine:
             transaction.load([name for name, _ in identities], archived=identities)
             for instance in listed:
                 transaction.batch.observe_listed(instance, began)
-            return self._applied(transaction)
+            return transaction.batch.applied()
 
         return self._memory.commit(self._transact(work, now, leading=True))
 
@@ -197,7 +197,7 @@ class Engine:
                     transaction.batch.observe_missing(name, identity, began)
             if unlisted.position is None:
                 transaction.complete_listing(listing, began, swept=sweeps, whole=not unread_zones)
-            return self._applied(transaction), unlisted.position
+            return transaction.batch.applied(), unlisted.position
 
         applied, position = self._transact(work, now, leading=True)
         if position is None:
@@ -219,7 +219,7 @@ class Engine:
                 changes.cluster(cluster).released = True
             for cluster, machine_type in rows.lifetimes.keys() & known.lifetimes.keys():
                 changes.lifetime(cluster, machine_type).released = True
-            return self._applied(transaction)
+            return transaction.batch.applied()
 
         return self._memory.commit(self._transact(work, now))
 
@@ -238,7 +238,7 @@ class Engine:
         events = [with_project_id(event, projects) for event in events]
         transaction.load([event.name for event in events], event_keys_of(events), identities_of(events))
         outcomes = [batch.decide(event) for event in events]
-        return batch.applied(outcomes, self._memory.pending), projects
+        return batch.applied(outcomes), projects
 
     def _keys_complete_since(
         self, transaction: Transaction, beat_at: float | None, now: float
@@ -275,9 +275,6 @@ class Engine:
         if listing is None or transaction.is_lost(listing):
             raise StoreUnavailableError(f"the store was unavailable during the listing of project {project}")
         return listing
-
-    def _applied(self, transaction: Transaction) -> Applied:
-        return transaction.batch.applied((), self._memory.pending)
 
     def _transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
         try:

@@ -77,7 +77,14 @@ class Memory:
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
         downtime = downtime_at(now, self.downtime, self.beat_at)
-        return Batch(self.delta(self.totals, now), self.rules, now, downtime=downtime, listed=self.whole)
+        return Batch(
+            self.delta(self.totals, now),
+            self.rules,
+            now,
+            pending=self.pending,
+            downtime=downtime,
+            listed=self.whole,
+        )
 
     def delta(self, base: Totals, now: float) -> TotalsDelta:
         """Return an empty delta over these totals."""

@@ -72,10 +72,10 @@ def test_a_stored_key_is_written_only_when_an_event_has_it_again() -> None:
 
 
 def test_a_batch_reports_its_effects() -> None:
-    simulator = Simulator()
+    simulator = Simulator(pending=10)
     outcomes = simulator.apply(interrupted("1"), created("1"), interrupted("2"))
 
-    applied = simulator.batch.applied(outcomes, pending=10)
+    applied = simulator.batch.applied(outcomes)
 
     assert (applied.outcomes, applied.pending, applied.released) == (outcomes, 11, {"creation": 1})
     assert [counted.released_by for counted in applied.counted] == ["creation"]

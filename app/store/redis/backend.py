@@ -232,7 +232,7 @@ class RedisBackend:
 
         def prune_instances(transaction: RedisTransaction) -> Applied:
             more = transaction.prune_instances(before)
-            applied = transaction.batch.applied((), self.memory.pending)
+            applied = transaction.batch.applied()
             applied.more = more or bool(ledger_more)
             return applied
 

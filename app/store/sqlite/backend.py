@@ -62,7 +62,7 @@ class SQLiteBackend:
             transaction.write()
             idle = self.memory.totals.idle(before) if passed else Totals()
             delete_totals(connection, idle)
-            applied = transaction.batch.applied((), self.memory.pending)
+            applied = transaction.batch.applied()
             applied.removed = idle
             applied.more = more or not passed
         return applied
