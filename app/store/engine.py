@@ -78,7 +78,7 @@ class Engine:
                 transaction,
             )
 
-        applied, self._memory.projects = self._transact(work, now, leading=True)
+        applied, self._memory.projects = self._transact_as_leader(work, now)
         return self._memory.commit(applied)
 
     def expire(self, now: float) -> Applied:
@@ -171,7 +171,7 @@ class Engine:
             transaction.begin_listing(listing)
             return transaction.batch.applied()
 
-        applied = self._transact(work, now, leading=True)
+        applied = self._transact_as_leader(work, now)
         self._listings[project] = listing
         return self._memory.commit(applied)
 
@@ -185,7 +185,7 @@ class Engine:
                 transaction.batch.observe_listed(instance, began)
             return transaction.batch.applied()
 
-        return self._memory.commit(self._transact(work, now, leading=True))
+        return self._memory.commit(self._transact_as_leader(work, now))
 
     def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, str | None]:
@@ -199,7 +199,7 @@ class Engine:
                 transaction.complete_listing(listing, began, swept=sweeps, whole=not unread_zones)
             return transaction.batch.applied(), unlisted.position
 
-        applied, position = self._transact(work, now, leading=True)
+        applied, position = self._transact_as_leader(work, now)
         if position is None:
             del self._listings[project]
             self._memory.listed[project] = began
@@ -221,7 +221,7 @@ class Engine:
                 changes.lifetime(cluster, machine_type).released = True
             return transaction.batch.applied()
 
-        return self._memory.commit(self._transact(work, now))
+        return self._memory.commit(self._backend.transact(work, now))
 
     def close(self) -> None:
         self._backend.close()
@@ -276,9 +276,9 @@ class Engine:
             raise StoreUnavailableError(f"the store was unavailable during the listing of project {project}")
         return listing
 
-    def _transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
+    def _transact_as_leader(self, work: Callable[[Transaction], T], now: float) -> T:
         try:
-            return self._backend.transact(work, now, leading=leading)
+            return self._backend.transact(work, now, leading=True)
         except NotLeadingError:
             raise StoreUnavailableError("another replica does the periodic work now") from None
 

@@ -15,7 +15,7 @@ from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.store.memory import Memory
-from app.store.port import LEASE_SECONDS, NotLeadingError, Transaction
+from app.store.port import LEASE_SECONDS, NotLeadingError
 from app.store.redis import shared
 from app.store.redis.connection import Command, Link, LostReplyError
 from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
@@ -157,9 +157,6 @@ class RedisBackend:
             self._name_lost = isinstance(exc, NameTakenError)
             raise
 
-    def transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
-        return self._transact(work, now, leading=leading)
-
     def sync(self, now: float) -> Applied:
         """Read what other replicas have changed, renew this process' keys, and take or renew the lease."""
         began = self._monotonic()
@@ -191,7 +188,7 @@ class RedisBackend:
                 requested if leads else (),
             )
 
-        applied, leads, requested = self._transact(work, now)
+        applied, leads, requested = self.transact(work, now)
         self.memory.lease_ends_at = (
             began + self._lease_seconds - _LEASE_MARGIN_SECONDS if leads else float("-inf")
         )
@@ -254,7 +251,7 @@ class RedisBackend:
 
     # transactions
 
-    def _transact(self, work: Callable[[RedisTransaction], T], now: float, *, leading: bool = False) -> T:
+    def transact(self, work: Callable[[RedisTransaction], T], now: float, *, leading: bool = False) -> T:
         """Run the work until no other replica was faster."""
         until = self._monotonic() + _CONFLICT_TIMEOUT_SECONDS
         while True:
@@ -273,7 +270,7 @@ class RedisBackend:
 
     def _transact_if_leading(self, work: Callable[[RedisTransaction], T], now: float) -> T | None:
         try:
-            return self._transact(work, now, leading=True)
+            return self.transact(work, now, leading=True)
         except NotLeadingError:
             return None
 
