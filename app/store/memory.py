@@ -90,28 +90,10 @@ class Memory:
         """Return an empty delta over these totals."""
         return TotalsDelta(base, max_label_sets=self.rules.max_label_sets, released=not self._hold, now=now)
 
-    def load(
-        self,
-        totals: Totals,
-        *,
-        pending: int,
-        projects: Mapping[str, str],
-        listed: Mapping[str, float],
-        downtime: float,
-        beat_at: float | None,
-        whole: Mapping[str, float],
-        jumped_at: float | None,
-    ) -> None:
-        """Replace everything by what is stored."""
+    def load(self, totals: Totals) -> None:
+        """Replace the totals by those that are stored. The backend sets the other stored values itself."""
         self._unreported.update(self.totals)
         self.totals = totals
-        self.pending = pending
-        self.projects = projects
-        self.listed = dict(listed)
-        self.downtime = downtime
-        self.beat_at = beat_at
-        self.whole = dict(whole)
-        self.jumped_at = jumped_at
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
             permanent.ensure_series(labels)

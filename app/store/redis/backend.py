@@ -31,7 +31,7 @@ from app.store.redis.rows import (
     is_behind,
     key,
 )
-from app.store.redis.shared import SharedReplies, SharedTotals
+from app.store.redis.shared import SharedReplies, SharedTotals, update_memory
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
 from app.store.redis.writes import replica_commands
 
@@ -172,7 +172,7 @@ class RedisBackend:
             )
             known = SharedReplies._make(replies)
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
-            self._update_memory(known)
+            update_memory(self.memory, known)
             projects = self.memory.update_replicas(self._read_replicas(transaction, names))
             transaction.writes.commands += [*self._keep_alive(now), *self._drop_own(gone)]
             takes_over = leader is None
@@ -194,12 +194,6 @@ class RedisBackend:
         )
         applied.shared = self.memory.shared(self.memory.lease_ends_at, requested)
         return applied
-
-    def _update_memory(self, known: SharedReplies) -> None:
-        self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
-        self.memory.downtime, self.memory.beat_at = float(known.downtime or 0), known.beat_at()
-        self.memory.whole = known.listed_wholly()
-        self.memory.jumped_at = known.jumped_at()
 
     def _keep_alive(self, now: float) -> list[Command]:
         """Return the commands that keep this replica's keys, and publish its settings."""
@@ -390,16 +384,9 @@ class RedisBackend:
             self._write_or_raise(self._drop_own(gone))
         totals.update(changed)
         totals.remove(gone)
-        self.memory.load(
-            totals,
-            pending=known.pending,
-            projects=known.project_ids(),
-            listed=known.listed(),
-            downtime=float(known.downtime or 0),
-            beat_at=known.beat_at(),
-            whole=known.listed_wholly(),
-            jumped_at=known.jumped_at(),
-        )
+        update_memory(self.memory, known)
+        self.memory.pending = known.pending
+        self.memory.load(totals)
 
     def _drop_own(self, gone: Totals) -> list[Command]:
         """Return the command that deletes our own counters of these rows."""

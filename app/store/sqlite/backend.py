@@ -130,18 +130,17 @@ class SQLiteBackend:
 
     def _load_memory(self, connection: apsw.Connection) -> None:
         self._has_past = has_past(connection)
-        self.memory.load(
-            select_totals(connection),
-            pending=connection.execute("SELECT count(*) FROM pending").get,
-            projects=dict(connection.execute("SELECT number, id FROM projects")),
-            listed=dict(connection.execute("SELECT project, began FROM listings")),
-            downtime=read_clock(connection, "downtime") or 0.0,
-            beat_at=read_clock(connection, "accrued_until"),
-            whole=dict(
-                connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
-            ),
-            jumped_at=read_clock(connection, "jumped_at"),
+        memory = self.memory
+        memory.pending = connection.execute("SELECT count(*) FROM pending").get
+        memory.projects = dict(connection.execute("SELECT number, id FROM projects"))
+        memory.listed = dict(connection.execute("SELECT project, began FROM listings"))
+        memory.whole = dict(
+            connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
         )
+        memory.downtime = read_clock(connection, "downtime") or 0.0
+        memory.beat_at = read_clock(connection, "accrued_until")
+        memory.jumped_at = read_clock(connection, "jumped_at")
+        memory.load(select_totals(connection))
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
