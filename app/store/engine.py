@@ -64,7 +64,7 @@ class Engine:
     def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
             batch = transaction.batch
-            beat_at = transaction.accrued_until()
+            beat_at = transaction.read_clock("accrued_until")
             since, oldest = self._keys_complete_since(transaction, beat_at, now)
             outage = _outage(beat_at, now) or self._memory.outage
             transaction.load((), event_keys_of(events))
@@ -126,18 +126,18 @@ class Engine:
 
     def accrue_instance_seconds(self, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, float, float | None]:
-            since, changes = transaction.accrued_until(), transaction.batch.totals
+            since, changes = transaction.read_clock("accrued_until"), transaction.batch.totals
             self._keys_complete_since(transaction, since, now)
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
                 if row.instances:
                     changes.label_set(row.labels).instance_seconds += row.instances * elapsed
-            transaction.set_accrued_until(now)
+            transaction.set_clock("accrued_until", now)
             downtime = downtime_at(now, self._memory.downtime, since)
             if downtime != self._memory.downtime:
-                transaction.set_downtime(downtime)
+                transaction.set_clock("downtime", downtime)
             if has_jumped(since, now):
-                transaction.set_jumped_at(now)
+                transaction.set_clock("jumped_at", now)
             return transaction.batch.applied(), downtime, since
 
         try:
@@ -248,10 +248,10 @@ class Engine:
         `beat_at`: the time up to which instance-seconds were added.
         A new store has its keys since its first periodic work, which begins with the exporter.
         """
-        stored = transaction.keys_complete_since()
+        stored = transaction.read_clock("keys_complete_since")
         since = now if stored is None else max(stored, self._keys_left_by_clock_ahead(beat_at, now))
         if since != stored:
-            transaction.set_keys_complete_since(since)
+            transaction.set_clock("keys_complete_since", since)
         oldest = now - self._memory.rules.retention_seconds
         return max(since, oldest + _DAY_SECONDS), oldest
 

@@ -7,7 +7,7 @@ import apsw
 from app.domain.batch import identities_of
 from app.domain.events import InstanceName
 from app.store.memory import Memory
-from app.store.port import SLICE, Due, Listing, Unlisted
+from app.store.port import SLICE, Clock, Due, Listing, Unlisted
 from app.store.sqlite import listing as listings
 from app.store.sqlite.rows import (
     select_archived,
@@ -91,26 +91,14 @@ class SQLiteTransaction:
             )
         return names
 
-    def keys_complete_since(self) -> float | None:
-        return read_clock(self.connection, "keys_complete_since")
-
-    def set_keys_complete_since(self, at: float) -> None:
-        set_clock(self.connection, "keys_complete_since", at)
-
     def find_past(self, keys: Sequence[str]) -> Collection[str]:
         return set(select_past(self.connection, keys))
 
-    def accrued_until(self) -> float | None:
-        return read_clock(self.connection, "accrued_until")
+    def read_clock(self, name: Clock) -> float | None:
+        return read_clock(self.connection, name)
 
-    def set_accrued_until(self, at: float) -> None:
-        set_clock(self.connection, "accrued_until", at)
-
-    def set_downtime(self, seconds: float) -> None:
-        set_clock(self.connection, "downtime", seconds)
-
-    def set_jumped_at(self, at: float) -> None:
-        set_clock(self.connection, "jumped_at", at)
+    def set_clock(self, name: Clock, seconds: float) -> None:
+        set_clock(self.connection, name, seconds)
 
     def begin_listing(self, listing: Listing) -> None:
         listings.begin(self.connection, listing)
