@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen, Rules
 from app.domain.deletions import decide_deletion
-from app.domain.draft import Draft, order_among_incarnations, start_identity
+from app.domain.draft import Draft, order_among_incarnations, start_identity_of
 from app.domain.events import (
     UNKNOWN_NODE,
     CreationFailed,
@@ -100,7 +100,7 @@ def _record_another_start(event: InstanceCreated, known: Instance, draft: Draft)
     restarted = merged_starts(newer, older)
     if older is known:
         draft.remove(known)
-        draft.incarnations[start_identity(known)] = known  # its creation is already counted
+        draft.incarnations[start_identity_of(known.operation)] = known  # its creation is already counted
     keep_older_start(older, newer, draft)
     draft.keep(order_among_incarnations(restarted, draft)._replace(recorded_at=draft.now))
     return instance
