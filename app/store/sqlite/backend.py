@@ -12,7 +12,7 @@ from app.errors import StoreGoneError
 from app.store.memory import Memory
 from app.store.port import Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
-from app.store.sqlite.pruning import Pruning, is_pass_due, prune_deletions, prune_ledger, record_pass
+from app.store.sqlite.pruning import Pruning, prune_deletions, prune_ledger
 from app.store.sqlite.rows import has_past, select_totals
 from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
@@ -53,10 +53,7 @@ class SQLiteBackend:
         with self._transaction(now) as transaction:
             connection = transaction.connection
             more = prune_ledger(connection, before)
-            due = is_pass_due(connection, before)
-            passed = not due or self._pruning.prune(transaction, before)
-            if due and passed:
-                record_pass(connection, before)
+            passed = self._pruning.prune(transaction, before)
             if passed:
                 more |= prune_deletions(transaction, self.memory.rules.max_unknown_deletions)
             transaction.write()
