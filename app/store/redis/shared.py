@@ -45,14 +45,10 @@ COMMANDS: Final[Sequence[Command]] = (
 def update_memory(memory: Memory, replies: SharedReplies) -> None:
     """Note in the memory what the replicas share, apart from the totals and what is pending."""
     memory.projects = dict(pairs(replies.projects))
-    memory.listed, memory.whole = _times(replies.listings), _times(replies.whole)
+    memory.listed, memory.whole = scores(replies.listings), scores(replies.whole)
     memory.downtime = float(replies.downtime or 0)
     memory.beat_at = None if replies.clock is None else float(replies.clock)
     memory.jumped_at = None if replies.jumped is None else float(replies.jumped)
-
-
-def _times(reply: Pairs) -> dict[str, float]:
-    return {project: float(at) for project, at in pairs(reply)}
 
 
 class SharedTotals:
