@@ -1,6 +1,8 @@
 """A transaction of the SQLite store: the reads of its work, and the writing of its batch."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import apsw
 
@@ -8,7 +10,6 @@ from app.domain.batch import identities_of
 from app.domain.events import InstanceName
 from app.store.memory import Memory
 from app.store.port import SLICE, Clock, Due, Listing, Unlisted
-from app.store.sqlite import listing as listings
 from app.store.sqlite.rows import (
     select_archived,
     select_due,
@@ -101,27 +102,42 @@ class SQLiteTransaction:
         set_clock(self.connection, name, seconds)
 
     def begin_listing(self, listing: Listing) -> None:
-        listings.begin(self.connection, listing)
+        table = _table_of(listing)
+        self.connection.execute(f"CREATE TABLE {table} (identity TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def drop_listing(self, listing: Listing) -> None:
-        listings.drop(self.connection, listing)
+        self.connection.execute(f"DROP TABLE IF EXISTS {_table_of(listing)}")
 
     def is_lost(self, listing: Listing) -> bool:
-        return not listings.exists(self.connection, listing)
+        query = "SELECT NOT EXISTS (SELECT 1 FROM temp.sqlite_schema WHERE 'temp.' || name = ?)"
+        return bool(self.connection.execute(query, (_table_of(listing),)).get)
 
     def add_listed(self, listing: Listing, identities: Sequence[str]) -> None:
-        listings.add(self.connection, listing, identities)
+        self.connection.executemany(
+            f"INSERT OR IGNORE INTO {_table_of(listing)} VALUES (?)",  # noqa: S608 - our own name
+            [(identity,) for identity in identities],
+        )
 
     def last_sweep(self, project: str) -> float | None:
         return self._sweeps.get(project)
 
     def load_unlisted(self, listing: Listing) -> Unlisted:
-        unlisted = listings.find_unlisted(self.connection, listing)
-        self.load(name for name, _ in unlisted.instances)
-        return unlisted
+        # The position is a name and an identity, as JSON.
+        first, last = f"{listing.project}/", f"{listing.project}0"  # "0" is the character after "/"
+        rows: list[Any] = self.connection.execute(
+            "SELECT name, identity, alive AND NOT EXISTS"  # noqa: S608 - our own name
+            f" (SELECT 1 FROM {_table_of(listing)} AS listed WHERE listed.identity = instances.identity)"
+            " FROM instances WHERE (name, identity) > (?, ?) AND name < ? ORDER BY name, identity LIMIT ?",
+            (*(json.loads(listing.position) if listing.position else (first, "")), last, SLICE),
+        ).fetchall()
+        missing = [(InstanceName.from_path(path), identity) for path, identity, missing in rows if missing]
+        # A project's id may have a slash in it, and begin with the id of another project.
+        missing = [(name, identity) for name, identity in missing if name.project == listing.project]
+        self.load(name for name, _ in missing)
+        return Unlisted(missing, json.dumps(rows[-1][:2]) if len(rows) == SLICE else None)
 
     def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
-        listings.drop(self.connection, listing)
+        self.drop_listing(listing)
         self.connection.execute(
             "INSERT INTO listings (project, began, whole_at) VALUES (?, ?, ?) ON CONFLICT (project) DO UPDATE"
             " SET began = excluded.began, whole_at = coalesce(excluded.whole_at, whole_at)",
@@ -133,3 +149,11 @@ class SQLiteTransaction:
     def write(self) -> None:
         """Write the changes of the batch."""
         write_batch(self.connection, self.batch, self._now, has_past=self._has_past)
+
+
+def _table_of(listing: Listing) -> str:
+    """Return the name of the table of the instances that the listing has named so far.
+
+    It is temporary, on disk, and lost with the connection. https://www.sqlite.org/tempfiles.html
+    """
+    return f"temp.listed_{listing.id}"
