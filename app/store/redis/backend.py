@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from app.domain.batch import Applied
 from app.domain.replicas import ReplicaSettings
@@ -103,31 +103,16 @@ class RedisBackend:
         """The transaction has not used the connection yet, which an earlier one has made."""
         self._shared_totals = SharedTotals(memory)
 
-    @classmethod
-    def open(
-        cls,
-        link: Link,
-        memory: Memory,
-        *,
-        replica: str,
-        reset_totals: bool = False,
-        lease_seconds: float = LEASE_SECONDS,
-        monotonic: Callable[[], float] = time.monotonic,
-        clock: Callable[[], float] = time.time,
-    ) -> Self:
+    def open(self, *, reset_totals: bool = False) -> None:
         """Take the replica's name, which belongs to the newest process. Raises StartError."""
-        backend = cls(
-            link, memory, replica=replica, lease_seconds=lease_seconds, monotonic=monotonic, clock=clock
-        )
         try:
-            backend._open(reset_totals=reset_totals)
+            self._open(reset_totals=reset_totals)
         except (StoreUnavailableError, LostReplyError) as exc:
-            link.close()
+            self._link.close()
             raise StartError(f"the store cannot be opened: {exc}") from exc
         except StartError:
-            link.close()
+            self._link.close()
             raise
-        return backend
 
     def _open(self, *, reset_totals: bool) -> None:
         self._link.connect()
