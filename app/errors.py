@@ -29,7 +29,7 @@ Messages are in lower case, and never contain a token, a secret or a body.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 
 class ExporterError(Exception):
@@ -146,6 +146,10 @@ class InternalError(ExporterError):
     """A bug that one event triggers. The log has its traceback."""
 
     reason: ClassVar[str] = "internal"
+
+
+Refusal: TypeAlias = CallerError | UnavailableError | InternalError
+"""The errors that answer a request; each has a reason."""
 
 
 class InventoryUnavailableError(ExporterError):

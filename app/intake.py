@@ -10,13 +10,12 @@ from typing import TypeAlias
 from app.documents import name_of, outcome_document
 from app.domain.events import Event, Ignored
 from app.domain.outcomes import Duplicate, Outcome, Pending
-from app.errors import CallerError, InternalError, UnavailableError
+from app.errors import CallerError, InternalError, Refusal, UnavailableError
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
 from app.metrics import Endpoint, PushCounters
 from app.recorder import Recorder
 
-Refusal: TypeAlias = CallerError | UnavailableError | InternalError
 Result: TypeAlias = Outcome | Refusal
 """An outcome, which is durable, or the reason for which there is none."""
 Respond: TypeAlias = Callable[[Result], None]

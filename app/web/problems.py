@@ -14,13 +14,13 @@ from starlette.responses import Response
 from app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
-    CallerError,
     ExporterError,
     InternalError,
     MalformedEntryError,
     MalformedEnvelopeError,
     NotAuthenticatedError,
     NotPermittedError,
+    Refusal,
     UnavailableError,
     WrongSubscriptionError,
 )
@@ -53,9 +53,6 @@ INERT: Final[Mapping[str, str]] = {
 }
 """Headers that forbid a browser to run or to guess anything."""
 
-AnyReasonedError = CallerError | UnavailableError | InternalError
-"""The errors that answer a request; each has a reason."""
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -71,7 +68,7 @@ def status_of(error: type[ExporterError]) -> HTTPStatus:
     return next(STATUSES[cls] for cls in error.__mro__ if cls in STATUSES or cls is ExporterError)
 
 
-def problem_of(exc: AnyReasonedError) -> Problem:
+def problem_of(exc: Refusal) -> Problem:
     """Return the problem document of an error."""
     return problem(status_of(type(exc)), exc.reason, str(exc))
 
@@ -94,9 +91,9 @@ def as_response(answer: Problem) -> Response:
     return Response(answer.body, answer.status, headers={**INERT, **answer.headers})
 
 
-def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[AnyReasonedError]]:
+def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[Refusal]]:
     """Yield every error class that answers requests; each has a reason."""
-    if issubclass(error, CallerError | UnavailableError | InternalError) and "reason" in vars(error):
+    if issubclass(error, Refusal) and "reason" in vars(error):
         yield error
     for child in error.__subclasses__():
         yield from leaves(child)

@@ -15,12 +15,13 @@ from app.documents import outcome_document
 from app.errors import (
     BodyTooLargeError,
     CallerError,
+    Refusal,
     StoppingError,
     UnavailableError,
     WrongSubscriptionError,
 )
 from app.gcp.pubsub import PushMessage, decode_push
-from app.intake import Intake, Refusal, Result
+from app.intake import Intake, Result
 from app.web.answers import Answer, Headers
 from app.web.problems import problem_of
 
