@@ -243,10 +243,7 @@ class Settings(_Section):
         for key in ("instance_creation_subscription_name", "instance_interruption_subscription_name"):
             if not _WHOLE_SUBSCRIPTION.fullmatch(getattr(pubsub, key)):
                 message = "should be projects/PROJECT/subscriptions/NAME, because no project_name is given"
-                fault = PydanticCustomError("incomplete", message)
-                raise ValidationError.from_exception_data(
-                    "pubsub", [InitErrorDetails(type=fault, loc=(key,), input=None)]
-                )
+                raise _fault_of(key, PydanticCustomError("incomplete", message))
         return pubsub
 
     @field_validator("attribution")
@@ -256,9 +253,7 @@ class Settings(_Section):
         if store is not None and attribution.grace_seconds >= store.retention_days * _DAY_SECONDS:
             message = "should be shorter than store.retention_days"
             conflict = PydanticCustomError("conflict", message, {"with": "store.retention_days"})
-            raise ValidationError.from_exception_data(
-                "attribution", [InitErrorDetails(type=conflict, loc=("grace_seconds",), input=None)]
-            )
+            raise _fault_of("grace_seconds", conflict)
         return attribution
 
     @property
