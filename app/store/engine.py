@@ -86,7 +86,8 @@ class Engine:
         while True:
             tried: list[PendingInterruption] = []
             try:
-                return self._apply_if_leading(partial(self._expire, skipped, tried), now)
+                work = partial(self._expire, skipped, tried)
+                return self._if_leading(partial(self._backend.transact, work, now, leading=True))
             except StoreUnavailableError:
                 raise
             except Exception:
@@ -125,6 +126,9 @@ class Engine:
             )
 
     def accrue_instance_seconds(self, now: float) -> Applied:
+        return self._if_leading(partial(self._accrue, now))
+
+    def _accrue(self, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, float, float | None]:
             since, changes = transaction.read_clock("accrued_until"), transaction.batch.totals
             self._keys_complete_since(transaction, since, now)
@@ -140,15 +144,12 @@ class Engine:
                 transaction.set_clock("jumped_at", now)
             return transaction.batch.applied(), downtime, since
 
-        try:
-            applied, self._memory.downtime, since = self._backend.transact(work, now, leading=True)
-            self._memory.outage = _outage(since, now) or self._memory.outage
-            if since is not None and has_jumped(since, now):
-                self._note_jump(since, now)
-            self._memory.beat_at = now
-        except NotLeadingError:
-            applied = Applied(pending=self._memory.pending)
-        return self._memory.commit(applied)
+        applied, self._memory.downtime, since = self._backend.transact(work, now, leading=True)
+        self._memory.outage = _outage(since, now) or self._memory.outage
+        if since is not None and has_jumped(since, now):
+            self._note_jump(since, now)
+        self._memory.beat_at = now
+        return applied
 
     def _note_jump(self, since: float, now: float) -> None:
         _log.warning(
@@ -159,8 +160,7 @@ class Engine:
         self._memory.jumped_at = now
 
     def prune(self, now: float) -> Applied:
-        applied = self._backend.prune(self._memory.kept_since(now), now)
-        return self._memory.commit(applied)
+        return self._if_leading(partial(self._backend.prune, self._memory.kept_since(now), now))
 
     def begin_listing(self, project: str, now: float) -> Applied:
         unfinished, listing = self._listings.get(project), Listing(project, uuid4().hex)
@@ -282,9 +282,10 @@ class Engine:
         except NotLeadingError:
             raise StoreUnavailableError("another replica does the periodic work now") from None
 
-    def _apply_if_leading(self, work: Callable[[Transaction], Applied], now: float) -> Applied:
+    def _if_leading(self, work: Callable[[], Applied]) -> Applied:
+        """Do periodic work, or nothing if another replica does it now."""
         try:
-            applied = self._backend.transact(work, now, leading=True)
+            applied = work()
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)

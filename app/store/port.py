@@ -305,8 +305,8 @@ class Backend(Protocol):
     def prune(self, before: float, now: float) -> Applied:
         """Delete a slice of what was recorded before that time, and at last the totals that are idle since.
 
-        `before` is minus infinity while nothing is too old. Do nothing if another replica does the periodic
-        work.
+        `before` is minus infinity while nothing is too old. Raises NotLeadingError if another replica does
+        the periodic work.
         """
         ...
 

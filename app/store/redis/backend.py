@@ -204,17 +204,15 @@ class RedisBackend:
         }
 
     def prune(self, before: float, now: float) -> Applied:
-        ledger_more = self._transact_if_leading(lambda transaction: transaction.prune_ledger(before), now)
+        ledger_more = self.transact(lambda transaction: transaction.prune_ledger(before), now, leading=True)
 
         def prune_instances(transaction: RedisTransaction) -> Applied:
             more = transaction.prune_instances(before)
             applied = transaction.batch.applied()
-            applied.more = more or bool(ledger_more)
+            applied.more = more or ledger_more
             return applied
 
-        applied = self._transact_if_leading(prune_instances, now)
-        if applied is None:
-            return Applied(pending=self.memory.pending)
+        applied = self.transact(prune_instances, now, leading=True)
         if not applied.more and self._leads:
             applied.removed = self._drop_idle(before)
         return applied
@@ -246,12 +244,6 @@ class RedisBackend:
                     return result
             if self._monotonic() > until:
                 raise StoreUnavailableError("other replicas kept changing the same instances")
-
-    def _transact_if_leading(self, work: Callable[[RedisTransaction], T], now: float) -> T | None:
-        try:
-            return self.transact(work, now, leading=True)
-        except NotLeadingError:
-            return None
 
     def _commands(self, transaction: RedisTransaction) -> list[Command]:
         batch, writes = transaction.batch, transaction.writes
