@@ -179,19 +179,18 @@ class TotalsDelta:
     def label_set(self, labels: Labels) -> LabelSetTotals:
         """Return the row of the label set, to change it."""
         base, changed = self._base.label_sets, self.changed.label_sets
-        return self._row(labels, base, changed, lambda: LabelSetTotals(labels))
+        return changed.get(labels) or self._add(labels, base, changed, lambda: LabelSetTotals(labels))
 
     def cluster(self, cluster: str) -> ClusterTotals:
         """Return the row of the cluster, to change it."""
         base, changed = self._base.clusters, self.changed.clusters
-        return self._row(cluster, base, changed, lambda: ClusterTotals(cluster))
+        return changed.get(cluster) or self._add(cluster, base, changed, lambda: ClusterTotals(cluster))
 
     def lifetime(self, cluster: str, machine_type: str) -> LifetimeTotals:
         """Return the row of the histogram, to change it."""
+        key = (cluster, machine_type)
         base, changed = self._base.lifetimes, self.changed.lifetimes
-        return self._row(
-            (cluster, machine_type), base, changed, lambda: LifetimeTotals(cluster, machine_type)
-        )
+        return changed.get(key) or self._add(key, base, changed, lambda: LifetimeTotals(*key))
 
     def ensure_series(self, labels: Labels) -> None:
         """Make sure that the series of the label set and of its cluster exist."""
@@ -219,18 +218,16 @@ class TotalsDelta:
         if age is not None:
             lifetime.observe(age)
 
-    def _row(
+    def _add(
         self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row], make: Callable[[], _Row]
     ) -> _Row:
-        """Return the changed row; if there is none yet, add a copy of the base's row, or a new row."""
-        row = changed.get(key)
-        if row is None:
-            known = base.get(key)
-            if known is None:
-                row = make()
-                row.released = self._released
-            else:
-                row = known.copy()
-            row.changed_at = self._now
-            changed[key] = row
+        """Add a copy of the base's row to the changed rows, or a new row, and return it."""
+        known = base.get(key)
+        if known is None:
+            row = make()
+            row.released = self._released
+        else:
+            row = known.copy()
+        row.changed_at = self._now
+        changed[key] = row
         return row
