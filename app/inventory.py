@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from app.domain.batch import Applied, Shared
@@ -229,7 +228,9 @@ class Inventory:
         logged_at = time.monotonic()
 
         async def record(lines: Sequence[bytes]) -> None:
-            await perform(partial(_record, project=project, began=began, lines=lines))
+            await perform(
+                lambda store, now: store.record_listed(project, began, parse_lines(project, lines), now)
+            )
 
         def report(progress: Progress) -> None:
             nonlocal logged_at
@@ -251,17 +252,11 @@ class Inventory:
         return summary
 
     async def _end(self, project: str, began: float, summary: Summary) -> None:
-        zones = summary.failed_zones
-        while (await self._recorder.perform(partial(_sweep, project=project, began=began, zones=zones))).more:
+        def end_slice(store: Store, now: float) -> Applied:
+            return store.end_listing(project, began, summary.failed_zones, now)
+
+        while (await self._recorder.perform(end_slice)).more:
             pass
-
-
-def _record(store: Store, now: float, *, project: str, began: float, lines: Sequence[bytes]) -> Applied:
-    return store.record_listed(project, began, parse_lines(project, lines), now)
-
-
-def _sweep(store: Store, now: float, *, project: str, began: float, zones: Collection[str]) -> Applied:
-    return store.end_listing(project, began, zones, now)
 
 
 def _log_progress(project: str, progress: Progress) -> None:

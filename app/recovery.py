@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from functools import partial
 
 from app.domain.batch import Applied
 from app.domain.outcomes import Pending
@@ -137,12 +136,11 @@ class Recovery:
         )
 
         async def record(lines: Sequence[bytes]) -> None:
-            work = partial(self._recover, project=project.id, lines=lines)
-            applied = await self._recorder.perform(work, hurries=False)
+            def recover(store: Store, now: float) -> Applied:
+                return store.recover(parse_operations(project.id, lines), self._settle_seconds, now)
+
+            applied = await self._recorder.perform(recover, hurries=False)
             if any(isinstance(outcome, Pending) for outcome in applied.outcomes):
                 self._inventory.request(project.id)
 
         return await self._turns.read(reading, project, record)
-
-    def _recover(self, store: Store, now: float, *, project: str, lines: Sequence[bytes]) -> Applied:
-        return store.recover(parse_operations(project, lines), self._settle_seconds, now)
