@@ -159,8 +159,17 @@ async def _child(command: Sequence[str], environment: Mapping[str, str]) -> Asyn
     try:
         yield await asyncio.shield(starting)
     finally:
-        # Shielded, because a child whose start was cancelled would live on, and nothing would reap it.
-        await (await starting).end()
+        # In a task of its own: a cancellation, during the start or the end, must leave no child and no pipe.
+        ending = asyncio.create_task(_end(starting))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await ending
+            raise
+
+
+async def _end(starting: "asyncio.Task[_Child]") -> None:
+    await (await starting).end()
 
 
 async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Child:
