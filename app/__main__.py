@@ -9,9 +9,20 @@ from functools import partial
 from types import FrameType
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-# Libraries read these when they are imported or set up TLS, and fail if they cannot write to the path:
-# prometheus_client would keep its values in files there, ssl and urllib3 would write the session keys.
-_IGNORED_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "SSLKEYLOGFILE")
+_IGNORED_VARIABLES = (
+    # Libraries read these when they are imported or set up TLS, and fail if they cannot write to the path:
+    # prometheus_client would keep its values in files there, ssl and urllib3 would write the session keys.
+    "PROMETHEUS_MULTIPROC_DIR",
+    "prometheus_multiproc_dir",
+    "SSLKEYLOGFILE",
+    # Google's libraries fail at values of these that they do not know. The exporter has no use for them.
+    "GOOGLE_API_USE_MTLS_ENDPOINT",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
+    # With this one they write every answer to stderr.
+    "GOOGLE_SDK_PYTHON_LOGGING_SCOPE",
+)
+# Google's libraries fail if it is set and empty.
+_UNIVERSE = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"
 
 
 def main() -> int:
@@ -21,6 +32,8 @@ def main() -> int:
     """
     for name in _IGNORED_VARIABLES:
         os.environ.pop(name, None)
+    if not os.environ.get(_UNIVERSE):
+        os.environ.pop(_UNIVERSE, None)
     # Blocked signals wait: the exit code depends on the command, which is not known yet.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, signal.SIGHUP})
     from app.arguments import parse_arguments  # noqa: PLC0415 - after the signals are blocked

@@ -69,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", default="serve", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     both = parser.add_argument_group("options of serve and check")
-    both.add_argument("--config", type=Path, metavar="PATH", help="the configuration file")
+    both.add_argument("--config", type=_path, metavar="PATH", help="the configuration file")
     serve = parser.add_argument_group("options of serve")
     serve.add_argument(
-        "--reset-totals", action="store_true", help="start every counter at 0, keep everything else"
+        "--reset-totals",
+        action="store_true",
+        help="for a restored backup: start every counter at 0, keep the rest",
     )
     demo = parser.add_argument_group("options of demo")
     demo.add_argument("--once", action="store_true", help="stop after printing, do not serve")
@@ -91,6 +93,13 @@ def _unknown(command: str) -> str:
     close = get_close_matches(command, _COMMANDS, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"unknown command {command!r}: the commands are {', '.join(names)} and {last}{hint}"
+
+
+def _path(text: str) -> Path:
+    # A script may pass a variable that is not set. Path("") would be the current folder.
+    if not text:
+        raise argparse.ArgumentTypeError("should be the path of a file, not empty")
+    return Path(text)
 
 
 def _port(text: str) -> int:

@@ -81,7 +81,11 @@ def _subscriptions(names: Sequence[str]) -> Iterator[Finding]:
     try:
         from app.gcp.subscriber import examine, make_subscriber  # noqa: PLC0415 - of an extra
     except ModuleNotFoundError as exc:
-        yield "FAIL", "subscriptions", f"pubsub.delivery pull needs the extra `pull`: {exc.name} is missing"
+        yield (
+            "FAIL",
+            "subscriptions",
+            f"{exc.name} is not installed; pull needs spot-interruption-exporter[pull]",
+        )
         return
     try:
         client = make_subscriber()
@@ -93,7 +97,7 @@ def _subscriptions(names: Sequence[str]) -> Iterator[Finding]:
             state, message = examine(client, name)
             # Who may pull may lack the permission to look; to try would take messages.
             grade: Grade = "ok" if state == "ok" else "warn" if state == "forbidden" else "FAIL"
-            yield grade, f"subscription {name}", message or "is there, and does not push"
+            yield grade, f"subscription {name}", message or "exists, and does not push"
 
 
 async def _certificates(pubsub: PubSubSettings) -> Finding:

@@ -20,7 +20,7 @@ ExporterError
 │   ├── OverloadError                 overload
 │   └── StoppingError                 stopping
 ├── InternalError                     internal: a bug that one event triggers
-├── InventoryUnavailableError         a project cannot be listed; not related to a request
+├── InventoryUnavailableError         a project cannot be read; not related to a request
 ├── StartError                        the exporter cannot start; one line has the cause
 └── ConfigurationError                the exporter cannot start; one line per wrong key
 
@@ -29,7 +29,7 @@ Messages are in lower case, and never contain a token, a secret or a body.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 
 class ExporterError(Exception):
@@ -55,7 +55,7 @@ class NotPermittedError(CallerError):
 
 
 class WrongSubscriptionError(CallerError):
-    """The envelope has another subscription than the configured one."""
+    """The envelope's subscription is not the configured one."""
 
     reason = "wrong_subscription"
 
@@ -148,11 +148,15 @@ class InternalError(ExporterError):
     reason: ClassVar[str] = "internal"
 
 
+Refusal: TypeAlias = CallerError | UnavailableError | InternalError
+"""The errors that answer a request; each has a reason."""
+
+
 class InventoryUnavailableError(ExporterError):
-    """A project's fleet cannot be listed now. The stored state of the project does not change."""
+    """A project's instances or operations cannot be read now. What was read before stays recorded."""
 
     def __init__(self, cause: str, message: str) -> None:
-        """Keep the cause: the slug that the metric of failed listings has."""
+        """Keep the cause: the slug in the metrics of failed listings and readings."""
         self.cause = cause
         super().__init__(message)
 

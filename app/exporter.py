@@ -28,7 +28,7 @@ from app.store.watched import WatchedLedger
 from app.turns import Turns
 from app.web.problems import leaves
 from app.web.push import Gate
-from app.worker_thread import WorkerThread
+from app.worker_thread import run_up_to
 
 if TYPE_CHECKING:
     from app.pull import Puller
@@ -114,7 +114,7 @@ class Exporter:
         if opened.moved_aside_to is not None:
             self.metrics.count_store_reset()
         for warning in opened.warnings:
-            _log.warning("the store may lose events or counts", extra={"reason": warning})
+            _log.warning("the store may lose events or counts", extra={"detail": warning})
         self.store = opened.store
         self._sync = opened.sync
         self._overrides = overrides
@@ -200,7 +200,7 @@ class Exporter:
         )
 
     def intake(self, endpoint: Endpoint) -> Intake:
-        """Return the way of an endpoint's messages into the exporter."""
+        """Return the intake of an endpoint's messages."""
         return Intake(
             endpoint, self.recorder, self.metrics.pushes[endpoint], self.inventory.request, self.clock
         )
@@ -221,7 +221,7 @@ class Exporter:
         """Return the reason for which a restart is needed, or None while the writer and the tasks run."""
         ended = [task.get_name() for task in self._tasks if task.done()]
         if ended or not self._tasks:
-            return f"not running: {', '.join(ended) or 'the writer'}"
+            return f"a part of the exporter is not running: {', '.join(ended) or 'the writer'}"
         if self.recorder.stuck_seconds > _STUCK_SECONDS:
             return f"the store has not finished a commit or a read for {_STUCK_SECONDS:g} s"
         return None
@@ -234,12 +234,12 @@ class Exporter:
         return [*pulling, *self.inventory.not_ready_reasons()]
 
     async def stop_pulling(self) -> None:
-        """Stop pulling: commit what was taken, and hand back the rest. Nothing to do with pushes."""
+        """Stop pulling: commit what was taken, and hand back the rest. With push delivery, do nothing."""
         if self.puller is not None:
             await self.puller.stop()
 
     def begin_end(self, spent_seconds: float = 0.0) -> None:
-        """Begin the time for everything that is in progress. `spent_seconds` of it have passed already."""
+        """Begin the time that everything in progress has. `spent_seconds` of it have passed already."""
         self._end_by = asyncio.get_running_loop().time() + self._overrides.shutdown_seconds - spent_seconds
 
     def seconds_left(self) -> float:
@@ -289,21 +289,14 @@ class Exporter:
 
     async def _close_store(self) -> None:
         """Close the store. Leave it if that hangs; each start can use it as it is."""
-        loop = asyncio.get_running_loop()
-        closed: asyncio.Future[None] = loop.create_future()
-        thread = WorkerThread("closing")
 
         def close() -> None:
             try:
                 self.store.close()
             except Exception:  # noqa: BLE001 - the exporter ends all the same
                 _log.exception("the store could not be closed")
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(closed.cancel)
 
-        thread.start(close)
-        thread.close()
-        if closed not in (await asyncio.wait([closed], timeout=_CLOSE_SECONDS))[0]:
+        if not await run_up_to(_CLOSE_SECONDS, "closing", close):
             _log.error("the store could not be closed in time", extra={"seconds": _CLOSE_SECONDS})
 
     async def wait_until_fatal(self) -> str:

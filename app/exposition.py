@@ -50,7 +50,7 @@ def preferred_format(accept: str) -> Format:
 
 
 class Families:
-    """A collector of metric families that are there already."""
+    """A collector of metric families that exist already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""The way of a message into the exporter, however it was delivered: decode, record, count."""
+"""The intake of messages, pushed or pulled: decode, record, count."""
 
 import logging
 import time
@@ -10,13 +10,12 @@ from typing import TypeAlias
 from app.documents import name_of, outcome_document
 from app.domain.events import Event, Ignored
 from app.domain.outcomes import Duplicate, Outcome, Pending
-from app.errors import CallerError, InternalError, UnavailableError
+from app.errors import CallerError, InternalError, Refusal, UnavailableError
 from app.gcp.auditlog import decode_entry
 from app.gcp.pubsub import PushMessage
 from app.metrics import Endpoint, PushCounters
 from app.recorder import Recorder
 
-Refusal: TypeAlias = CallerError | UnavailableError | InternalError
 Result: TypeAlias = Outcome | Refusal
 """An outcome, which is durable, or the reason for which there is none."""
 Respond: TypeAlias = Callable[[Result], None]
@@ -26,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The way of the messages of one endpoint, or of its subscription."""
+    """Takes the messages of one endpoint, or of its subscription."""
 
     endpoint: Endpoint
     recorder: Recorder
@@ -64,8 +63,8 @@ class Intake:
 
     def note_bug(self) -> InternalError:
         """Log the exception that is handled now, and return the refusal of its message."""
-        _log.exception("a push could not be handled", extra={"endpoint": self.endpoint})
-        return InternalError("a bug; the log has the trace")
+        _log.exception("a push could not be handled because of a bug", extra={"endpoint": self.endpoint})
+        return InternalError("a bug in the exporter; its log has the trace")
 
     def _submit(self, event: Event, respond: Respond) -> None:
         try:
@@ -86,4 +85,4 @@ class Intake:
         delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
         self.counters.answered(name_of(outcome), delay)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("push", extra={"endpoint": self.endpoint, **outcome_document(outcome)})
+            _log.debug("push accepted", extra={"endpoint": self.endpoint, **outcome_document(outcome)})

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from app.domain.batch import Applied, Shared
@@ -149,7 +148,7 @@ class Inventory:
         if self._remembered or not projects:
             return ()
         if not_attempted := [project.id for project in projects if not project.attempted]:
-            return [f"the fleet of project {project} was not listed yet" for project in not_attempted]
+            return [f"the fleet of project {project} has not been listed yet" for project in not_attempted]
         if not any(project.known for project in projects):
             return ["no project's fleet could be listed; the log has the reasons"]
         return ()
@@ -220,7 +219,8 @@ class Inventory:
 
     def _failed(self, project: str, reason: str, message: str) -> None:
         self._metrics.listing_failed(project, reason)
-        _log.warning("fleet not listed", extra={"project": project, "reason": reason, "error": message})
+        result = "fleet listed in part" if reason == "partial" else "fleet not listed"
+        _log.warning(result, extra={"project": project, "reason": reason, "error": message})
 
     async def _record_listing(self, listed: _Project, began: float) -> Summary:
         """Record the listing slice by slice. Only a complete listing ends the instances missing from it."""
@@ -229,7 +229,9 @@ class Inventory:
         logged_at = time.monotonic()
 
         async def record(lines: Sequence[bytes]) -> None:
-            await perform(partial(_record, project=project, began=began, lines=lines))
+            await perform(
+                lambda store, now: store.record_listed(project, began, parse_lines(project, lines), now)
+            )
 
         def report(progress: Progress) -> None:
             nonlocal logged_at
@@ -251,17 +253,11 @@ class Inventory:
         return summary
 
     async def _end(self, project: str, began: float, summary: Summary) -> None:
-        zones = summary.failed_zones
-        while (await self._recorder.perform(partial(_sweep, project=project, began=began, zones=zones))).more:
+        def end_slice(store: Store, now: float) -> Applied:
+            return store.end_listing(project, began, summary.failed_zones, now)
+
+        while (await self._recorder.perform(end_slice)).more:
             pass
-
-
-def _record(store: Store, now: float, *, project: str, began: float, lines: Sequence[bytes]) -> Applied:
-    return store.record_listed(project, began, parse_lines(project, lines), now)
-
-
-def _sweep(store: Store, now: float, *, project: str, began: float, zones: Collection[str]) -> Applied:
-    return store.end_listing(project, began, zones, now)
 
 
 def _log_progress(project: str, progress: Progress) -> None:

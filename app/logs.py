@@ -23,13 +23,13 @@ _SEVERITIES: Final = {
 _RECORD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
 _EXTRAS_FROM: Final = len(vars(logging.makeLogRecord({})))
 """The attributes of the record come first; they are skipped."""
-_VERBOSE: Final = ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "httpcore")
+_VERBOSE: Final = ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx", "httpcore", "google")
 
 
 def configure(level: str) -> None:
     """Log to standard error from this level (debug, info, warning or error).
 
-    The loggers of the server and of the client log from WARNING, through the same handler.
+    The loggers of the server and of the clients log from WARNING, through the same handler.
     """
     _skip_unused_attributes()
     handler = logging.StreamHandler(sys.stderr)
@@ -43,6 +43,8 @@ def configure(level: str) -> None:
         logger.propagate = True
         # Only the level of the logger itself is checked, not that of the root.
         logger.setLevel(max(root.level, logging.WARNING))
+    # It warns at each step of its search for credentials. The failure of the search is an exception.
+    logging.getLogger("google.auth").setLevel(logging.CRITICAL)
 
 
 def _skip_unused_attributes() -> None:

@@ -72,11 +72,13 @@ class Metrics:
         self._monotonic = monotonic
         self._clock = clock
         self._lease_ends_at = inf
+        self.pending = 0
+        """The number of pending interruptions."""
         self.refusals = RefusalLog(monotonic)
-        self._totals = TotalsSeries(cluster_label, hold_seconds, monotonic, clock, self._does_lead)
+        self._totals = TotalsSeries(cluster_label, hold_seconds, monotonic, clock, lambda: self.leads)
         self._shared = CollectorRegistry()
         self._registry = CollectorRegistry()
-        self._registry.register(_ConditionalCollector(self._does_lead, self._shared))
+        self._registry.register(_ConditionalCollector(lambda: self.leads, self._shared))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self._create_self_metrics()
@@ -105,11 +107,11 @@ class Metrics:
             ["by"],
             registry=registry,
         )
-        self._pending = Gauge(
+        Gauge(
             f"{prefix}_pending_interruptions",
             "Interruptions whose instance is not known yet",
             registry=self._shared,
-        )
+        ).set_function(lambda: self.pending)
         self.commit_seconds = Histogram(
             f"{prefix}_store_commit_seconds",
             "Duration of one commit, a batch of events",
@@ -192,21 +194,13 @@ class Metrics:
     @property
     def leads(self) -> bool:
         """True if this replica leads: it does the periodic work, and alone exports the shared series."""
-        return self._does_lead()
-
-    def _does_lead(self) -> bool:
         return self._monotonic() < self._lease_ends_at
-
-    @property
-    def pending(self) -> int:
-        """The number of pending interruptions."""
-        return self._totals.pending
 
     def restore(self, state: StoredState) -> None:
         """Show the state of the store, after it was opened or was unavailable."""
         self._lease_ends_at = state.lease_ends_at
         self._totals.restore(state.totals)
-        self._show_pending(state.pending)
+        self.pending = state.pending
 
     def show(self, applied: Applied) -> None:
         """Show the changes of a commit."""
@@ -215,7 +209,7 @@ class Metrics:
             for project, at in applied.shared.last_listed_at.items():
                 self._listed_at.labels(project).set(at)
         self._totals.update(applied.changed, applied.removed)
-        self._show_pending(applied.pending)
+        self.pending = applied.pending
         for releaser, number in applied.released.items():
             self._released.labels(releaser).inc(number)
         for counted in applied.counted:
@@ -223,10 +217,6 @@ class Metrics:
                 self._recovered.labels(counted.name.project).inc()
         if applied.overflowed:
             self._overflowed.inc(applied.overflowed)
-
-    def _show_pending(self, pending: int) -> None:
-        self._totals.pending = pending
-        self._pending.set(pending)
 
     def listed(self, project: str, *, at: float, seconds: float, instances: int) -> None:
         """Show a complete listing of a project, which has the state of the moment `at`."""
@@ -318,8 +308,12 @@ class PushCounters:
     A counter of prometheus_client takes a lock for each change, and four times as long.
     """
 
-    def __init__(self, refuse: Callable[[str, str], None]) -> None:
-        """`refuse` counts a refusal, by its reason, and logs its detail."""
+    def __init__(self, refused: Callable[[str, str], None]) -> None:
+        self.refused = refused
+        """Counts a push that was not answered 200, by its reason, and logs the detail.
+
+        The detail has no secret and nothing of the body.
+        """
         self.last_at: float | None = None
         """The time of the newest authentic push."""
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
@@ -327,7 +321,6 @@ class PushCounters:
         self.delays = [0] * len(_DELAY_LE)
         """The number of committed events, by the bucket of their delay."""
         self.delay_seconds = 0.0
-        self._refuse = refuse
 
     def answered(self, outcome: str, delay_seconds: float | None = None) -> None:
         """Count a push answered 200, and the delay from its event's log time to its commit, if it had one."""
@@ -336,10 +329,6 @@ class PushCounters:
             delay = max(delay_seconds, 0.0)
             self.delays[bisect_left(_DELAY_BUCKETS, delay)] += 1
             self.delay_seconds += delay
-
-    def refused(self, reason: str, detail: str) -> None:
-        """Count a push that was not answered 200. `detail` has no secret and nothing of the body."""
-        self._refuse(reason, detail)
 
 
 class _PushCollector(Collector):

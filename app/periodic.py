@@ -75,7 +75,7 @@ class PeriodicTasks:
         if now >= self._next_minute_at:
             self._next_minute_at = now + _MINUTE
             self._metrics.refusals.flush()
-            due.append(("instance seconds", lambda store, at: store.accrue_instance_seconds(at)))
+            due.append(("instance-seconds", lambda store, at: store.accrue_instance_seconds(at)))
             due.append(("pruning", lambda store, at: store.prune(at)))
         # After the instance-seconds, which notice a time without an exporter.
         if self._metrics.pending and self._may_expire(now):

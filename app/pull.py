@@ -23,6 +23,7 @@ from app.errors import BodyTooLargeError, CallerError, InternalError, StoppingEr
 from app.gcp.pubsub import DEAD_LETTER_SOURCE, PushMessage
 from app.gcp.subscriber import Finding, examine, finding_of, flow_control, make_subscriber
 from app.intake import Intake, Result
+from app.worker_thread import run_up_to
 
 _EXAMINE_EVERY_SECONDS: Final = 60.0
 """The library does not say whether it is connected, so the subscription is looked at."""
@@ -32,19 +33,20 @@ _LONGEST_STORE_PAUSE_SECONDS: Final = 5.0
 _HAND_BACK_SECONDS: Final = 5.0
 """Longest wait, at the end, for the commits of what is in hand."""
 _CLOSE_SECONDS: Final = 2.0
+_CLIENT_SECONDS: Final = 0.5
 _REMEMBERED_REFUSALS: Final = 10_000
 
 _log = logging.getLogger(__name__)
 
 
 def pause_after(attempts: int, first_seconds: float) -> float:
-    """Return the seconds to wait after so many failures in a row: twice as long each time, 60 at most."""
+    """Return the seconds to wait after this number of failures in a row: doubled each time, 60 at most."""
     return min(first_seconds * 2.0 ** max(attempts - 1, 0), _LONGEST_PAUSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription, and the way of its messages into the exporter."""
+    """A subscription, and the intake of its messages."""
 
     intake: Intake
     name: str
@@ -57,7 +59,9 @@ class Subscription:
     def read(self, message: Message) -> PushMessage:
         """Return the message in the form in which a push brings it. Raises BodyTooLargeError."""
         if len(message.data) > self.max_body_bytes:
-            raise BodyTooLargeError(f"the message is larger than {self.max_body_bytes} bytes")
+            raise BodyTooLargeError(
+                f"the message is larger than server.max_body_bytes ({self.max_body_bytes})"
+            )
         return PushMessage(
             message.data,
             message.message_id,
@@ -74,6 +78,7 @@ class Puller:
     def __init__(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect lazily. Raises StartError if there are no credentials."""
         self._client = make_subscriber()
+        self._is_closed = False
         self._streams = [_Stream(self._client, subscription) for subscription in subscriptions]
 
     def problems(self) -> Sequence[str]:
@@ -88,14 +93,17 @@ class Puller:
     async def stop(self) -> None:
         """Stop pulling, commit and acknowledge what was taken, and hand back the rest."""
         await asyncio.gather(*(stream.stop() for stream in self._streams))
-        await asyncio.to_thread(self._client.close)
+        if not self._is_closed:
+            self._is_closed = True
+            # While Pub/Sub is away, it waits up to 10 s for a thread of the library that sleeps.
+            await run_up_to(_CLIENT_SECONDS, "closing Pub/Sub", self._client.close)
 
 
 class _Stream:
     """The pulling from one subscription, which begins again after every error."""
 
     def __init__(self, client: SubscriberClient, subscription: Subscription) -> None:
-        self.finding = Finding("unreachable", f"{subscription.name} was not looked at yet")
+        self.finding = Finding("unreachable", f"{subscription.name} has not been looked at yet")
         self._client = client
         self._subscription = subscription
         self._refusals: OrderedDict[str, int] = OrderedDict()
@@ -126,7 +134,9 @@ class _Stream:
         if finding.state == "forbidden" and "look at" in finding.message and self.finding.state == "ok":
             return
         if finding != self.finding and finding.message:
-            _log.warning("messages cannot be pulled", extra={"reason": finding.message})
+            _log.warning(
+                "messages cannot be pulled", extra={"reason": finding.state, "error": finding.message}
+            )
         self.finding = finding
 
     async def _wait(self, seconds: float) -> bool:

@@ -173,32 +173,17 @@ class Recorder:
 
         Raises StoppingError or OverloadError; then there is no other answer.
         """
-        self._add(_Submission(event, respond, time.monotonic()))
-
-    def _add(self, submission: _Submission) -> None:
         if self._stopping:
             raise StoppingError("the exporter is stopping")
         if len(self._submissions) >= _MAX_QUEUE:
             raise OverloadError(f"{_MAX_QUEUE} events wait for their commit")
-        self._submissions.append(submission)
+        self._submissions.append(_Submission(event, respond, time.monotonic()))
         self._start_next()
 
-    async def record(self, event: Event) -> Outcome:
-        """Commit an event, and return its outcome once it is durable.
+    async def perform(self, work: Work, *, hurries: bool = True) -> Applied:
+        """Do a slice of periodic work between two batches.
 
         Raises an UnavailableError if the caller can try again, or InternalError for a bug.
-        """
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        submission = _Submission(event, partial(_resolve, future), time.monotonic())
-        self._add(submission)
-        try:
-            return await future
-        finally:
-            submission.answered = True
-
-    async def perform(self, work: Work, *, hurries: bool = True) -> Applied:
-        """Do a slice of periodic work between two batches. Raises the same errors as `record`.
-
         If events have waited for the slice before it, a pause leaves the store to events first: a long one
         if that slice did not hurry.
         """
@@ -265,7 +250,8 @@ class Recorder:
             self._start(self._jobs.popleft())
         elif self._submissions:
             if not self._wait_for_more():
-                self._start_batch([self._submissions.popleft() for _ in range(self._batch_size())])
+                size = min(len(self._submissions), _MAX_BATCH)
+                self._start_batch([self._submissions.popleft() for _ in range(size)])
         elif self._jobs:
             if self._alarm is None:
                 self._alarm = self._loop.call_later(pause, self._end_pause)
@@ -275,9 +261,6 @@ class Recorder:
     def _end_pause(self) -> None:
         self._alarm = None
         self._start_next()
-
-    def _batch_size(self) -> int:
-        return min(len(self._submissions), _MAX_BATCH)
 
     def _wait_for_more(self) -> bool:
         """Wait briefly, and return True, while fewer events are queued than there were active callers.
@@ -301,11 +284,11 @@ class Recorder:
         self._start_next()
 
     def _start_batch(self, submissions: Sequence[_Submission]) -> None:
-        batch = self._batch = [one for one in submissions if not one.answered]
+        batch = self._batch = [submission for submission in submissions if not submission.answered]
         if not batch:
             self._start_next()
             return
-        events = [one.event for one in batch]
+        events = [submission.event for submission in batch]
         self._start(_Job(lambda store, now: store.apply(events, now), partial(self._finish_batch, batch)))
 
     def _start(self, job: _Job) -> None:
@@ -361,7 +344,7 @@ class Recorder:
         if applied.overflowed and not self._overflowed:
             self._overflowed = True  # the metric counts them; one line is enough for the log
             _log.warning(
-                "events of new label sets are counted under `other`: prometheus.max_label_sets is reached"
+                "events of new label sets are counted under `other`; raise prometheus.max_label_sets"
             )
         if applied.counted:
             lines = [interruption_document(interruption) for interruption in applied.counted]
@@ -418,19 +401,11 @@ class Recorder:
         while True:
             await asyncio.sleep(self._commit_timeout_seconds / 20)
             oldest = time.monotonic() - self._commit_timeout_seconds
-            late = [one for one in (*self._batch, *self._submissions) if one.submitted_at < oldest]
+            waiting = (*self._batch, *self._submissions)
+            late = [submission for submission in waiting if submission.submitted_at < oldest]
             _fail(late, StoreSlowError(f"the commit was not done in {self._commit_timeout_seconds:g} s"))
 
 
 def _fail(batch: Sequence[_Submission], exc: UnavailableError | InternalError) -> None:
     for submission in batch:
         submission.answer(exc)
-
-
-def _resolve(future: "asyncio.Future[Outcome]", result: Result) -> None:
-    if future.done():  # cancelled a moment ago
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from functools import partial
 
 from app.domain.batch import Applied
 from app.domain.outcomes import Pending
@@ -123,7 +122,8 @@ class Recovery:
             if project in self._forbidden:
                 return
             self._forbidden.add(project)
-        _log.warning("operations not read", extra={"project": project, "reason": reason, "error": message})
+        result = "operations read in part" if reason == "partial" else "operations not read"
+        _log.warning(result, extra={"project": project, "reason": reason, "error": message})
 
     async def _record_operations(self, project: Participant) -> Summary:
         """Record the operations slice by slice. What was read before a failure stays recorded."""
@@ -137,12 +137,11 @@ class Recovery:
         )
 
         async def record(lines: Sequence[bytes]) -> None:
-            work = partial(self._recover, project=project.id, lines=lines)
-            applied = await self._recorder.perform(work, hurries=False)
+            def recover(store: Store, now: float) -> Applied:
+                return store.recover(parse_operations(project.id, lines), self._settle_seconds, now)
+
+            applied = await self._recorder.perform(recover, hurries=False)
             if any(isinstance(outcome, Pending) for outcome in applied.outcomes):
                 self._inventory.request(project.id)
 
         return await self._turns.read(reading, project, record)
-
-    def _recover(self, store: Store, now: float, *, project: str, lines: Sequence[bytes]) -> Applied:
-        return store.recover(parse_operations(project, lines), self._settle_seconds, now)

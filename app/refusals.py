@@ -50,7 +50,7 @@ class RefusalLog:
         if now - kind.logged_at < _LOG_EVERY_SECONDS:
             return
         _log.warning(
-            "refused",
+            "pushes refused",
             extra={"endpoint": endpoint, "reason": reason, "detail": kind.detail, "refused": kind.number},
         )
         kind.logged_at, kind.number = now, 0

@@ -44,7 +44,6 @@ class TotalsSeries:
         clock: Callable[[], float],
         leads: Callable[[], bool],
     ) -> None:
-        self.pending = 0
         self._clock = clock
         self._leads = leads
         self._totals = Totals()
@@ -193,13 +192,13 @@ class TotalsSeries:
     def _label_set_families(self, rows: Sequence[_LabelSet]) -> Sequence[Metric]:
         counter = partial(CounterMetricFamily, labels=self._label_names)
         families = (
-            counter("spot_interruptions", "Interruptions"),
+            counter("spot_interruptions", "Interruptions of Spot instances, each counted once"),
             counter("spot_instances_created", "Spot instances whose creation was announced"),
             counter(
                 "spot_instance_creations_failed",
                 "Spot instances whose creation was announced and then failed",
             ),
-            counter("spot_instance_seconds", "Time that Spot instances have lived"),
+            counter("spot_instance_seconds", "Time that Spot instances have lived, in seconds"),
             GaugeMetricFamily("spot_instances", "Spot instances alive now", labels=self._label_names),
         )
         for row in rows:
@@ -209,7 +208,7 @@ class TotalsSeries:
     def _lifetime_families(self, rows: Sequence[_Lifetime]) -> Sequence[Metric]:
         family = HistogramMetricFamily(
             "spot_instance_lifetime_seconds",
-            "Age at interruption, since the instance's last start",
+            "Age of a Spot instance at its interruption, in seconds since its last start",
             labels=[self._cluster_label, "machine_type"],
         )
         for row in rows:

@@ -105,18 +105,18 @@ async def listening(settings: Settings, app: Application, *, advice: str = "") -
     """Serve the application, and its metrics if they have a port of their own.
 
     At the end, a request in progress has the exporter's `seconds_left`. Raises StartError if a port cannot be
-    used; its message ends with the `advice`.
+    used; its message ends with the `advice`, by default with the keys to change.
     """
     exporter: Exporter = app.state.exporter
     make_server = partial(
         _Server,
         settings,
         max_connections=allow_connections(settings.server.max_connections, 1 if settings.one_listener else 2),
-        advice=advice,
     )
-    servers = [make_server(settings.server.port, app)]
+    servers = [make_server(settings.server.port, app, advice=advice or _advice("server.port"))]
     if not settings.one_listener:
-        servers.append(make_server(settings.metrics_port, create_ops_app(exporter)))
+        ops = create_ops_app(exporter)
+        servers.append(make_server(settings.metrics_port, ops, advice=advice or _advice("prometheus.port")))
     running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
     try:
         yield Listeners([server.port for server in servers], running)
@@ -256,6 +256,10 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
+def _advice(key: str) -> str:
+    return f"change {key} or server.host"
+
+
 def _listen(host: str, port: int, advice: str) -> socket.socket:
     """Return a listening socket; on every address of IPv6 it takes IPv4 too. Raises StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -266,7 +270,7 @@ def _listen(host: str, port: int, advice: str) -> socket.socket:
     except OSError as exc:
         # The library repeats the address behind the reason, in parentheses.
         reason = (exc.strerror or str(exc)).partition(" (")[0]
-        raise StartError(f"cannot listen on {host} port {port}: {reason}{advice}") from exc
+        raise StartError(f"cannot listen on {host} port {port}: {reason}; {advice}") from exc
 
 
 def _is_dual_stack(host: str) -> bool:

@@ -1,7 +1,9 @@
 """A thread for work that can block."""
 
+import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -26,3 +28,19 @@ class WorkerThread:
     def _run(self) -> None:
         for job in iter(self._jobs.get, None):
             job()
+
+
+async def run_up_to(seconds: float, name: str, job: Job) -> bool:
+    """Run a job in a thread of its own. Return False if it is not done in time; it is then left alone."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    thread = WorkerThread(name)
+
+    def run() -> None:
+        job()
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(done.cancel)
+
+    thread.start(run)
+    thread.close()
+    return done in (await asyncio.wait([done], timeout=seconds))[0]

@@ -56,6 +56,9 @@ def test_a_command_has_its_own_options_before_or_after_it(words: str, parsed: di
         pytest.param("check --reset-totals", "check does not take --reset-totals", id="option-of-another"),
         pytest.param("--once", "serve does not take --once", id="option-of-another-than-the-default"),
         pytest.param("demo --config x.yaml", "demo does not take --config", id="demo-has-no-configuration"),
+        pytest.param(
+            "--config=", "argument --config: should be the path of a file, not empty", id="empty-path"
+        ),
         pytest.param("check twice", "unrecognized arguments: twice", id="two-commands"),
         pytest.param("--no-such-option", "unrecognized arguments: --no-such-option", id="unknown-option"),
         *(

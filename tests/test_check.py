@@ -238,7 +238,10 @@ def test_a_folder_that_is_missing_fails(tmp_path: Path, credentials: PushCredent
     code, found = checked(tmp_path, configuration(tmp_path, credentials, store={"url": url}))
 
     assert code == 1
-    assert found["store"] == ("FAIL", f"the folder {tmp_path}/nowhere does not exist")
+    assert found["store"] == (
+        "FAIL",
+        f"the folder {tmp_path}/nowhere does not exist; create it, or change store.url",
+    )
 
 
 def bound_by_permissions() -> list[str]:
@@ -249,6 +252,9 @@ def bound_by_permissions() -> list[str]:
     return [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
 
 
+NOT_WRITABLE = "the exporter may not write to the folder {}; correct its owner or its permissions"
+
+
 def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, credentials: PushCredentials) -> None:
     folder = tmp_path / "folder"
     folder.mkdir(0o555)
@@ -257,7 +263,7 @@ def test_a_folder_that_may_not_be_written_fails(tmp_path: Path, credentials: Pus
     code, found = checked(tmp_path, configured, by=bound_by_permissions())
 
     assert code == 1
-    assert found["store"] == ("FAIL", f"the folder {folder} may not be written")
+    assert found["store"] == ("FAIL", NOT_WRITABLE.format(folder))
     assert found["certificates"][0] == "ok"
 
 
@@ -275,8 +281,8 @@ def test_a_store_whose_folder_may_not_be_written_fails_and_cannot_be_opened(
     done = run("--config", written(tmp_path, configured), by=bound_by_permissions())
 
     assert code == done.returncode == 1
-    assert found["store"] == ("FAIL", f"the folder {folder} may not be written")
-    start = f"the store {path} cannot be opened: the folder {folder} may not be written "
+    assert found["store"] == ("FAIL", NOT_WRITABLE.format(folder))
+    start = f"the store {path} cannot be opened: {NOT_WRITABLE.format(folder)} "
     assert done.stderr.splitlines()[-1].removeprefix("spot-interruption-exporter: ").startswith(start)
 
 
@@ -409,7 +415,7 @@ def test_without_an_answer_of_the_compute_api_it_fails(tmp_path: Path) -> None:
 
     assert code == 1
     assert found["fleet of project shop"][0] == "FAIL"
-    assert "does not answer for project shop" in found["fleet of project shop"][1]
+    assert "is unavailable for project shop" in found["fleet of project shop"][1]
 
 
 def test_without_a_project_no_fleet_is_listed(tmp_path: Path) -> None:

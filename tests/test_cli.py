@@ -134,7 +134,8 @@ def the_main_port_is_taken(directory: Path) -> Iterator[tuple[dict[str, Any], st
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         configured = quiet(directory, server={"port": port})
-        yield configured, f"cannot listen on {LOOPBACK} port {port}: Address already in use"
+        advice = "change server.port or server.host"
+        yield configured, f"cannot listen on {LOOPBACK} port {port}: Address already in use; {advice}"
 
 
 @contextmanager
@@ -142,7 +143,8 @@ def the_metrics_port_is_taken(directory: Path) -> Iterator[tuple[dict[str, Any],
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         configured = quiet(directory, prometheus={"port": port})
-        yield configured, f"cannot listen on {LOOPBACK} port {port}: Address already in use"
+        advice = "change prometheus.port or server.host"
+        yield configured, f"cannot listen on {LOOPBACK} port {port}: Address already in use; {advice}"
 
 
 @contextmanager

@@ -52,6 +52,15 @@ def test_the_demo_prints_its_posts_and_their_answers(
     ]
 
 
+def test_the_forged_token_is_refused_because_of_its_signature(
+    told: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done, _ = told
+
+    [answer] = re.findall(r"^A token with a forged signature\.\n.*\n(.*)$", done.stdout, re.MULTILINE)
+    assert "the token's signature is wrong" in answer
+
+
 def test_the_demo_prints_the_series_and_that_they_are_right(
     told: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:

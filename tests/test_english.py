@@ -50,7 +50,7 @@ PREFERRED: Final = {
 }
 _AVOIDED: Final = [(re.compile(rf"(?i)\b(?:{word})\b"), instead) for word, instead in PREFERRED.items()]
 _TEXT_SUFFIXES: Final = frozenset(
-    {".md", ".yaml", ".yml", ".json", ".tf", ".hcl", ".tftpl", ".conf", ".html", ".sh", ""}
+    {".md", ".yaml", ".yml", ".json", ".tf", ".hcl", ".tftpl", ".conf", ".html", ".sh", ".toml", ""}
 )
 
 
@@ -154,6 +154,7 @@ PUBLISHED: Final = (
         ".ci",
         "Dockerfile",
         "docker-compose.yaml",
+        "pyproject.toml",
     ),
     *(str(page.relative_to(ROOT)) for page in PAGES if page.parent == ROOT),
 )
@@ -245,3 +246,29 @@ def test_a_message_has_a_singular_for_the_number_1() -> None:
     ]
 
     assert found == [], "use `quantity`, or on the status page `count_noun`"
+
+
+LOGGED: Final = frozenset({"debug", "info", "warning", "error", "exception"})
+OF_THE_PROCESS: Final = {"started", "stopping", "stopped"}
+"""Lines about the whole process, whose logger is their subject."""
+
+
+def logged_messages(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each message that is logged as a constant."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func
+            is_logger = isinstance(called, ast.Attribute) and ast.unparse(called.value) == "_log"
+            if is_logger and isinstance(called, ast.Attribute) and called.attr in LOGGED:
+                yield node.lineno, str(node.args[0].value)
+
+
+def test_a_log_line_has_a_subject() -> None:
+    messages = [
+        (f"{path.relative_to(ROOT)}:{line}", message)
+        for path in sorted((ROOT / "app").rglob("*.py"))
+        for line, message in logged_messages(path.read_text())
+    ]
+
+    assert len(messages) > len(OF_THE_PROCESS)
+    assert [found for found in messages if " " not in found[1] and found[1] not in OF_THE_PROCESS] == []

@@ -148,7 +148,7 @@ def test_once_the_fleet_is_listed_it_is_ready_and_attributes_at_once(tmp_path: P
     hold = Hold()
     api.fail(hold)
     with exporting(tmp_path, api) as exporter:
-        assert missing(exporter) == f"the fleet of project {PROJECT} was not listed yet"
+        assert missing(exporter) == f"the fleet of project {PROJECT} has not been listed yet"
         assert listed_at(exporter) == 0
         began = time.time()
         hold.until.set()
@@ -318,6 +318,7 @@ def test_a_zone_that_is_not_reached_keeps_what_was_known_in_it(
 
         assert alive(exporter) == 1
         assert failures(exporter, "partial") == 1
+        assert warnings(caplog)[-1]["msg"] == "fleet listed in part"
         assert "us-east1-c" in warnings(caplog)[-1]["error"]
         assert interrupt(exporter, "there", zone="us-east1-c") == "counted"
 
@@ -337,7 +338,7 @@ def test_one_of_several_projects_may_fail(tmp_path: Path, api: ComputeApi) -> No
         eventually(lambda: listed_at(exporter, "first"), within=WITHIN, what="the first project's listing")
         eventually(lambda: failures(exporter, "forbidden", "second"), within=WITHIN, what="the failure")
         # Not all were tried.
-        assert missing(exporter) == "the fleet of project third was not listed yet"
+        assert missing(exporter) == "the fleet of project third has not been listed yet"
         hold.until.set()
         await_ready(exporter)
 

@@ -9,18 +9,19 @@ from io import StringIO
 from typing import Any, Final
 
 import pytest
+from google.api_core import client_logging
 
 from app.logs import JsonFormatter, configure
 
-QUIET: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore")
+QUIET: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "google")
 
 logger = logging.getLogger("app.somewhere")
 
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("", *QUIET)]
-    before = [(each, each.handlers, each.level, each.propagate) for each in loggers]
+    loggers = [logging.getLogger(name) for name in ("", *QUIET, "google.auth")]
+    before = [(each, [*each.handlers], each.level, each.propagate) for each in loggers]
     yield
     for each, handlers, level, propagate in before:
         each.handlers, each.propagate = handlers, propagate
@@ -204,3 +205,21 @@ def test_a_process_writes_ascii_and_utc_wherever_it_runs() -> None:
     assert done.stdout == b""
     assert line["message"] == "caf\u00e9"
     assert abs(datetime.now(UTC) - datetime.fromisoformat(line["time"])) < timedelta(hours=1)
+
+
+def test_a_warning_of_googles_library_has_the_form_of_every_line() -> None:
+    # Its clients call this when they are made. It takes the loggers of the library away from the root logger,
+    # and Python then writes their warnings as plain text.
+    with written() as lines:
+        client_logging.setup_logging()
+        logging.getLogger("google.api_core.bidi").warning("Background thread did not exit.")
+
+    assert [(line["severity"], line["logger"]) for line in lines] == [("WARNING", "google.api_core.bidi")]
+
+
+def test_the_search_for_credentials_is_not_logged() -> None:
+    # A start that fails says why in one line.
+    with written("debug") as lines:
+        logging.getLogger("google.auth._default").warning("Authentication failed using Compute Engine.")
+
+    assert lines == []

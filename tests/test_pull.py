@@ -7,6 +7,8 @@ import pytest
 
 from app.pull import pause_after
 from tests.support.exporter import Exporter
+from tests.support.process import LOOPBACK, eventually, free_port
+from tests.support.program import ExporterProcess, configuration
 from tests.support.subscriber_service import Call, SubscriberService
 
 WITHIN_SECONDS: Final = 120
@@ -26,13 +28,32 @@ def test_streams_open_with_the_default_extension_of_leases(
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", service.address)
         settings = {"pubsub.delivery": "pull", "project_name": "shop-prod", "inventory.enabled": False}
         with Exporter(tmp_path, settings):
-            opened = [_next(service, "StreamingPull") for _ in range(2)]
+            opened = [_next_opening(service) for _ in range(2)]
 
     assert [call.request.stream_ack_deadline_seconds for call in opened] == [20, 20]
 
 
-def _next(service: SubscriberService, method: str) -> Call:
-    """Return the next call of a method, after others."""
-    while (call := service.calls.get(timeout=WITHIN_SECONDS)).method != method:
-        pass
-    return call
+def test_a_stop_does_not_wait_for_pubsub_to_come_back(tmp_path: Path) -> None:
+    # After ten attempts in a row the library sleeps for 10 s, in a thread that a channel waits for when
+    # it is closed. The thread then fails, because its channel is closed, and logs that as an error.
+    configured = configuration(tmp_path, None, pubsub={"delivery": "pull"})
+    configured |= {"log_level": "debug", "project_name": "shop-prod"}
+    nobody = {"PUBSUB_EMULATOR_HOST": f"{LOOPBACK}:{free_port()}"}
+
+    with ExporterProcess(tmp_path, configured=configured, env=nobody) as exporter:
+        eventually(
+            lambda: exporter.process.text().count("Observed recoverable stream error") >= 2 * 10,
+            within=WITHIN_SECONDS,
+            what="the attempts of both streams",
+        )
+        assert exporter.process.stop(within=WITHIN_SECONDS) == 0
+
+    assert [line for line in exporter.logs() if line["severity"] == "ERROR"] == []
+
+
+def _next_opening(service: SubscriberService) -> Call:
+    """Return the next first request of a stream, after other calls and the heartbeats of another stream."""
+    while True:
+        call = service.calls.get(timeout=WITHIN_SECONDS)
+        if call.method == "StreamingPull" and call.request.subscription:
+            return call

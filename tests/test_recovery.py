@@ -263,9 +263,13 @@ def test_it_is_off_by_its_setting_and_with_the_inventory(
     assert api.operation_requests == []
 
 
-def test_a_passing_failure_is_counted_by_its_reason(tmp_path: Path, api: ComputeApi, clock: Clock) -> None:
+def test_a_passing_failure_is_counted_by_its_reason(
+    tmp_path: Path, api: ComputeApi, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     api.unreachables[PROJECT] = ["zones/us-east1-c"]
     api.fail(BACKEND_ERROR, of="operations")
     with exporting(tmp_path, api, clock) as exporter:
         eventually(lambda: (failures(exporter, "partial") or 0) > 0, within=WITHIN, what="a partial reading")
         assert read_at(exporter) == 0
+    said = {vars(record).get("reason"): record.getMessage() for record in caplog.records}
+    assert said["partial"] == "operations read in part"

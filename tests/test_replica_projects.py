@@ -114,6 +114,8 @@ def test_the_leader_lists_the_projects_of_all_living_replicas(
     assert changes.count(([TILLS], [], [TILLS])) == 1  # the leader
     assert changes.count(([SHOP], [], [SHOP])) == 1  # the other replica
     assert changes.count(([], [TILLS], [])) == 1
+    [warning, _] = lines(caplog, "the store may lose events", logging.WARNING)
+    assert "append-only" in warning.detail
     differing = {one.key for one in lines(caplog, "different settings", logging.WARNING)}
     assert differing == {"projects"}
 

@@ -459,6 +459,23 @@ def test_a_wrong_variable_is_named_without_its_value(key: str, text: str) -> Non
     assert "s3cret" not in line
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        pytest.param("inventory.enabled", "maybe", "should be true or false", id="boolean"),
+        pytest.param("server.port", "high", "should be a whole number", id="whole-number"),
+        pytest.param("server.port", "80.5", "should be a whole number", id="fraction"),
+        pytest.param("inventory.interval_seconds", "often", "should be a number", id="number"),
+        pytest.param("server.host", "", "should not be empty", id="empty"),
+        pytest.param("projects", '[""]', "should not be empty", id="empty-in-a-list"),
+    ],
+)
+def test_a_value_of_another_kind_gets_a_plain_sentence(key: str, text: str, message: str) -> None:
+    (line,) = problems(None, CALLER | {variable(key): text})
+
+    assert line.endswith(f": {message}")
+
+
 @pytest.mark.parametrize("name", ["SIE_SERVER__PORT", "SIE_PROMETHEUS__PORT", "SIE_INVENTORY__ENABLED"])
 def test_an_empty_variable_is_a_value(name: str) -> None:
     (line,) = problems(None, CALLER | {name: ""})
@@ -656,11 +673,35 @@ def test_a_key_that_is_nearly_a_setting_gets_a_hint(file: Write, key: str, messa
     assert problems(path, {}) == (f"{path}: {key}: {message}",)
 
 
+def test_a_key_that_is_written_with_its_dot_gets_the_section(file: Write) -> None:
+    path = file("server.port: 1")
+
+    assert problems(path, CALLER) == (f"{path}: server.port: unknown key (write `port` below `server`)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        pytest.param("projects: [shop-prod, '']", "projects.1", id="project"),
+        pytest.param("server: {host: ''}", "server.host", id="host"),
+        pytest.param("pubsub: {audience: [a, ' ']}", "pubsub.audience.1", id="audience"),
+    ],
+)
+def test_an_empty_name_gets_a_plain_message(file: Write, text: str, key: str) -> None:
+    path = file(text)
+    environ = {name: value for name, value in CALLER.items() if "audience" not in key or "EMAIL" in name}
+
+    assert problems(path, environ) == (f"{path}: {key}: should not be empty",)
+
+
 @pytest.mark.parametrize(
     ("environ", "words"),
     [
         ({"SIE_PUBSUB__AUTHENTICATION": "none"}, "NOT AUTHENTICATED"),
-        ({"SIE_PROMETHEUS__PORT": "8080"}, "/metrics, / and /interruptions are public"),
+        (
+            {"SIE_PROMETHEUS__PORT": "8080"},
+            "/metrics, / and /interruptions are as public as the main listener; set another port",
+        ),
         ({"SIE_STORE__RETENTION_DAYS": "7"}, "store.retention_days is below 8"),
         ({"SIE_RECOVERY__INTERVAL_SECONDS": "2701"}, "recovery.interval_seconds and recovery.settle_seconds"),
         ({"SIE_RECOVERY__SETTLE_SECONDS": "2101"}, "recovery.interval_seconds and recovery.settle_seconds"),
@@ -832,6 +873,18 @@ def test_a_subscription_that_cannot_be_pulled_is_refused_by_its_key(file: Write,
     assert any(f"pubsub.{key}" in problem for problem in refused.value.problems)
 
 
+def test_each_subscription_without_a_project_has_a_line(file: Write) -> None:
+    text = (
+        "projects: [a, b]\npubsub: {delivery: pull, instance_creation_subscription_name: c,"
+        " instance_interruption_subscription_name: i}"
+    )
+
+    creation, interruption = problems(file(text), {})
+
+    assert "pubsub.instance_creation_subscription_name: should be projects/" in creation
+    assert "pubsub.instance_interruption_subscription_name: should be projects/" in interruption
+
+
 # the URL of the store in a file
 
 
@@ -865,5 +918,44 @@ def test_a_url_file_that_cannot_be_read_is_named_by_its_key(
         )
 
     (problem,) = refused.value.problems
-    assert "store.url" in problem
+    assert ": store.url_file: " in problem
+    assert "word" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing", None, "No such file or directory"),
+        ("", None, "Is a directory"),
+        ("bytes", b"\xff\xfe", "it is not text"),
+    ],
+    ids=["missing", "folder", "bytes"],
+)
+def test_a_url_file_that_cannot_be_read_has_the_reason(
+    file: Write, tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    secret = tmp_path / name
+    if content is not None:
+        secret.write_bytes(content)
+
+    path = file("pubsub: {authentication: none}")
+    (problem,) = problems(path, {**CALLER, "SIE_STORE__URL_FILE": str(secret)})
+
+    assert problem == f"SIE_STORE__URL_FILE: store.url_file: names a file that cannot be read: {reason}"
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "redis://:word@[::1", "sqlite:///a\nsqlite:///b"])
+def test_a_url_file_from_a_variable_that_holds_no_url_is_named_by_the_variable(
+    file: Write, tmp_path: Path, text: str
+) -> None:
+    secret = tmp_path / "url"
+    secret.write_text(text)
+
+    (problem,) = problems(
+        file("pubsub: {authentication: none}"), {**CALLER, "SIE_STORE__URL_FILE": str(secret)}
+    )
+
+    assert problem.startswith(
+        "SIE_STORE__URL_FILE: store.url_file: names a file whose content should be a URL"
+    )
     assert "word" not in problem

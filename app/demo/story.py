@@ -67,7 +67,7 @@ async def _run(port: int, *, once: bool) -> int:
         settings, _ = load_settings(None, _environment(port, directory, certificates.url))
         app = create_app(settings)
         exporter: Exporter = app.state.exporter
-        advice = "; choose another port with --port"
+        advice = "choose another port with --port"
         async with exporter.running(), listening(settings, app, advice=advice) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
             stopped = asyncio.create_task(signals.get())
@@ -99,7 +99,7 @@ class _Story:
     def __init__(self, client: httpx.AsyncClient, issuer: Issuer) -> None:
         self._client = client
         self._token = issuer.token(audience=_AUDIENCE, email=_ACCOUNT)
-        self._stranger = Issuer().token(audience=_AUDIENCE, email=_ACCOUNT)
+        self._forged = Issuer().token(audience=_AUDIENCE, email=_ACCOUNT, header={"kid": issuer.kid})
         self._messages = 0
 
     async def run(self) -> bool:
@@ -115,8 +115,8 @@ class _Story:
         await self._post("interruption", "The same interruption, delivered again", interruption)
         await self._post("interruption", "An interruption arrives before its node's creation", early)
         await self._post("creation", "The creation arrives", late)
-        await self._post("interruption", "Another system event", other)
-        await self._post("interruption", "A token with a forged signature", interruption, self._stranger)
+        await self._post("interruption", "Another event, which is not an interruption", other)
+        await self._post("interruption", "A token with a forged signature", interruption, self._forged)
         return await self._read()
 
     async def _post(self, endpoint: str, title: str, entry: Mapping[str, Any], token: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen, Rules
 from app.domain.deletions import decide_deletion
-from app.domain.draft import Draft, order_among_incarnations, start_identity
+from app.domain.draft import Draft, order_among_incarnations, start_identity_of
 from app.domain.events import (
     UNKNOWN_NODE,
     CreationFailed,
@@ -75,13 +75,15 @@ def _record_creation(event: InstanceCreated, before: Instance | None, known: Kno
     instance = with_failure(_with_description(instance, event, draft), draft)
     instance = order_among_incarnations(instance, draft)
     draft.keep(instance)
-    if before is not None and before.kind is UNDESCRIBED and event.node is not None:
-        draft.changes.append(Attribute(event.name, before.identity, event.node))
+    if event.node is not None and (before is None or before.kind is UNDESCRIBED):
+        # Even without a stored incarnation: the ledger may have its interruption from before counting began.
+        described = identity if before is None else before.identity
+        draft.changes.append(Attribute(event.name, described, event.node))
     return instance
 
 
 def _unknown_instance(event: InstanceCreated, identity: str, known: Known, now: float) -> Instance:
-    """Return a new incarnation, which has ended if a later listing would contain it were it alive."""
+    """Return a new incarnation. It has ended if it is missing from a later listing."""
     listed_at = known.listed_at
     is_missing = listed_at is not None and event.at < listed_at - CLOCK_TOLERANCE_SECONDS
     ended_at = listed_at if is_missing else None
@@ -100,7 +102,7 @@ def _record_another_start(event: InstanceCreated, known: Instance, draft: Draft)
     restarted = merged_starts(newer, older)
     if older is known:
         draft.remove(known)
-        draft.incarnations[start_identity(known)] = known  # its creation is already counted
+        draft.incarnations[start_identity_of(known.operation)] = known  # its creation is already counted
     keep_older_start(older, newer, draft)
     draft.keep(order_among_incarnations(restarted, draft)._replace(recorded_at=draft.now))
     return instance

@@ -1,7 +1,7 @@
 """A batch of events: it decides them in order, over rows that the store has read, and collects the changes.
 
-Each store reads the rows that `instance_names_of`, `event_keys_of` and `identities_of` name, decides the
-events, writes the changes, and commits.
+Each store reads the rows of the events' names, and those that `event_keys_of` and `identities_of` name. It
+decides the events, writes the changes, and commits.
 """
 
 from collections import Counter, defaultdict
@@ -54,7 +54,7 @@ class Shared:
     requested: Collection[str] = ()
     """Projects whose requested listing has not begun; empty unless this replica leads."""
     last_listed_at: Mapping[str, float] = field(default_factory=dict)
-    """The time when the last complete listing of each project began that a living replica lists."""
+    """For each project that a living replica lists, the time when its last complete listing began."""
     replicas: Mapping[str, ReplicaSettings] = field(default_factory=dict)
     """The settings of the other living replicas, by name."""
 
@@ -103,13 +103,12 @@ def event_keys_of(events: Iterable[Event]) -> list[str]:
     return [event.key for event in events if not isinstance(event, KEYLESS)]
 
 
-def instance_names_of(events: Iterable[Event]) -> list[InstanceName]:
-    """Return the instance names whose rows the store must read for these events."""
-    return list({event.name: None for event in events})
+def identities_of(events: Iterable[Event]) -> list[tuple[InstanceName, str]]:
+    """Return names and identities by which the store must look up archived incarnations for these events."""
+    return [(event.name, identity) for event in events for identity in _identities_of(event)]
 
 
-def identities_of(event: Event) -> Iterator[str]:
-    """Yield the identities by which the store must look up an archived incarnation for the event."""
+def _identities_of(event: Event) -> Iterator[str]:
     if event.id:
         yield event.id
     if isinstance(event, _WITH_OPERATION) and event.operation:
@@ -135,10 +134,13 @@ class Batch:
         rules: Rules,
         now: float,
         *,
+        pending: int = 0,
         downtime: float = 0.0,
         listed: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """`downtime`: the seconds for which no grace period ran.
+        """`pending`: the number of pending interruptions before the batch.
+
+        `downtime`: the seconds for which no grace period ran.
 
         `listed`: for each project, when its last complete listing of all zones began.
         """
@@ -158,8 +160,8 @@ class Batch:
         self.attributed: list[Attribute] = []
         """Nodes to write into ledger rows that exist."""
         self.released: Counter[str] = Counter()
-        self.pending = 0
-        """Change of the number of pending interruptions by this batch."""
+        self.pending = pending
+        """The number of pending interruptions, with the changes of this batch."""
         self.overflowed = 0
         self._rules = rules
         self.grace_clock = now - downtime
@@ -175,10 +177,10 @@ class Batch:
         self._pending: defaultdict[InstanceName, dict[str, PendingInterruption]] = defaultdict(dict)
 
     def mark_read(self, names: Iterable[InstanceName]) -> list[InstanceName]:
-        """Return the names whose rows the store must read, and mark them as read."""
-        names = [name for name in names if name not in self._read]
-        self._read.update(names)
-        return names
+        """Return the names whose rows the store must read, each once, and mark them as read."""
+        unread = [name for name in dict.fromkeys(names) if name not in self._read]
+        self._read.update(unread)
+        return unread
 
     def load(
         self,
@@ -195,7 +197,7 @@ class Batch:
             self._pending[interruption.event.name][interruption.event.key] = interruption
 
     def without_known(self, identities: Iterable[tuple[InstanceName, str]]) -> list[tuple[InstanceName, str]]:
-        """Return the incarnations that were not read yet, and that the batch has not changed."""
+        """Return the incarnations that have not been read yet, and that the batch has not changed."""
         return [
             (name, identity)
             for name, identity in identities
@@ -216,7 +218,7 @@ class Batch:
             event.name,
             attribution.decide(
                 event,
-                self._known_under(event.name, identities_of(event), seen=seen),
+                self._known_under(event.name, _identities_of(event), seen=seen),
                 self._rules,
                 self._now,
                 self.latest_end,
@@ -228,12 +230,12 @@ class Batch:
         return self._apply_decision(
             pending.event.name,
             interruptions.expire(
-                pending, self._known_under(pending.event.name, identities_of(pending.event)), self._now
+                pending, self._known_under(pending.event.name, _identities_of(pending.event)), self._now
             ),
         )
 
     def end_grace(self, pending: PendingInterruption) -> Outcome | None:
-        """Expire a pending interruption; one that ends later than it can gets a new end, and None returns.
+        """Expire a pending interruption. If its end is later than an end can be, correct it and return None.
 
         Such an end was computed while the exporter's clock was ahead.
         """
@@ -248,18 +250,18 @@ class Batch:
 
     def add_past(self, event: InstanceInterrupted) -> None:
         """Add an interruption to the ledger that happened before the store counted."""
-        known = self._known_under(event.name, identities_of(event))
+        known = self._known_under(event.name, _identities_of(event))
         row = interruptions.past_row(event, known, self._now)
         if row is not None:
             self.past[event.key] = row
 
     def observe_listed(self, listed: Listed, began: float) -> None:
-        """Apply that a listing contains the instance. `began` is the start of the listing."""
+        """Apply the changes for an instance in a listing. `began` is the start of the listing."""
         known = self._known_under(listed.name, [listed.id])
         self._apply(listed.name, reconcile.observe_listed(listed, known, began, self._now))
 
     def observe_missing(self, name: InstanceName, identity: str, began: float) -> None:
-        """Apply that a complete listing does not contain the incarnation."""
+        """Apply the changes for an incarnation that is missing from a complete listing."""
         self._apply(name, reconcile.observe_missing(self._incarnations[name][identity], began, self._now))
 
     def move(self, name: InstanceName, project: str) -> None:
@@ -286,15 +288,15 @@ class Batch:
         self.instances[name, identity] = None
         return True
 
-    def applied(self, outcomes: Sequence[Outcome], pending: int) -> Applied:
-        """Return the effects of the batch once it is committed. `pending` is the number before the batch."""
+    def applied(self, outcomes: Sequence[Outcome] = ()) -> Applied:
+        """Return the effects of the batch once it is committed."""
         return Applied(
             outcomes,
             [counted for counted, _ in self.counted],
             self.totals.changed,
             released=self.released,
             overflowed=self.overflowed,
-            pending=pending + self.pending,
+            pending=self.pending,
         )
 
     def _known_under(self, name: InstanceName, identities: Iterable[str], *, seen: bool = False) -> Known:

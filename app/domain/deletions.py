@@ -18,7 +18,7 @@ def decide_deletion(event: InstanceDeleted, rules: Rules, draft: Draft) -> Outco
     known = _find_deleted(event, draft)
     if known is None or known.is_only_deleted:
         if event.id and known is None:
-            # Pruning removes it as soon as something that was last confirmed at this time.
+            # Set back, so that pruning removes it after `_UNKNOWN_SECONDS` and not after the retention.
             recorded_at = draft.now - max(rules.retention_seconds - _UNKNOWN_SECONDS, 0.0)
             unknown = undescribed_instance(event.name, event.id, recorded_at)
             draft.keep(unknown._replace(deleted=True, ended_at=event.at))

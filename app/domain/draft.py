@@ -67,13 +67,11 @@ def order_among_incarnations(instance: Instance, draft: Draft) -> Instance:
     return instance
 
 
-def start_identity(instance: Instance) -> str:
-    """Return the identity that an older start of an instance, or a failure without its creation, has."""
-    return start_identity_of(instance.operation)
-
-
 def start_identity_of(operation: str) -> str:
-    """Return the identity of what is known only by the operation that announced it."""
+    """Return the identity of what is known only by the operation that announced it.
+
+    That is an older start of an instance, or a failure without its creation.
+    """
     return f"~{operation}"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from app.domain.draft import Draft, earliest, start_identity, start_identity_of
+from app.domain.draft import Draft, earliest, start_identity_of
 from app.domain.events import CreationFailed, Ignored
 from app.domain.instances import PLAIN_INSTANCE, UNDESCRIBED, Instance, undescribed_instance
 from app.domain.outcomes import Outcome
@@ -58,7 +58,7 @@ def separate_failure(instance: Instance, draft: Draft, failures: list[CreationFa
 
 def with_failure(instance: Instance, draft: Draft) -> Instance:
     """Return the instance, failed if the failure of its operation is stored."""
-    failure = draft.incarnations.get(start_identity(instance))
+    failure = draft.incarnations.get(start_identity_of(instance.operation))
     if failure is None or not failure.failed or failure.kind is not UNDESCRIBED:
         return instance
     draft.remove(failure)

@@ -68,7 +68,7 @@ def past_row(event: InstanceInterrupted, known: Known, now: float) -> tuple[Coun
 
 def release_pending(pending: Sequence[PendingInterruption], draft: Draft, by: ReleasedBy) -> None:
     """Count the pending interruptions whose instances are known now, in the order of their times."""
-    for event in sorted((one.event for one in pending), key=lambda event: event.at):
+    for event in sorted((interruption.event for interruption in pending), key=lambda event: event.at):
         incarnation = find_interrupted(event, draft.incarnations)
         if incarnation is not None:
             draft.changes.append(ReleasePending(event.key, event.name, by))

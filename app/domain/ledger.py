@@ -73,7 +73,7 @@ class PoolWeek:
     last_day: int
     last_week: int
     newest_at: float
-    """Counted or not."""
+    """The time of the newest interruption, counted or not."""
     median_age: float | None
     """Seconds; None if no age is known."""
     periods: Sequence[int]

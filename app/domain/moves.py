@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from app.domain.changes import Attribute, Change, EnsureSeries, Known, RemoveInstance
-from app.domain.draft import Draft, order_among_incarnations, start_identity
+from app.domain.draft import Draft, order_among_incarnations, start_identity_of
 from app.domain.events import CreationFailed, InstanceName
 from app.domain.failures import decide_failure, separate_failure, take_out_failure
 from app.domain.instances import NODE, UNDESCRIBED, Instance
@@ -43,7 +43,7 @@ def _add_renamed(moved: Instance, draft: Draft) -> None:
     elif is_another_operation(moved.operation, duplicate):
         older, newer = sorted((moved, duplicate), key=start_order)
         merged = merged_starts(newer, older)
-        draft.incarnations[start_identity(older)] = older
+        draft.incarnations[start_identity_of(older.operation)] = older
         draft.incarnations[newer.identity] = newer
         keep_older_start(older, newer, draft)
     else:

@@ -38,8 +38,9 @@ def observe_listed(listed: Listed, known: Known, began: float, now: float) -> Se
         draft.keep(instance._replace(recorded_at=now))
     if instance.kind is NODE:
         draft.changes.append(EnsureSeries(instance.labels, only_cluster=not instance.spot))
-        if before is not None and before.kind is UNDESCRIBED:
-            draft.changes.append(Attribute(instance.name, before.identity, instance.node))
+        if before is None or before.kind is UNDESCRIBED:
+            described = listed.id if before is None else before.identity
+            draft.changes.append(Attribute(instance.name, described, instance.node))
     release_pending(known.pending, draft, "inventory")
     return draft.changes
 

@@ -1,6 +1,6 @@
 """Several starts of one instance: the newest has the instance's identity, the older ones have their own."""
 
-from app.domain.draft import Draft, created_at_or_start_of_time, earliest, start_identity
+from app.domain.draft import Draft, created_at_or_start_of_time, earliest, start_identity_of
 from app.domain.instances import Instance
 
 
@@ -45,7 +45,7 @@ def keep_older_start(older: Instance, newer: Instance, draft: Draft) -> None:
     """Store an earlier start of an instance under its operation, because its failure may still arrive."""
     draft.keep(
         older._replace(
-            identity=start_identity(older),
+            identity=start_identity_of(older.operation),
             alive=False,
             ended_at=earliest(older.ended_at, created_at_or_start_of_time(newer)),
             recorded_at=draft.now,

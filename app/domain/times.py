@@ -9,7 +9,7 @@ from functools import lru_cache
 
 def rfc3339(seconds: float) -> str:
     """Return the time of these seconds since the epoch, in UTC and with milliseconds."""
-    # Rounded to microseconds first, because a float is a little less than most milliseconds.
+    # Rounded to microseconds first, because most milliseconds are a little less as a float.
     second, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
     return f"{_second(second)}.{milliseconds:03}Z"
 

@@ -4,6 +4,7 @@ A shared row never changes: a batch copies each row before it changes it, so rea
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -178,30 +179,18 @@ class TotalsDelta:
     def label_set(self, labels: Labels) -> LabelSetTotals:
         """Return the row of the label set, to change it."""
         base, changed = self._base.label_sets, self.changed.label_sets
-        return (
-            changed.get(labels)
-            or self._copy_from_base(labels, base, changed)
-            or self._add(labels, changed, LabelSetTotals(labels))
-        )
+        return changed.get(labels) or self._add(labels, base, changed, lambda: LabelSetTotals(labels))
 
     def cluster(self, cluster: str) -> ClusterTotals:
         """Return the row of the cluster, to change it."""
         base, changed = self._base.clusters, self.changed.clusters
-        return (
-            changed.get(cluster)
-            or self._copy_from_base(cluster, base, changed)
-            or self._add(cluster, changed, ClusterTotals(cluster))
-        )
+        return changed.get(cluster) or self._add(cluster, base, changed, lambda: ClusterTotals(cluster))
 
     def lifetime(self, cluster: str, machine_type: str) -> LifetimeTotals:
         """Return the row of the histogram, to change it."""
         key = (cluster, machine_type)
         base, changed = self._base.lifetimes, self.changed.lifetimes
-        return (
-            changed.get(key)
-            or self._copy_from_base(key, base, changed)
-            or self._add(key, changed, LifetimeTotals(cluster, machine_type))
-        )
+        return changed.get(key) or self._add(key, base, changed, lambda: LifetimeTotals(*key))
 
     def ensure_series(self, labels: Labels) -> None:
         """Make sure that the series of the label set and of its cluster exist."""
@@ -229,15 +218,16 @@ class TotalsDelta:
         if age is not None:
             lifetime.observe(age)
 
-    def _copy_from_base(self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row]) -> _Row | None:
-        if key not in base:
-            return None
-        row = changed[key] = base[key].copy()
+    def _add(
+        self, key: _Key, base: dict[_Key, _Row], changed: dict[_Key, _Row], make: Callable[[], _Row]
+    ) -> _Row:
+        """Add a copy of the base's row to the changed rows, or a new row, and return it."""
+        known = base.get(key)
+        if known is None:
+            row = make()
+            row.released = self._released
+        else:
+            row = known.copy()
         row.changed_at = self._now
-        return row
-
-    def _add(self, key: _Key, changed: dict[_Key, _Row], row: _Row) -> _Row:
-        row.changed_at = self._now
-        row.released = self._released
         changed[key] = row
         return row

@@ -117,7 +117,7 @@ class Keys:
         if key is not None:
             return key
         if not self._keys:
-            raise CertificatesUnavailableError("the certificates that sign tokens cannot be fetched now")
+            raise CertificatesUnavailableError("Google's certificates cannot be fetched now")
         raise NotAuthenticatedError("the token's kid is not in Google's certificates")
 
     async def aclose(self) -> None:
@@ -142,7 +142,7 @@ class Keys:
         try:
             certificates = await self._fetch()
         except CertificatesUnavailableError as exc:
-            _log.warning("the OIDC certificates could not be fetched", extra={"kind": str(exc)})
+            _log.warning("the OIDC certificates could not be fetched", extra={"error": str(exc)})
             self._stale_at = max(self._stale_at, self._monotonic() + _RETRY_SECONDS)
             # After the second failure in a row, spread the fetches: the pushes of one second could use up a
             # minute's limit.

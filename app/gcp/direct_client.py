@@ -26,7 +26,7 @@ class DirectClient(SubscriberClient):  # type: ignore[misc]  # the library has n
     """The library's client, without its wrappers around the calls of every message.
 
     A wrapper builds a second request object, a retry and a timeout for each call. Without them a lone message
-    takes 15 % less processor time. If the service is unavailable, the library's way sends the call again.
+    takes 15 % less processor time. If the service is unavailable, the library sends the call again.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:

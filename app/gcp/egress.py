@@ -21,16 +21,12 @@ _METADATA: Final = ("metadata.google.internal", "169.254.169.254")
 """Google's metadata server answers only the machine itself."""
 _CA_BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PROXY_SCHEMES: Final = ("http", "https")
-# The first two have no use here, and Google's libraries fail at values that they do not know.
-# The third writes every answer to stderr.
-_REMOVED: Final = frozenset(
-    {
-        "GOOGLE_API_USE_MTLS_ENDPOINT",
-        "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
-        "GOOGLE_SDK_PYTHON_LOGGING_SCOPE",
-    }
+_QUOTED: Final = (
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
 )
-_UNIVERSE: Final = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"
 
 
 def proxy_for(url: str) -> str | None:
@@ -88,10 +84,15 @@ def child_environment(url: str) -> Mapping[str, str]:
         if _exempts_all(named.split(","))
         else ",".join(filter(None, [named, *_NEVER_PROXIED, *_METADATA]))
     )
-    environment = {name: value for name, value in os.environ.items() if name not in _REMOVED}
-    if not environment.get(_UNIVERSE):
-        environment.pop(_UNIVERSE, None)
-    return environment | {"NO_PROXY": exempt, "no_proxy": exempt}
+    return os.environ | {"NO_PROXY": exempt, "no_proxy": exempt}
+
+
+def without_values(message: str) -> str:
+    """Return a library's message with the names of variables in place of the values that it quotes."""
+    for name in _QUOTED:
+        if value := os.environ.get(name):
+            message = message.replace(value, f"${name}")
+    return message
 
 
 def _matches(host: str, exempt: Sequence[str]) -> bool:

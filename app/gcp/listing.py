@@ -149,7 +149,9 @@ class _Child:
         while await self.stdout.read(_CHUNK_BYTES):
             pass
         if stderr := (await self.stderr).decode(errors="replace").strip():
-            _log.warning("the process that lists instances wrote to stderr", extra={"stderr": stderr})
+            _log.warning(
+                "the process that reads from Compute Engine wrote to stderr", extra={"stderr": stderr}
+            )
         await self.process.wait()
 
 
@@ -159,8 +161,17 @@ async def _child(command: Sequence[str], environment: Mapping[str, str]) -> Asyn
     try:
         yield await asyncio.shield(starting)
     finally:
-        # Shielded, because a child whose start was cancelled would live on, and nothing would reap it.
-        await (await starting).end()
+        # In a task of its own: a cancellation, during the start or the end, must leave no child and no pipe.
+        ending = asyncio.create_task(_end(starting))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await ending
+            raise
+
+
+async def _end(starting: "asyncio.Task[_Child]") -> None:
+    await (await starting).end()
 
 
 async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Child:
@@ -178,7 +189,7 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Chi
         )
     except OSError as exc:
         raise InventoryUnavailableError(
-            "other", f"the process that lists instances cannot be started: {exc.strerror}"
+            "other", f"the process that reads from Compute Engine cannot be started: {exc.strerror}"
         ) from exc
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101
@@ -212,7 +223,7 @@ def _part(line: bytes) -> Progress | Summary:
         return _parse_report(json.loads(line))
     except (ValueError, KeyError, TypeError) as exc:
         raise InventoryUnavailableError(
-            "malformed", "the process that lists instances wrote a line that is not valid"
+            "malformed", "the process that reads from Compute Engine wrote a line that is not valid"
         ) from exc
 
 

@@ -83,7 +83,7 @@ class Verifier:
         if claims.email_verified is not True:
             raise NotPermittedError("the token's email is not verified")
         if claims.email not in self._accounts:
-            raise NotPermittedError("the token's email is not an account that may push here")
+            raise NotPermittedError("the token's account is not in pubsub.service_account_email")
         while len(self._verified) >= _MAX_TOKENS:
             del self._verified[next(iter(self._verified))]
         self._verified[authorization] = (claims.email, claims.exp + self._skew_seconds)
@@ -117,7 +117,7 @@ class Verifier:
 
     def _objection(self, claims: "_Claims") -> str:
         if claims.aud not in self._audiences:
-            return "the token's audience is not this service's"
+            return "the token's audience is not in pubsub.audience"
         if claims.iat > self._clock():
             return "the token was issued in the future"
         return "the token has expired" if claims.exp < self._clock() else "google-auth refuses the token"
@@ -144,7 +144,7 @@ class _Claims(_Wire):
     exp: _Seconds
     iat: _Seconds
     email: str
-    # Of any type: in an authentic token, anything but true means an address that nobody has verified.
+    # Of any type, because every value except true means an address that nobody has verified.
     email_verified: object
 
 

@@ -53,6 +53,15 @@ class PushMessage:
             key if _PLAIN.fullmatch(key) else f"{quote(self.subscription)}/{quote(self.message_id, safe='')}"
         )
 
+    def belongs_to(self, subscription: str) -> bool:
+        """Return True if the subscription, by its full or its short name, delivered or dead-lettered it.
+
+        A replay from the dead-letter topic has another subscription, and names the one before.
+        """
+        # A short name is the last part of a full one.
+        last_parts = [name.rpartition("/")[2] for name in (self.subscription, self.dead_letter_source)]
+        return subscription.rpartition("/")[2] in last_parts
+
 
 def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:
     """Return the message that a push request delivers.
@@ -75,11 +84,6 @@ def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> Pus
         _text(envelope.get("publish_time") or envelope.get("old_publish_time")),
         _text(envelope.get("dead_letter_source")),
     )
-
-
-def same_subscription(named: str, configured: str) -> bool:
-    """Return True if two names, each full or short, have the same last part."""
-    return named.rpartition("/")[2] == configured.rpartition("/")[2]
 
 
 class _Metadata(TypedDict, total=False):

@@ -15,7 +15,8 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 from app.errors import StartError
 from app.gcp.direct_client import DirectClient
-from app.gcp.egress import proxy_for
+from app.gcp.egress import proxy_for, without_values
+from app.gcp.values import UNPRINTABLE
 
 EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
 MAX_MESSAGES: Final = 1000
@@ -53,8 +54,9 @@ def make_subscriber() -> SubscriberClient:
                 SubscriberClient.DEFAULT_ENDPOINT, options=_options(url)
             )
         return DirectClient(channel)
-    except GoogleAuthError as exc:
-        raise StartError(f"pubsub.delivery pull needs credentials: {exc}") from exc
+    except (GoogleAuthError, OSError, ValueError) as exc:  # the last two for a file that cannot be read
+        text = UNPRINTABLE.sub(" ", without_values(str(exc)))
+        raise StartError(f"pubsub.delivery pull needs credentials: {text}") from exc
 
 
 def _options(url: str) -> list[tuple[str, Any]]:
@@ -65,7 +67,7 @@ def _options(url: str) -> list[tuple[str, Any]]:
 
 
 def flow_control(extension_seconds: int) -> FlowControl:
-    """Return the limits of one subscription. A lease is extended by at most so many seconds at a time."""
+    """Return the limits of one subscription. A lease is extended by at most this time at once."""
     # The library accepts a float, but then cannot open a stream, and does not raise.
     return FlowControl(
         max_messages=MAX_MESSAGES,
@@ -98,5 +100,7 @@ def finding_of(exc: Exception, subscription: str, *, looking: bool = False) -> F
     if isinstance(exc, exceptions.Forbidden | exceptions.Unauthenticated):
         role = "roles/pubsub.viewer" if looking else "roles/pubsub.subscriber"
         verb = "look at" if looking else "pull from"
-        return Finding("forbidden", f"the exporter may not {verb} {subscription}; grant it {role} on it")
+        return Finding(
+            "forbidden", f"the exporter's account may not {verb} {subscription}; grant it {role} there"
+        )
     return Finding("unreachable", f"{subscription} cannot be reached: {type(exc).__name__}")

@@ -125,7 +125,7 @@ Accounts = Annotated[
     NoDecode,
     BeforeValidator(_one_or_many),
     _each(_ONE_WORD.fullmatch, _AS_A_LIST),
-    _each(_ACCOUNT.fullmatch, "should be an account's email address, like name@example.com"),
+    _each(_ACCOUNT.fullmatch, "should be an account's e-mail address, like name@example.com"),
     AfterValidator(_distinct),
 ]
 Subscription = Annotated[str, _like(r"[^\s,]*", "should be one subscription's name")]

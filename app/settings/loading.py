@@ -86,7 +86,12 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "model_type": "should be a mapping of keys",
     "string_type": "should be text; put the value in quotes",
     "tuple_type": "should be a list (in a variable: JSON)",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("too_short", "string_too_short"), "should not be empty"),
 }
+"""The messages in place of those of the library, which are about its own parsing."""
 
 
 def _problems(exc: ValidationError, path: Path | None, known: Mapping[str, str]) -> Iterator[str]:
@@ -99,7 +104,7 @@ def _problems(exc: ValidationError, path: Path | None, known: Mapping[str, str])
         source = next((variable(name) for name in names if variable(name) in known), path)
         message = _MESSAGES.get(error["type"], re.sub("^(Value error, |Input |String )", "", error["msg"]))
         if error["type"] == "extra_forbidden":
-            message += _did_you_mean(key, [known_key for known_key, _ in leaves(Settings)])
+            message += _hint(key, [known_key for known_key, _ in leaves(Settings)])
         yield f"{source or variable(names[0])}: {key}: {message}"
 
 
@@ -110,7 +115,7 @@ def _warnings(settings: Settings, unknown: list[str], known: Collection[str]) ->
         yield "PUSHES ARE NOT AUTHENTICATED (pubsub.authentication is none): anyone can push events"
     if settings.one_listener:
         shown = f"{settings.prometheus.path}, / and /interruptions"
-        yield f"prometheus.port is server.port: {shown} are public on the listener that an ingress reaches"
+        yield f"prometheus.port is server.port: {shown} are as public as the main listener; set another port"
     if settings.store.retention_days <= _SUBSCRIPTION_DAYS:
         yield "store.retention_days is below 8: a message that is redelivered after 7 days can count again"
     recovery = settings.recovery
@@ -119,6 +124,13 @@ def _warnings(settings: Settings, unknown: list[str], known: Collection[str]) ->
             "recovery.interval_seconds and recovery.settle_seconds together are above 3000: Google promises "
             "to keep operations for an hour only, so some may be missed; lower one of them"
         )
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    section, _, name = key.rpartition(".")
+    if key in known:  # as one word, with the dot in it
+        return f" (write `{name}` below `{section}`)"
+    return _did_you_mean(key, known)
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:

@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -41,6 +42,7 @@ PREFIX: Final = "SIE_"
 """The first letters of every environment variable."""
 _DAY_SECONDS: Final = 86400
 _WHOLE_SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
+_STORE_URL: Final = TypeAdapter(StoreUrl)
 
 
 class _Section(BaseModel):
@@ -63,10 +65,10 @@ class _Section(BaseModel):
         }
 
 
-def _fault_of(key: str, fault: PydanticCustomError) -> ValidationError:
-    """Return the error of one key in a section."""
-    details = InitErrorDetails(type=fault, loc=(key,), input=None)
-    return ValidationError.from_exception_data("settings", [details])
+def _fault_of(fault: PydanticCustomError, *keys: str) -> ValidationError:
+    """Return the error of these keys in a section."""
+    details = [InitErrorDetails(type=fault, loc=(key,), input=None) for key in keys]
+    return ValidationError.from_exception_data("settings", details)
 
 
 class PubSubSettings(_Section):
@@ -92,7 +94,7 @@ class PubSubSettings(_Section):
     )
     certs_url: HttpUrl = Field(
         "https://www.googleapis.com/oauth2/v1/certs",
-        description="the keys that sign push tokens: PEM certificates by key id, or a JSON Web Key Set",
+        description="URL of the keys that verify push tokens: PEM certificates, or a JSON Web Key Set",
     )
     clock_skew_seconds: Number = Field(10, description="seconds by which a push token's times may be off")
 
@@ -123,11 +125,11 @@ class PrometheusSettings(_Section):
     path: MetricsPath = Field("/metrics", description="path of the metrics")
     cluster_label: LabelName = Field("kubernetes_cluster", description="the label that names the cluster")
     hold_seconds: Seconds = Field(
-        0, description="seconds for which a new label set shows 0 first: two scrape intervals"
+        0, description="seconds for which a new label set shows 0 first; set two scrape intervals"
     )
     linger_seconds: Seconds = Field(0, description="seconds for which the metrics stay up after SIGTERM")
     max_label_sets: Count = Field(
-        10_000, description="most label sets; further ones are counted under `other`"
+        10_000, description="largest number of label sets; further ones are counted under `other`"
     )
 
 
@@ -136,9 +138,9 @@ class ServerSettings(_Section):
 
     host: Name = Field("0.0.0.0", description="address that the listeners bind")  # noqa: S104  # it runs in a pod
     port: Port = Field(8080, description="port of the push endpoints; 0: the kernel chooses")
-    max_body_bytes: Count = Field(1_048_576, description="most bytes of a request's body")
+    max_body_bytes: Count = Field(1_048_576, description="largest body of a request, in bytes")
     max_connections: Count = Field(
-        2000, description="most connections; beyond it the one that has been idle longest is closed"
+        2000, description="largest number of connections; beyond it, the longest idle one is closed"
     )
     keep_alive_seconds: Number = Field(
         620, description="seconds for which an idle connection is kept; above the balancer's 600"
@@ -173,12 +175,21 @@ class StoreSettings(_Section):
             return given
         if given.get("url"):
             message = "cannot be given together with store.url; keep one of the two"
-            raise _fault_of("url_file", PydanticCustomError("conflict", message, {"with": "store.url"}))
+            raise _fault_of(PydanticCustomError("conflict", message, {"with": "store.url"}), "url_file")
         try:
             url = Path(str(path)).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
-            unreadable = PydanticCustomError("unreadable", "names a file that cannot be read as text")
-            raise _fault_of("url_file", unreadable) from None
+        except (OSError, ValueError) as exc:
+            reason = str(exc.strerror) if isinstance(exc, OSError) else "it is not text"
+            message = "names a file that cannot be read: {reason}"
+            unreadable = PydanticCustomError("unreadable", message, {"reason": reason})
+            raise _fault_of(unreadable, "url_file") from None
+        try:
+            _STORE_URL.validate_python(url)
+        except ValidationError as exc:
+            # The error of `url` would name a key that the user did not write.
+            wanted = exc.errors()[0]["msg"].removeprefix("Value error, ")
+            wrong = PydanticCustomError("no_url", "names a file whose content {wanted}", {"wanted": wanted})
+            raise _fault_of(wrong, "url_file") from None
         return {**given, "url": url}
 
 
@@ -240,13 +251,14 @@ class Settings(_Section):
     def _in_a_project(cls, pubsub: PubSubSettings, info: ValidationInfo) -> PubSubSettings:
         if pubsub.delivery == "push" or info.data.get("project_name"):
             return pubsub
-        for key in ("instance_creation_subscription_name", "instance_interruption_subscription_name"):
-            if not _WHOLE_SUBSCRIPTION.fullmatch(getattr(pubsub, key)):
-                message = "should be projects/PROJECT/subscriptions/NAME, because no project_name is given"
-                fault = PydanticCustomError("incomplete", message)
-                raise ValidationError.from_exception_data(
-                    "pubsub", [InitErrorDetails(type=fault, loc=(key,), input=None)]
-                )
+        message = "should be projects/PROJECT/subscriptions/NAME, because no project_name is given"
+        incomplete = [
+            key
+            for key in ("instance_creation_subscription_name", "instance_interruption_subscription_name")
+            if not _WHOLE_SUBSCRIPTION.fullmatch(getattr(pubsub, key))
+        ]
+        if incomplete:
+            raise _fault_of(PydanticCustomError("incomplete", message), *incomplete)
         return pubsub
 
     @field_validator("attribution")
@@ -256,9 +268,7 @@ class Settings(_Section):
         if store is not None and attribution.grace_seconds >= store.retention_days * _DAY_SECONDS:
             message = "should be shorter than store.retention_days"
             conflict = PydanticCustomError("conflict", message, {"with": "store.retention_days"})
-            raise ValidationError.from_exception_data(
-                "attribution", [InitErrorDetails(type=conflict, loc=("grace_seconds",), input=None)]
-            )
+            raise _fault_of(conflict, "grace_seconds")
         return attribution
 
     @property

@@ -8,7 +8,7 @@ from math import inf
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from app.domain.batch import Applied, event_keys_of, identities_of, instance_names_of, with_project_id
+from app.domain.batch import Applied, event_keys_of, identities_of, with_project_id
 from app.domain.events import Event, InstanceInterrupted, Listed
 from app.domain.instances import PendingInterruption
 from app.domain.reconcile import may_end_unlisted
@@ -64,7 +64,7 @@ class Engine:
     def recover(self, events: Sequence[InstanceInterrupted], settle_seconds: float, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, Mapping[str, str]]:
             batch = transaction.batch
-            beat_at = transaction.accrued_until()
+            beat_at = transaction.read_clock("accrued_until")
             since, oldest = self._keys_complete_since(transaction, beat_at, now)
             outage = _outage(beat_at, now) or self._memory.outage
             transaction.load((), event_keys_of(events))
@@ -78,7 +78,7 @@ class Engine:
                 transaction,
             )
 
-        applied, self._memory.projects = self._transact(work, now, leading=True)
+        applied, self._memory.projects = self._transact_as_leader(work, now)
         return self._memory.commit(applied)
 
     def expire(self, now: float) -> Applied:
@@ -86,7 +86,8 @@ class Engine:
         while True:
             tried: list[PendingInterruption] = []
             try:
-                return self._apply_if_leading(partial(self._expire, skipped, tried), now)
+                work = partial(self._expire, skipped, tried)
+                return self._if_leading(partial(self._backend.transact, work, now, leading=True))
             except StoreUnavailableError:
                 raise
             except Exception:
@@ -110,7 +111,7 @@ class Engine:
             outcome = transaction.batch.end_grace(pending)
             if outcome is not None:
                 outcomes.append(outcome)
-        applied = transaction.batch.applied(outcomes, self._memory.pending)
+        applied = transaction.batch.applied(outcomes)
         applied.more = due.more
         return applied
 
@@ -125,30 +126,30 @@ class Engine:
             )
 
     def accrue_instance_seconds(self, now: float) -> Applied:
+        return self._if_leading(partial(self._accrue, now))
+
+    def _accrue(self, now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, float, float | None]:
-            since, changes = transaction.accrued_until(), transaction.batch.totals
+            since, changes = transaction.read_clock("accrued_until"), transaction.batch.totals
             self._keys_complete_since(transaction, since, now)
             elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
                 if row.instances:
                     changes.label_set(row.labels).instance_seconds += row.instances * elapsed
-            transaction.set_accrued_until(now)
+            transaction.set_clock("accrued_until", now)
             downtime = downtime_at(now, self._memory.downtime, since)
             if downtime != self._memory.downtime:
-                transaction.set_downtime(downtime)
+                transaction.set_clock("downtime", downtime)
             if has_jumped(since, now):
-                transaction.set_jumped_at(now)
-            return self._applied(transaction), downtime, since
+                transaction.set_clock("jumped_at", now)
+            return transaction.batch.applied(), downtime, since
 
-        try:
-            applied, self._memory.downtime, since = self._backend.transact(work, now, leading=True)
-            self._memory.outage = _outage(since, now) or self._memory.outage
-            if since is not None and has_jumped(since, now):
-                self._note_jump(since, now)
-            self._memory.beat_at = now
-        except NotLeadingError:
-            applied = Applied(pending=self._memory.pending)
-        return self._memory.commit(applied)
+        applied, self._memory.downtime, since = self._backend.transact(work, now, leading=True)
+        self._memory.outage = _outage(since, now) or self._memory.outage
+        if since is not None and has_jumped(since, now):
+            self._note_jump(since, now)
+        self._memory.beat_at = now
+        return applied
 
     def _note_jump(self, since: float, now: float) -> None:
         _log.warning(
@@ -159,8 +160,7 @@ class Engine:
         self._memory.jumped_at = now
 
     def prune(self, now: float) -> Applied:
-        applied = self._backend.prune(self._memory.kept_since(now), now)
-        return self._memory.commit(applied)
+        return self._if_leading(partial(self._backend.prune, self._memory.kept_since(now), now))
 
     def begin_listing(self, project: str, now: float) -> Applied:
         unfinished, listing = self._listings.get(project), Listing(project, uuid4().hex)
@@ -169,9 +169,9 @@ class Engine:
             if unfinished is not None:
                 transaction.drop_listing(unfinished)
             transaction.begin_listing(listing)
-            return self._applied(transaction)
+            return transaction.batch.applied()
 
-        applied = self._transact(work, now, leading=True)
+        applied = self._transact_as_leader(work, now)
         self._listings[project] = listing
         return self._memory.commit(applied)
 
@@ -179,13 +179,13 @@ class Engine:
         def work(transaction: Transaction) -> Applied:
             listing = self._listing(project, transaction)
             transaction.add_listed(listing, [instance.id for instance in listed])
-            names = list({instance.name: None for instance in listed})
-            transaction.load(names, archived=[(instance.name, instance.id) for instance in listed])
+            identities = [(instance.name, instance.id) for instance in listed]
+            transaction.load([name for name, _ in identities], archived=identities)
             for instance in listed:
                 transaction.batch.observe_listed(instance, began)
-            return self._applied(transaction)
+            return transaction.batch.applied()
 
-        return self._memory.commit(self._transact(work, now, leading=True))
+        return self._memory.commit(self._transact_as_leader(work, now))
 
     def end_listing(self, project: str, began: float, unread_zones: Collection[str], now: float) -> Applied:
         def work(transaction: Transaction) -> tuple[Applied, str | None]:
@@ -197,9 +197,9 @@ class Engine:
                     transaction.batch.observe_missing(name, identity, began)
             if unlisted.position is None:
                 transaction.complete_listing(listing, began, swept=sweeps, whole=not unread_zones)
-            return self._applied(transaction), unlisted.position
+            return transaction.batch.applied(), unlisted.position
 
-        applied, position = self._transact(work, now, leading=True)
+        applied, position = self._transact_as_leader(work, now)
         if position is None:
             del self._listings[project]
             self._memory.listed[project] = began
@@ -219,9 +219,9 @@ class Engine:
                 changes.cluster(cluster).released = True
             for cluster, machine_type in rows.lifetimes.keys() & known.lifetimes.keys():
                 changes.lifetime(cluster, machine_type).released = True
-            return self._applied(transaction)
+            return transaction.batch.applied()
 
-        return self._memory.commit(self._transact(work, now))
+        return self._memory.commit(self._backend.transact(work, now))
 
     def close(self) -> None:
         self._backend.close()
@@ -236,13 +236,9 @@ class Engine:
                 batch.move(name, project)
             projects = {**projects, number: project}
         events = [with_project_id(event, projects) for event in events]
-        transaction.load(
-            instance_names_of(events),
-            event_keys_of(events),
-            [(event.name, identity) for event in events for identity in identities_of(event)],
-        )
+        transaction.load([event.name for event in events], event_keys_of(events), identities_of(events))
         outcomes = [batch.decide(event) for event in events]
-        return batch.applied(outcomes, self._memory.pending), projects
+        return batch.applied(outcomes), projects
 
     def _keys_complete_since(
         self, transaction: Transaction, beat_at: float | None, now: float
@@ -252,15 +248,18 @@ class Engine:
         `beat_at`: the time up to which instance-seconds were added.
         A new store has its keys since its first periodic work, which begins with the exporter.
         """
-        stored = transaction.keys_complete_since()
+        stored = transaction.read_clock("keys_complete_since")
         since = now if stored is None else max(stored, self._keys_left_by_clock_ahead(beat_at, now))
         if since != stored:
-            transaction.set_keys_complete_since(since)
+            transaction.set_clock("keys_complete_since", since)
         oldest = now - self._memory.rules.retention_seconds
         return max(since, oldest + _DAY_SECONDS), oldest
 
     def _keys_left_by_clock_ahead(self, beat_at: float | None, now: float) -> float:
-        """Return the time since when keys are left, if the clock was ahead at that beat and was believed."""
+        """Return the time since when keys are left, if a clock that was ahead has pruned older ones.
+
+        The clock was ahead at that beat, and was believed. Minus infinity: nothing was pruned too early.
+        """
         if beat_at is None or beat_at <= now or not has_jumped(beat_at, now):
             return -inf
         if self._memory.doubts_clock(beat_at):
@@ -270,10 +269,7 @@ class Engine:
     def _add_past(self, events: Sequence[InstanceInterrupted], transaction: Transaction) -> None:
         known = transaction.find_past(event_keys_of(events))
         new = [event for event in events if event.key not in known]
-        transaction.load(
-            instance_names_of(new),
-            archived=[(event.name, identity) for event in new for identity in identities_of(event)],
-        )
+        transaction.load([event.name for event in new], archived=identities_of(new))
         for event in new:
             transaction.batch.add_past(event)
 
@@ -283,18 +279,16 @@ class Engine:
             raise StoreUnavailableError(f"the store was unavailable during the listing of project {project}")
         return listing
 
-    def _applied(self, transaction: Transaction) -> Applied:
-        return transaction.batch.applied((), self._memory.pending)
-
-    def _transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
+    def _transact_as_leader(self, work: Callable[[Transaction], T], now: float) -> T:
         try:
-            return self._backend.transact(work, now, leading=leading)
+            return self._backend.transact(work, now, leading=True)
         except NotLeadingError:
             raise StoreUnavailableError("another replica does the periodic work now") from None
 
-    def _apply_if_leading(self, work: Callable[[Transaction], Applied], now: float) -> Applied:
+    def _if_leading(self, work: Callable[[], Applied]) -> Applied:
+        """Do periodic work, or nothing if another replica does it now."""
         try:
-            applied = self._backend.transact(work, now, leading=True)
+            applied = work()
         except NotLeadingError:
             applied = Applied(pending=self._memory.pending)
         return self._memory.commit(applied)

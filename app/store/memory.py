@@ -13,7 +13,7 @@ from app.domain.replicas import NO_SETTINGS, ReplicaSettings, all_projects
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals, TotalsDelta
 
 _LARGEST_CREDIBLE_STEP_SECONDS: Final = 86400.0
-"""After a larger step of the clock from beat to beat, it is doubted for as long."""
+"""After a larger step of the clock between two beats, the clock is doubted for this long."""
 _LONGEST_BEAT_SECONDS: Final = 300.0
 """Instance-seconds are added each minute. After a longer time, no exporter ran or the store was away."""
 PERMANENT: Final = Totals(
@@ -77,34 +77,23 @@ class Memory:
     def batch(self, now: float) -> Batch:
         """Return an empty batch over the totals."""
         downtime = downtime_at(now, self.downtime, self.beat_at)
-        return Batch(self.delta(self.totals, now), self.rules, now, downtime=downtime, listed=self.whole)
+        return Batch(
+            self.delta(self.totals, now),
+            self.rules,
+            now,
+            pending=self.pending,
+            downtime=downtime,
+            listed=self.whole,
+        )
 
     def delta(self, base: Totals, now: float) -> TotalsDelta:
         """Return an empty delta over these totals."""
         return TotalsDelta(base, max_label_sets=self.rules.max_label_sets, released=not self._hold, now=now)
 
-    def load(
-        self,
-        totals: Totals,
-        *,
-        pending: int,
-        projects: Mapping[str, str],
-        listed: Mapping[str, float],
-        downtime: float,
-        beat_at: float | None,
-        whole: Mapping[str, float],
-        jumped_at: float | None,
-    ) -> None:
-        """Replace everything by what is stored."""
+    def load(self, totals: Totals) -> None:
+        """Replace the totals by those that are stored. The backend sets the other stored values itself."""
         self._unreported.update(self.totals)
         self.totals = totals
-        self.pending = pending
-        self.projects = projects
-        self.listed = dict(listed)
-        self.downtime = downtime
-        self.beat_at = beat_at
-        self.whole = dict(whole)
-        self.jumped_at = jumped_at
         permanent = self.delta(totals, 0.0)
         for labels in PERMANENT.label_sets:
             permanent.ensure_series(labels)

@@ -42,9 +42,8 @@ def open_store(
 
     replica = replica or socket.gethostname()
     link, reading = (Link(url, key_prefix=key_prefix) for _ in range(2))
-    backend = RedisBackend.open(
-        link, memory, replica=replica, reset_totals=reset_totals, lease_seconds=lease_seconds
-    )
+    backend = RedisBackend(link, memory, replica=replica, lease_seconds=lease_seconds)
+    backend.open(reset_totals=reset_totals)
     store = SharedEngine(backend)
     warnings = store_warnings(url, replica, key_prefix)
     return OpenedStore(store, RedisLedger(reading), sync=Sync(store.sync, SYNC_SECONDS), warnings=warnings)

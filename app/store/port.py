@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from app.domain.batch import Applied, Batch, Rollback
 from app.domain.events import Event, InstanceInterrupted, InstanceName, Listed
@@ -14,7 +14,6 @@ from app.domain.totals import LabelSetTotals, Totals
 from app.store.memory import Memory
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 SLICE: Final = 500
 """Rows per transaction of periodic work. Pushes are recorded between two of these transactions."""
@@ -173,6 +172,14 @@ class OpenedStore:
 # between the engine and its backends
 
 
+Clock: TypeAlias = Literal["keys_complete_since", "accrued_until", "downtime", "jumped_at"]
+"""The stored times, and a duration: `downtime`.
+
+Every event's key was recorded since `keys_complete_since`. Instance-seconds were added up to `accrued_until`.
+For the other two, see `Memory`.
+"""
+
+
 @dataclass(slots=True)
 class Listing:
     """A listing that has begun."""
@@ -185,7 +192,7 @@ class Listing:
 
 
 class Due(NamedTuple):
-    """Pending interruptions whose grace period has ended, or ends later than it can."""
+    """Pending interruptions whose grace period has ended, or has an end that is too late to be right."""
 
     pending: Sequence[PendingInterruption]
     more: bool
@@ -216,6 +223,8 @@ class Transaction(Protocol):
     ) -> None:
         """Load everything about the names into the batch, and which of the event keys are recorded.
 
+        A name may be there several times, or may have been loaded before.
+
         Of the archived incarnations, load only those with these names and identities.
         """
         ...
@@ -231,32 +240,16 @@ class Transaction(Protocol):
         """
         ...
 
-    def keys_complete_since(self) -> float | None:
-        """Return the time since when every event's key was recorded; None if it is not stored."""
-        ...
-
-    def set_keys_complete_since(self, at: float) -> None:
-        """Store the time since when every event's key is recorded."""
-        ...
-
     def find_past(self, keys: Sequence[str]) -> Collection[str]:
         """Return those of the event keys whose interruption is in the ledger, not counted."""
         ...
 
-    def accrued_until(self) -> float | None:
-        """Return the time up to which instance-seconds were added; None if they never were."""
+    def read_clock(self, name: Clock) -> float | None:
+        """Return a stored time or duration, in seconds; None if it was never stored."""
         ...
 
-    def set_accrued_until(self, at: float) -> None:
-        """Store the time up to which instance-seconds were added."""
-        ...
-
-    def set_downtime(self, seconds: float) -> None:
-        """Store the time for which no exporter ran; see `Memory.downtime`."""
-        ...
-
-    def set_jumped_at(self, at: float) -> None:
-        """Store the time after a jump of the clock; see `Memory.jumped_at`."""
+    def set_clock(self, name: Clock, seconds: float) -> None:
+        """Store a time or duration."""
         ...
 
     def begin_listing(self, listing: Listing) -> None:
@@ -312,8 +305,8 @@ class Backend(Protocol):
     def prune(self, before: float, now: float) -> Applied:
         """Delete a slice of what was recorded before that time, and at last the totals that are idle since.
 
-        `before` is minus infinity while nothing is too old. Do nothing if another replica does the periodic
-        work.
+        `before` is minus infinity while nothing is too old. Raises NotLeadingError if another replica does
+        the periodic work.
         """
         ...
 

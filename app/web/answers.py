@@ -25,10 +25,6 @@ class Answer(NamedTuple):
         return _CLOSE in self.headers
 
 
-MALFORMED: Final = Answer(
-    400, ((b"content-type", b"text/plain; charset=utf-8"), _CLOSE), b"the request is not HTTP/1.1"
-)
-HEAD_TOO_LARGE: Final = Answer(431, (_CLOSE,), b"")
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

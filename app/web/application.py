@@ -14,10 +14,11 @@ from app import VERSION
 from app.errors import InternalError, UnavailableError
 from app.metrics import ENDPOINTS
 from app.web.asgi import route_of
-from app.web.problems import as_response, problem, problem_of
+from app.web.problems import as_response, problem, problem_of, reason_of
 from app.web.push import PushEndpoint
 
 _ENDPOINT_PATHS: Final = frozenset(f"/events/{endpoint}" for endpoint in ENDPOINTS)
+_ALLOW_GET: Final = {"Allow": "GET, HEAD"}
 _MAX_DETAIL: Final = 100
 _MAX_QUERY_BYTES: Final = 4096
 """FastAPI takes up to 400 ms to read a query of 64 KiB."""
@@ -36,7 +37,7 @@ class Application(FastAPI):
         self.direct_endpoints: Mapping[str, PushEndpoint] = self.endpoints
         """Those that the server's protocol calls, without ASGI."""
         self.is_stopping: Callable[[], bool] = lambda: False
-        """While it returns True, each connection is closed after its next answer. Its balancer opens one."""
+        """While it returns True, each connection is closed after its next answer, so balancers move on."""
         super().__init__(**options)
 
     def add_push(self, path: str, endpoint: PushEndpoint, **description: Any) -> None:  # noqa: ANN401
@@ -66,7 +67,7 @@ def _has_long_query(scope: Scope) -> bool:
 
 
 async def _send_and_close(send: Send, message: Message) -> None:
-    """Send an answer that closes its connection. A kept connection would later be reset during a request."""
+    """Send an answer that closes its connection. If kept, it could be reset during its next request."""
     if message["type"] == "http.response.start":
         others = [header for header in message["headers"] if header[0] != b"connection"]
         message = {**message, "headers": [*others, (b"connection", b"close")]}
@@ -102,15 +103,16 @@ def _http_problem(on_elsewhere: Callable[[str, str], None], request: Request, ex
     """Return a problem document for an unknown path or method, which the router refuses."""
     assert isinstance(exc, HTTPException)  # noqa: S101 - FastAPI calls it for this class only
     status = HTTPStatus(exc.status_code)
-    reason = status.phrase.lower().replace(" ", "_")
+    reason = reason_of(status)
     path: str = request.scope["path"]
-    is_endpoint = path in _ENDPOINT_PATHS
-    if (request.method == "POST" and status is HTTPStatus.NOT_FOUND) or (
-        is_endpoint and status is HTTPStatus.METHOD_NOT_ALLOWED
-    ):
+    is_wrong_method = status is HTTPStatus.METHOD_NOT_ALLOWED
+    if request.method == "POST" or (is_wrong_method and path in _ENDPOINT_PATHS):
         # Without the query, which can have a token.
         on_elsewhere(reason, f"{request.method} {quote(path[:_MAX_DETAIL])}"[:_MAX_DETAIL])
-    return as_response(problem(status, reason, str(exc.detail).lower(), exc.headers))
+    # The router names HEAD, which is answered where GET is, for some routes only, and in any order.
+    takes_get = "GET" in (exc.headers or {}).get("Allow", "")
+    headers = _ALLOW_GET if takes_get else exc.headers
+    return as_response(problem(status, reason, str(exc.detail).lower(), headers))
 
 
 async def _unavailable(_request: Request, exc: Exception) -> Response:
@@ -119,4 +121,4 @@ async def _unavailable(_request: Request, exc: Exception) -> Response:
 
 
 async def _bug(_request: Request, _exc: Exception) -> Response:
-    return as_response(problem_of(InternalError("a bug; the log has the trace")))
+    return as_response(problem_of(InternalError("a bug in the exporter; its log has the trace")))

@@ -1,6 +1,6 @@
-"""A push endpoint as a route of FastAPI: the way of a push that the server's protocol does not handle.
+"""A push endpoint as a route of FastAPI, for pushes that the server's protocol does not handle.
 
-That is a push whose URL is not written as usual, or one to an application without that protocol.
+Such a push has a URL in an unusual form, or goes to an application without that protocol.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ async def read_body(receive: Receive, limit: int, seconds: float = BODY_SECONDS)
     except TimeoutError:
         raise BodyTimeoutError(f"the body was not complete within {seconds:g} s") from None
     if len(body) > limit:
-        raise BodyTooLargeError(f"the body is larger than {limit} bytes")
+        raise BodyTooLargeError(f"the body is larger than server.max_body_bytes ({limit})")
     return body
 
 

@@ -33,7 +33,7 @@ def may_begin_head(data: bytes) -> bool:
 
 
 def without_upgrade(head: bytes) -> bytes:
-    """Return the head without an offer to change the protocol, which is passed over."""
+    """Return the head without an offer to change the protocol, which is ignored."""
     return _UPGRADE.sub(b"", head)
 
 

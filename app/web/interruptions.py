@@ -117,6 +117,10 @@ _ANSWERS: Final[dict[int | str, dict[str, object]]] = {
 }
 
 
+_FAULTS: Final[Mapping[str, str]] = {"timezone_aware": "has no offset", "string_too_long": "is too long"}
+"""The faults that deserve a sentence, by the library's type. Its own sentences are about its parsing."""
+
+
 async def _bad_parameters(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - FastAPI calls it for this class only
     wrong = [_sentence(str(error["loc"][-1]), error) for error in exc.errors()]
@@ -127,8 +131,8 @@ def _sentence(parameter: str, error: Mapping[str, Any]) -> str:
     known = _Parameters.model_fields
     if parameter not in known:
         return f"{parameter}: unknown parameter; the known ones are {', '.join(known)}"
-    wrong = error["msg"].removeprefix("Value error, ").lower()
-    return f"{parameter}: {wrong}; it takes {known[parameter].description}"
+    own = error["msg"].removeprefix("Value error, ") if error["type"] == "value_error" else "is not valid"
+    return f"{parameter}: {_FAULTS.get(error['type'], own)}; it takes {known[parameter].description}"
 
 
 def _page(ledger: LedgerReader, query: LedgerQuery) -> bytes:

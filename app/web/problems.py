@@ -14,16 +14,17 @@ from starlette.responses import Response
 from app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
-    CallerError,
     ExporterError,
     InternalError,
     MalformedEntryError,
     MalformedEnvelopeError,
     NotAuthenticatedError,
     NotPermittedError,
+    Refusal,
     UnavailableError,
     WrongSubscriptionError,
 )
+from app.web.answers import Answer
 
 STATUSES: Final[Mapping[type[ExporterError], HTTPStatus]] = {
     NotAuthenticatedError: HTTPStatus.UNAUTHORIZED,
@@ -45,6 +46,7 @@ _HEADERS: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
     # The rest of the body is not read, so the connection cannot carry another request.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"connection": "close"},
     HTTPStatus.REQUEST_TIMEOUT: {"connection": "close"},
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: {"connection": "close"},
 }
 
 INERT: Final[Mapping[str, str]] = {
@@ -52,9 +54,6 @@ INERT: Final[Mapping[str, str]] = {
     "x-content-type-options": "nosniff",
 }
 """Headers that forbid a browser to run or to guess anything."""
-
-AnyReasonedError = CallerError | UnavailableError | InternalError
-"""The errors that answer a request; each has a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def status_of(error: type[ExporterError]) -> HTTPStatus:
     return next(STATUSES[cls] for cls in error.__mro__ if cls in STATUSES or cls is ExporterError)
 
 
-def problem_of(exc: AnyReasonedError) -> Problem:
+def problem_of(exc: Refusal) -> Problem:
     """Return the problem document of an error."""
     return problem(status_of(type(exc)), exc.reason, str(exc))
 
@@ -89,14 +88,44 @@ def problem(
     )
 
 
+def reason_of(status: HTTPStatus) -> str:
+    """Return the reason of a refusal that has no error class."""
+    return status.phrase.lower().replace(" ", "_")
+
+
+def as_answer(document: Problem) -> Answer:
+    """Return the problem document as an answer of the server's protocol."""
+    headers = tuple((name.encode(), value.encode()) for name, value in document.headers.items())
+    return Answer(document.status, headers, document.body)
+
+
 def as_response(answer: Problem) -> Response:
     """Return the problem document as a response."""
     return Response(answer.body, answer.status, headers={**INERT, **answer.headers})
 
 
-def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[AnyReasonedError]]:
+def leaves(error: type[ExporterError] = ExporterError) -> Iterator[type[Refusal]]:
     """Yield every error class that answers requests; each has a reason."""
-    if issubclass(error, CallerError | UnavailableError | InternalError) and "reason" in vars(error):
+    if issubclass(error, Refusal) and "reason" in vars(error):
         yield error
     for child in error.__subclasses__():
         yield from leaves(child)
+
+
+NOT_HTTP: Final = as_answer(
+    problem(
+        HTTPStatus.BAD_REQUEST,
+        reason_of(HTTPStatus.BAD_REQUEST),
+        "the request is not HTTP/1.1",
+        {"connection": "close"},
+    )
+)
+"""The answer to bytes that are not a request."""
+HEAD_TOO_LARGE: Final = as_answer(
+    problem(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        reason_of(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE),
+        "the head of the request is too large, or has too many fields",
+    )
+)
+"""The answer to a head beyond the limits."""

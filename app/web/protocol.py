@@ -3,7 +3,7 @@
 uvicorn uses it in place of its own (`http=`). A connection has one request at a time; what comes after it
 waits, unread. Both ways get a request in the same pieces (its head, then its body), so an answer does not
 depend on the packets. What a stranger may cost is bounded: the size of a head, the bytes that wait, the time
-for which a caller may owe something, the number of connections.
+for which a caller may let the server wait, the number of connections.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.web.answers import CONTINUE, HEAD_TOO_LARGE, MALFORMED, Answer, Headers, encode
+from app.web.answers import CONTINUE, Answer, encode
 from app.web.connections import DEFAULT_CONNECTIONS, ConnectionsLimit
 from app.web.heads import (
     MAX_HEAD_BYTES,
@@ -26,6 +26,7 @@ from app.web.heads import (
     may_begin_head,
     without_upgrade,
 )
+from app.web.problems import HEAD_TOO_LARGE, NOT_HTTP
 from app.web.push_request import PushHandler, PushRequest
 from app.web.uvicorn_request import UvicornRequest, UvicornServer
 
@@ -116,8 +117,8 @@ class Connection(asyncio.Protocol):
         self._stays_open = True
         """The connection continues after the present answer."""
         self._waits_since = 0.0
-        """The time, by the loop's clock, since when the caller has owed something: a request, the rest of a
-        head or of a body."""
+        """The time, by the loop's clock, since when the server has waited for the caller: for a request, or
+        for the rest of a head or of a body."""
         self._blocked_since: float | None = None
         """The time since when the caller has not read its answers, or has not let the connection end."""
         self._is_write_paused = False
@@ -209,7 +210,7 @@ class Connection(asyncio.Protocol):
         return None if self._is_due else self._waits_since
 
     def check(self, now: float) -> None:
-        """Close the connection if its caller owes something for too long. Called every second."""
+        """Close the connection if its caller lets the server wait for too long. Called every second."""
         if self.transport.is_closing() or self._is_write_paused:
             self._blocked_since = now if self._blocked_since is None else self._blocked_since
             if now - self._blocked_since > UNDRAINED_SECONDS:
@@ -220,8 +221,8 @@ class Connection(asyncio.Protocol):
             if not self._is_complete:
                 self._request.check_time(now - self._waits_since)
         elif not self._is_due:
-            owes_more = bool(self._unread) or not self._in_head
-            if now - self._waits_since > (HEAD_SECONDS if owes_more else self._keep_alive_seconds):
+            has_begun = bool(self._unread) or not self._in_head
+            if now - self._waits_since > (HEAD_SECONDS if has_begun else self._keep_alive_seconds):
                 self.transport.close()
 
     # reading
@@ -290,7 +291,7 @@ class Connection(asyncio.Protocol):
         else:
             size = self._chunked.take(data)
             if self._chunked.is_too_large(len(data) - size):
-                self._refuse(MALFORMED)
+                self._refuse(NOT_HTTP)
                 return None
         self._unread = data[size:]
         return data[:size] or None
@@ -302,7 +303,7 @@ class Connection(asyncio.Protocol):
             if begins and (self._in_head or not self._has_url()):
                 raise httptools.HttpParserInvalidURLError(self._url)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the last for CONNECT
-            self._refuse(MALFORMED)
+            self._refuse(NOT_HTTP)
             return
         if begins:
             self._begin(piece)
@@ -410,7 +411,7 @@ class Connection(asyncio.Protocol):
         # A caller that waits for permission to send the body may send the next request in its place.
         gave_up = not self._is_complete and self._expects_continue()
         stays_open = self._stays_open and not answer.closes and not gave_up and not self._is_stopping()
-        self.transport.write(encode(answer, self._default_headers(), closes=not stays_open))
+        self.transport.write(encode(answer, self.server.state.default_headers, closes=not stays_open))
         self._end_answer(stays_open)
 
     def _end_answer(self, stays_open: bool) -> None:  # noqa: FBT001 - called by position
@@ -432,13 +433,10 @@ class Connection(asyncio.Protocol):
         if request is not None:
             request.lose_connection(None)
         if not self.transport.is_closing():
-            self.transport.write(encode(answer, self._default_headers(), closes=True))
+            self.transport.write(encode(answer, self.server.state.default_headers, closes=True))
             self.transport.close()
 
     def _drop_head(self) -> None:
         # An idle connection does not keep up to 64 KiB.
         self._url, self._headers = b"", []
         self._limit.end_head(self)
-
-    def _default_headers(self) -> Headers:
-        return self.server.state.default_headers

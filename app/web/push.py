@@ -15,14 +15,15 @@ from app.documents import outcome_document
 from app.errors import (
     BodyTooLargeError,
     CallerError,
+    Refusal,
     StoppingError,
     UnavailableError,
     WrongSubscriptionError,
 )
-from app.gcp.pubsub import PushMessage, decode_push, same_subscription
-from app.intake import Intake, Refusal, Result
+from app.gcp.pubsub import PushMessage, decode_push
+from app.intake import Intake, Result
 from app.web.answers import Answer, Headers
-from app.web.problems import problem_of
+from app.web.problems import as_answer, problem_of
 
 _JSON: Final = ((b"content-type", b"application/json"),)
 
@@ -94,26 +95,18 @@ class PushEndpoint:
 
     def _read(self, headers: Headers, body: bytes) -> PushMessage:
         if len(body) > self.max_body_bytes:
-            raise BodyTooLargeError(f"the body is larger than {self.max_body_bytes} bytes")
+            raise BodyTooLargeError(f"the body is larger than server.max_body_bytes ({self.max_body_bytes})")
         message = decode_push(body, headers)
-        if self.subscription and message.subscription:
-            self._check_subscription(message)
+        if self.subscription and message.subscription and not message.belongs_to(self.subscription):
+            key = f"pubsub.instance_{self.intake.endpoint}_subscription_name"
+            raise WrongSubscriptionError(f"the envelope's subscription is not {key}")
         return message
-
-    def _check_subscription(self, message: PushMessage) -> None:
-        if same_subscription(message.subscription, self.subscription):
-            return
-        # A replay from the dead-letter topic has another subscription, and names the one before.
-        if not same_subscription(message.dead_letter_source, self.subscription):
-            raise WrongSubscriptionError("the envelope names another subscription than the configured one")
 
 
 def answer_of(result: Result) -> Answer:
     """Return the answer to a push with this result."""
     if isinstance(result, Exception):
-        problem = problem_of(result)
-        headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
-        return Answer(problem.status, headers, problem.body)
+        return as_answer(problem_of(result))
     return Answer(200, _JSON, to_json(outcome_document(result)))
 
 

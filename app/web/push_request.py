@@ -59,7 +59,7 @@ class PushRequest:
         """The body, which is empty, has ended before the caller was authenticated."""
 
     def begin(self) -> "asyncio.Task[None] | None":
-        """Authenticate the caller. Return the task of it, if it takes time."""
+        """Authenticate the caller. Return the task that does it, if it takes time."""
         if self._handler.admits(self._headers):
             self._on_admitted()
             return None
@@ -84,7 +84,8 @@ class PushRequest:
         limit = self._handler.max_body_bytes
         if self._size > limit:
             self._pieces.clear()
-            self._answer(self._handler.refuse(BodyTooLargeError(f"the body is larger than {limit} bytes")))
+            too_large = BodyTooLargeError(f"the body is larger than server.max_body_bytes ({limit})")
+            self._answer(self._handler.refuse(too_large))
 
     def end_body(self) -> None:
         """See `Request`."""

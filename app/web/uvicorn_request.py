@@ -142,7 +142,7 @@ class UvicornRequest(asyncio.Transport):
         return self._closed or self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        """Stop to feed uvicorn."""
+        """Stop feeding uvicorn."""
         self.is_paused = True
 
     def resume_reading(self) -> None:

@@ -12,7 +12,7 @@ locals {
   streams = {
     # An accepted insert is logged twice: first with the request, last with the result.
     # A request's labels are a list of keys and values. A last entry has no labels, so failures and deletions of all
-    # VMs match. Spot VMs that are not GKE nodes match too, so that their preemptions are known as not a node's.
+    # VMs match. Spot VMs that are not GKE nodes match too, so that the exporter can ignore their preemptions.
     creation = {
       path   = "/events/creation"
       filter = <<-EOT

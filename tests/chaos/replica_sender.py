@@ -2,16 +2,15 @@
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
-import httpx
-
+from tests.chaos.load import port_of
+from tests.chaos.push_sender import PushConnection
 from tests.chaos.traffic import Message
-from tests.support.process import NO_AUTHORITIES
 from tests.support.replicas import Replicas
 
 CALLERS: Final = 24
@@ -62,39 +61,52 @@ class ReplicaSender:
 
     async def run_caller(self) -> None:
         """Deliver queued messages one after the other, without end."""
-        limits = httpx.Limits(max_connections=2)
-        async with httpx.AsyncClient(
-            trust_env=False, timeout=_TIMEOUT_SECONDS, limits=limits, verify=NO_AUTHORITIES
-        ) as client:
+        nginx = self._replicas.nginx.port
+        # The second is for the messages that go to two replicas at the same time.
+        async with PushConnection(nginx) as first, PushConnection(nginx) as second:
             while True:
                 message = await self._queue.get()
-                urls = self._two_replicas() if message.to_two_replicas else [self._replicas.nginx.url]
-                await asyncio.gather(*(self._repeat(client, message, url) for url in urls))
+                if message.to_two_replicas:
+                    ports = self._two_replicas()
+                    both = zip((first, second), ports, strict=True)
+                    await asyncio.gather(*(self._push_to_replica(message, *each) for each in both))
+                else:
+                    await self._repeat(first, message)
                 self.report.acknowledged += 1
                 self.unacknowledged -= 1
                 async with self._progress:
                     self._progress.notify_all()
 
-    def _two_replicas(self) -> list[str]:
-        return [self._replicas[name].url for name in self._rng.sample(self._replicas.names, 2)]
+    def _two_replicas(self) -> list[int]:
+        return [port_of(self._replicas[name]) for name in self._rng.sample(self._replicas.names, 2)]
 
-    async def _repeat(self, client: httpx.AsyncClient, message: Message, url: str) -> None:
-        """Push to the URL, then to nginx, until the message is acknowledged."""
-        while (refusal := await self._push_once(client, message, url)) is not None:
-            self.report.repeated[refusal] += 1
-            url = self._replicas.nginx.url
-            await asyncio.sleep(self._rng.uniform(0.05, 0.2))  # as Pub/Sub backs off
+    async def _push_to_replica(self, message: Message, nginx: PushConnection, port: int) -> None:
+        """Push to a replica once, then to nginx, until the message is acknowledged."""
+        async with PushConnection(port) as replica:
+            refusal = await self._push_once(replica, message)
+        if refusal is not None:
+            await self._back_off(refusal)
+            await self._repeat(nginx, message)
 
-    async def _push_once(self, client: httpx.AsyncClient, message: Message, url: str) -> str | None:
-        began = time.monotonic()
+    async def _repeat(self, nginx: PushConnection, message: Message) -> None:
+        """Push until the message is acknowledged."""
+        while (refusal := await self._push_once(nginx, message)) is not None:
+            await self._back_off(refusal)
+
+    async def _back_off(self, refusal: str) -> None:
+        self.report.repeated[refusal] += 1
+        await asyncio.sleep(self._rng.uniform(0.05, 0.2))  # as Pub/Sub backs off
+
+    async def _push_once(self, connection: PushConnection, message: Message) -> str | None:
         try:
-            answer = await client.post(f"{url}/events/{message.endpoint}", content=message.body)
-        except httpx.HTTPError as exc:
+            answer = await connection.post(
+                f"/events/{message.endpoint}", message.body, token="", within=_TIMEOUT_SECONDS
+            )
+        except (OSError, EOFError) as exc:  # a TimeoutError is an OSError
             return type(exc).__name__
-        if answer.status_code == httpx.codes.OK:
+        if answer.status == HTTPStatus.OK:
             return None
-        if "problem+json" not in answer.headers["content-type"]:
-            return f"{answer.status_code} by nginx"
-        took = time.monotonic() - began
-        self.report.slowest_refusal_seconds = max(self.report.slowest_refusal_seconds, took)
-        return f"{answer.status_code} {answer.json()['reason']}"
+        if "problem+json" not in answer.content_type:
+            return f"{answer.status} by nginx"
+        self.report.slowest_refusal_seconds = max(self.report.slowest_refusal_seconds, answer.seconds)
+        return answer.outcome

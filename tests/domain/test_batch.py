@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from app.domain.batch import event_keys_of, instance_names_of, with_project_id
+from app.domain.batch import event_keys_of, with_project_id
 from app.domain.events import UNKNOWN, Event, InstanceCreated, InstanceName
 from app.domain.instances import OTHER, OTHER_LABELS, Instance, Kind, PendingInterruption
 from app.domain.outcomes import Counted, Duplicate, Tracked
@@ -41,17 +41,16 @@ def at_limit() -> Simulator:
     )
 
 
-def test_a_batch_asks_for_each_name_once_and_for_every_key() -> None:
+def test_a_batch_asks_for_every_key() -> None:
     events: list[Event] = [created(), failed(), interrupted(), created(name=OTHER_NAME)]
 
-    assert instance_names_of(events) == [NAME, OTHER_NAME]
     assert event_keys_of(events) == [created().key, interrupted().key, created(name=OTHER_NAME).key]
 
 
 def test_names_are_read_once() -> None:
     batch = Simulator().batch
 
-    assert batch.mark_read([NAME]) == [NAME]
+    assert batch.mark_read([NAME, NAME]) == [NAME]
     assert batch.mark_read([NAME, OTHER_NAME]) == [OTHER_NAME]
 
 
@@ -73,10 +72,10 @@ def test_a_stored_key_is_written_only_when_an_event_has_it_again() -> None:
 
 
 def test_a_batch_reports_its_effects() -> None:
-    simulator = Simulator()
+    simulator = Simulator(pending=10)
     outcomes = simulator.apply(interrupted("1"), created("1"), interrupted("2"))
 
-    applied = simulator.batch.applied(outcomes, pending=10)
+    applied = simulator.batch.applied(outcomes)
 
     assert (applied.outcomes, applied.pending, applied.released) == (outcomes, 11, {"creation": 1})
     assert [counted.released_by for counted in applied.counted] == ["creation"]

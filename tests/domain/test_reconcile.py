@@ -312,7 +312,7 @@ def test_a_pending_interruption_is_released_by_the_inventory(
 ) -> None:
     simulator = simulate([*pending, listed(node=node)])
 
-    assert simulator.batch.applied((), pending=0).released == released
+    assert simulator.batch.applied().released == released
 
 
 # labels

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 
+from tests.chaos.load import port_of
+from tests.chaos.push_sender import PushConnection
 from tests.support.entries import JsonObject, insert, made_id, preempted
 from tests.support.process import eventually
 from tests.support.program import ExporterProcess, body_of, endpoint_of
@@ -118,25 +119,25 @@ class Delivery:
 
     async def run(self) -> None:
         self._up.set()
-        async with httpx.AsyncClient(base_url=self._exporter.url, trust_env=False, timeout=15) as client:
-            await asyncio.gather(*(self._deliver(client) for _ in range(CALLERS)))
+        await asyncio.gather(*(self._deliver() for _ in range(CALLERS)))
 
-    async def _deliver(self, client: httpx.AsyncClient) -> None:
-        while True:
-            await self._up.wait()
-            if not self._waiting:
-                return
-            endpoint, body = self._waiting.popleft()
-            try:
-                response = await client.post(f"/events/{endpoint}", content=body)
-            except httpx.TransportError:
-                self.cut_off += 1
-                self._waiting.append((endpoint, body))
-                continue
-            assert response.status_code == 200, response.text
-            self._unanswered -= 1
-            if self._unanswered in self._kill_at:
-                await self._kill()
+    async def _deliver(self) -> None:
+        async with PushConnection(port_of(self._exporter)) as connection:
+            while True:
+                await self._up.wait()
+                if not self._waiting:
+                    return
+                endpoint, body = self._waiting.popleft()
+                try:
+                    answer = await connection.post(f"/events/{endpoint}", body, token="", within=90)
+                except (OSError, EOFError):
+                    self.cut_off += 1
+                    self._waiting.append((endpoint, body))
+                    continue
+                assert answer.status == 200, answer.body
+                self._unanswered -= 1
+                if self._unanswered in self._kill_at:
+                    await self._kill()
 
     async def _kill(self) -> None:
         """Kill it while the other callers' requests are under way, and start it again."""

@@ -166,12 +166,17 @@ def test_a_subscription_that_is_missing_or_pushes_is_named(deployment: Deploymen
         "instance_interruption_subscription_name": f"projects/{pubsub.project}/subscriptions/pushing",
     }
     with exporter_of(pubsub, tmp_path, **keys) as exporter:
-        eventually(lambda: "not looked at" not in not_ready(exporter), within=WITHIN, what="both are named")
+        eventually(lambda: "looked at yet" not in not_ready(exporter), within=WITHIN, what="both are named")
         reasons = not_ready(exporter)
         checked = run(
             "check", "--config", written(tmp_path, exporter.configured), env=emulator_environment(pubsub)
         )
+        logged = [line for line in exporter.logs() if line["message"] == "messages cannot be pulled"]
 
+    assert {line["reason"]: line["error"].partition(" ")[0].rpartition("/")[2] for line in logged} == {
+        "missing": "nowhere",
+        "push": "pushing",
+    }
     assert "subscriptions/nowhere does not exist" in reasons
     assert "set pubsub.delivery to push" in reasons
     assert checked.returncode == 1

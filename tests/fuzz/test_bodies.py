@@ -73,7 +73,7 @@ def test_an_unusual_body_that_is_not_an_envelope_is_refused(
     refusal: tuple[HTTPStatus, str],
 ) -> None:
     assert_problem(shared_exporter.post("creation", body), *refusal)
-    assert {record.message for record in caplog.records} <= {"refused"}
+    assert {record.message for record in caplog.records} <= {"pushes refused"}
 
 
 ACCEPTED: Final[Mapping[str, bytes]] = {

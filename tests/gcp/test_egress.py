@@ -129,23 +129,6 @@ def test_the_listing_reaches_loopback_and_the_metadata_server_directly(
     assert {"shop.example", "localhost", "127.0.0.0/8", "::1", "metadata.google.internal"} <= set(exempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("GOOGLE_API_USE_MTLS_ENDPOINT", "sometimes"),
-        ("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "quick"),
-        ("GOOGLE_SDK_PYTHON_LOGGING_SCOPE", "google"),
-        ("GOOGLE_CLOUD_UNIVERSE_DOMAIN", ""),
-    ],
-)
-def test_a_variable_at_which_the_listing_would_fail_is_removed(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-
-    assert name not in child_environment(GOOGLE)
-
-
 def test_a_client_does_not_read_the_environment_by_itself() -> None:
     assert isinstance(make_client(GOOGLE), httpx.AsyncClient)
     assert not make_client(GOOGLE).trust_env

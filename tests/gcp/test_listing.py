@@ -290,6 +290,20 @@ def test_the_lines_before_a_childs_kill_are_yielded_and_the_listing_is_cut_off(a
     assert 10 <= len(parse_lines("shop", run(killed()))) <= 500
 
 
+def test_a_cancellation_while_the_child_is_ended_leaves_no_child_and_no_pipe(api: ComputeApi) -> None:
+    async def cancelled() -> None:
+        parts, _ = await begun(api)
+        ending = asyncio.create_task(all_of(parts))
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.sleep(0)  # the child is killed now, and its pipes are read to their ends
+        ending.cancel()
+        await asyncio.wait([ending])
+        assert ending.cancelled()
+
+    run(cancelled())
+
+
 def test_the_last_line_of_a_failed_childs_stderr_is_in_the_error(
     api: ComputeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,6 +318,7 @@ def test_the_last_line_of_a_failed_childs_stderr_is_in_the_error(
     assert caught.value.cause == "cut_off"
     # The whole trace is in one line of the log.
     (record,) = caplog.records
+    assert record.getMessage() == "the process that reads from Compute Engine wrote to stderr"
     assert "Traceback" in vars(record)["stderr"]
 
 

@@ -289,13 +289,19 @@ BAD_CLAIMS = [
     pytest.param({"email": "\ud800"}, "payload is not a JSON object", id="email-lone-surrogate"),
     pytest.param({"iss": "https://accounts.example.com"}, "issuer is not Google", id="other-issuer"),
     pytest.param({"iss": "https://accounts.google.com/"}, "issuer is not Google", id="issuer-with-slash"),
-    pytest.param({"aud": "https://other.example.com"}, "audience is not this", id="other-audience"),
-    pytest.param({"aud": AUDIENCE + "/"}, "audience is not this", id="audience-with-slash"),
-    pytest.param({"aud": ""}, "audience is not this", id="audience-empty"),
+    pytest.param(
+        {"aud": "https://other.example.com"}, "audience is not in pubsub.audience", id="other-audience"
+    ),
+    pytest.param({"aud": AUDIENCE + "/"}, "audience is not in pubsub.audience", id="audience-with-slash"),
+    pytest.param({"aud": ""}, "audience is not in pubsub.audience", id="audience-empty"),
     pytest.param({"exp": NOW - SKEW}, "has expired", id="expired"),
     pytest.param({"iat": NOW - 2 * HOUR, "exp": NOW - HOUR}, "has expired", id="expired-long-ago"),
     pytest.param({"iat": NOW + DAY}, "issued in the future", id="issued-in-the-future"),
-    pytest.param({"aud": "other", "email": "other"}, "audience is not this", id="other-audience-and-email"),
+    pytest.param(
+        {"aud": "other", "email": "other"},
+        "audience is not in pubsub.audience",
+        id="other-audience-and-email",
+    ),
 ]
 
 
@@ -362,9 +368,15 @@ def test_a_refusal_by_the_library_stands_without_an_explanation(server: IssuerSe
 @pytest.mark.parametrize(
     ("claims", "detail"),
     [
-        pytest.param({"email": "other@example.iam.gserviceaccount.com"}, "not an account", id="other-email"),
-        pytest.param({"email": ACCOUNT.upper()}, "not an account", id="email-in-upper-case"),
-        pytest.param({"email": ""}, "not an account", id="email-empty"),
+        pytest.param(
+            {"email": "other@example.iam.gserviceaccount.com"},
+            "not in pubsub.service_account_email",
+            id="other-email",
+        ),
+        pytest.param(
+            {"email": ACCOUNT.upper()}, "not in pubsub.service_account_email", id="email-in-upper-case"
+        ),
+        pytest.param({"email": ""}, "not in pubsub.service_account_email", id="email-empty"),
         *[
             pytest.param({"email_verified": value}, "not verified", id=f"email_verified-{kind}")
             for kind, value in {"false": False, "text": "true", "one": 1, "zero": 0, **WRONG_TYPES}.items()
@@ -637,7 +649,7 @@ def test_a_bad_answer_is_a_failed_fetch_with_a_warning(
 
     [record] = [record for record in caplog.records if record.name == "app.gcp.certificates"]
     assert record.levelno == logging.WARNING
-    assert kind in vars(record)["kind"]
+    assert kind in vars(record)["error"]
     assert "S3CRET" not in str(vars(record))
     assert server.fetches == 1
 
@@ -670,7 +682,7 @@ def test_a_slow_fetch_ends_at_the_timeout(
                 await verifier.verify(bearer())
 
     asyncio.run(scenario())
-    assert "did not answer within 0.05 s" in vars(caplog.records[-1])["kind"]
+    assert "did not answer within 0.05 s" in vars(caplog.records[-1])["error"]
 
 
 def test_certificates_of_a_stopped_endpoint_are_unavailable(clock: Clock) -> None:

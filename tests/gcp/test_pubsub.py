@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import CallerError, MalformedEntryError, MalformedEnvelopeError
-from app.gcp.pubsub import PushMessage, decode_push, same_subscription
+from app.gcp.pubsub import PushMessage, decode_push
 from tests.support.entries import (
     changed,
     cut_down,
@@ -255,8 +255,12 @@ def test_published_at(publish_time: str, at: float | None) -> None:
         pytest.param(SUBSCRIPTION, "subscription", False, id="a-part-of-the-last-part"),
     ],
 )
-def test_same_subscription(named: str, configured: str, *, same: bool) -> None:
-    assert same_subscription(named, configured) is same
+def test_a_message_belongs_to_the_subscription_that_delivered_or_dead_lettered_it(
+    named: str, configured: str, *, same: bool
+) -> None:
+    assert PushMessage(b"", subscription=named).belongs_to(configured) is same
+    replay = PushMessage(b"", subscription="projects/p/subscriptions/replay", dead_letter_source=named)
+    assert replay.belongs_to(configured) is same
 
 
 JSON: Final = st.recursive(

@@ -139,15 +139,9 @@ class Manifests:
 
         Raises ConfigurationError, and LookupError for a missing Secret.
         """
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "config.yaml"
-            path.write_text(self.configuration())
-            environment = dict(self.environment)
-            if URL_FILE in environment:
-                url = Path(directory) / "url"
-                url.write_text(self.secret(environment[URL_FILE]))
-                environment[URL_FILE] = str(url)
-            return load_settings(path, environment)
+        environment = self.environment
+        url = self.secret(environment[URL_FILE]) if URL_FILE in environment else None
+        return _loaded(self.configuration(), url, frozenset(environment.items()))
 
     def backends(self) -> list[tuple[str, Object]]:
         """Return each path of the ingress, with its rule."""
@@ -156,6 +150,22 @@ class Manifests:
             for rule in self.one("Ingress")["spec"]["rules"]
             for path in rule["http"]["paths"]
         ]
+
+
+@cache
+def _loaded(
+    configuration: str, url: str | None, environment: frozenset[tuple[str, str]]
+) -> tuple[Settings, tuple[str, ...]]:
+    """Load the settings from files with these texts. The variable of the URL's file names such a file."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.yaml"
+        path.write_text(configuration)
+        variables = dict(environment)
+        if url is not None:
+            file = Path(directory) / "url"
+            file.write_text(url)
+            variables[URL_FILE] = str(file)
+        return load_settings(path, variables)
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Final
 
 import kubernetes_validate  # type: ignore[import-untyped]
+from kubernetes_validate import utils
 from pydantic import ValidationError
 
 from tests.k8s.custom_kinds import MODELS
@@ -18,6 +19,9 @@ OLDEST: Final = "1.29"
 """The oldest Kubernetes version that the manifests support."""
 NEWEST: Final = "1.37"
 """The newest version in the package."""
+
+# The package would parse its 1.8 MB of definitions again for each object.
+utils.schema_contents = cache(utils.schema_contents)
 
 
 def violations(thing: Object, version: str = NEWEST) -> list[str]:

@@ -211,7 +211,7 @@ def test_every_series_that_a_rule_reads_is_exported_or_recorded() -> None:
         ("SpotInterruptionExporterPushesFailing", "!~", {500, 503}),
     ],
 )
-def test_every_reason_belongs_to_the_alert_of_its_status(
+def test_every_reason_belongs_to_the_alert_of_its_status_and_is_in_its_section_of_the_runbook(
     alert: str, operator: str, statuses: set[int]
 ) -> None:
     found = re.search(rf'reason{operator}"(.+)"', _ALERTS[alert]["expr"])
@@ -222,6 +222,8 @@ def test_every_reason_belongs_to_the_alert_of_its_status(
 
     expected = {leaf.reason for leaf in leaves() if status_of(leaf) in set(map(HTTPStatus, statuses))}
     assert matched == expected - {"stopping"}
+    [section] = re.findall(rf"^## {alert}\n(.*?)^## ", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
+    assert [reason for reason in sorted(matched) if f"`{reason}`" not in section] == []
 
 
 @pytest.mark.parametrize("alert", _ALERTS)

@@ -18,14 +18,15 @@ from app.serving import drain
 from app.store.engine import SharedEngine
 from tests.simulation.truth import HOUR
 from tests.support.exporter import Exporter
-from tests.support.process import LOOPBACK, eventually
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, eventually
+from tests.support.warm_python import PROGRAM
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
 _CONTEXT: Final = get_context("forkserver")
 # Each start is a fork of a process that has imported the exporter.
-_CONTEXT.set_forkserver_preload([__name__])
+_CONTEXT.set_forkserver_preload([__name__, *PROGRAM])
 _Order: TypeAlias = Literal["work", "is draining", "is lingering"]
 
 
@@ -70,7 +71,7 @@ class SimulatedExporter:
         theirs.close()
         self.ports: tuple[int, int] = self._pipe.recv()
         self.metrics_url = f"http://{LOOPBACK}:{self.ports[1]}"
-        self.client = httpx.Client(trust_env=False, timeout=60)
+        self.client = httpx.Client(trust_env=False, timeout=60, verify=NO_AUTHORITIES)
 
     def begin_periodic_work(self) -> None:
         """Have the exporter do its periodic work once."""

@@ -28,8 +28,8 @@ class Picture(NamedTuple):
 
 
 OF_THE_WEEK: Final = (
-    Picture("status-light", "light", 1280, 2170),
-    Picture("status-dark", "dark", 1280, 2170),
+    Picture("status-light", "light", 1280, 2240),
+    Picture("status-dark", "dark", 1280, 2240),
     Picture("status-phone", "light", 390, 1198),
 )
 OF_THE_DEMO: Final = Picture("demo", "light", 1280, 888)

@@ -36,7 +36,7 @@ from tests.support.compute_api import FORBIDDEN, ComputeApi, Hold
 from tests.support.entries import push
 from tests.support.exporter import OWN, issuer, subscription, token
 from tests.support.memory import MEMORY
-from tests.support.process import LOOPBACK, eventually
+from tests.support.process import LOOPBACK, NO_AUTHORITIES, eventually
 from tests.support.prometheus import Prometheus, Target, backfill
 from tests.support.redis import RedisServer, key
 from tests.support.requirement import require
@@ -148,7 +148,8 @@ class Week:
         return path
 
     def _is_evaluated(self) -> bool:
-        answer = httpx.get(f"{self.prometheus.url}/api/v1/rules", trust_env=False, timeout=60).json()
+        url = f"{self.prometheus.url}/api/v1/rules"
+        answer = httpx.get(url, trust_env=False, timeout=60, verify=NO_AUTHORITIES).json()
         return not any(group["lastEvaluation"].startswith("0001-") for group in answer["data"]["groups"])
 
     def _simulate(self, clock: SharedClock, driver: "_Driver") -> None:
@@ -453,17 +454,19 @@ class _PastScrapes:
         self._directory = directory
         self._path = directory / f"{name}.txt"
         self._file = self._path.open("w")
-        self._series: dict[str, str] = {}
+        self._lines: Mapping[str, str] = {}
+        """The lines of the last scrape, most of which come again, with the target's labels."""
         self._target = ",".join(f'{label}="{value}"' for label, value in _labels(name).items())
 
     def add(self, exposition: str, at: float) -> None:
         """Add a scrape, without the metrics of the process and of Python."""
-        lines = [f"up{{{self._target}}} 1 {at}\n"]
-        for line in exposition.splitlines():
-            if not line.startswith(("#", "process_", "python_")):
-                series, _, value = line.rpartition(" ")
-                lines.append(f"{self._labelled(series)} {value} {at}\n")
-        self._file.writelines(lines)
+        lines = [
+            line for line in exposition.splitlines() if not line.startswith(("#", "process_", "python_"))
+        ]
+        labelled = [self._lines.get(line) or self._labelled(line) for line in lines]
+        self._lines = dict(zip(lines, labelled, strict=True))
+        end = f" {at}\n"
+        self._file.write(end.join([f"up{{{self._target}}} 1", *labelled, ""]))
 
     def close(self) -> None:
         """Close the file."""
@@ -476,11 +479,8 @@ class _PastScrapes:
         backfill(self._path, self._directory)
         self._path.unlink()
 
-    def _labelled(self, series: str) -> str:
-        """Return the series with the target's labels, as a scrape adds them."""
-        labelled = self._series.get(series)
-        if labelled is None:
-            name, _, labels = series.rstrip("}").partition("{")
-            labelled = f"{name}{{{','.join(filter(None, (self._target, labels)))}}}"
-            self._series[series] = labelled
-        return labelled
+    def _labelled(self, line: str) -> str:
+        """Return the line with the target's labels, as a scrape adds them."""
+        series, _, value = line.rpartition(" ")
+        name, _, labels = series.rstrip("}").partition("{")
+        return f"{name}{{{','.join(filter(None, (self._target, labels)))}}} {value}"

@@ -154,6 +154,12 @@ def name_of(text: str) -> InstanceName:
     return InstanceName(*text.split("/"))
 
 
+def alive_in(tables: apsw.Connection) -> set[tuple[InstanceName, str]]:
+    """The names and ids of the living instances in the tables of a store."""
+    rows = tables.execute("SELECT name, identity FROM instances WHERE alive")
+    return {(name_of(name), identity) for name, identity in rows}
+
+
 class Exporter(RuleBasedStateMachine):
     """A cloud whose messages are delivered at any time, or never, or again."""
 
@@ -370,7 +376,8 @@ class Exporter(RuleBasedStateMachine):
         self.hear(fleet, self.now)
         self.end(self.now)
         listed_as_running = {instance.id for instance in fleet if instance.alive}
-        alive = {identity for name, identity in self.alive() if name.project == NAME.project}
+        with closing(self.tables()) as tables:
+            alive = {identity for name, identity in alive_in(tables) if name.project == NAME.project}
         assert self.living <= alive <= listed_as_running
 
     @rule(events=st.lists(messages, min_size=1, max_size=5))
@@ -420,8 +427,19 @@ class Exporter(RuleBasedStateMachine):
         self.listing = None
 
     @invariant()
-    def nothing_is_lost_and_nothing_counts_twice(self) -> None:
+    def the_store_is_as_the_model_says(self) -> None:
+        """Read the store once after each step, for all checks."""
         remembered = self.remembered()
+        with closing(self.tables()) as tables:
+            self.nothing_is_lost_and_nothing_counts_twice(remembered)
+            self.label_sets_sum_up_to_their_clusters(remembered.totals)
+            self.counters_never_go_down(remembered.totals)
+            self.the_ledger_has_what_was_counted(tables)
+            self.the_gauge_is_how_many_live(remembered.totals, tables)
+            self.nothing_ended_that_lives_and_nothing_lives_that_was_seen_to_end(tables)
+            self.a_lifetime_is_observed_once_a_start(remembered.totals)
+
+    def nothing_is_lost_and_nothing_counts_twice(self, remembered: StoredState) -> None:
         clusters = remembered.totals.clusters
         assert +Counter({name: row.interruptions for name, row in clusters.items()}) == self.model.counted
         assert remembered.pending == len(self.model.waiting)
@@ -429,17 +447,14 @@ class Exporter(RuleBasedStateMachine):
         assert sum(row.created for row in rows) == len(self.model.created)
         assert sum(row.failed for row in rows) == sum(map(self.model.has_failed, self.model.created.values()))
 
-    @invariant()
-    def label_sets_sum_up_to_their_clusters(self) -> None:
-        totals = self.remembered().totals
+    def label_sets_sum_up_to_their_clusters(self, totals: Totals) -> None:
         sums: Counter[str] = Counter()
         for row in totals.label_sets.values():
             sums[row.labels.cluster] += row.interruptions
         assert sums == {name: row.interruptions for name, row in totals.clusters.items()}
 
-    @invariant()
-    def counters_never_go_down(self) -> None:
-        totals, before = self.remembered().totals, self.shown
+    def counters_never_go_down(self, totals: Totals) -> None:
+        before = self.shown
         for labels, row in before.label_sets.items():
             now = totals.label_sets[labels]
             assert (now.interruptions, now.created, now.failed) >= (
@@ -456,28 +471,26 @@ class Exporter(RuleBasedStateMachine):
             )
         self.shown = totals
 
-    @invariant()
-    def the_ledger_has_what_was_counted(self) -> None:
-        rows = self.read("SELECT key, counted_as FROM ledger")
+    def the_ledger_has_what_was_counted(self, tables: apsw.Connection) -> None:
+        rows = tables.execute("SELECT key, counted_as FROM ledger").fetchall()
         assert len({key for key, _ in rows}) == len(rows)
         assert Counter(cluster for _, cluster in rows) == self.model.counted
 
-    @invariant()
-    def the_gauge_is_how_many_live(self) -> None:
+    def the_gauge_is_how_many_live(self, totals: Totals, tables: apsw.Connection) -> None:
         recount: Counter[Labels] = Counter()
-        for name, *node in self.read(
+        for name, *node in tables.execute(
             "SELECT name, cluster, cluster_location, node_pool, machine_type FROM instances"
             " WHERE alive AND spot AND kind = 1"
         ):
             project, zone, _ = name.split("/")
             cluster, location, pool, machine_type = node
             recount[Labels(project, cluster, location, pool, zone, machine_type)] += 1
-        totals = self.remembered().totals
         assert +Counter({labels: row.instances for labels, row in totals.label_sets.items()}) == recount
 
-    @invariant()
-    def nothing_ended_that_lives_and_nothing_lives_that_was_seen_to_end(self) -> None:
-        alive = self.alive()
+    def nothing_ended_that_lives_and_nothing_lives_that_was_seen_to_end(
+        self, tables: apsw.Connection
+    ) -> None:
+        alive = alive_in(tables)
         assert len({name for name, _ in alive}) == len(alive)
         # A deletion that names the project by its id does not reach a row under the number.
         assert not self.deleted & {identity for name, identity in alive if name.project == NAME.project}
@@ -496,24 +509,19 @@ class Exporter(RuleBasedStateMachine):
         }
         assert not alive & {
             (name_of(name), identity)
-            for name, identity, key, at in self.read(
+            for name, identity, key, at in tables.execute(
                 "SELECT name, identity, key, at FROM ledger WHERE attributed"
             )
             if f" {identity} " in key and at > self.starts.get(identity, [0.0])[-1]
         }
 
-    @invariant()
-    def a_lifetime_is_observed_once_a_start(self) -> None:
-        lifetimes = self.remembered().totals.lifetimes.values()
+    def a_lifetime_is_observed_once_a_start(self, totals: Totals) -> None:
+        lifetimes = totals.lifetimes.values()
         assert sum(sum(row.buckets) for row in lifetimes) <= sum(map(len, self.starts.values()))
 
-    def alive(self) -> set[tuple[InstanceName, str]]:
-        rows = self.read("SELECT name, identity FROM instances WHERE alive")
-        return {(name_of(name), identity) for name, identity in rows}
-
-    def read(self, query: str) -> list[Any]:
-        with closing(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-            return connection.execute(query).fetchall()
+    def tables(self) -> apsw.Connection:
+        """The tables of the store."""
+        return apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
 
 
 TestExporter = Exporter.TestCase
@@ -593,33 +601,35 @@ class Replicas(Exporter):
                 add(totals, store.state().totals)
         return result
 
-    def read(self, query: str) -> list[Any]:
-        """From tables filled with what Redis has."""
+    def tables(self) -> apsw.Connection:
+        """Tables filled with what Redis has."""
         client: Any = self.server.client
-        with closing(apsw.Connection(":memory:")) as tables:
-            tables.execute("CREATE TABLE ledger (key, at, name, identity, counted_as, attributed)")
-            tables.execute(
-                "CREATE TABLE instances (name, identity, alive, spot, kind,"
-                " cluster, cluster_location, node_pool, machine_type)"
-            )
-            projects, attributed = client.hgetall(key_of("projects")), client.hgetall(key_of("attributed"))
-            for event_key, value in client.hgetall(key_of("ledger")).items():
-                entry = decode_entry(event_key, value, attributed.get(event_key), projects).counted
-                name = "/".join(entry.name)
-                row = (event_key, entry.at, name, entry.id, entry.counted_as, entry.attributed)
-                tables.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)", row)
-            texts = [text for name in client.keys(key_of("names", "*")) for text in client.smembers(name)]
-            assert {key_of("name", text) for text in texts} == set(client.keys(key_of("name", "*")))
-            for text in texts:
-                hash_of_name = client.hgetall(key_of("name", text))
-                for one in decode_name_record(
-                    InstanceName.from_path(text), flatten(hash_of_name.items())
-                ).incarnations:
-                    tables.execute(
-                        "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (text, one.identity, one.alive, one.spot, one.kind, *one.node),
-                    )
-            return tables.execute(query).fetchall()
+        projects, attributed, ledger = (
+            client.hgetall(key_of(name)) for name in ("projects", "attributed", "ledger")
+        )
+        texts = [text for name in client.keys(key_of("names", "*")) for text in client.smembers(name)]
+        assert {key_of("name", text) for text in texts} == set(client.keys(key_of("name", "*")))
+        tables = apsw.Connection(":memory:")
+        tables.execute("CREATE TABLE ledger (key, at, name, identity, counted_as, attributed)")
+        tables.execute(
+            "CREATE TABLE instances (name, identity, alive, spot, kind,"
+            " cluster, cluster_location, node_pool, machine_type)"
+        )
+        for event_key, value in ledger.items():
+            entry = decode_entry(event_key, value, attributed.get(event_key), projects).counted
+            name = "/".join(entry.name)
+            row = (event_key, entry.at, name, entry.id, entry.counted_as, entry.attributed)
+            tables.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)", row)
+        for text in texts:
+            hash_of_name = client.hgetall(key_of("name", text))
+            for one in decode_name_record(
+                InstanceName.from_path(text), flatten(hash_of_name.items())
+            ).incarnations:
+                tables.execute(
+                    "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (text, one.identity, one.alive, one.spot, one.kind, *one.node),
+                )
+        return tables
 
 
 def add(totals: Totals, more: Totals) -> None:

@@ -112,6 +112,22 @@ def test_an_interruption_before_counting_began_enters_only_the_ledger(opened: Op
     assert rows(opened) == [("", "tills", "operation")]
 
 
+@pytest.mark.parametrize("described_by", ["creation", "listing"])
+def test_a_later_description_completes_the_row_of_what_is_only_in_the_ledger(
+    opened: OpenedStore, described_by: str
+) -> None:
+    store = counting_since(opened.store, NOW)
+    store.recover([FOUND], ANY_AGE, NOW)
+
+    if described_by == "creation":
+        store.apply([created("1", NOW - 2 * HOUR)], NOW + 60)
+    else:
+        list_fleet(store, [listed("1", NOW - 2 * HOUR, alive=False)], NOW + 60)
+
+    assert interruptions(store) == {}
+    assert rows(opened) == [("", "tills", "operation")]
+
+
 def test_a_push_of_what_is_only_in_the_ledger_counts_and_completes_the_row(opened: OpenedStore) -> None:
     store = counting_since(opened.store, NOW)
     store.recover([FOUND], ANY_AGE, NOW)

@@ -1,5 +1,6 @@
 """The salvage of a damaged store: what is damaged costs only itself."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -317,6 +318,33 @@ def test_a_damaged_page_costs_only_its_rows(
         assert readable is not None
         assert number * 0.6 < int(readable[1]) < number
         opened.store.close()
+
+
+def last_pages(path: Path) -> dict[str, int]:
+    """Return the last page of the schema, and of each table with its indexes. The file begins with page 0."""
+    with closing(apsw.Connection(str(path))) as connection:
+        pages = connection.execute(
+            "SELECT coalesce(tbl_name, dbstat.name), max(pageno) - 1 FROM dbstat"
+            " LEFT JOIN sqlite_schema USING (name) GROUP BY 1"
+        )
+        return {str(table): int(str(page)) for table, page in pages}
+
+
+def test_a_shortened_file_costs_only_the_tables_behind_its_end(
+    closed: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = last_pages(closed.path)
+    schema = last.pop("sqlite_schema")
+    assert last.keys() == set(TABLES)
+    for page in {page for page in last.values() if page > schema}:
+
+        def shorten(path: Path, page: int = page) -> None:
+            os.truncate(path, page * closed.page_bytes)
+
+        report = damaged(closed, tmp_path / str(page), caplog, shorten)
+
+        assert report is not None
+        assert set(report.kept) == {table for table in TABLES if last[table] < page}
 
 
 def frames(example: Example) -> Sequence[bytes]:

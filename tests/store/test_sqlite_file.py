@@ -156,7 +156,7 @@ DAMAGES: Final[dict[str, Callable[[Path], object]]] = {
     "header": lambda path: overwrite(path, 0, 4096),
     "name": lambda path: overwrite(path, 68, 4032),
     "text": lambda path: path.write_text("a diary"),
-    "truncated": lambda path: os.truncate(path, 5 * 4096 + 17),
+    "truncated": lambda path: os.truncate(path, 4096 + 17),
     "truncated-to-a-header": lambda path: os.truncate(path, 50),
     "empty": lambda path: os.truncate(path, 0),
 }
@@ -505,7 +505,7 @@ def killed_before_the_index(path: Path) -> None:
     [
         pytest.param(used, "holds 1 instance and 1 interruption", id="closed"),
         pytest.param(killed, "holds 1 instance and 1 interruption", id="after-kill-9"),
-        pytest.param(copied, "only a start can recover it", id="copied-after-kill-9"),
+        pytest.param(copied, "the next start recovers it", id="copied-after-kill-9"),
         pytest.param(killed_before_the_index, "store.db", id="killed-before-the-index"),
         pytest.param(empty, "can be created", id="empty"),
         pytest.param(unfinished, "still empty", id="without-a-schema"),

@@ -89,9 +89,10 @@ class Result:
 class Simulator:
     """The rules without a store: a long batch in memory."""
 
-    def __init__(self, *, max_label_sets: int = 100, base: Totals | None = None) -> None:
+    def __init__(self, *, max_label_sets: int = 100, base: Totals | None = None, pending: int = 0) -> None:
         self.totals = TotalsDelta(base or Totals(), max_label_sets=max_label_sets, released=True, now=NOW)
-        self.batch = Batch(self.totals, Rules(grace_seconds=GRACE, max_label_sets=max_label_sets), NOW)
+        rules = Rules(grace_seconds=GRACE, max_label_sets=max_label_sets)
+        self.batch = Batch(self.totals, rules, NOW, pending=pending)
 
     def apply(self, *events: Event) -> list[Outcome]:
         return [self.batch.decide(event) for event in events]

@@ -60,10 +60,10 @@ class Nginx:
     def __init__(self, directory: Path, addresses: Sequence[str]) -> None:
         program = require("nginx", shutil.which("nginx"))
         self._directory = directory
-        self._port = free_port()
+        self.port = free_port()
         self._generation = 0
         self._config = directory / "nginx.conf"
-        self.url = f"http://{LOOPBACK}:{self._port}"
+        self.url = f"http://{LOOPBACK}:{self.port}"
         self._write(addresses)
         self._process = Process(
             [program, "-p", directory, "-c", self._config, "-e", directory / "nginx-error.log"],
@@ -99,7 +99,7 @@ class Nginx:
                 directory=self._directory,
                 servers=servers,
                 host=LOOPBACK,
-                port=self._port,
+                port=self.port,
                 generation=self._generation,
                 read_seconds=_READ_SECONDS,
             )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -56,9 +57,15 @@ class PushCredentials(NamedTuple):
 @contextmanager
 def issued_credentials() -> Iterator[PushCredentials]:
     """Run a local issuer during a `with` block."""
-    issuer = Issuer()
+    issuer = _issuer()
     with IssuerServer(issuer) as server:
         yield PushCredentials(server, issuer.token(audience=AUDIENCE, email=ACCOUNT))
+
+
+@cache
+def _issuer() -> Issuer:
+    """Return the issuer of all credentials. There is only one, because creating its key takes long."""
+    return Issuer()
 
 
 def run(

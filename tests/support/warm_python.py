@@ -29,7 +29,13 @@ from typing import Final, NoReturn, TypeAlias
 
 COMPUTE: Final = ("app.gcp.compute.instances", "app.gcp.compute.operations")
 """The modules of the child processes that read the Compute Engine API."""
-PROGRAM: Final = ("app.arguments", "app.check", "app.cli", "app.demo.story", "app.serving", "app.store.redis")
+PROGRAM: Final = (
+    *("app.arguments", "app.check", "app.cli", "app.demo.story", "app.serving"),
+    # Those that a start imports only when it needs them.
+    *("app.gcp.oidc", "app.store.sqlite.backend", "app.store.sqlite.file", "app.store.sqlite.ledger"),
+    *("app.store.redis.backend", "app.store.redis.connection", "app.store.redis.ledger"),
+    *("anyio._backends._asyncio", "httpcore", "pydantic.v1", "uvicorn.lifespan.off"),
+)
 """The modules of the commands."""
 
 _ROOT: Final = Path(__file__).parents[2]

@@ -62,6 +62,7 @@ def test_a_body_over_the_limit_is_refused(narrow_exporter: Exporter, chunked: bo
     )
 
     assert_problem(response, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")
+    assert "server.max_body_bytes (" in response.json()["detail"]
     assert response.headers["connection"] == "close"
     assert narrow_exporter.refused("creation", "body_too_large") == before + 1
 

@@ -144,6 +144,7 @@ def test_a_bug_is_answered_counted_and_logged_in_one_line(caplog: pytest.LogCapt
 
     assert answer.answer.status == HTTPStatus.INTERNAL_SERVER_ERROR
     assert document(answer.answer)["reason"] == "internal"
+    assert document(answer.answer)["detail"] == "a bug in the exporter; its log has the trace"
     assert answer.refused("internal")
     (line,) = caplog.records
     assert line.levelno == logging.ERROR

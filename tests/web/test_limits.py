@@ -7,15 +7,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 
 from app.web import protocol
 from tests.support.exporter import Exporter
 from tests.support.process import eventually
 from tests.support.raw_http import connected, read_answer, request_head
+from tests.web.problems import assert_problem
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -50,6 +53,16 @@ def closes(connection: socket.socket) -> bool:
         return connection.recv(65536) == b""
     except ConnectionResetError:
         return True
+
+
+def assert_raw_problem(answer: bytes, status: HTTPStatus, reason: str) -> None:
+    """Assert that the bytes of an answer are this problem document, and that they end the connection."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().splitlines()
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert first == f"HTTP/1.1 {status.value} {status.phrase}"
+    assert headers["connection"] == "close"
+    assert_problem(httpx.Response(status, headers=headers, content=body), status, reason)
 
 
 def test_little_of_a_flood_of_requests_is_read_ahead(exporter: Exporter) -> None:
@@ -94,7 +107,7 @@ def test_a_large_head_is_refused(exporter: Exporter, head: bytes) -> None:
         connection.sendall(head)
         answer = read_answer(connection)
 
-    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert_raw_problem(answer, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "request_header_fields_too_large")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +164,7 @@ def test_garbage_is_a_line_a_minute(
     for _ in range(20):
         with connected(exporter) as connection:
             connection.sendall(garbage)
-            assert read_answer(connection).startswith(b"HTTP/1.1 400 ")
+            assert_raw_problem(read_answer(connection), HTTPStatus.BAD_REQUEST, "bad_request")
 
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.message for record in warnings] == ["requests that are not HTTP were refused"]

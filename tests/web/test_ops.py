@@ -73,7 +73,7 @@ def test_an_exporter_whose_writer_has_ended_is_not_healthy(exporter: Exporter) -
     exporter.perform(end_the_writer()).result(120)
     response = eventually(ailing, within=20, what="the end of the writer")
     assert_problem(response, HTTPStatus.SERVICE_UNAVAILABLE, "unhealthy")
-    assert response.json()["detail"] == "not running: writer"
+    assert response.json()["detail"] == "a part of the exporter is not running: writer"
 
 
 @pytest.mark.parametrize("path", OPS)
@@ -320,7 +320,7 @@ def test_a_push_to_another_path_is_counted_and_logged(
         assert exporter.value(name, endpoint="other", reason=reason) == 3
 
     (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
-    assert (record.message, record.detail) == ("refused", detail)  # type: ignore[attr-defined]
+    assert (record.message, record.detail) == ("pushes refused", detail)  # type: ignore[attr-defined]
     assert "secret" not in caplog.text
 
 
@@ -334,4 +334,4 @@ def test_each_push_is_a_debug_line(tmp_path: Path, caplog: pytest.LogCaptureFixt
         for record in caplog.records
         if record.name == "app.intake" and record.levelno == logging.DEBUG
     ]
-    assert pushes == [("push", "tracked"), ("push refused", "not_authenticated")]
+    assert pushes == [("push accepted", "tracked"), ("push refused", "not_authenticated")]

@@ -153,6 +153,8 @@ def test_an_unwrapped_entry_of_another_subscription_is_refused(exporter: Exporte
     response = with_metadata(exporter, insert("node-1"), named="projects/p/subscriptions/other")
 
     assert_problem(response, HTTPStatus.FORBIDDEN, "wrong_subscription")
+    key = "pubsub.instance_creation_subscription_name"
+    assert response.json()["detail"] == f"the envelope's subscription is not {key}"
 
 
 def test_an_unwrapped_message_without_an_operation_is_known_again_by_its_message_id(

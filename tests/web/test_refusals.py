@@ -131,6 +131,31 @@ def test_another_path_is_not_found(shared_exporter: Exporter, method: str, path:
     assert counted_since(before, shared_exporter) == expected
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/interruptions", "/healthz", "/readyz", "/openapi.json"])
+def test_a_push_to_a_path_that_takes_only_get_can_be_found(
+    shared_exporter: Exporter, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    before = shared_exporter.exposition()
+    response = shared_exporter.client.post(f"{shared_exporter.url}{path}?token={MARKER}", content=MARKER)
+
+    assert_problem(response, HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed")
+    assert response.headers["allow"] == "GET, HEAD"
+    assert counted_since(before, shared_exporter) == {("other", "method_not_allowed"): 1}
+    assert shared_exporter.parts.metrics.refusals.newest["method_not_allowed"] == f"POST {path}"
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS"])
+def test_another_request_to_a_path_that_takes_only_get_is_not_a_push(
+    shared_exporter: Exporter, method: str
+) -> None:
+    before = shared_exporter.exposition()
+    response = shared_exporter.client.request(method, f"{shared_exporter.url}/healthz")
+
+    assert_problem(response, HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed")
+    assert counted_since(before, shared_exporter) == {}
+
+
 def counted_since(before: Samples, exporter: Exporter) -> dict[tuple[str, str], float]:
     """Return the growth of the push counters, by endpoint and by outcome or reason."""
     growth = {

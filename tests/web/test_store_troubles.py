@@ -17,6 +17,7 @@ from tests.support.entries import insert, push
 from tests.support.exporter import Exporter, subscription
 from tests.support.process import eventually
 from tests.support.raw_http import connected, request_head
+from tests.support.recording import record
 from tests.support.slow_disk import SlowDisk
 from tests.support.stores import Disk
 from tests.web.problems import assert_problem
@@ -126,13 +127,13 @@ def test_a_commit_that_lasts_too_long_is_refused_and_still_counts(impatient: Exp
 
 
 def test_beyond_ten_thousand_queued_events_the_next_is_refused(exporter: Exporter, disk: Disk) -> None:
-    async def record(numbers: range) -> list[Outcome]:
-        return await asyncio.gather(*(exporter.parts.recorder.record(interruption(n)) for n in numbers))
+    async def record_all(numbers: range) -> list[Outcome]:
+        return await asyncio.gather(*(record(exporter.parts.recorder, interruption(n)) for n in numbers))
 
     with disk.busy():
-        first = exporter.perform(record(range(1)))
+        first = exporter.perform(record_all(range(1)))
         eventually(lambda: disk.batches, within=20, what="the first commit")
-        others = exporter.perform(record(range(1, 10_001)))
+        others = exporter.perform(record_all(range(1, 10_001)))
         eventually(lambda: exporter.parts.recorder.queue_length == 10_000, within=20, what="all events")
         assert_problem(exporter.create("node-1"), HTTPStatus.SERVICE_UNAVAILABLE, "overload")
         assert exporter.refused("creation", "overload") == 1

@@ -1,7 +1,6 @@
 """The reasons of failed readings, and their messages."""
 
 import logging
-import os
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -10,6 +9,7 @@ from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError,
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 
+from app.gcp.egress import without_values
 from app.gcp.values import UNPRINTABLE
 
 _MAX_DETAIL: Final = 300
@@ -25,7 +25,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "api_disabled": "the Compute Engine API is not enabled in project {project}: "
     "enable compute.googleapis.com there: {detail}",
     "rate_limited": "the Compute Engine API limits the rate of requests for project {project}: {detail}",
-    "unavailable": "the Compute Engine API does not answer for project {project}: {detail}",
+    "unavailable": "the Compute Engine API is unavailable for project {project}: {detail}",
     "not_found": "project {project} does not exist, or the exporter may not see it: {detail}",
     "credentials": "no usable Google Cloud credentials for project {project}: {detail}",
     "malformed": "the answer for project {project} is not a list of {things}: {detail}",
@@ -33,14 +33,6 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "memory": "reading the {things} of project {project} needs more memory than its limit",
     "other": "reading the {things} of project {project} failed: {detail}",
 }
-
-# The libraries quote the values of these variables in their errors. Messages show the names instead.
-_QUOTED: Final = (
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
-)
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +100,7 @@ def failure_of(error: Exception, subject: Subject, project: str) -> Failure:
     """Return the failure that an exception stands for."""
     reason = reason_of(error)
     if reason == "other":
-        _log.error("the reading failed unexpectedly", exc_info=error)
+        _log.error("reading from Compute Engine failed for an unknown reason", exc_info=error)
     return failed(reason, subject, project, detail_of(error))
 
 
@@ -122,8 +114,5 @@ def detail_of(error: BaseException) -> str:
     cause = error.cause if isinstance(error, RetryError) and error.cause else error
     text = cause.message if isinstance(cause, GoogleAPICallError) else f"{type(cause).__name__}: {cause}"
     # The libraries' messages have a URL in them that is longer than the rest.
-    text = _LONG_URL.sub("", str(text))
-    for name in _QUOTED:
-        if value := os.environ.get(name):
-            text = text.replace(value, f"${name}")
+    text = without_values(_LONG_URL.sub("", str(text)))
     return UNPRINTABLE.sub(" ", text)[:_MAX_DETAIL]

@@ -22,7 +22,7 @@ from app.gcp.values import epoch_seconds, is_valid_text
 
 _Instance: TypeAlias = Any
 
-# Nodes and other Spot VMs, in one listing: no instance comes twice, and all are of the same time. The syntax
+# Nodes and other Spot VMs, in one listing: no instance appears twice, and all are of one moment. The syntax
 # is that of AIP-160, as documented for the parameter. The filter only saves traffic: see `_entry`.
 _FILTER: Final = " OR ".join(
     (

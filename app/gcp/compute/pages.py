@@ -98,7 +98,7 @@ def read_pages(
             # Only before the first page: page tokens belong to a query.
             if request.page_token or not optional_parameters:
                 raise
-            _log.warning("the query was refused, trying a simpler one: %s", detail_of(exc))
+            _log.warning("Compute Engine refused the query; trying a simpler one: %s", detail_of(exc))
             optional_parameters.pop()()
             continue
         yield page

@@ -19,7 +19,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def source_of(name: str) -> Source:
-    """Return what is to be read. Only its client is imported, because each takes memory and time."""
+    """Return the source with that name. Only its client is imported, because each takes memory and time."""
     if name == "operations":
         from app.gcp.compute.operations import OPERATIONS  # noqa: PLC0415
 

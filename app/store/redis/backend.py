@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from app.domain.batch import Applied
 from app.domain.replicas import ReplicaSettings
 from app.domain.totals import Totals
 from app.errors import NameTakenError, StartError, StoreUnavailableError
 from app.store.memory import Memory
-from app.store.port import LEASE_SECONDS, NotLeadingError, Transaction
+from app.store.port import LEASE_SECONDS, NotLeadingError
 from app.store.redis import shared
 from app.store.redis.connection import Command, Link, LostReplyError
 from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
@@ -31,7 +31,7 @@ from app.store.redis.rows import (
     is_behind,
     key,
 )
-from app.store.redis.shared import SharedReplies, SharedTotals
+from app.store.redis.shared import SharedReplies, SharedTotals, update_memory
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
 from app.store.redis.writes import replica_commands
 
@@ -63,7 +63,9 @@ _REQUEST_AGAIN: Final[Sequence[Command]] = (
 )
 _LIVING_MILLISECONDS: Final = 60_000
 """The time without a `sync` after which a replica does not live any more."""
-_NAME_CONTESTED: Final = "another process is writing under this replica's name"
+_NAME_CONTESTED: Final = (
+    "another process is writing with this replica's name; each replica needs its own store.replica"
+)
 
 T = TypeVar("T")
 
@@ -103,31 +105,16 @@ class RedisBackend:
         """The transaction has not used the connection yet, which an earlier one has made."""
         self._shared_totals = SharedTotals(memory)
 
-    @classmethod
-    def open(
-        cls,
-        link: Link,
-        memory: Memory,
-        *,
-        replica: str,
-        reset_totals: bool = False,
-        lease_seconds: float = LEASE_SECONDS,
-        monotonic: Callable[[], float] = time.monotonic,
-        clock: Callable[[], float] = time.time,
-    ) -> Self:
+    def open(self, *, reset_totals: bool = False) -> None:
         """Take the replica's name, which belongs to the newest process. Raises StartError."""
-        backend = cls(
-            link, memory, replica=replica, lease_seconds=lease_seconds, monotonic=monotonic, clock=clock
-        )
         try:
-            backend._open(reset_totals=reset_totals)
+            self._open(reset_totals=reset_totals)
         except (StoreUnavailableError, LostReplyError) as exc:
-            link.close()
+            self._link.close()
             raise StartError(f"the store cannot be opened: {exc}") from exc
         except StartError:
-            link.close()
+            self._link.close()
             raise
-        return backend
 
     def _open(self, *, reset_totals: bool) -> None:
         self._link.connect()
@@ -157,9 +144,6 @@ class RedisBackend:
             self._name_lost = isinstance(exc, NameTakenError)
             raise
 
-    def transact(self, work: Callable[[Transaction], T], now: float, *, leading: bool = False) -> T:
-        return self._transact(work, now, leading=leading)
-
     def sync(self, now: float) -> Applied:
         """Read what other replicas have changed, renew this process' keys, and take or renew the lease."""
         began = self._monotonic()
@@ -175,7 +159,7 @@ class RedisBackend:
             )
             known = SharedReplies._make(replies)
             changed, gone = self._shared_totals.diff(self.memory.totals, known)
-            self._update_memory(known)
+            update_memory(self.memory, known)
             projects = self.memory.update_replicas(self._read_replicas(transaction, names))
             transaction.writes.commands += [*self._keep_alive(now), *self._drop_own(gone)]
             takes_over = leader is None
@@ -191,18 +175,12 @@ class RedisBackend:
                 requested if leads else (),
             )
 
-        applied, leads, requested = self._transact(work, now)
+        applied, leads, requested = self.transact(work, now)
         self.memory.lease_ends_at = (
             began + self._lease_seconds - _LEASE_MARGIN_SECONDS if leads else float("-inf")
         )
         applied.shared = self.memory.shared(self.memory.lease_ends_at, requested)
         return applied
-
-    def _update_memory(self, known: SharedReplies) -> None:
-        self.memory.listed, self.memory.projects = known.listed(), known.project_ids()
-        self.memory.downtime, self.memory.beat_at = float(known.downtime or 0), known.beat_at()
-        self.memory.whole = known.listed_wholly()
-        self.memory.jumped_at = known.jumped_at()
 
     def _keep_alive(self, now: float) -> list[Command]:
         """Return the commands that keep this replica's keys, and publish its settings."""
@@ -228,17 +206,15 @@ class RedisBackend:
         }
 
     def prune(self, before: float, now: float) -> Applied:
-        ledger_more = self._transact_if_leading(lambda transaction: transaction.prune_ledger(before), now)
+        ledger_more = self.transact(lambda transaction: transaction.prune_ledger(before), now, leading=True)
 
         def prune_instances(transaction: RedisTransaction) -> Applied:
             more = transaction.prune_instances(before)
-            applied = transaction.batch.applied((), self.memory.pending)
-            applied.more = more or bool(ledger_more)
+            applied = transaction.batch.applied()
+            applied.more = more or ledger_more
             return applied
 
-        applied = self._transact_if_leading(prune_instances, now)
-        if applied is None:
-            return Applied(pending=self.memory.pending)
+        applied = self.transact(prune_instances, now, leading=True)
         if not applied.more and self._leads:
             applied.removed = self._drop_idle(before)
         return applied
@@ -254,7 +230,7 @@ class RedisBackend:
 
     # transactions
 
-    def _transact(self, work: Callable[[RedisTransaction], T], now: float, *, leading: bool = False) -> T:
+    def transact(self, work: Callable[[RedisTransaction], T], now: float, *, leading: bool = False) -> T:
         """Run the work until no other replica was faster."""
         until = self._monotonic() + _CONFLICT_TIMEOUT_SECONDS
         while True:
@@ -270,12 +246,6 @@ class RedisBackend:
                     return result
             if self._monotonic() > until:
                 raise StoreUnavailableError("other replicas kept changing the same instances")
-
-    def _transact_if_leading(self, work: Callable[[RedisTransaction], T], now: float) -> T | None:
-        try:
-            return self._transact(work, now, leading=True)
-        except NotLeadingError:
-            return None
 
     def _commands(self, transaction: RedisTransaction) -> list[Command]:
         batch, writes = transaction.batch, transaction.writes
@@ -393,16 +363,9 @@ class RedisBackend:
             self._write_or_raise(self._drop_own(gone))
         totals.update(changed)
         totals.remove(gone)
-        self.memory.load(
-            totals,
-            pending=known.pending,
-            projects=known.project_ids(),
-            listed=known.listed(),
-            downtime=float(known.downtime or 0),
-            beat_at=known.beat_at(),
-            whole=known.listed_wholly(),
-            jumped_at=known.jumped_at(),
-        )
+        update_memory(self.memory, known)
+        self.memory.pending = known.pending
+        self.memory.load(totals)
 
     def _drop_own(self, gone: Totals) -> list[Command]:
         """Return the command that deletes our own counters of these rows."""

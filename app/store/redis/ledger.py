@@ -71,7 +71,7 @@ class RedisLedger:
                         entry.counted.name.project, node.cluster, node.cluster_location, node.node_pool
                     )
                     entries[pool].append(entry)
-        most = sorted(entries.items(), key=lambda one: (-len(one[1]), one[0]))
+        most = sorted(entries.items(), key=lambda item: (-len(item[1]), item[0]))
         return [_history(pool, rows, now) for pool, rows in most[:limit]]
 
     def week(self, now: float) -> Sequence[LabelSetWeek]:
@@ -198,8 +198,8 @@ def _lived(instance: Instance, begins: float, now: float) -> float:
 def _history(pool: Pool, entries: Sequence[LedgerEntry], now: float) -> PoolWeek:
     week = now - PERIODS * PERIOD_SECONDS
     counted = [entry.counted for entry in entries if entry.counted.counted_as]
-    times = [one.at for one in counted]
-    ages = [one.age for one in counted if one.age is not None]
+    times = [interruption.at for interruption in counted]
+    ages = [interruption.age for interruption in counted if interruption.age is not None]
     periods, past = [0] * PERIODS, [0] * PERIODS
     for entry in entries:
         number = min(int((entry.counted.at - week) / PERIOD_SECONDS), PERIODS - 1)

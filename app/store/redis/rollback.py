@@ -16,7 +16,7 @@ from app.store.redis.connection import Command, Key
 from app.store.redis.rows import key
 from app.store.redis.writes import replica_commands, shared_commands
 
-NAME_LOST = "another process has started under this replica's name"
+NAME_LOST = "another process has started with this replica's name; each replica needs its own store.replica"
 
 
 class Claim(NamedTuple):

@@ -170,8 +170,8 @@ def flatten(items: Iterable[tuple[Any, Any]]) -> list[Any]:
     return [part for pair in items for part in pair]
 
 
-def scores(reply: Pairs) -> Mapping[str, float]:
-    """Return members and their scores."""
+def scores(reply: Pairs) -> dict[str, float]:
+    """Return members and their scores, or fields and their numbers."""
     return {member: float(score) for member, score in pairs(reply)}
 
 
@@ -199,9 +199,6 @@ class NameRecord:
     pending: list[PendingInterruption] = field(default_factory=list)
     undescribed: dict[str, str] = field(default_factory=dict)
     """The identities of ledger rows that nothing has described, by event key."""
-
-    def __bool__(self) -> bool:
-        return bool(self.incarnations or self.pending or self.undescribed)
 
 
 def decode_name_record(name: InstanceName, reply: Pairs) -> NameRecord:

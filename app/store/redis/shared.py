@@ -27,26 +27,6 @@ class SharedReplies(NamedTuple):
     jumped: str | None
     """The time after the latest jump of the clock that was not believed at once."""
 
-    def beat_at(self) -> float | None:
-        """Return the time up to which instance-seconds were added; None if they never were."""
-        return None if self.clock is None else float(self.clock)
-
-    def jumped_at(self) -> float | None:
-        """Return the time after the latest jump of the clock that was not believed at once; None if none."""
-        return None if self.jumped is None else float(self.jumped)
-
-    def listed(self) -> dict[str, float]:
-        """Return the time at which the last complete listing of each project began."""
-        return {project: float(began) for project, began in pairs(self.listings)}
-
-    def listed_wholly(self) -> dict[str, float]:
-        """Return the same, of the last one that has read every zone."""
-        return {project: float(began) for project, began in pairs(self.whole)}
-
-    def project_ids(self) -> dict[str, str]:
-        """Return the id of each project whose number is known."""
-        return dict(pairs(self.projects))
-
 
 COMMANDS: Final[Sequence[Command]] = (
     ("ZRANGE", key("changed"), 0, -1, "WITHSCORES"),
@@ -60,6 +40,15 @@ COMMANDS: Final[Sequence[Command]] = (
     ("HGETALL", key("whole")),
     ("GET", key("jumped")),
 )
+
+
+def update_memory(memory: Memory, replies: SharedReplies) -> None:
+    """Note in the memory what the replicas share, apart from the totals and what is pending."""
+    memory.projects = dict(pairs(replies.projects))
+    memory.listed, memory.whole = scores(replies.listings), scores(replies.whole)
+    memory.downtime = float(replies.downtime or 0)
+    memory.beat_at = None if replies.clock is None else float(replies.clock)
+    memory.jumped_at = None if replies.jumped is None else float(replies.jumped)
 
 
 class SharedTotals:

@@ -4,13 +4,13 @@ https://redis.io/docs/latest/develop/using-commands/transactions/
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from app.domain.events import InstanceName
 from app.store.memory import Memory
-from app.store.port import SLICE, Due, Listing, Unlisted
-from app.store.redis.connection import Command
+from app.store.port import SLICE, Clock, Due, Listing, Unlisted
+from app.store.redis.connection import Command, Key
 from app.store.redis.rows import (
     NameRecord,
     Pairs,
@@ -29,6 +29,12 @@ _LISTING_SECONDS: Final = 7200
 """The time for which the server keeps an unfinished listing."""
 _FIRST_CURSOR: Final = "0"
 """The first argument of SSCAN, and also its reply after the last slice."""
+_CLOCKS: Final[Mapping[Clock, Key]] = {
+    "keys_complete_since": key("complete"),
+    "accrued_until": key("clock"),
+    "downtime": key("downtime"),
+    "jumped_at": key("jumped"),
+}
 
 
 class RetryTransactionError(Exception):
@@ -111,7 +117,7 @@ class RedisTransaction:
         )
         members = [*ended, *ahead]
         places = [split_member(member) for member in members]
-        self.load(list(dict.fromkeys(name for name, _ in places)))
+        self.load(name for name, _ in places)
         pending = []
         for name, event_key in places:
             found = {waiting.event.key: waiting for waiting in self._records[name].pending}
@@ -134,30 +140,18 @@ class RedisTransaction:
         self.writes.commands.append(("HSET", key("projects"), number, project))
         return names
 
-    def keys_complete_since(self) -> float | None:
-        (at,) = self.read(("GET", key("complete")), watch=[key("complete")])
-        return None if at is None else float(at)
-
-    def set_keys_complete_since(self, at: float) -> None:
-        self.writes.commands.append(("SET", key("complete"), repr(at)))
-
     def find_past(self, keys: Sequence[str]) -> Collection[str]:
         # A push that counts one of them at the same time writes its key, which is watched.
         (rows,) = self.read(("HMGET", key("ledger"), *keys))
         return {event_key for event_key, row in zip(keys, rows, strict=True) if row is not None}
 
-    def accrued_until(self) -> float | None:
-        (at,) = self.read(("GET", key("clock")), watch=[key("clock")])
-        return None if at is None else float(at)
+    def read_clock(self, name: Clock) -> float | None:
+        clock = _CLOCKS[name]
+        (seconds,) = self.read(("GET", clock), watch=[clock])
+        return None if seconds is None else float(seconds)
 
-    def set_accrued_until(self, at: float) -> None:
-        self.writes.commands.append(("SET", key("clock"), repr(at)))
-
-    def set_downtime(self, seconds: float) -> None:
-        self.writes.commands.append(("SET", key("downtime"), repr(seconds)))
-
-    def set_jumped_at(self, at: float) -> None:
-        self.writes.commands.append(("SET", key("jumped"), repr(at)))
+    def set_clock(self, name: Clock, seconds: float) -> None:
+        self.writes.commands.append(("SET", _CLOCKS[name], repr(seconds)))
 
     def begin_listing(self, listing: Listing) -> None:
         named = key("named", listing.project)
@@ -228,7 +222,7 @@ class RedisTransaction:
             for event_key, row in rows
             if not row.is_described
         }
-        self.load(list(dict.fromkeys(undescribed.values())))
+        self.load(undescribed.values())
         for event_key, name in undescribed.items():
             self.writes.drop_undescribed(name, event_key)
         self.writes.commands += [("ZREM", key(index), *old) for index in ("ledger:at", "ledger:recorded")]
@@ -246,7 +240,7 @@ class RedisTransaction:
             (oldest,) = self.read(("ZRANGE", key("deletions"), 0, surplus - 1))
             old = list(dict.fromkeys([*old, *oldest]))
         places = [split_member(member) for member in old]
-        self.load(list(dict.fromkeys(name for name, _ in places)), archived=places)
+        self.load([name for name, _ in places], archived=places)
         for name, identity in places:
             if not self.batch.remove(name, identity):
                 for index in ("recorded", "deletions"):

@@ -12,10 +12,11 @@ from app.errors import StoreGoneError
 from app.store.memory import Memory
 from app.store.port import Transaction
 from app.store.sqlite.file import SQLiteFile, translate_error
-from app.store.sqlite.pruning import Pruning, is_pass_due, prune_deletions, prune_ledger, record_pass
-from app.store.sqlite.rows import delete_totals, has_past, reset_totals, select_totals
+from app.store.sqlite.pruning import Pruning, prune_deletions, prune_ledger
+from app.store.sqlite.rows import has_past, select_totals
 from app.store.sqlite.schema import read_clock
 from app.store.sqlite.transaction import SQLiteTransaction
+from app.store.sqlite.writes import delete_totals, reset_totals
 
 T = TypeVar("T")
 
@@ -43,32 +44,25 @@ class SQLiteBackend:
         *,
         leading: bool = False,  # noqa: ARG002 - the only process always leads
     ) -> T:
-        with self._rolling_back():
-            transaction = self._begin(self._connected(), now)
+        with self._transaction(now) as transaction:
             result = work(transaction)
             transaction.write()
-            self._commit(transaction)
         return result
 
     def prune(self, before: float, now: float) -> Applied:
-        with self._rolling_back():
-            connection = self._connected()
-            transaction = self._begin(connection, now)
+        with self._transaction(now) as transaction:
+            connection = transaction.connection
             more = prune_ledger(connection, before)
-            due = is_pass_due(connection, before)
-            passed = not due or self._pruning.prune(transaction, before)
-            if due and passed:
-                record_pass(connection, before)
+            passed = self._pruning.prune(transaction, before)
             if passed:
                 more |= prune_deletions(transaction, self.memory.rules.max_unknown_deletions)
             transaction.write()
             idle = self.memory.totals.idle(before) if passed else Totals()
             delete_totals(connection, idle)
-            applied = transaction.batch.applied((), self.memory.pending)
+            applied = transaction.batch.applied()
             applied.removed = idle
             applied.more = more or not passed
-            self._commit(transaction)
-            return applied
+        return applied
 
     def reset_totals(self) -> None:
         """Set every counter to 0, and keep everything else."""
@@ -85,16 +79,21 @@ class SQLiteBackend:
         self._disconnect()
         self._file.release()
 
-    def _begin(self, connection: apsw.Connection, now: float) -> SQLiteTransaction:
-        connection.execute("BEGIN IMMEDIATE")
-        return SQLiteTransaction(connection, self.memory, self._sweeps, now, has_past=self._has_past)
-
-    def _commit(self, transaction: SQLiteTransaction) -> None:
-        transaction.connection.execute("COMMIT")
-        # Afterwards, because the next start finds what is then in the files that have the store's paths.
-        self._file.require_present()
-        self._sweeps.update(transaction.swept)
-        self._has_past = self._has_past or bool(transaction.batch.past)
+    @contextmanager
+    def _transaction(self, now: float) -> Iterator[SQLiteTransaction]:
+        """Begin a transaction, and commit it after the block, unless the block raises."""
+        with self._rolling_back():
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            transaction = SQLiteTransaction(
+                connection, self.memory, self._sweeps, now, has_past=self._has_past
+            )
+            yield transaction
+            connection.execute("COMMIT")
+            # Afterwards, because the next start finds what is then in the files that have the store's paths.
+            self._file.require_present()
+            self._sweeps.update(transaction.swept)
+            self._has_past = self._has_past or bool(transaction.batch.past)
 
     @contextmanager
     def _rolling_back(self) -> Iterator[None]:
@@ -128,18 +127,17 @@ class SQLiteBackend:
 
     def _load_memory(self, connection: apsw.Connection) -> None:
         self._has_past = has_past(connection)
-        self.memory.load(
-            select_totals(connection),
-            pending=connection.execute("SELECT count(*) FROM pending").get,
-            projects=dict(connection.execute("SELECT number, id FROM projects")),
-            listed=dict(connection.execute("SELECT project, began FROM listings")),
-            downtime=read_clock(connection, "downtime") or 0.0,
-            beat_at=read_clock(connection, "accrued_until"),
-            whole=dict(
-                connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
-            ),
-            jumped_at=read_clock(connection, "jumped_at"),
+        memory = self.memory
+        memory.pending = connection.execute("SELECT count(*) FROM pending").get
+        memory.projects = dict(connection.execute("SELECT number, id FROM projects"))
+        memory.listed = dict(connection.execute("SELECT project, began FROM listings"))
+        memory.whole = dict(
+            connection.execute("SELECT project, whole_at FROM listings WHERE whole_at IS NOT NULL")
         )
+        memory.downtime = read_clock(connection, "downtime") or 0.0
+        memory.beat_at = read_clock(connection, "accrued_until")
+        memory.jumped_at = read_clock(connection, "jumped_at")
+        memory.load(select_totals(connection))
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -25,7 +25,9 @@ _EARLIER_NAME: Final = EARLIER_APPLICATION_ID.to_bytes(4, "big")
 _HEADER: Final = b"SQLite format 3\0"
 _FREE_BYTES: Final = 1 << 22
 """The free space that a store needs: the largest size of the WAL, and as much again."""
-_NEEDS_RECOVERY: Final = "was left with a WAL but without the WAL's index; only a start can recover it"
+_NEEDS_RECOVERY: Final = (
+    "has a WAL without a usable index, as after a crash or a copy; the next start recovers it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ def inspect_file(path: str) -> str:
             return f"{location} {_NEEDS_RECOVERY}"
         if (damage := find_damage(location, len(MIGRATIONS), exclusive=False)) is not None:
             raise StartError(
-                f"{location} is damaged ({damage.reason}); at its start the exporter moves it aside, and "
-                "carries over what can be read"
+                f"{location} is damaged ({damage.reason}); at its next start the exporter moves it "
+                "aside, and copies what it can read into a new one"
             )
         if not header_of(location.real):
             return f"there is no store yet; it can be created in {location.folder}"
@@ -144,16 +146,16 @@ def _refuse_unusable(location: Location) -> None:
 def unusable_reason(folder: Path) -> str | None:
     """Return the reason why no store in the folder could be used; None if there is none."""
     if not folder.is_dir():
-        return f"the folder {folder} does not exist"
+        return f"the folder {folder} does not exist; create it, or change store.url"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"the folder {folder} may not be written"
+        return f"the exporter may not write to the folder {folder}; correct its owner or its permissions"
     disk = os.statvfs(folder)
     room = disk.f_bavail * disk.f_frsize
     # Some file systems report neither their size nor their number of files; then the totals are 0.
     if disk.f_blocks and room < _FREE_BYTES:
         return f"the disk of {folder} is full: {room // 1024} KiB are free"
     if disk.f_files and not disk.f_favail:
-        return f"the disk of {folder} is full: it takes no more files"
+        return f"the disk of {folder} is full: it has no free inodes"
     return None
 
 

@@ -64,7 +64,7 @@ def identity_of(status: os.stat_result) -> Identity:
 
 
 def refuse_other_nodes(location: Location) -> None:
-    """Raise StartError if the store's path, or one beside it, leads to anything but a file of one name.
+    """Raise StartError if the store's path, or one beside it, does not lead to a file with one name.
 
     Nothing is opened: opening a named pipe waits, and opening a device may start something.
     """

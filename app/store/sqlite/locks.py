@@ -1,7 +1,7 @@
 """The locks by which one exporter at a time has a store file.
 
 SQLite has locks of its own (fcntl), which the kernel drops when the process closes any descriptor of the
-file. These are of another kind (flock), and in no way of SQLite's.
+file. The locks here are of another kind (flock), which does not conflict with SQLite's.
 https://man7.org/linux/man-pages/man2/flock.2.html, https://www.sqlite.org/howtocorrupt.html
 """
 
@@ -80,7 +80,7 @@ class Locks:
     def abandon(self) -> None:
         """Release both locks, and remove the lock file if this process made it."""
         if self._lock_file is not None and self._made_lock_file:
-            # Still held: a process that waits for it finds afterwards that it is no longer the path's.
+            # Still locked: a process that waits for it then notices that the path no longer leads to it.
             Path(self._lock_path).unlink(missing_ok=True)
         self.release()
 
@@ -97,7 +97,7 @@ class Locks:
         return self._locked(opened, self._lock_path, deadline)
 
     def _locked(self, opened: int, path: str, deadline: float) -> int | None:
-        """Lock an open file; None if another file, or none, has its path by then."""
+        """Lock an open file. Return None if its path leads to another file, or to none, after that."""
         with ExitStack() as unless_kept:
             unless_kept.callback(os.close, opened)
             while not _lock(opened):

@@ -35,7 +35,19 @@ class Pruning:
         """The primary key of the last row that was read; None before the first row."""
 
     def prune(self, transaction: SQLiteTransaction, before: float) -> bool:
-        """Delete a slice of what was recorded before that time. Return True at the end of the pass."""
+        """Do a slice of the pass that deletes what was recorded before that time, if a pass is due.
+
+        Return True if no slice is left to do.
+        """
+        if not _is_pass_due(transaction.connection, before):
+            return True
+        if not self._prune_slice(transaction, before):
+            return False
+        set_clock(transaction.connection, "pruned_before", before)
+        return True
+
+    def _prune_slice(self, transaction: SQLiteTransaction, before: float) -> bool:
+        """Delete the old rows of a slice. Return True at the end of the pass."""
         table, columns = _TABLES[self._table]
         after = self._after or ("",) * len(columns)
         count, last, oldest = _summary(transaction.connection, table, columns, after)
@@ -48,7 +60,7 @@ class Pruning:
         return self._table == 0
 
 
-def is_pass_due(connection: apsw.Connection, before: float) -> bool:
+def _is_pass_due(connection: apsw.Connection, before: float) -> bool:
     """Return True if a pass is due that deletes what was recorded before that time.
 
     It is due once an hour, and also after the clock was set back or the retention was changed.
@@ -57,11 +69,6 @@ def is_pass_due(connection: apsw.Connection, before: float) -> bool:
     if before == -inf:
         return False
     return pruned_before is None or not 0 <= before - pruned_before < _PASS_SECONDS
-
-
-def record_pass(connection: apsw.Connection, before: float) -> None:
-    """Store that a pass has deleted everything that was recorded before that time."""
-    set_clock(connection, "pruned_before", before)
 
 
 def prune_ledger(connection: apsw.Connection, before: float) -> bool:
@@ -86,7 +93,7 @@ def prune_deletions(transaction: SQLiteTransaction, most: int) -> bool:
             f"{_SELECT_ONLY_DELETED} ORDER BY recorded_at DESC LIMIT ? OFFSET ?", (SLICE, most)
         )
     ]
-    transaction.load(dict.fromkeys(name for name, _ in surplus), archived=surplus)
+    transaction.load([name for name, _ in surplus], archived=surplus)
     for name, identity in surplus:
         transaction.batch.remove(name, identity)
     return len(surplus) == SLICE
@@ -105,7 +112,7 @@ def _delete(
         (InstanceName.from_path(path), identity)
         for path, identity in transaction.connection.execute(f"SELECT {names} {where}", span)
     ]
-    transaction.load(dict.fromkeys(name for name, _ in stale))
+    transaction.load(name for name, _ in stale)
     for name, identity in stale:
         transaction.batch.remove(name, identity)
 

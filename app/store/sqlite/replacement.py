@@ -1,6 +1,6 @@
 """The replacement of a damaged store by a new file, which a kill at any moment leaves to the next start.
 
-The new file is complete before the damaged one is moved. Its name has the name to which that one is moved.
+The new file is complete before the damaged one is moved. Its name begins with the damaged one's new name.
 """
 
 import logging
@@ -81,8 +81,12 @@ def _build(location: Location, making: Path, damage: Damage, migrations: Sequenc
 
 
 def _source(path: str) -> apsw.Connection:
-    # SQLite would delete the WAL of an empty file.
-    return connect_read_only(path, exclusive=True) if header_of(path) else apsw.Connection(":memory:")
+    if not header_of(path):
+        return apsw.Connection(":memory:")  # SQLite would delete the WAL of an empty file
+    source = connect_read_only(path, exclusive=True)
+    # Otherwise SQLite reads nothing of a file that is shorter than its header says.
+    source.execute("PRAGMA writable_schema = ON")
+    return source
 
 
 def _version(source: apsw.Connection) -> int:

@@ -1,13 +1,13 @@
-"""The rows of the SQLite file, and their conversion to and from the domain's values.
+"""The rows of the SQLite file, their queries, and their conversion to the domain's values.
 
-A row's fields are the columns of its table, in the order in which they are written and read.
+A row's fields are the columns of its table, in the order in which they are written and read. See
+`app.store.sqlite.writes` for the writing.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
-from itertools import chain
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final
 
 import apsw
 from pydantic_core import to_json
@@ -18,51 +18,7 @@ from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
 
-_MAX_ROWS_PER_STATEMENT: Final = 16
-"""So the statement for each number of rows stays prepared (2 µs per event). Also, SQLite saves the pages that
-a statement of many rows changes until it ends; beyond 64 KiB it does so in a file."""
 _KINDS: Final = tuple(Kind)
-
-
-class LabelSetRow(NamedTuple):
-    """The totals of a label set."""
-
-    project: str
-    cluster: str
-    cluster_location: str
-    node_pool: str
-    zone: str
-    machine_type: str
-    interruptions: int
-    created: int
-    failed: int
-    instances: int
-    instance_seconds: float
-    changed_at: float
-    released: int
-
-
-class ClusterRow(NamedTuple):
-    """The totals of a cluster."""
-
-    cluster: str
-    interruptions: int
-    last_interruption_at: float | None
-    changed_at: float
-    released: int
-
-
-class LifetimeRow(NamedTuple):
-    """A lifetime histogram."""
-
-    cluster: str
-    machine_type: str
-    buckets: str
-    """JSON."""
-    sum_seconds: float
-    changed_at: float
-    released: int
-
 
 EVENT_KEY_COLUMNS: Final = ("key", "recorded_at")
 _SHARED_FIELDS: Final = Instance._fields[Instance._fields.index("recorded_at") :]
@@ -73,6 +29,13 @@ LEDGER_COLUMNS: Final = (
     *("at", "key", "recorded_at", "name", "identity", *Node._fields),
     *("counted_as", "age_seconds", "attributed", "released_by", *InterruptionDetails._fields),
 )
+# The fields of the totals, in their order.
+LABEL_SET_COLUMNS: Final = (
+    *Labels._fields,
+    *("interruptions", "created", "failed", "instances", "instance_seconds", "changed_at", "released"),
+)
+CLUSTER_COLUMNS: Final = ("cluster", "interruptions", "last_interruption_at", "changed_at", "released")
+LIFETIME_COLUMNS: Final = ("cluster", "machine_type", "buckets", "sum_seconds", "changed_at", "released")
 
 
 def select(columns: Sequence[str], rest: str) -> str:
@@ -104,24 +67,9 @@ _SELECT_PENDING: Final = select(
 _SELECT_DUE: Final = select(
     PENDING_COLUMNS, "FROM pending WHERE until <= ? OR until > ? ORDER BY until LIMIT ?"
 )
-_SELECT_LABEL_SETS: Final = select(LabelSetRow._fields, "FROM label_sets")
-_SELECT_CLUSTERS: Final = select(ClusterRow._fields, "FROM clusters")
-_SELECT_LIFETIMES: Final = select(LifetimeRow._fields, "FROM lifetimes")
-
-
-def insert(
-    connection: apsw.Connection, into: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]
-) -> None:
-    """Insert the rows of one table, in order, with few statements."""
-    for start in range(0, len(rows), _MAX_ROWS_PER_STATEMENT):
-        some = rows[start : start + _MAX_ROWS_PER_STATEMENT]
-        connection.execute(_statement(into, columns, len(some)), [*chain.from_iterable(some)])
-
-
-@cache
-def _statement(into: str, columns: tuple[str, ...], rows: int) -> str:
-    row = f"({','.join('?' * len(columns))})"
-    return f"{into} ({','.join(columns)}) VALUES {','.join([row] * rows)}"
+_SELECT_LABEL_SETS: Final = select(LABEL_SET_COLUMNS, "FROM label_sets")
+_SELECT_CLUSTERS: Final = select(CLUSTER_COLUMNS, "FROM clusters")
+_SELECT_LIFETIMES: Final = select(LIFETIME_COLUMNS, "FROM lifetimes")
 
 
 def select_event_keys(connection: apsw.Connection, keys: Sequence[str]) -> list[str]:
@@ -139,10 +87,10 @@ def has_past(connection: apsw.Connection) -> bool:
     return bool(connection.execute(_HAS_PAST).get)
 
 
-def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> Iterator[Instance]:
+def select_instances(connection: apsw.Connection, by_path: Mapping[str, InstanceName]) -> list[Instance]:
     """Return the incarnations of these names, which are given by their paths."""
-    for row in connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),)):
-        yield _instance(by_path[row[0]], row)
+    rows = connection.execute(_SELECT_INSTANCES, (json_array([*by_path]),))
+    return [_instance(by_path[row[0]], row) for row in rows]
 
 
 def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
@@ -153,11 +101,11 @@ def select_spot_instances(connection: apsw.Connection) -> Iterator[Instance]:
 
 def select_archived(
     connection: apsw.Connection, wanted: Sequence[tuple[InstanceName, str]]
-) -> Iterator[Instance]:
+) -> list[Instance]:
     """Return the archived incarnations that have one of these names and identities."""
     pairs = to_json([(name.path, identity) for name, identity in wanted]).decode()
-    for row in connection.execute(_SELECT_ARCHIVED, (pairs,)):
-        yield _instance(InstanceName.from_path(row[0]), row)
+    rows = connection.execute(_SELECT_ARCHIVED, (pairs,))
+    return [_instance(InstanceName.from_path(row[0]), row) for row in rows]
 
 
 def _instance(name: InstanceName, row: Sequence[Any]) -> Instance:
@@ -181,123 +129,35 @@ def select_pending(connection: apsw.Connection, paths: Sequence[str]) -> list[Pe
 def select_due(
     connection: apsw.Connection, until: float, latest: float, limit: int
 ) -> list[PendingInterruption]:
-    """Return pending interruptions whose grace period has ended, or ends later than it can."""
+    """Return pending interruptions whose grace period has ended, or ends after `latest`."""
     rows = connection.execute(_SELECT_DUE, (until, latest, limit))
     return [_pending(row) for row in rows]
 
 
 def select_label_sets(connection: apsw.Connection) -> list[LabelSetTotals]:
     """Return the totals by label set."""
-    rows = map(LabelSetRow._make, connection.execute(_SELECT_LABEL_SETS))
     return [
         LabelSetTotals(
-            Labels(
-                row.project,
-                row.cluster,
-                row.cluster_location,
-                row.node_pool,
-                row.zone,
-                row.machine_type,
-            ),
-            row.interruptions,
-            row.created,
-            row.failed,
-            row.instances,
-            row.instance_seconds,
-            row.changed_at,
-            bool(row.released),
+            Labels(*labels), interruptions, created, failed, instances, seconds, changed_at, bool(released)
         )
-        for row in rows
+        for *labels, interruptions, created, failed, instances, seconds, changed_at, released in (
+            connection.execute(_SELECT_LABEL_SETS)
+        )
     ]
 
 
 def select_totals(connection: apsw.Connection) -> Totals:
     """Return all totals."""
     totals = Totals({row.labels: row for row in select_label_sets(connection)})
-    for cluster in map(ClusterRow._make, connection.execute(_SELECT_CLUSTERS)):
-        totals.clusters[cluster.cluster] = ClusterTotals(
-            cluster.cluster,
-            cluster.interruptions,
-            cluster.last_interruption_at,
-            cluster.changed_at,
-            bool(cluster.released),
-        )
-    for lifetime in map(LifetimeRow._make, connection.execute(_SELECT_LIFETIMES)):
-        totals.lifetimes[lifetime.cluster, lifetime.machine_type] = LifetimeTotals(
-            lifetime.cluster,
-            lifetime.machine_type,
-            json.loads(lifetime.buckets),
-            lifetime.sum_seconds,
-            lifetime.changed_at,
-            bool(lifetime.released),
+    for cluster, interruptions, last_at, changed_at, released in connection.execute(_SELECT_CLUSTERS):
+        totals.clusters[cluster] = ClusterTotals(cluster, interruptions, last_at, changed_at, bool(released))
+    for cluster, machine_type, buckets, seconds, changed_at, released in connection.execute(
+        _SELECT_LIFETIMES
+    ):
+        totals.lifetimes[cluster, machine_type] = LifetimeTotals(
+            cluster, machine_type, json.loads(buckets), seconds, changed_at, bool(released)
         )
     return totals
-
-
-def insert_totals(connection: apsw.Connection, changed: Totals) -> None:
-    """Insert or replace the rows of totals."""
-    label_sets = [
-        LabelSetRow(
-            *row.labels,
-            row.interruptions,
-            row.created,
-            row.failed,
-            row.instances,
-            row.instance_seconds,
-            row.changed_at,
-            row.released,
-        )
-        for row in changed.label_sets.values()
-    ]
-    clusters = [
-        ClusterRow(row.cluster, row.interruptions, row.last_interruption_at, row.changed_at, row.released)
-        for row in changed.clusters.values()
-    ]
-    lifetimes = [
-        LifetimeRow(
-            row.cluster, row.machine_type, json_array(row.buckets), row.sum, row.changed_at, row.released
-        )
-        for row in changed.lifetimes.values()
-    ]
-    insert(connection, "INSERT OR REPLACE INTO label_sets", LabelSetRow._fields, label_sets)
-    insert(connection, "INSERT OR REPLACE INTO clusters", ClusterRow._fields, clusters)
-    insert(connection, "INSERT OR REPLACE INTO lifetimes", LifetimeRow._fields, lifetimes)
-
-
-def reset_totals(connection: apsw.Connection) -> None:
-    """Set every counter to 0, and keep the rows."""
-    connection.execute(
-        "UPDATE label_sets SET interruptions = 0, created = 0, failed = 0, instance_seconds = 0"
-    )
-    connection.execute("UPDATE clusters SET interruptions = 0")
-    connection.execute(
-        "UPDATE lifetimes SET buckets = ?, sum_seconds = 0", (json_array(LifetimeTotals("", "").buckets),)
-    )
-
-
-def delete_totals(connection: apsw.Connection, gone: Totals) -> None:
-    """Delete the rows of totals."""
-    connection.executemany(
-        "DELETE FROM label_sets WHERE (project, cluster, cluster_location, node_pool, zone, machine_type)"
-        " = (?,?,?,?,?,?)",
-        gone.label_sets,
-    )
-    connection.executemany(
-        "DELETE FROM clusters WHERE cluster = ?", [(cluster,) for cluster in gone.clusters]
-    )
-    connection.executemany("DELETE FROM lifetimes WHERE (cluster, machine_type) = (?, ?)", gone.lifetimes)
-
-
-def row_of_instance(instance: Instance) -> tuple[object, ...]:
-    """Return the row of an incarnation, in the order of `INSTANCE_COLUMNS`."""
-    name, identity, kind, node, *shared = instance
-    return (name.path, identity, kind, *node, *shared)
-
-
-def row_of_pending(pending: PendingInterruption) -> tuple[object, ...]:
-    """Return the row of a pending interruption, in the order of `PENDING_COLUMNS`."""
-    event = pending.event
-    return (event.key, event.name.path, event.id, event.at, pending.until, *event.details)
 
 
 def _pending(row: Sequence[Any]) -> PendingInterruption:
@@ -305,23 +165,6 @@ def _pending(row: Sequence[Any]) -> PendingInterruption:
     name = InstanceName.from_path(path)
     event = InstanceInterrupted(key, at, name, instance_id, details=InterruptionDetails(*details))
     return PendingInterruption(event, until)
-
-
-def row_of_counted(counted: Counted, identity: str, now: float) -> tuple[object, ...]:
-    """Return a ledger row, of the incarnation with that identity, in the order of `LEDGER_COLUMNS`."""
-    return (
-        counted.at,
-        counted.key,
-        now,
-        counted.name.path,
-        identity,
-        *counted.node,
-        counted.counted_as,
-        counted.age,
-        counted.attributed,
-        counted.released_by,
-        *counted.details,
-    )
 
 
 def entry_of_row(row: Sequence[Any]) -> LedgerEntry:

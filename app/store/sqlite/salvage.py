@@ -13,14 +13,9 @@ from app.domain.quantities import quantity
 from app.domain.times import rfc3339
 from app.domain.totals import TotalsDelta
 from app.store.sqlite.readable import Order, Table, UnreadableError, is_sound, rows_of, tables_of
-from app.store.sqlite.rows import (
-    INSTANCE_COLUMNS,
-    insert_totals,
-    reset_totals,
-    select_spot_instances,
-    select_totals,
-)
+from app.store.sqlite.rows import INSTANCE_COLUMNS, select_spot_instances, select_totals
 from app.store.sqlite.schema import read_clock
+from app.store.sqlite.writes import insert_totals, reset_totals
 
 _TOTALS: Final = ("label_sets", "clusters", "lifetimes")
 _NEVER: Final = 1e12

@@ -1,24 +1,16 @@
 """A transaction of the SQLite store: the reads of its work, and the writing of its batch."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import apsw
 
-from app.domain.batch import identities_of, instance_names_of
+from app.domain.batch import identities_of
 from app.domain.events import InstanceName
 from app.store.memory import Memory
-from app.store.port import SLICE, Due, Listing, Unlisted
-from app.store.sqlite import listing as listings
+from app.store.port import SLICE, Clock, Due, Listing, Unlisted
 from app.store.sqlite.rows import (
-    EVENT_KEY_COLUMNS,
-    INSTANCE_COLUMNS,
-    LEDGER_COLUMNS,
-    PENDING_COLUMNS,
-    insert,
-    insert_totals,
-    row_of_counted,
-    row_of_instance,
-    row_of_pending,
     select_archived,
     select_due,
     select_event_keys,
@@ -27,6 +19,7 @@ from app.store.sqlite.rows import (
     select_pending,
 )
 from app.store.sqlite.schema import read_clock, set_clock
+from app.store.sqlite.writes import write_batch
 
 
 class SQLiteTransaction:
@@ -72,10 +65,8 @@ class SQLiteTransaction:
 
     def load_due(self) -> Due:
         pending = select_due(self.connection, self.batch.grace_clock, self.batch.latest_end, SLICE)
-        self.load(
-            instance_names_of(interruption.event for interruption in pending),
-            archived=[(one.event.name, identity) for one in pending for identity in identities_of(one.event)],
-        )
+        events = [interruption.event for interruption in pending]
+        self.load([event.name for event in events], archived=identities_of(events))
         return Due(pending, more=len(pending) == SLICE)
 
     def learn(self, number: str, project: str) -> Sequence[InstanceName]:
@@ -101,49 +92,52 @@ class SQLiteTransaction:
             )
         return names
 
-    def keys_complete_since(self) -> float | None:
-        return read_clock(self.connection, "keys_complete_since")
-
-    def set_keys_complete_since(self, at: float) -> None:
-        set_clock(self.connection, "keys_complete_since", at)
-
     def find_past(self, keys: Sequence[str]) -> Collection[str]:
         return set(select_past(self.connection, keys))
 
-    def accrued_until(self) -> float | None:
-        return read_clock(self.connection, "accrued_until")
+    def read_clock(self, name: Clock) -> float | None:
+        return read_clock(self.connection, name)
 
-    def set_accrued_until(self, at: float) -> None:
-        set_clock(self.connection, "accrued_until", at)
-
-    def set_downtime(self, seconds: float) -> None:
-        set_clock(self.connection, "downtime", seconds)
-
-    def set_jumped_at(self, at: float) -> None:
-        set_clock(self.connection, "jumped_at", at)
+    def set_clock(self, name: Clock, seconds: float) -> None:
+        set_clock(self.connection, name, seconds)
 
     def begin_listing(self, listing: Listing) -> None:
-        listings.begin(self.connection, listing)
+        table = _table_of(listing)
+        self.connection.execute(f"CREATE TABLE {table} (identity TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def drop_listing(self, listing: Listing) -> None:
-        listings.drop(self.connection, listing)
+        self.connection.execute(f"DROP TABLE IF EXISTS {_table_of(listing)}")
 
     def is_lost(self, listing: Listing) -> bool:
-        return not listings.exists(self.connection, listing)
+        query = "SELECT NOT EXISTS (SELECT 1 FROM temp.sqlite_schema WHERE 'temp.' || name = ?)"
+        return bool(self.connection.execute(query, (_table_of(listing),)).get)
 
     def add_listed(self, listing: Listing, identities: Sequence[str]) -> None:
-        listings.add(self.connection, listing, identities)
+        self.connection.executemany(
+            f"INSERT OR IGNORE INTO {_table_of(listing)} VALUES (?)",  # noqa: S608 - our own name
+            [(identity,) for identity in identities],
+        )
 
     def last_sweep(self, project: str) -> float | None:
         return self._sweeps.get(project)
 
     def load_unlisted(self, listing: Listing) -> Unlisted:
-        unlisted = listings.find_unlisted(self.connection, listing)
-        self.load(list(dict.fromkeys(name for name, _ in unlisted.instances)))
-        return unlisted
+        # The position is a name and an identity, as JSON.
+        first, last = f"{listing.project}/", f"{listing.project}0"  # "0" is the character after "/"
+        rows: list[Any] = self.connection.execute(
+            "SELECT name, identity, alive AND NOT EXISTS"  # noqa: S608 - our own name
+            f" (SELECT 1 FROM {_table_of(listing)} AS listed WHERE listed.identity = instances.identity)"
+            " FROM instances WHERE (name, identity) > (?, ?) AND name < ? ORDER BY name, identity LIMIT ?",
+            (*(json.loads(listing.position) if listing.position else (first, "")), last, SLICE),
+        ).fetchall()
+        missing = [(InstanceName.from_path(path), identity) for path, identity, missing in rows if missing]
+        # A project's id may have a slash in it, and begin with the id of another project.
+        missing = [(name, identity) for name, identity in missing if name.project == listing.project]
+        self.load(name for name, _ in missing)
+        return Unlisted(missing, json.dumps(rows[-1][:2]) if len(rows) == SLICE else None)
 
     def complete_listing(self, listing: Listing, began: float, *, swept: bool, whole: bool) -> None:
-        listings.drop(self.connection, listing)
+        self.drop_listing(listing)
         self.connection.execute(
             "INSERT INTO listings (project, began, whole_at) VALUES (?, ?, ?) ON CONFLICT (project) DO UPDATE"
             " SET began = excluded.began, whole_at = coalesce(excluded.whole_at, whole_at)",
@@ -154,63 +148,12 @@ class SQLiteTransaction:
 
     def write(self) -> None:
         """Write the changes of the batch."""
-        connection, batch = self.connection, self.batch
-        insert(
-            connection,
-            "INSERT OR REPLACE INTO event_keys",
-            EVENT_KEY_COLUMNS,
-            [(key, self._now) for key, new in batch.event_keys.items() if new],
-        )
-        self._write_instances()
-        released = [(key,) for key, pending in batch.pending_interruptions.items() if pending is None]
-        if released:
-            connection.executemany("DELETE FROM pending WHERE key = ?", released)
-        insert(
-            connection,
-            "INSERT OR REPLACE INTO pending",
-            PENDING_COLUMNS,
-            [
-                row_of_pending(pending)
-                for pending in batch.pending_interruptions.values()
-                if pending is not None
-            ],
-        )
-        if self._has_past and batch.counted:
-            connection.executemany(
-                "DELETE FROM ledger WHERE key = ? AND counted_as = ''",
-                [(counted.key,) for counted, _ in batch.counted],
-            )
-        insert(
-            connection,
-            "INSERT INTO ledger",
-            LEDGER_COLUMNS,
-            [
-                row_of_counted(counted, identity, self._now)
-                for counted, identity in (*batch.counted, *batch.past.values())
-            ],
-        )
-        if batch.attributed:
-            connection.executemany(
-                "UPDATE ledger SET cluster = ?, cluster_location = ?, node_pool = ?, machine_type = ?,"
-                " attributed = 1 WHERE name = ? AND identity = ? AND NOT attributed",
-                [
-                    (*attribution.node, attribution.name.path, attribution.identity)
-                    for attribution in batch.attributed
-                ],
-            )
-        insert_totals(connection, batch.totals.changed)
+        write_batch(self.connection, self.batch, self._now, has_past=self._has_past)
 
-    def _write_instances(self) -> None:
-        for table, rows in (("instances", self.batch.instances), ("archived_instances", self.batch.archived)):
-            removed = [(name.path, identity) for (name, identity), row in rows.items() if row is None]
-            if removed:
-                self.connection.executemany(
-                    f"DELETE FROM {table} WHERE (name, identity) = (?, ?)",  # noqa: S608 - our own names
-                    removed,
-                )
-            insert(
-                self.connection,
-                f"INSERT OR REPLACE INTO {table}",
-                INSTANCE_COLUMNS,
-                [row_of_instance(row) for row in rows.values() if row is not None],
-            )
+
+def _table_of(listing: Listing) -> str:
+    """Return the name of the table of the instances that the listing has named so far.
+
+    It is temporary, on disk, and lost with the connection. https://www.sqlite.org/tempfiles.html
+    """
+    return f"temp.listed_{listing.id}"

@@ -39,7 +39,7 @@ class _Frame(NamedTuple):
 
 @dataclass(slots=True)
 class _Run:
-    """Frames behind the damage of which each continues the one before."""
+    """Consecutive frames behind the damage: each continues the frame before it."""
 
     commits: int = 0
     is_current: bool = False

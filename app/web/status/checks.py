@@ -63,7 +63,7 @@ class Check:
 
 
 def checks(snapshot: Snapshot) -> Sequence[Check]:
-    """Return all checks, in the order of an event's way. Each problem stands in one check only."""
+    """Return all checks, in the order of an event's path. Each problem is in one check only."""
     fleets = list(_fleets(snapshot))
     unauthenticated = _unauthenticated(snapshot)
     return [
@@ -286,7 +286,7 @@ def _fleet(snapshot: Snapshot, project: str, reasons: Mapping[str, float]) -> Ch
     age = max(snapshot.now - at, 0.0)
     number = metrics.value("inventory_instances", project=project) or 0.0
     took = short_duration(metrics.value("inventory_duration_seconds", project=project) or 0.0)
-    finding = f"{count_noun(number, 'GKE instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
+    finding = f"{count_noun(number, 'instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
     if age > _OLD_LISTINGS * snapshot.listing_interval_seconds:
         return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterInventoryStale")
     return Check(name, finding)
@@ -344,7 +344,8 @@ def _halves(snapshot: Snapshot, histogram: str, **labels: str) -> str:
 def _bound(snapshot: Snapshot, share: float, histogram: str, **labels: str) -> str:
     bound = snapshot.self_metrics.quantile_bound(share, histogram, **labels)
     if bound is None or bound == float("inf"):
-        return f"later than {short_duration(snapshot.self_metrics.largest_bound(histogram, **labels))}"
+        largest = snapshot.self_metrics.largest_bound(histogram, **labels)
+        return f"within more than {short_duration(largest)}"
     return f"within {short_duration(bound)}"
 
 

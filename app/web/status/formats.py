@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from app.domain.times import rfc3339
-
 DASH: Final = "\N{EN DASH}"
 """Shown in place of a number that is not known."""
 _WHOLE: Final = 99.95
@@ -56,7 +54,7 @@ def significant(number: float) -> str:
 
 
 def rate(number: float) -> str:
-    """Return the same, with as many decimals as other rates of this size: `45.0`, `0.46`."""
+    """Return a rate with as many decimals as other rates of its size have: `45.0`, `0.46`."""
     if number >= _WHOLE:
         return count(number)
     return f"{number:.1f}" if number >= _WHOLE / 10 else f"{number:.2g}"
@@ -76,11 +74,6 @@ def moment(at: float) -> str:
     """Return day and time of day in UTC: `23 Nov 20:04:11`."""
     when = datetime.fromtimestamp(at, UTC)
     return f"{when.day} {when:%b %H:%M:%S}"
-
-
-def machine_moment(at: float) -> str:
-    """Return the same moment in RFC 3339."""
-    return rfc3339(at)
 
 
 def _tenths(number: float) -> str:

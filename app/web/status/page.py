@@ -16,6 +16,7 @@ from app import DOCS_URL, VERSION
 from app.domain.events import UNKNOWN
 from app.domain.instances import OTHER
 from app.domain.ledger import Query
+from app.domain.times import rfc3339
 from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.metrics import Metrics
@@ -85,7 +86,7 @@ def _template() -> "Template":
         percent=formats.percent,
         count_noun=formats.count_noun,
         moment=formats.moment,
-        machine_moment=formats.machine_moment,
+        rfc3339=rfc3339,
         spark=charts.spark,
         described=charts.described,
     )

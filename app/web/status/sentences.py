@@ -35,7 +35,7 @@ LISTING_FAILURES: Final[Mapping[str, str]] = {
     "forbidden": "the permission compute.instances.list is missing",
     "api_disabled": "the Compute Engine API is not enabled",
     "rate_limited": "the Compute Engine API limited the rate",
-    "unavailable": "the Compute Engine API did not answer",
+    "unavailable": "the Compute Engine API was unavailable",
     "not_found": "the project does not exist or is not visible",
     "credentials": "no usable Google Cloud credentials",
     "malformed": "the answer was not a list of instances",

@@ -136,7 +136,7 @@ def firing() -> table.Panel:
         table.Panel(),
         "Firing alerts",
         "The alerts of the exporter that fire at the end of the range. This needs the alerting rules of "
-        "the project in the same data source (series ALERTS). The runbook, linked at the top, describes "
+        "this repository in the same data source (series ALERTS). The runbook, linked at the top, describes "
         "each alert.",
         COUNT,
         size=(24, 6),

@@ -18,6 +18,7 @@ from app.store.watched import WatchedLedger
 from tests.chaos.cloud import PROJECT
 from tests.chaos.simulation.clocks import Clock
 from tests.chaos.simulation.report import SimulationError
+from tests.support.recording import record
 
 
 @dataclass(slots=True)
@@ -113,8 +114,8 @@ class Exporter:
 
     async def record(self, events: Sequence[Event]) -> bool:
         """Deliver events, and return whether all were acknowledged."""
-        record = self._life.recorder.record
-        results = await asyncio.gather(*map(record, events), return_exceptions=True)
+        recording = [record(self._life.recorder, event) for event in events]
+        results = await asyncio.gather(*recording, return_exceptions=True)
         refused = [error for error in results if isinstance(error, BaseException)]
         for error in refused:
             if not isinstance(error, StoreUnavailableError) and not self.killed:

@@ -106,7 +106,8 @@ class RedisSimulation(Simulation):
             self._set_full(full=False)  # no exporter starts otherwise
         memory = Memory(RULES, hold=False, settings=ReplicaSettings.make([PROJECT], {}))
         link, reading = (Link(network.url, monotonic=monotonic) for _ in range(2))
-        backend = RedisBackend.open(link, memory, replica=name, monotonic=monotonic, clock=clock.wall)
+        backend = RedisBackend(link, memory, replica=name, monotonic=monotonic, clock=clock.wall)
+        backend.open()
         store = SharedEngine(backend)
         return OpenedStore(store, RedisLedger(reading), sync=Sync(store.sync, SYNC_SECONDS))
 
