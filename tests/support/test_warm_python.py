@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.process import Process, eventually
-from tests.support.warm_python import warm_python
+from tests.support.warm_python import Forked, warm_python
 
 DESCRIBE: Final = """
 import json, os, sys
@@ -126,3 +126,12 @@ def test_a_process_with_a_warm_python_is_the_program_itself(
 
         process.start()
         assert process.kill() == -signal.SIGKILL
+
+
+def test_a_program_can_be_killed_with_its_group_from_the_start(python: str, folder: Path) -> None:
+    with Path(os.devnull).open("wb") as output:
+        program = Forked([python, "-m", "wait", str(folder / "pid")], output=output.fileno(), env={})
+
+    os.killpg(program.pid, signal.SIGKILL)
+
+    assert program.wait() == -signal.SIGKILL

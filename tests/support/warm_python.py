@@ -180,7 +180,8 @@ class _Server:
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
                 os.close(stream)
-            os.setsid()
+            if mode == _OWN_CHILD:
+                os.setsid()
             os.chdir(folder)
             arguments, variables = words[: int(count)], words[int(count) :]
             os.environ.clear()
@@ -230,17 +231,20 @@ class _Server:
 
 
 def _fork_for(connection: socket.socket) -> int:
-    """Fork a process whose parent ends, so that the process that adopts orphans becomes its parent."""
+    """Fork a process whose parent ends, so that the process that adopts orphans becomes its parent.
+
+    It has a session of its own before its id is sent, so that its group can be killed from then on.
+    """
     reading, writing = os.pipe()
     parent = os.fork()
     if parent == 0:
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            os.close(writing)
-            return 0
-        os.write(writing, str(pid).encode())
-        os._exit(0)
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        os.close(reading)
+        os.write(writing, str(os.getpid()).encode())
+        os.close(writing)
+        return 0
     os.close(writing)
     os.waitpid(parent, 0)
     pid = int(os.read(reading, 16))
