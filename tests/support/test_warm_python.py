@@ -128,7 +128,10 @@ def test_a_process_with_a_warm_python_is_the_program_itself(
         assert process.kill() == -signal.SIGKILL
 
 
-def test_a_program_can_be_killed_with_its_group_from_the_start(python: str, folder: Path) -> None:
+def test_a_program_can_be_killed_with_its_group_from_the_start(
+    python: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
     with Path(os.devnull).open("wb") as output:
         program = Forked([python, "-m", "wait", str(folder / "pid")], output=output.fileno(), env={})
 
