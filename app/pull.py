@@ -34,6 +34,7 @@ _HAND_BACK_SECONDS: Final = 5.0
 """Longest wait, at the end, for the commits of what is in hand."""
 _CLOSE_SECONDS: Final = 2.0
 _CLIENT_SECONDS: Final = 0.5
+"""Longest wait, at the end, for the client to close its connection."""
 _REMEMBERED_REFUSALS: Final = 10_000
 
 _log = logging.getLogger(__name__)

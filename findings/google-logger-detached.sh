@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# google-api-core 2.44.0 (with google-cloud-pubsub 2.44.0): to make a client detaches the logger "google" from the
+# google-api-core 2.44.0 (with google-cloud-pubsub 2.44.0): making a client detaches the logger "google" from the
 # root logger. Warnings of Google's libraries then no longer reach the handlers of the application: Python writes
 # their bare text to standard error.
 # Seen: "before: propagate True, the handler got 1 record; after: propagate False, 0 records".

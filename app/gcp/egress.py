@@ -27,6 +27,7 @@ _QUOTED: Final = (
     "CURL_CA_BUNDLE",
     "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
 )
+"""The variables whose values Google's libraries quote in their errors."""
 
 
 def proxy_for(url: str) -> str | None:
