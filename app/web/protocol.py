@@ -365,7 +365,6 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> None:
         self._is_due = True
-        self._waits_since = self.loop.time()
         if len(self._headers) > MAX_HEADERS or not self._limit.begin_head(self, len(head)):
             self._refuse(HEAD_TOO_LARGE)
             return
