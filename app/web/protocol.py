@@ -425,8 +425,8 @@ class Connection(asyncio.Protocol):
         self._waits_since = self.loop.time()
         if not stays_open or not self._stays_open:
             self.transport.close()
-            return
-        self._feed()
+        elif self._unread or self._is_half_closed:
+            self._feed()
 
     def _refuse(self, answer: Answer) -> None:
         """Refuse what is not a request, and close the connection."""
