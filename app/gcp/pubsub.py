@@ -58,9 +58,12 @@ class PushMessage:
 
         A replay from the dead-letter topic has another subscription, and names the one before.
         """
-        # A short name is the last part of a full one.
-        last_parts = [name.rpartition("/")[2] for name in (self.subscription, self.dead_letter_source)]
-        return subscription.rpartition("/")[2] in last_parts
+        name = _short_name(subscription)
+        return _short_name(self.subscription) == name or _short_name(self.dead_letter_source) == name
+
+
+def _short_name(subscription: str) -> str:
+    return subscription.rpartition("/")[2]
 
 
 def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:
