@@ -58,12 +58,11 @@ class PushMessage:
 
         A replay from the dead-letter topic has another subscription, and names the one before.
         """
-        name = _short_name(subscription)
-        return _short_name(self.subscription) == name or _short_name(self.dead_letter_source) == name
-
-
-def _short_name(subscription: str) -> str:
-    return subscription.rpartition("/")[2]
+        # A short name is the last part of a full one.
+        name = subscription.rpartition("/")[2]
+        return (
+            name == self.subscription.rpartition("/")[2] or name == self.dead_letter_source.rpartition("/")[2]
+        )
 
 
 def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:
