@@ -5,7 +5,7 @@ decides the events, writes the changes, and commits.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -108,11 +108,11 @@ def identities_of(events: Iterable[Event]) -> list[tuple[InstanceName, str]]:
     return [(event.name, identity) for event in events for identity in _identities_of(event)]
 
 
-def _identities_of(event: Event) -> Iterator[str]:
-    if event.id:
-        yield event.id
+def _identities_of(event: Event) -> Sequence[str]:
+    identities = [event.id] if event.id else []
     if isinstance(event, _WITH_OPERATION) and event.operation:
-        yield start_identity_of(event.operation)
+        identities.append(start_identity_of(event.operation))
+    return identities
 
 
 def with_project_id(event: Event, projects: Mapping[str, str]) -> Event:
