@@ -40,8 +40,10 @@ def write_batch(connection: apsw.Connection, batch: Batch, now: float, *, has_pa
         [(key, now) for key, new in batch.event_keys.items() if new],
     )
     _write_instances(connection, "instances", batch.instances)
-    _write_instances(connection, "archived_instances", batch.archived)
-    _write_pending(connection, batch.pending_interruptions)
+    if batch.archived:
+        _write_instances(connection, "archived_instances", batch.archived)
+    if batch.pending_interruptions:
+        _write_pending(connection, batch.pending_interruptions)
     _write_ledger(connection, batch, now, has_past=has_past)
     insert_totals(connection, batch.totals.changed)
 
