@@ -159,6 +159,10 @@ def _insert(
     connection: apsw.Connection, into: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]
 ) -> None:
     """Insert the rows of one table, in order, with few statements."""
+    if len(rows) == 1:
+        # The way of several rows takes 5,000 instructions more, in up to six tables per commit.
+        connection.execute(_statement(into, columns, 1), rows[0])
+        return
     for start in range(0, len(rows), _MAX_ROWS_PER_STATEMENT):
         some = rows[start : start + _MAX_ROWS_PER_STATEMENT]
         connection.execute(_statement(into, columns, len(some)), [*chain.from_iterable(some)])
