@@ -25,18 +25,15 @@ _ATTRIBUTION_SCHEMA: Final[Mapping[str, Any]] = dict.fromkeys(
 )
 
 
-def _attribution(name: InstanceName, node: Node) -> dict[str, str]:
-    project, zone, instance = name
-    cluster, cluster_location, node_pool, machine_type = node
-    return {
-        "instance": instance,
-        "project": project,
-        "kubernetes_cluster": cluster,
-        "cluster_location": cluster_location,
-        "node_pool": node_pool,
-        "zone": zone,
-        "machine_type": machine_type,
-    }
+def _add_attribution(document: dict[str, Any], name: InstanceName, node: Node) -> None:
+    # A dictionary of its own, merged into the document, takes 2,000 to 4,000 instructions more.
+    document["instance"] = name.instance
+    document["project"] = name.project
+    document["kubernetes_cluster"] = node.cluster
+    document["cluster_location"] = node.cluster_location
+    document["node_pool"] = node.node_pool
+    document["zone"] = name.zone
+    document["machine_type"] = node.machine_type
 
 
 RELEASERS: Final[tuple[str, ...]] = get_args(ReleasedBy)
@@ -57,15 +54,14 @@ INTERRUPTION_SCHEMA: Final[Mapping[str, Any]] = {
 
 def interruption_document(counted: Counted) -> dict[str, object]:
     """Return an interruption as its log line and the ledger's page show it."""
-    return {
-        "interrupted_at": rfc3339(counted.at),
-        **_attribution(counted.name, counted.node),
-        "instance_id": counted.id,
-        "age_seconds": None if counted.age is None else round(counted.age, 3),
-        "counted_as": counted.counted_as,
-        "released_by": counted.released_by,
-        **counted.details._asdict(),
-    }
+    document: dict[str, object] = {"interrupted_at": rfc3339(counted.at)}
+    _add_attribution(document, counted.name, counted.node)
+    document["instance_id"] = counted.id
+    document["age_seconds"] = None if counted.age is None else round(counted.age, 3)
+    document["counted_as"] = counted.counted_as
+    document["released_by"] = counted.released_by
+    document.update(zip(InterruptionDetails._fields, counted.details, strict=True))
+    return document
 
 
 _NAMES: Final[Mapping[type[Outcome], str]] = {
@@ -92,11 +88,11 @@ def name_of(outcome: Outcome) -> str:
 
 def outcome_document(outcome: Outcome) -> dict[str, str]:
     """Return an outcome as the answer to its push shows it."""
-    name = {"outcome": name_of(outcome)}
+    document = {"outcome": name_of(outcome)}
     if isinstance(outcome, (Counted, Tracked)):
-        return name | _attribution(outcome.name, outcome.node)
-    if isinstance(outcome, Ignored):
-        return name | {"reason": outcome.reason}
-    if isinstance(outcome, (Duplicate, Ended, Pending)):
-        return name
-    assert_never(outcome)
+        _add_attribution(document, outcome.name, outcome.node)
+    elif isinstance(outcome, Ignored):
+        document["reason"] = outcome.reason
+    elif not isinstance(outcome, (Duplicate, Ended, Pending)):
+        assert_never(outcome)
+    return document

@@ -40,19 +40,19 @@ class Intake:
         `read` returns the message, or raises CallerError.
         """
         now = self.counters.last_at = self.clock()
-        event: Event | Ignored
+        result: Result
         try:
             message = read()
             event = decode_entry(message.data, message, now)
-        except CallerError as exc:
-            self._finish(None, respond, exc)
+            if not isinstance(event, Ignored):
+                self.recorder.submit(event, partial(self._finish, event, respond))
+                return
+            result = event
+        except (CallerError, UnavailableError) as exc:
+            result = exc
         except Exception:  # noqa: BLE001 - without an answer the message would come again without a reason
-            self._finish(None, respond, self.note_bug())
-        else:
-            if isinstance(event, Ignored):
-                self._finish(None, respond, event)
-            else:
-                self._submit(event, respond)
+            result = self.note_bug()
+        self._finish(None, respond, result)
 
     def refuse(self, exc: Refusal) -> None:
         """Count a message that was refused."""
@@ -66,23 +66,14 @@ class Intake:
         _log.exception("a push could not be handled because of a bug", extra={"endpoint": self.endpoint})
         return InternalError("a bug in the exporter; its log has the trace")
 
-    def _submit(self, event: Event, respond: Respond) -> None:
-        try:
-            self.recorder.submit(event, partial(self._finish, event, respond))
-        except UnavailableError as exc:
-            self._finish(event, respond, exc)
-
     def _finish(self, event: Event | None, respond: Respond, result: Result) -> None:
         if isinstance(result, Exception):
             self.refuse(result)
         else:
-            self._accept(event, result)
+            if isinstance(result, Pending):
+                self.request_listing(result.project)
+            delay = None if event is None or isinstance(result, Duplicate) else self.clock() - event.at
+            self.counters.answered(name_of(result), delay)
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("push accepted", extra={"endpoint": self.endpoint, **outcome_document(result)})
         respond(result)
-
-    def _accept(self, event: Event | None, outcome: Outcome) -> None:
-        if isinstance(outcome, Pending):
-            self.request_listing(outcome.project)
-        delay = None if event is None or isinstance(outcome, Duplicate) else self.clock() - event.at
-        self.counters.answered(name_of(outcome), delay)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("push accepted", extra={"endpoint": self.endpoint, **outcome_document(outcome)})

@@ -6,7 +6,7 @@
 from dataclasses import replace
 from typing import Final, assert_never
 
-from app.domain.changes import Attribute, Decision, EnsureSeries, Known, MarkSeen, Rules
+from app.domain.changes import Attribute, Decision, EnsureSeries, Known, Rules
 from app.domain.deletions import decide_deletion
 from app.domain.draft import Draft, order_among_incarnations, start_identity_of
 from app.domain.events import (
@@ -49,7 +49,6 @@ def decide(event: Event, known: Known, rules: Rules, now: float, grace_until: fl
 
 def _decide_creation(event: InstanceCreated, known: Known, draft: Draft) -> Outcome:
     if known.seen:
-        draft.changes.append(MarkSeen(event.key))
         return Duplicate()
     before = _find_created(event, draft)
     if event.node is None:
@@ -58,7 +57,7 @@ def _decide_creation(event: InstanceCreated, known: Known, draft: Draft) -> Outc
             release_pending(known.pending, draft, "creation")
         return IGNORED_NO_CLUSTER_LABEL
     instance = _record_creation(event, before, known, draft)
-    draft.changes += (MarkSeen(event.key), EnsureSeries(instance.labels, only_cluster=event.spot is False))
+    draft.changes.append(EnsureSeries(instance.labels, only_cluster=event.spot is False))
     release_pending(known.pending, draft, "creation")
     return Tracked(event.name, event.node)
 

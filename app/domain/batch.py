@@ -5,7 +5,7 @@ decides the events, writes the changes, and commits.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -18,7 +18,6 @@ from app.domain.changes import (
     Decision,
     EnsureSeries,
     Known,
-    MarkSeen,
     ReleasePending,
     RemoveInstance,
     Rules,
@@ -28,6 +27,7 @@ from app.domain.draft import created_at_or_start_of_time, start_identity_of
 from app.domain.events import (
     CreationFailed,
     Event,
+    Ignored,
     InstanceCreated,
     InstanceDeleted,
     InstanceInterrupted,
@@ -108,11 +108,11 @@ def identities_of(events: Iterable[Event]) -> list[tuple[InstanceName, str]]:
     return [(event.name, identity) for event in events for identity in _identities_of(event)]
 
 
-def _identities_of(event: Event) -> Iterator[str]:
-    if event.id:
-        yield event.id
+def _identities_of(event: Event) -> Sequence[str]:
+    identities = [event.id] if event.id else []
     if isinstance(event, _WITH_OPERATION) and event.operation:
-        yield start_identity_of(event.operation)
+        identities.append(start_identity_of(event.operation))
+    return identities
 
 
 def with_project_id(event: Event, projects: Mapping[str, str]) -> Event:
@@ -212,18 +212,21 @@ class Batch:
             self._archive[instance.name][instance.identity] = instance
 
     def decide(self, event: Event) -> Outcome:
-        """Decide an event, and apply its changes in memory."""
-        seen = not isinstance(event, KEYLESS) and event.key in self.event_keys
-        return self._apply_decision(
+        """Decide an event, and apply its changes in memory. Record its key, unless the event is ignored."""
+        key = None if isinstance(event, KEYLESS) else event.key
+        outcome = self._apply_decision(
             event.name,
             attribution.decide(
                 event,
-                self._known_under(event.name, _identities_of(event), seen=seen),
+                self._known_under(event.name, _identities_of(event), seen=key in self.event_keys),
                 self._rules,
                 self._now,
                 self.latest_end,
             ),
         )
+        if key is not None and not isinstance(outcome, Ignored):
+            self.event_keys[key] = True
+        return outcome
 
     def expire(self, pending: PendingInterruption) -> Outcome:
         """Decide a pending interruption at the end of its grace period."""
@@ -321,9 +324,7 @@ class Batch:
         """Apply changes to the rows of a name, and archive what is too much for it."""
         # `match` would allocate a set and a list for each class pattern that matches.
         for change in changes:
-            if isinstance(change, MarkSeen):
-                self.event_keys[change.key] = True
-            elif isinstance(change, StoreInstance):
+            if isinstance(change, StoreInstance):
                 self._store_instance(change)
             elif isinstance(change, EnsureSeries):
                 self._ensure_series(change)

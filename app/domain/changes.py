@@ -36,13 +36,6 @@ class Known:
 
 
 @frozen
-class MarkSeen:
-    """Record the event's key: a later event with this key is a duplicate."""
-
-    key: str
-
-
-@frozen
 class StoreInstance:
     """Store the incarnation, and add the given facts about it to the totals."""
 
@@ -97,9 +90,7 @@ class Attribute:
     node: Node
 
 
-Change: TypeAlias = (
-    MarkSeen | StoreInstance | RemoveInstance | EnsureSeries | AddPending | ReleasePending | Attribute
-)
+Change: TypeAlias = StoreInstance | RemoveInstance | EnsureSeries | AddPending | ReleasePending | Attribute
 
 
 @frozen

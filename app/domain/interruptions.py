@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from app.domain.changes import AddPending, Decision, EnsureSeries, Known, MarkSeen, ReleasePending
+from app.domain.changes import AddPending, Decision, EnsureSeries, Known, ReleasePending
 from app.domain.draft import Draft, created_at_or_start_of_time, earliest, latest
 from app.domain.events import UNKNOWN_NODE, Ignored, InstanceInterrupted
 from app.domain.instances import (
@@ -25,20 +25,15 @@ def decide_interruption(
 ) -> Outcome:
     """Count an interruption if its instance is known; if not, keep it until it is known."""
     if known.seen:
-        draft.changes.append(MarkSeen(event.key))
         return Duplicate()
     incarnation = find_interrupted(event, draft.incarnations)
     if incarnation is None:
         draft.changes += (
-            MarkSeen(event.key),
             AddPending(PendingInterruption(event, grace_until)),
             EnsureSeries(undescribed_instance(event.name, event.id, draft.now).labels),
         )
         return Pending(event.name.project)
-    outcome = _count(event, incarnation, draft, None)
-    if outcome is not IGNORED_NOT_A_NODE:
-        draft.changes.append(MarkSeen(event.key))
-    return outcome
+    return _count(event, incarnation, draft, None)
 
 
 def expire(pending: PendingInterruption, known: Known, now: float) -> Decision:

@@ -11,7 +11,8 @@ def rfc3339(seconds: float) -> str:
     """Return the time of these seconds since the epoch, in UTC and with milliseconds."""
     # Rounded to microseconds first, because most milliseconds are a little less as a float.
     second, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
-    return f"{_second(second)}.{milliseconds:03}Z"
+    # A format specification takes another 1,200 of 6,200 instructions.
+    return f"{_second(second)}.{str(milliseconds).zfill(3)}Z"
 
 
 @lru_cache(maxsize=256)  # many lines have times of one second, and its text takes two thirds of the time

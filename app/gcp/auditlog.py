@@ -153,7 +153,7 @@ def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignor
         return Ignored("denied_insert")
     name, instance_id, project_number = _subject(entry)
     at = _at(entry, delivery, now)
-    operation = _operation(entry)
+    operation = operation_id(entry.get("operation_id") or "")
     if last:
         return CreationFailed(at, name, instance_id, operation, project_number)
     labels = _labels(entry)
@@ -162,7 +162,7 @@ def _inserted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignor
         # It may still be a node: an old one without its cluster's name, or one whose labels are in another
         # piece of the entry. If it were recorded as another VM, its interruption would be ignored.
         return Ignored("no_cluster_label")
-    key = _key("created", entry, operation, delivery)
+    key = _key("created", entry, delivery)
     spot = is_spot(
         preemptible=entry.get("preemptible"),
         provisioning_model=entry.get("provisioning_model"),
@@ -183,7 +183,7 @@ def _deleted(entry: _LogEntry, delivery: Delivery, now: float) -> Event | Ignore
 
 def _preempted(entry: _LogEntry, delivery: Delivery, now: float) -> Event:
     name, instance_id, project_number = _subject(entry)
-    key = _key("interrupted", entry, _operation(entry), delivery)
+    key = _key("interrupted", entry, delivery)
     return InstanceInterrupted(key, _at(entry, delivery, now), name, instance_id, project_number)
 
 
@@ -265,13 +265,9 @@ def _at(entry: _LogEntry, delivery: Delivery, now: float) -> float:
     return now if published_at is None else published_at
 
 
-def _operation(entry: _LogEntry) -> str:
-    return operation_id(entry.get("operation_id") or "")
-
-
-def _key(kind: str, entry: _LogEntry, operation: str, delivery: Delivery) -> str:
+def _key(kind: str, entry: _LogEntry, delivery: Delivery) -> str:
     # The message id is the last choice, because an entry can be exported twice, under two message ids.
-    if operation:
+    if operation := entry.get("operation_id"):
         return operation_key(kind, entry.get("producer") or "", operation)
     log_name, timestamp, insert_id = entry.get("log_name"), entry.get("timestamp"), entry.get("insert_id")
     if log_name and timestamp and insert_id:

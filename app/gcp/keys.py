@@ -8,8 +8,10 @@ _MAX_KEY: Final = 256
 
 
 def operation_key(kind: str, producer: str, operation: str) -> str:
-    """Return the key of an event that belongs to an operation; `operation` is what `operation_id` returns."""
-    return joined(kind, "operation", producer, operation)
+    """Return the key of an event that belongs to the operation with this id."""
+    # The check of the whole key includes that of the id.
+    key = _readable(kind, "operation", producer, operation)
+    return key or joined(kind, "operation", producer, operation_id(operation))
 
 
 def operation_id(operation: str) -> str:
@@ -21,10 +23,12 @@ def joined(*parts: str) -> str:
     """Return a key of these parts, the first of which is the kind of the event."""
     # Readable if possible. Operation ids begin with their time, so the keys are in the order of time, and an
     # index grows at its end.
+    return _readable(*parts) or f"{parts[0]} sha256 {_digest(*parts)}"
+
+
+def _readable(*parts: str) -> str | None:
     text = " ".join(parts)
-    if _is_plain(text) and text.count(" ") == len(parts) - 1:
-        return text
-    return f"{parts[0]} sha256 {_digest(*parts)}"
+    return text if _is_plain(text) and text.count(" ") == len(parts) - 1 else None
 
 
 def _is_plain(text: str) -> bool:

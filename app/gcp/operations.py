@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from app.domain.events import InstanceInterrupted, InstanceName, InterruptionDetails
-from app.gcp.keys import operation_id, operation_key
+from app.gcp.keys import operation_key
 
 PREEMPTED: Final = "compute.instances.preempted"
 """The type of the operation, which is also the method and the producer of the log entry."""
@@ -32,7 +32,7 @@ def _interrupted(project: str, raw: Sequence[Any]) -> InstanceInterrupted:
     operation, target, instance_id, at = raw
     _, named, _, zone, _, instance = target.split("/")
     return InstanceInterrupted(
-        operation_key("interrupted", PREEMPTED, operation_id(operation)),
+        operation_key("interrupted", PREEMPTED, operation),
         at,
         InstanceName(project, zone, instance),
         instance_id,

@@ -59,8 +59,10 @@ class PushMessage:
         A replay from the dead-letter topic has another subscription, and names the one before.
         """
         # A short name is the last part of a full one.
-        last_parts = [name.rpartition("/")[2] for name in (self.subscription, self.dead_letter_source)]
-        return subscription.rpartition("/")[2] in last_parts
+        name = subscription.rpartition("/")[2]
+        return (
+            name == self.subscription.rpartition("/")[2] or name == self.dead_letter_source.rpartition("/")[2]
+        )
 
 
 def decode_push(body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> PushMessage:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+from app.domain.events import frozen
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names, in lower case, and values."""
@@ -11,7 +13,8 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 _CLOSE: Final = (b"connection", b"close")
 
 
-class Answer(NamedTuple):
+@frozen
+class Answer:
     """The answer to a request."""
 
     status: int
@@ -30,21 +33,12 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 def encode(answer: Answer, default_headers: Headers, *, closes: bool) -> bytes:
     """Return the bytes of an answer. `closes`: say that the connection ends after it."""
-    close = b"connection: close\r\n" if closes and not answer.closes else b""
-    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (
-        _head(answer.status, answer.headers),
-        _lines(tuple(default_headers)),
-        close,
-        len(answer.body),
-        answer.body,
-    )
+    close = (_CLOSE,) if closes and not answer.closes else ()
+    head = _head(answer.status, (*answer.headers, *default_headers, *close))
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(answer.body), answer.body)
 
 
 @lru_cache(64)
 def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return b"HTTP/1.1 %d %b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), _lines(headers))
-
-
-@lru_cache(64)
-def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), lines)

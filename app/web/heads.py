@@ -13,7 +13,8 @@ MAX_HEADERS: Final = 100
 MAX_CHUNKS: Final = 16_384
 """Chunks of a body. They take 15 ms; 1 MiB in chunks of a byte would take 1 s."""
 _BEGINS_HEAD: Final = re.compile(rb"[A-Z-]*+( [^\r\n]*(\r?\n|\r?$|$)|$)")
-_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+_END: Final = b"\r\n\r\n"
+_ODD_END: Final = re.compile(rb"\n\r?\n")
 _UPGRADE: Final = re.compile(rb"\n(?i:upgrade|http2-settings):[^\n]*")
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
 
@@ -21,10 +22,13 @@ _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
 def end_of_head(data: bytes) -> int:
     """Return the length of the head, with the empty line at its end; 0 if it is not complete.
 
-    A carriage return before a line feed may be missing.
+    A head whose lines end otherwise ends too, so that the parser refuses it at once.
     """
-    end = _EMPTY_LINE.search(data)
-    return end.end() if end else 0
+    end = data.find(_END)
+    if end >= 0:
+        return end + len(_END)
+    odd_end = _ODD_END.search(data)  # alone it would take 5,000 instructions more for each request
+    return odd_end.end() if odd_end else 0
 
 
 def may_begin_head(data: bytes) -> bool:

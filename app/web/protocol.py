@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(HEAD_TOO_LARGE)
                 return None
             self._unread = data[size:]
-            return without_upgrade(data[:size])
+            return data[:size]
         if self._chunked is None:
             size = min(self._body_left, len(data))
             self._body_left -= size
@@ -299,7 +299,10 @@ class Connection(asyncio.Protocol):
     def _parse(self, piece: bytes) -> None:
         begins = self._in_head
         try:
-            self._parser.feed_data(piece)
+            try:
+                self._parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                self._parse_without_upgrade(piece)
             if begins and (self._in_head or not self._has_url()):
                 raise httptools.HttpParserInvalidURLError(self._url)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the last for CONNECT
@@ -318,9 +321,11 @@ class Connection(asyncio.Protocol):
             self._in_head = True
             self._waits_since = self.loop.time()
 
-    def on_message_begin(self) -> None:
-        """Begin a head."""
-        self._url, self._headers = b"", []
+    def _parse_without_upgrade(self, head: bytes) -> None:
+        """Parse a head once more, without its offer to change the protocol. CONNECT raises again."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._url, self._headers, self._in_head = b"", [], True
+        self._parser.feed_data(without_upgrade(head))
 
     def on_url(self, url: bytes) -> None:
         """Add a part of the URL."""
@@ -360,7 +365,6 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> None:
         self._is_due = True
-        self._waits_since = self.loop.time()
         if len(self._headers) > MAX_HEADERS or not self._limit.begin_head(self, len(head)):
             self._refuse(HEAD_TOO_LARGE)
             return
@@ -381,7 +385,7 @@ class Connection(asyncio.Protocol):
             on_answered=self._end_answer,
             on_resume=self._feed,
         )
-        request.begin(head)
+        request.begin(without_upgrade(head))
 
     def _begin_push(self, handler: PushHandler) -> None:
         parser = self._parser
@@ -421,8 +425,8 @@ class Connection(asyncio.Protocol):
         self._waits_since = self.loop.time()
         if not stays_open or not self._stays_open:
             self.transport.close()
-            return
-        self._feed()
+        elif self._unread or self._is_half_closed:
+            self._feed()
 
     def _refuse(self, answer: Answer) -> None:
         """Refuse what is not a request, and close the connection."""

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from app.domain.attribution import IGNORED_NO_CLUSTER_LABEL, decide
-from app.domain.changes import AddPending, Decision, Known, MarkSeen, ReleasePending, Rules
+from app.domain.changes import AddPending, Decision, Known, ReleasePending, Rules
 from app.domain.events import (
     UNKNOWN,
     UNKNOWN_NODE,
@@ -607,15 +607,21 @@ def test_an_ended_instance_is_recorded_by_the_exporters_clock() -> None:
 def test_a_duplicate_only_renews_its_key(
     event: InstanceCreated | InstanceInterrupted,
 ) -> None:
-    known = Known(seen=True, incarnations={"1": Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)})
+    instance = Instance(NAME, "1", Kind.NODE, TILLS, NOW, alive=True)
+    known = Known(seen=True, incarnations={"1": instance})
+    simulator = Simulator()
+    simulator.batch.load([event.key], [instance], ())
 
-    assert decide(event, known, Rules(), NOW, NOW) == Decision(Duplicate(), [MarkSeen(event.key)])
+    assert decide(event, known, Rules(), NOW, NOW) == Decision(Duplicate(), [])
+    assert simulator.apply(event) == [Duplicate()]
+    assert simulator.batch.event_keys == {event.key: True}
 
 
-def test_an_ignored_creation_stores_no_key() -> None:
-    changes = decide(NOT_OURS, Known(), Rules(), NOW, NOW).changes
+def test_an_ignored_event_stores_no_key() -> None:
+    simulator = Simulator()
 
-    assert not any(isinstance(change, MarkSeen) for change in changes)
+    assert simulator.apply(NOT_OURS, interrupted()) == [IGNORED_NO_CLUSTER_LABEL, IGNORED_NOT_A_NODE]
+    assert simulator.batch.event_keys == {}
 
 
 @pytest.mark.parametrize("spot", [True, None, False])

@@ -1,12 +1,22 @@
 """The boundaries of requests in a stream of bytes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.heads import MAX_HEAD_BYTES, ChunkedBody
+from app.web.heads import MAX_HEAD_BYTES, ChunkedBody, end_of_head
 
 NEXT = b"GET / HTTP/1.1\r\n\r\n"
 TRAP = b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("empty_line", [b"\r\n", b"\n"])
+def test_a_head_ends_with_its_first_empty_line(line_end: bytes, empty_line: bytes) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: exporter" + line_end + empty_line
+
+    assert {end_of_head(head[:cut]) for cut in range(len(head))} == {0}
+    assert end_of_head(head + b"body\n\n") == len(head)
 
 
 def chunked(pieces: list[bytes], trailers: list[bytes]) -> bytes:

@@ -285,6 +285,11 @@ WHOLE = POST + b"body"
 CHUNKED = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 
 
+UPGRADE = WHOLE.replace(
+    b"Host", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\nHost"
+)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -294,12 +299,7 @@ CHUNKED = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
         pytest.param(WHOLE.replace(b"1.1\r", b"1.0\r"), id="http-1.0"),
         pytest.param(WHOLE.replace(b"Host", b"Connection: close\r\nHost"), id="last-one"),
         pytest.param(WHOLE.replace(b"Host", b"Expect: 100-continue\r\nHost"), id="expectation"),
-        pytest.param(
-            WHOLE.replace(
-                b"Host", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\nHost"
-            ),
-            id="upgrade",
-        ),
+        pytest.param(UPGRADE, id="upgrade"),
     ],
 )
 def test_a_push_reaches_its_handler_however_it_is_written_and_cut(data: bytes) -> None:
@@ -342,6 +342,19 @@ def test_pipelined_requests_of_both_ways_are_answered_one_after_the_other() -> N
     assert [written.find(part) > 0 for part in (b"fine", b"/slow last")] == [True, True]
     assert written.count(b"HTTP/1.1 200 OK") == 4
     assert written.endswith(b"/slow last")
+
+
+def test_an_offer_to_change_the_protocol_changes_nothing_for_the_requests_around_it() -> None:
+    other = UPGRADE.replace(b"/fast", b"/slow")
+    handler, wire = sent(WHOLE + UPGRADE + other + WHOLE)
+
+    assert [dict(request.headers) for request in handler.requests] == [
+        {b"host": b"exporter", b"content-length": b"4"}
+        | ({b"connection": b"Upgrade, HTTP2-Settings"} if offered else {})
+        for offered in (False, True, False)
+    ]
+    assert b"".join(wire.writes).count(b"HTTP/1.1 200 OK") == 4
+    assert not wire.closed
 
 
 def test_the_body_of_an_unknown_caller_is_not_read_before_it_is_authenticated() -> None:

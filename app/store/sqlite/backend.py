@@ -44,13 +44,16 @@ class SQLiteBackend:
         *,
         leading: bool = False,  # noqa: ARG002 - the only process always leads
     ) -> T:
-        with self._transaction(now) as transaction:
+        with self._rolling_back():
+            transaction = self._begin(now)
             result = work(transaction)
             transaction.write()
+            self._commit(transaction)
         return result
 
     def prune(self, before: float, now: float) -> Applied:
-        with self._transaction(now) as transaction:
+        with self._rolling_back():
+            transaction = self._begin(now)
             connection = transaction.connection
             more = prune_ledger(connection, before)
             passed = self._pruning.prune(transaction, before)
@@ -62,6 +65,7 @@ class SQLiteBackend:
             applied = transaction.batch.applied()
             applied.removed = idle
             applied.more = more or not passed
+            self._commit(transaction)
         return applied
 
     def reset_totals(self) -> None:
@@ -79,21 +83,17 @@ class SQLiteBackend:
         self._disconnect()
         self._file.release()
 
-    @contextmanager
-    def _transaction(self, now: float) -> Iterator[SQLiteTransaction]:
-        """Begin a transaction, and commit it after the block, unless the block raises."""
-        with self._rolling_back():
-            connection = self._connected()
-            connection.execute("BEGIN IMMEDIATE")
-            transaction = SQLiteTransaction(
-                connection, self.memory, self._sweeps, now, has_past=self._has_past
-            )
-            yield transaction
-            connection.execute("COMMIT")
-            # Afterwards, because the next start finds what is then in the files that have the store's paths.
-            self._file.require_present()
-            self._sweeps.update(transaction.swept)
-            self._has_past = self._has_past or bool(transaction.batch.past)
+    def _begin(self, now: float) -> SQLiteTransaction:
+        connection = self._connected()
+        connection.execute("BEGIN IMMEDIATE")
+        return SQLiteTransaction(connection, self.memory, self._sweeps, now, has_past=self._has_past)
+
+    def _commit(self, transaction: SQLiteTransaction) -> None:
+        transaction.connection.execute("COMMIT")
+        # Afterwards, because the next start finds what is then in the files that have the store's paths.
+        self._file.require_present()
+        self._sweeps.update(transaction.swept)
+        self._has_past = self._has_past or bool(transaction.batch.past)
 
     @contextmanager
     def _rolling_back(self) -> Iterator[None]:
