@@ -26,7 +26,7 @@ _ATTRIBUTION_SCHEMA: Final[Mapping[str, Any]] = dict.fromkeys(
 
 
 def _add_attribution(document: dict[str, Any], name: InstanceName, node: Node) -> None:
-    # A dictionary of its own, merged into the document, takes 2,000 to 4,000 instructions more.
+    # To merge a second dictionary would take a quarter to a third more instructions.
     document["instance"] = name.instance
     document["project"] = name.project
     document["kubernetes_cluster"] = node.cluster

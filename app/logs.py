@@ -61,7 +61,7 @@ class JsonFormatter(logging.Formatter):
 
     Its fields are `severity`, `time`, `message`, `logger`, the extras, and `exception`. With
     `extra={"each": [...]}` there is one line per dictionary: interruptions come in hundreds, and a record
-    costs more than its line. Such a dictionary has at least one field, and none that every line has.
+    costs more than its line. Such a dictionary is not empty, and repeats none of these fields.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -79,7 +79,7 @@ class JsonFormatter(logging.Formatter):
                 line.setdefault(key, value)
         each = line.pop("each", None)
         if isinstance(each, list):
-            # Encoded once: as a part of each line, it takes 4,300 of 21,800 instructions.
+            # Encoded once. With each line, it would take a fifth of the instructions.
             common = _encoded(line)[1:]
             return "\n".join([f"{_encoded(fields)[:-1]},{common}" for fields in each])
         return _encoded(line)

@@ -11,7 +11,7 @@ def rfc3339(seconds: float) -> str:
     """Return the time of these seconds since the epoch, in UTC and with milliseconds."""
     # Rounded to microseconds first, because most milliseconds are a little less as a float.
     second, milliseconds = divmod(round(seconds * 1_000_000) // 1000, 1000)
-    # A format specification takes another 1,200 of 6,200 instructions.
+    # A format specification would take a fifth more instructions.
     return f"{_second(second)}.{str(milliseconds).zfill(3)}Z"
 
 

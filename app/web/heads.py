@@ -22,12 +22,12 @@ _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
 def end_of_head(data: bytes) -> int:
     """Return the length of the head, with the empty line at its end; 0 if it is not complete.
 
-    A head whose lines end otherwise ends too, so that the parser refuses it at once.
+    A head with other line ends has an end too, so that the parser refuses it at once.
     """
     end = data.find(_END)
     if end >= 0:
         return end + len(_END)
-    odd_end = _ODD_END.search(data)  # alone it would take 5,000 instructions more for each request
+    odd_end = _ODD_END.search(data)  # alone, it would take twice the instructions
     return odd_end.end() if odd_end else 0
 
 
