@@ -16,7 +16,7 @@ from app.domain.events import UNKNOWN, Event, InstanceName
 from app.domain.ledger import Query
 from app.domain.outcomes import Counted, Duplicate, Pending
 from app.domain.replicas import ReplicaSettings
-from app.errors import NameTakenError, StartError, StoreUnavailableError
+from app.errors import NameTakenError, StartError, StoreLostError, StoreUnavailableError
 from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
 from app.store.port import SharedStore, Store
@@ -942,15 +942,26 @@ def test_the_schema_of_another_version_is_left_alone(
     assert client.keys("*") == [key("schema")]
 
 
-def test_a_schema_that_another_version_has_written_meanwhile_stays(
-    start: Opener, proxy: Proxy, client: Client
+@pytest.mark.parametrize("is_cut", [False, True], ids=["connected", "connection-lost"])
+def test_a_store_that_a_newer_version_has_migrated_is_left_alone_until_a_restart(
+    start: Opener, proxy: Proxy, client: Client, *, is_cut: bool
 ) -> None:
     store = start(url=proxy.url)
+    store.apply([created()], NOW)
     client.set(key("schema"), SCHEMA + 1)
-    proxy.cut()
+    before = everything(client)
+    if is_cut:
+        proxy.cut()
 
-    until_up(lambda: store.apply([created()], NOW))
-    assert client.get(key("schema")) == str(SCHEMA + 1)
+    attempts: Sequence[Callable[[], object]] = (
+        lambda: store.apply([interrupted()], NOW),
+        lambda: store.sync(NOW),
+        lambda: store.accrue_instance_seconds(NOW),
+    )
+    for attempt in attempts:
+        with pytest.raises(StoreLostError, match=f"redis has schema {SCHEMA + 1} now"):
+            attempt()
+    assert everything(client) == before
 
 
 def test_inspecting_changes_nothing(start: Opener, client: Client, server: RedisServer) -> None:

@@ -30,6 +30,7 @@ from app.store.redis.rows import (
     flatten,
     is_behind,
     key,
+    require_schema,
 )
 from app.store.redis.shared import SharedReplies, SharedTotals, update_memory
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
@@ -122,7 +123,7 @@ class RedisBackend:
         claimed = False
         while not claimed:
             own = ("MGET", key("schema"), self._holder_key)
-            _, (schema, holder) = self._link.ask([("WATCH", self._holder_key), own])
+            _, (schema, holder) = self._link.ask([("WATCH", key("schema"), self._holder_key), own])
             check_schema(schema)
             self._footprint.claim = self._footprint.claim.renewed(holder)
             claimed = self._link.commit([*commands, *self._claim(self._footprint.claim)])
@@ -277,13 +278,17 @@ class RedisBackend:
         return True
 
     def _read(self, commands: Sequence[Command], watch: Sequence[str], *, leading: bool) -> list[Any]:
-        """Watch the keys and return the commands' replies. Raises NameTakenError, or NotLeadingError."""
+        """Watch the keys and return the commands' replies.
+
+        Raises NameTakenError, NotLeadingError, or StoreLostError if another version has migrated the store.
+        """
         lease = key("lease")
         begin: list[Command] = [("UNWATCH",)] if self._needs_unwatch else []
         self._needs_unwatch = False
-        begin.append(("WATCH", self._holder_key, *watch, *([lease] if leading else [])))
-        own = ("MGET", self._holder_key, self._batch_key, lease)
-        (holder, stored_id, leader), *replies = self._ask([*begin, own, *commands])[len(begin) :]
+        begin.append(("WATCH", key("schema"), self._holder_key, *watch, *([lease] if leading else [])))
+        own = ("MGET", key("schema"), self._holder_key, self._batch_key, lease)
+        (schema, holder, stored_id, leader), *replies = self._ask([*begin, own, *commands])[len(begin) :]
+        require_schema(schema)
         footprint = self._footprint
         if (holder, stored_id) != (str(footprint.claim), footprint.transaction_id):
             # Another process has the name, or the server has lost data. Connecting again shows which.
@@ -315,10 +320,11 @@ class RedisBackend:
 
         No unfinished transaction of ours can run after that.
         """
-        own_keys = (self._holder_key, self._batch_key, key("clock"))
-        *_, (holder, stored_id, clock), own = self._link.ask(
+        own_keys = (key("schema"), self._holder_key, self._batch_key, key("clock"))
+        *_, (schema, holder, stored_id, clock), own = self._link.ask(
             [("UNWATCH",), ("WATCH", *own_keys), ("MGET", *own_keys), ("HGETALL", self._totals_key)]
         )
+        require_schema(schema)
         footprint, known = self._footprint, self.memory.totals
         rollback = footprint.find_rollback(holder, stored_id)
         if rollback is None and is_behind(decode_replica_totals(own), known):

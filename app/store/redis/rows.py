@@ -48,7 +48,7 @@ from app.domain.ledger import LedgerEntry
 from app.domain.outcomes import Counted, ReleasedBy
 from app.domain.replicas import ReplicaSettings
 from app.domain.totals import ClusterTotals, LabelSetTotals, LifetimeTotals, Totals
-from app.errors import StartError
+from app.errors import StartError, StoreLostError
 from app.store.redis.connection import Key
 
 SCHEMA: Final = 3
@@ -147,6 +147,18 @@ def check_schema(schema: str | None) -> None:
         raise StartError(
             f"redis has schema {schema}, from a version before 1.0, which this version cannot read; it was "
             "left alone; use an empty database, or go back to the version that wrote it"
+        )
+
+
+def require_schema(schema: str | None) -> None:
+    """Raise StoreLostError if another version has changed the schema since the start.
+
+    None: the server has lost it, with all that belongs to it.
+    """
+    if schema is not None and schema != str(SCHEMA):
+        raise StoreLostError(
+            f"redis has schema {schema} now, and this program can use only {SCHEMA}; start the version that"
+            " changed the schema instead"
         )
 
 
