@@ -84,7 +84,7 @@ def _subscriptions(names: Sequence[str]) -> Iterator[Finding]:
         yield (
             "FAIL",
             "subscriptions",
-            f"{exc.name} is not installed; pull needs spot-interruption-exporter[pull]",
+            f"{exc.name} is not installed; install it with pip install '.[pull]' in the checkout",
         )
         return
     try:

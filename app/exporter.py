@@ -183,7 +183,7 @@ class Exporter:
         except ModuleNotFoundError as exc:
             raise StartError(
                 f"pubsub.delivery pull needs the extra `pull` ({exc.name} is not installed); install it with"
-                " pip install 'spot-interruption-exporter[pull]'"
+                " pip install '.[pull]' in the checkout"
             ) from exc
         subscriptions = zip(ENDPOINTS, self.settings.pulled_subscriptions, strict=True)
         return Puller(

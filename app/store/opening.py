@@ -99,5 +99,5 @@ def _redis_installed() -> Iterator[None]:
     except ImportError as exc:
         raise StartError(
             f"store.url: a store of this scheme needs the extra `redis` ({exc.name} is not installed);"
-            " install it with pip install 'spot-interruption-exporter[redis]'"
+            " install it with pip install '.[redis]' in the checkout"
         ) from exc
