@@ -107,7 +107,7 @@ def test_a_file_that_is_named_but_missing_is_a_configuration_error(tmp_path: Pat
     by_option = run(command, "--config", missing)
     by_variable = run(command, env={"CONFIG_PATH": str(missing)})
 
-    line = f"{PROGRAM}{missing}: cannot be read: No such file or directory\n"
+    line = f"{PROGRAM}{missing}: cannot be read: No such file or directory; correct --config or CONFIG_PATH\n"
     assert (by_option.returncode, by_option.stderr) == (2, line)
     assert (by_variable.returncode, by_variable.stderr) == (2, line)
 
@@ -226,7 +226,8 @@ def test_a_second_process_on_the_same_store_ends_and_names_the_file(
         assert time.monotonic() - begun >= 5
         assert done.returncode == 1
         assert done.stderr == (
-            f"{PROGRAM}the store {first.store} is in use by another process, which holds its lock file\n"
+            f"{PROGRAM}the store {first.store} is in use by another process, which holds its lock file;"
+            " stop that process, or set another store.url\n"
         )
         assert first.outcome(preempted()) == "counted"
 

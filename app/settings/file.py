@@ -20,7 +20,9 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as exc:
-        raise ConfigurationError([f"{path}: cannot be read: {exc.strerror}"]) from exc
+        raise ConfigurationError(
+            [f"{path}: cannot be read: {exc.strerror}; correct --config or CONFIG_PATH"]
+        ) from exc
     try:
         tree, duplicates = _load(content)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:

@@ -112,7 +112,7 @@ class RedisBackend:
             self._open(reset_totals=reset_totals)
         except (StoreUnavailableError, LostReplyError) as exc:
             self._link.close()
-            raise StartError(f"the store cannot be opened: {exc}") from exc
+            raise StartError(f"store.url: the store cannot be opened: {exc}") from exc
         except StartError:
             self._link.close()
             raise

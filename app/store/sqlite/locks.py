@@ -110,10 +110,13 @@ class Locks:
         return opened
 
     def _in_use(self, path: str) -> str:
-        message = f"the store {self._location} is in use by another process, which holds"
-        if path == self._lock_path:
-            return f"{message} its lock file"
-        return f"{message} the file itself, by another name of it or because its lock file was deleted"
+        held = "its lock file"
+        if path != self._lock_path:
+            held = "the file itself, by another name of it or because its lock file was deleted"
+        return (
+            f"the store {self._location} is in use by another process, which holds {held};"
+            " stop that process, or set another store.url"
+        )
 
 
 def is_marked(location: Location) -> bool:
