@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -143,8 +144,10 @@ class _Child:
 
     async def end(self) -> None:
         """Kill the child and close its pipes."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        if self.process.returncode is None:
+            # Not `kill`, which reaps a child that has ended; then asyncio warns that it does not know it.
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
         # A pipe that is not read to its end stays open.
         while await self.stdout.read(_CHUNK_BYTES):
             pass

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import uvloop
 
 from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.errors import InventoryUnavailableError
-from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, parse_lines, read_project
+from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, _Child, parse_lines, read_project
 from tests.support.children import children, ignore_present_children
 from tests.support.compute_api import (
     BACKEND_ERROR,
@@ -302,6 +303,29 @@ def test_a_cancellation_while_the_child_is_ended_leaves_no_child_and_no_pipe(api
         assert ending.cancelled()
 
     run(cancelled())
+
+
+def test_a_child_that_has_ended_by_itself_is_reaped_once(
+    api: ComputeApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    end, reap = _Child.end, asyncio.ThreadedChildWatcher._do_waitpid  # type: ignore[attr-defined]  # noqa: SLF001
+    is_ending = threading.Event()
+
+    async def end_late(child: _Child) -> None:
+        await asyncio.to_thread(os.waitid, os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+        asyncio.get_running_loop().call_soon(is_ending.set)  # as soon as `end` waits
+        await end(child)
+
+    def reap_late(*arguments: object) -> None:
+        is_ending.wait()
+        reap(*arguments)
+
+    monkeypatch.setattr(_Child, "end", end_late)
+    monkeypatch.setattr(asyncio.ThreadedChildWatcher, "_do_waitpid", reap_late)
+
+    # In the loop of the command `check`, whose child watcher is a thread.
+    assert isinstance(asyncio.run(all_of(listing(api)))[-1], Summary)
+    assert caplog.messages == []
 
 
 def test_the_last_line_of_a_failed_childs_stderr_is_in_the_error(
