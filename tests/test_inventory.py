@@ -295,11 +295,14 @@ def test_a_listing_that_is_killed_ends_nothing_and_its_place_is_free(tmp_path: P
         interrupt(exporter, "node-5")
         eventually(lambda: len(api.requests) == asked + 2, within=WITHIN, what="the second page's request")
         (child,) = children()
+        next_listing = Hold()
+        api.fail(next_listing)
         os.kill(int(child), 9)
         eventually(lambda: failures(exporter, "cut_off") == 1, within=WITHIN, what="the failure")
         assert alive(exporter) == 5
         # The next one comes by itself, and with it the explanation.
         api.projects[PROJECT] = [node("node-5")]
+        next_listing.until.set()
         eventually(lambda: interruptions(exporter), within=WITHIN, what="the release")
         eventually(lambda: alive(exporter) == 0, within=WITHIN, what="the end of those not named")
 

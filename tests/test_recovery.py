@@ -226,8 +226,9 @@ def test_operations_read_before_a_failure_count(tmp_path: Path, clock: Clock) ->
         with exporting(tmp_path, api, clock) as exporter:
             eventually(lambda: read_at(exporter) > 0, within=WITHIN, what="the first reading")
             api.fail(FORBIDDEN, page=2, times=1000, of="operations")
-            last = read_at(exporter)
             api.operations[PROJECT] = [preemption(), preemption(2)]
+            eventually(lambda: failures(exporter, "forbidden"), within=WITHIN, what="a reading that fails")
+            last = read_at(exporter)
             clock.at = NOW + 61
 
             eventually(lambda: interruptions(exporter) == 1, within=WITHIN, what="counted")

@@ -34,12 +34,15 @@ class Issuer:
         self._certificates: dict[str, str] = {}
         self.rotate()
 
-    def rotate(self, *, keep: bool = True) -> None:
-        """Sign with a new key from now on. Without `keep`, the older certificates are removed."""
+    def rotate(self) -> None:
+        """Sign with a new key from now on. The older certificates stay until `remove_older`."""
         self._key = generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
-        kept = self._certificates if keep else {}
-        self._certificates = {**kept, self.kid: _certificate(self._key)}
+        self._certificates = {**self._certificates, self.kid: _certificate(self._key)}
+
+    def remove_older(self) -> None:
+        """Remove the certificates of all keys but the newest."""
+        self._certificates = {self.kid: self._certificates[self.kid]}
 
     def certificates(self) -> dict[str, str]:
         """Return the PEM certificates by key id."""

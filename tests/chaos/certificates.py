@@ -48,12 +48,17 @@ def certificates_rubbish(directory: Path, size: Size, seed: int) -> str:
 
 
 def certificates_rotating(directory: Path, size: Size, seed: int) -> str:
-    """Add three keys under load; the last replaces the older ones. Every valid token is accepted."""
+    """Add three keys under load; the last replaces the first two. Every valid token is accepted."""
     with _rotating_keys() as keys, ExporterProcess(directory, keys.credentials) as exporter:
         with Load(ExporterAccess.of_process(exporter), size, seed, token=keys.token) as load:
-            for share in (0.25, 0.5, 0.75):
+            for share in (0.25, 0.5):
                 load.wait(share)
-                keys.rotate(keep=share < 0.75)
+                keys.add()
+            load.wait(0.75)
+            keys.renew_tokens()
+            load.wait_for_present_pushes()  # with tokens of the older keys
+            keys.remove_older()
+            keys.add()
         refused = {reason: count for reason, count in load.sender.repeated.items() if reason[:1].isdecimal()}
         check(not refused, f"refused: {refused}")
         return f"{keys.server.fetches} fetches, no push refused; {load.check_exact()}"
@@ -75,10 +80,14 @@ class _Keys:
     def token(self) -> str:
         return self._rng.choice(self._tokens)
 
-    def rotate(self, *, keep: bool) -> None:
-        """Sign with a new key. If `keep`, the older keys and their tokens stay valid."""
-        self._issuer.rotate(keep=keep)
-        self._tokens = [*(self._tokens if keep else ()), *self._new_tokens()]
+    def add(self) -> None:
+        """Sign with a new key. The older keys and their tokens stay valid."""
+        self._issuer.rotate()
+        self._tokens = [*self._tokens, *self._new_tokens()]
+
+    def remove_older(self) -> None:
+        """Remove all keys but the newest, and so end the tokens that they have signed."""
+        self._issuer.remove_older()
 
     def renew_tokens(self) -> None:
         """Replace the tokens by new ones of the same key, which the exporter has not verified yet."""

@@ -106,6 +106,11 @@ class Load:
             what=f"{count:.0f} messages are acknowledged",
         )
 
+    def wait_for_present_pushes(self) -> None:
+        """Wait for the end of all pushes that are under way."""
+        present = frozenset(self.sender.under_way)
+        eventually(lambda: not present & self.sender.under_way, within=120, what="the end of present pushes")
+
     def wait_for_refusals(self, reason: str, count: int) -> int:
         """Wait for this many further refusals with the reason; return how many there were."""
         repeated = self.sender.repeated

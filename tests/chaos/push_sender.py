@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Final, Self
 
 from tests.chaos.traffic import Message
@@ -55,6 +56,9 @@ class PushSender:
         self.outcomes: Counter[str] = Counter()
         self.repeated: Counter[str] = Counter()
         """Requests that were not acknowledged, by status and reason or by exception."""
+        self.under_way: set[int] = set()
+        """Numbers of the requests that are not answered yet."""
+        self._numbers = count()
         self.stopped = False
         """Set to True to stop."""
         self._port = port
@@ -81,6 +85,8 @@ class PushSender:
         is_short = self._rng.random() < self._short_timeout_share
         within = self._rng.uniform(0.001, 0.02) if is_short else TIMEOUT_SECONDS
         while not self.stopped:
+            number = next(self._numbers)
+            self.under_way.add(number)
             try:
                 answer = await connection.post(
                     f"/events/{message.endpoint}", message.body, self._token(), within=within
@@ -93,5 +99,7 @@ class PushSender:
                     self.acknowledged += 1
                     return
                 self.repeated[answer.outcome] += 1
+            finally:
+                self.under_way.discard(number)
             within = TIMEOUT_SECONDS
             await asyncio.sleep(self._rng.uniform(0.05, 0.2))  # as Pub/Sub backs off
