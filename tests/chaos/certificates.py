@@ -48,7 +48,7 @@ def certificates_rubbish(directory: Path, size: Size, seed: int) -> str:
 
 
 def certificates_rotating(directory: Path, size: Size, seed: int) -> str:
-    """Add three keys under load; the last replaces the first two. Every valid token is accepted."""
+    """Add three keys under load, the last as the two oldest are removed. Every valid token is accepted."""
     with _rotating_keys() as keys, ExporterProcess(directory, keys.credentials) as exporter:
         with Load(ExporterAccess.of_process(exporter), size, seed, token=keys.token) as load:
             for share in (0.25, 0.5):
