@@ -12,7 +12,7 @@ TRAP = b"0\r\n\r\n"
 
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
 @pytest.mark.parametrize("empty_line", [b"\r\n", b"\n"])
-def test_a_head_ends_with_its_first_empty_line(line_end: bytes, empty_line: bytes) -> None:
+def test_an_empty_line_ends_a_head_whatever_its_line_ends_are(line_end: bytes, empty_line: bytes) -> None:
     head = b"GET / HTTP/1.1\r\nHost: exporter" + line_end + empty_line
 
     assert {end_of_head(head[:cut]) for cut in range(len(head))} == {0}

@@ -157,8 +157,8 @@ def require_schema(schema: str | None) -> None:
     """
     if schema is not None and schema != str(SCHEMA):
         raise StoreLostError(
-            f"redis has schema {schema} now, and this program can use only {SCHEMA}; start the version that"
-            " changed the schema instead"
+            f"redis has schema {schema} now, and this program can use only {SCHEMA}; use the version that"
+            " changed the schema"
         )
 
 
