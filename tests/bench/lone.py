@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import httpx
 import uvloop
 
+from tests.bench.cpus import LOAD_CPU, SERVER_CPUS, run_on
 from tests.bench.deliveries import Delivery, body_of
 from tests.bench.report import machine, progress
 from tests.support.emulator import PubSubEmulator
@@ -125,7 +126,11 @@ def _measure(
     folder: Path, row: Row, build: Build, credentials: PushCredentials, options: argparse.Namespace
 ) -> Figures:
     url = _STORES[row.store].format(folder)
-    with _server(folder, build, url, credentials) as (port, server):
+    with (
+        run_on(SERVER_CPUS),
+        _server(folder, build, url, credentials) as (port, server),
+        run_on(LOAD_CPU),
+    ):
         run = _Run(port, row, credentials.token)
         uvloop.run(run.create_instances())
         uvloop.run(run.push_all(_WARM_UP))

@@ -1,9 +1,9 @@
 """Requests per second of the exporter, compared in one run with a limit and with a plain implementation.
 
 `python -m tests.bench.throughput [--seconds 10] [--rounds 3] [--instances 100000] [--connections 32 128]`;
-needs wrk and two cores. The limit is an application that only answers (`tests/bench/limit_app.py`); the plain
-way is a first version of the service (`tests/bench/plain_app.py`). The exporter and the plain way must have
-counted every request that they answered with 200.
+needs wrk, which has a core for itself, and a second core. The limit is an application that only answers
+(`tests/bench/limit_app.py`); the plain way is a first version of the service (`tests/bench/plain_app.py`).
+The exporter and the plain way must have counted every request that they answered with 200.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import httpx
 
 from tests.bench import plain_app
+from tests.bench.cpus import LOAD_CPU, SERVER_CPUS, run_on
 from tests.bench.prefilled_store import NODE, create_instances
 from tests.bench.report import at_least, machine, progress
 from tests.bench.wrk import WrkResult, exit_without_wrk, run_wrk, write_script
@@ -83,10 +84,11 @@ def run(directory: Path, options: argparse.Namespace) -> Mapping[str, Sequence[R
 def _measure(
     name: str, directory: Path, credentials: PushCredentials, script: Path, options: argparse.Namespace
 ) -> Round:
-    with _server(name, directory, credentials) as (url, server):
+    with run_on(SERVER_CPUS), _server(name, directory, credentials) as (url, server):
         counted = None if name == _LIMIT else _counted(url)
         before = cpu_seconds(server.pid)
-        load = run_wrk(url, script, options.seconds, options.connections)
+        with run_on(LOAD_CPU):
+            load = run_wrk(url, script, options.seconds, options.connections)
         used = cpu_seconds(server.pid) - before
         if counted is not None:
             counted = _counted(url) - counted
