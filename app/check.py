@@ -119,7 +119,7 @@ async def _fleet(project: str, first_page: _FirstPage) -> Finding:
         return "FAIL", subject, str(exc)
     if summary.reason:
         return "FAIL", subject, summary.message
-    found = f"at least {quantity(summary.entries, 'instance')} on the first page"
+    found = f"{quantity(summary.entries, 'instance')} on the first page"
     if summary.failed_zones:
         return "warn", subject, f"{found}; {', '.join(sorted(summary.failed_zones))} not reachable"
     return "ok", subject, found
@@ -134,7 +134,7 @@ async def _operations(project: str, first_page: _FirstPage) -> Finding:
         return "warn", subject, str(exc)
     if summary.reason:
         return "warn", subject, summary.message
-    return "ok", subject, f"at least {quantity(summary.entries, 'preemption')} on the first page"
+    return "ok", subject, f"{quantity(summary.entries, 'preemption')} on the first page"
 
 
 async def _first_page(project: str, endpoint: str, page_seconds: float, what: What) -> Summary:

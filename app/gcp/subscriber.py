@@ -103,4 +103,5 @@ def finding_of(exc: Exception, subscription: str, *, looking: bool = False) -> F
         return Finding(
             "forbidden", f"the exporter's account may not {verb} {subscription}; grant it {role} there"
         )
-    return Finding("unreachable", f"{subscription} cannot be reached: {type(exc).__name__}")
+    advice = "check the network from the exporter to Pub/Sub"
+    return Finding("unreachable", f"{subscription} cannot be reached: {type(exc).__name__}; {advice}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.gcp.listing import FAILURES
 from app.metrics import Metrics
 from app.settings import describe
 from app.store.redis.rows import SCHEMA
@@ -72,3 +73,18 @@ def test_every_alert_is_in_the_table_with_its_severity() -> None:
         [f"[{alert['alert']}](runbook.md#{alert['alert'].lower()})", alert["labels"]["severity"]]
         for alert in alerts
     ]
+
+
+def test_every_reason_of_a_failed_listing_is_in_the_table() -> None:
+    listed = [reason for reasons, _ in rows("listing failures") for reason in re.findall(r"`(\w+)`", reasons)]
+
+    assert sorted(listed) == sorted(FAILURES)
+
+
+def test_every_reason_to_ignore_a_message_is_in_the_table_of_the_answers() -> None:
+    sources = [path.read_text() for path in (ROOT / "app").rglob("*.py")]
+    reasons = {reason for source in sources for reason in re.findall(r'\bIgnored\("(\w+)"\)', source)}
+    [meaning] = [meaning for answer, meaning in rows("answers") if answer == "200 `ignored`"]
+
+    assert reasons
+    assert set(re.findall(r"`(\w+)`", meaning)) - {"reason"} == reasons

@@ -38,7 +38,11 @@ NAME = "projects/shop-prod/subscriptions/sie-creation-subscription"
         pytest.param(
             exceptions.ServiceUnavailable("x"),
             False,
-            Finding("unreachable", f"{NAME} cannot be reached: ServiceUnavailable"),
+            Finding(
+                "unreachable",
+                f"{NAME} cannot be reached: ServiceUnavailable;"
+                " check the network from the exporter to Pub/Sub",
+            ),
             id="unreachable",
         ),
     ],

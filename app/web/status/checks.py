@@ -136,7 +136,8 @@ def _unauthenticated(snapshot: Snapshot) -> Check:
             name,
             finding,
             State.ATTENTION,
-            "Compare the push account and the audience of the subscriptions with the configuration.",
+            "Compare the name, the push account and the audience of each subscription with the configuration,"
+            " and check the clock of the exporter's machine.",
             "SpotInterruptionExporterPushesUnauthenticated",
         )
     return Check(name, finding)
