@@ -139,6 +139,7 @@ class Recorder:
         self._answered_at = 0.0
         """The time of the newest answer to them."""
         self._lingering = False
+        """A batch waits for more events; in the next turn of the loop it may start."""
         self._stopping = False
         self._drained = asyncio.Event()
         """Set when nothing is left to do after `close`."""
@@ -178,7 +179,8 @@ class Recorder:
         if len(self._submissions) >= _MAX_QUEUE:
             raise OverloadError(f"{_MAX_QUEUE} events wait for their commit")
         self._submissions.append(_Submission(event, respond, time.monotonic()))
-        self._start_next()
+        if not self._lingering:
+            self._start_next()
 
     async def perform(self, work: Work, *, hurries: bool = True) -> Applied:
         """Do a slice of periodic work between two batches.
