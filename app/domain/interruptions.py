@@ -102,13 +102,29 @@ def _ledger_row(event: InstanceInterrupted, incarnation: Instance, released_by: 
 
 
 def _with_interruption(event: InstanceInterrupted, before: Instance, now: float, *, ends: bool) -> Instance:
-    return before._replace(
-        recorded_at=now,
-        spot=True,  # only Spot instances are interrupted
-        alive=before.alive and not ends,
-        lifetime_observed=before.lifetime_observed or ends,
-        interrupted_at=latest(before.interrupted_at, event.at),
-        ended_at=earliest(before.ended_at, event.at) if ends else before.ended_at,
+    spot = True  # only Spot instances are interrupted
+    alive, lifetime_observed, ended_at = before.alive, before.lifetime_observed, before.ended_at
+    if ends:
+        alive, lifetime_observed, ended_at = False, True, earliest(ended_at, event.at)
+    # In the order of the fields, because `_replace` or names would take 2 % of a push.
+    return Instance(
+        before.name,
+        before.identity,
+        before.kind,
+        before.node,
+        now,
+        spot,
+        alive,
+        before.announced,
+        before.failed,
+        lifetime_observed,
+        before.overflowed,
+        before.deleted,
+        before.operation,
+        before.created_at,
+        before.started_at,
+        latest(before.interrupted_at, event.at),
+        ended_at,
     )
 
 
