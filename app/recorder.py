@@ -200,7 +200,7 @@ class Recorder:
     async def run(self) -> None:
         """Commit until `close` is called and the queue is empty. Only a bug of its own ends it earlier."""
         self._loop = asyncio.get_running_loop()
-        timeouts = asyncio.create_task(self._refuse_late_commits())
+        timeouts = asyncio.create_task(self._watch_commits())
         try:
             self._start_next()
             await self._drained.wait()
@@ -398,14 +398,21 @@ class Recorder:
                 },
             )
 
-    async def _refuse_late_commits(self) -> None:
-        """Answer requests whose commit takes too long. The commit may still succeed."""
+    async def _watch_commits(self) -> None:
+        """Answer requests whose commit takes too long, and log it. The commit may still succeed."""
+        limit, logged = self._commit_timeout_seconds, None
         while True:
-            await asyncio.sleep(self._commit_timeout_seconds / 20)
-            oldest = time.monotonic() - self._commit_timeout_seconds
+            await asyncio.sleep(limit / 20)
+            oldest = time.monotonic() - limit
             waiting = (*self._batch, *self._submissions)
             late = [submission for submission in waiting if submission.submitted_at < oldest]
-            _fail(late, StoreSlowError(f"the commit was not done in {self._commit_timeout_seconds:g} s"))
+            _fail(late, StoreSlowError(f"the commit was not done in {limit:g} s"))
+            if self._busy_since != logged and self.stuck_seconds > limit:
+                logged = self._busy_since
+                _log.warning(
+                    "the store hangs; pushes are refused until it continues",
+                    extra={"seconds": round(self.stuck_seconds, 1), "events": len(waiting)},
+                )
 
 
 def _fail(batch: Sequence[_Submission], exc: UnavailableError | InternalError) -> None:

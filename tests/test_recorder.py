@@ -310,6 +310,31 @@ def test_an_event_that_waits_too_long_is_refused_in_the_queue_and_in_the_commit(
     assert disk.batches == [["the first"], ["the first"]]  # what was refused in the queue is not committed
 
 
+def test_a_store_that_hangs_is_logged_once_until_it_continues(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hangs() -> int:
+        return [line.message for line in caplog.records].count(
+            "the store hangs; pushes are refused until it continues"
+        )
+
+    async def scenario() -> None:
+        async with writing(disk, commit_timeout_seconds=0.1) as writer:
+            for number in (1, 2):
+                with disk.busy():
+                    (hanging,) = writer.begin(created("a"))
+                    await until(lambda: hangs() == number)  # noqa: B023 - it ends before the next
+                    (later,) = writer.begin(created("b"))
+                    with pytest.raises(StoreSlowError):
+                        await later  # refused by a later look, which logs nothing
+                    assert hangs() == number
+                    with pytest.raises(StoreSlowError):
+                        await hanging
+                await writer.record(created("c"))
+
+    asyncio.run(scenario())
+
+
 def test_periodic_work_is_done_between_two_batches(disk: Disk) -> None:
     async def scenario() -> None:
         async with writing(disk) as writer:
