@@ -18,6 +18,7 @@ from app.store.opening import inspect_store, store_warnings
 from app.store.port import SLICE
 
 PAGE_SECONDS: Final = 10.0
+_SUBSCRIPTION_SECONDS: Final = 10.0
 _FLEET_SECONDS: Final = 60.0
 _FLEET_MIB: Final = 128
 """Enough for a page. A live exporter and its own listing share the container's memory with it."""
@@ -94,7 +95,7 @@ def _subscriptions(names: Sequence[str]) -> Iterator[Finding]:
         return
     with client:
         for name in names:
-            state, message = examine(client, name)
+            state, message = examine(client, name, _SUBSCRIPTION_SECONDS)
             # Who may pull may lack the permission to look; to try would take messages.
             grade: Grade = "ok" if state == "ok" else "warn" if state == "forbidden" else "FAIL"
             yield grade, f"subscription {name}", message or "exists, and does not push"

@@ -67,6 +67,8 @@ class Overrides:
     extension_seconds: int = 20
     """Longest time by which the lease of a pulled message is extended, 10 or more. After a crash, Pub/Sub
     delivers the message again when its lease ends."""
+    examine_seconds: float = 10.0
+    """Longest time for one look at a subscription."""
     shutdown_seconds: float = _SHUTDOWN_SECONDS
 
 
@@ -194,6 +196,7 @@ class Exporter:
                     self.settings.server.max_body_bytes,
                     overrides.first_pause_seconds,
                     overrides.extension_seconds,
+                    overrides.examine_seconds,
                 )
                 for endpoint, subscription in subscriptions
             ]
