@@ -15,6 +15,7 @@ import httpx
 import uvloop
 
 from app.demo.issuer import Issuer, IssuerServer
+from app.errors import StartError
 from app.logs import configure
 from app.main import create_app
 from app.serving import listening, stop_signals
@@ -61,7 +62,7 @@ async def _run(port: int, *, once: bool) -> int:
     with (
         # The demo ends when its terminal is closed, but not under nohup.
         stop_signals(*_hang_up()) as signals,
-        TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
+        _temporary_folder() as directory,
         IssuerServer(issuer) as certificates,
     ):
         settings, _ = load_settings(None, _environment(port, directory, certificates.url))
@@ -82,6 +83,16 @@ async def _run(port: int, *, once: bool) -> int:
                 _print(f"\nServing at {base}/ until Ctrl-C.")
                 await stopped
             return code
+
+
+def _temporary_folder() -> "TemporaryDirectory[str]":
+    try:
+        return TemporaryDirectory(prefix="spot-interruption-exporter-")
+    except OSError as exc:
+        raise StartError(
+            f"the demo cannot make a temporary folder: {exc.strerror};"
+            " set TMPDIR to a folder that can be written"
+        ) from exc
 
 
 def _hang_up() -> Sequence[signal.Signals]:
