@@ -12,7 +12,7 @@ from app.domain.quantities import quantity
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
 from app.gcp.client import make_client
-from app.gcp.listing import Summary, What, read_project
+from app.gcp.listing import Resource, Summary, read_project
 from app.settings import PubSubSettings, Settings, StoreSettings
 from app.store.opening import inspect_store, store_warnings
 from app.store.port import SLICE
@@ -26,7 +26,7 @@ _FLEET_MIB: Final = 128
 Grade: TypeAlias = Literal["ok", "warn", "FAIL"]
 Finding: TypeAlias = tuple[Grade, str, str]
 """A grade, the subject, and the result of looking at it."""
-_FirstPage: TypeAlias = Callable[[What], Awaitable[Summary]]
+_FirstPage: TypeAlias = Callable[[Resource], Awaitable[Summary]]
 
 
 def run_check(
@@ -138,10 +138,10 @@ async def _operations(project: str, first_page: _FirstPage) -> Finding:
     return "ok", subject, f"at least {quantity(summary.entries, 'preemption')} on the first page"
 
 
-async def _first_page(project: str, endpoint: str, page_seconds: float, what: What) -> Summary:
+async def _first_page(project: str, endpoint: str, page_seconds: float, resource: Resource) -> Summary:
     reading = read_project(
         project,
-        what,
+        resource,
         endpoint=endpoint,
         deadline_seconds=_FLEET_SECONDS,
         max_lines=SLICE,

@@ -12,7 +12,8 @@ from typing import Final
 from app.domain.batch import Applied, Shared
 from app.domain.replicas import all_projects
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Progress, Summary, parse_lines, read_project
+from app.gcp.instances import parse_instances
+from app.gcp.listing import PAGE_SECONDS, Progress, Summary, read_project
 from app.metrics import Metrics
 from app.periodic import POLL_SECONDS
 from app.project_tasks import ProjectTasks
@@ -230,7 +231,7 @@ class Inventory:
 
         async def record(lines: Sequence[bytes]) -> None:
             await perform(
-                lambda store, now: store.record_listed(project, began, parse_lines(project, lines), now)
+                lambda store, now: store.record_listed(project, began, parse_instances(project, lines), now)
             )
 
         def report(progress: Progress) -> None:

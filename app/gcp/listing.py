@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from app.domain.events import UNKNOWN, InstanceName, Listed, Node
-from app.domain.instances import display_cluster
 from app.errors import InventoryUnavailableError, StartError
 from app.gcp.egress import child_environment
 
-_ALIVE: Final = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
 FAILURES: Final = (
     *("forbidden", "api_disabled", "rate_limited", "unavailable", "not_found", "credentials", "malformed"),
     *("partial", "memory", "other", "deadline", "cut_off", "store"),
@@ -72,13 +69,13 @@ class Summary:
     message: str
 
 
-What: TypeAlias = Literal["instances", "operations"]
+Resource: TypeAlias = Literal["instances", "operations"]
 Part: TypeAlias = Lines | Progress | Summary
 
 
 async def read_project(
     project: str,
-    what: What,
+    resource: Resource,
     *,
     endpoint: str,
     deadline_seconds: float,
@@ -93,7 +90,7 @@ async def read_project(
     the number of pages to read (0: all), `memory_mib` the child's own limit of memory. Close the generator
     (`contextlib.aclosing`) to end the child. Raises InventoryUnavailableError if the reading is cut off.
     """
-    command = [sys.executable, "-P", "-m", "app.gcp.compute", "--read", what, "--project", project]
+    command = [sys.executable, "-P", "-m", "app.gcp.compute", "--read", resource, "--project", project]
     command += ["--endpoint", endpoint, "--pages", str(pages), "--page-seconds", str(page_seconds)]
     command += ["--parent", str(os.getpid()), "--memory-mib", str(memory_mib)]
     until = asyncio.get_running_loop().time() + deadline_seconds
@@ -120,11 +117,12 @@ async def read_project(
                             return
         except TimeoutError:
             raise InventoryUnavailableError(
-                "deadline", f"reading the {what} of project {project} took longer than {deadline_seconds:g} s"
+                "deadline",
+                f"reading the {resource} of project {project} took longer than {deadline_seconds:g} s",
             ) from None
         raise InventoryUnavailableError(
             "cut_off",
-            f"reading the {what} of project {project} ended too early: {await child.exit_report()}",
+            f"reading the {resource} of project {project} ended too early: {await child.exit_report()}",
         )
 
 
@@ -244,25 +242,4 @@ def _parse_report(raw: Mapping[str, Any]) -> Progress | Summary:
         peak_rss_mib=summary["peak_rss_mib"],
         reason=error["reason"],
         message=error["message"],
-    )
-
-
-def parse_lines(project: str, lines: Sequence[bytes]) -> list[Listed]:
-    """Return the instances in lines of the project's listing."""
-    return [_parse_instance(project, raw) for raw in json.loads(b"[" + b",".join(lines) + b"]")]
-
-
-def _parse_instance(project: str, raw: Sequence[Any]) -> Listed:
-    zone, name, instance_id, is_node, cluster, location, pool, machine_type = raw[:8]
-    spot, status, created_at, started_at = raw[8:]
-    cluster = display_cluster(cluster) if cluster else UNKNOWN
-    node = Node(cluster, location or UNKNOWN, pool or UNKNOWN, machine_type or UNKNOWN)
-    return Listed(
-        InstanceName(project, zone, name),
-        instance_id,
-        node if is_node else None,
-        spot=spot,
-        alive=status in _ALIVE,
-        created_at=created_at,
-        started_at=started_at,
     )
