@@ -36,18 +36,17 @@ class RefusalLog:
         self.newest[reason] = detail
         kind = self._kinds.setdefault((endpoint, reason), _Kind())
         kind.number, kind.detail = kind.number + 1, detail
-        if reason not in _LOGGED_WITH_A_TRACE:
-            self._log_due(endpoint, reason, kind)
+        self._log_due(endpoint, reason, kind)
 
     def flush(self) -> None:
         """Log what was refused since the last lines, if their minute is over. Called every minute."""
         for (endpoint, reason), kind in self._kinds.items():
-            if kind.number and reason not in _LOGGED_WITH_A_TRACE:
-                self._log_due(endpoint, reason, kind)
+            self._log_due(endpoint, reason, kind)
 
     def _log_due(self, endpoint: str, reason: str, kind: _Kind) -> None:
         now = self._monotonic()
-        if now - kind.logged_at < _LOG_EVERY_SECONDS:
+        is_too_early = now - kind.logged_at < _LOG_EVERY_SECONDS
+        if is_too_early or not kind.number or reason in _LOGGED_WITH_A_TRACE:
             return
         _log.warning(
             "pushes refused",
