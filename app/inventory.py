@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from app.gcp.instances import parse_instances
 from app.gcp.listing import PAGE_SECONDS, Progress, Summary, read_project
 from app.metrics import Metrics
 from app.periodic import POLL_SECONDS
-from app.project_tasks import ProjectTasks
+from app.project_tasks import ProjectTasks, jittered
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -26,7 +25,6 @@ SLICE: Final = 25
 DEADLINE_SECONDS: Final = 1800.0
 SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
-JITTER: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -177,11 +175,10 @@ class Inventory:
         return min(self._interval_seconds, self._shortest_pause_seconds)
 
     async def _pause(self, project: _Project, seconds: float) -> None:
-        """Wait until the next listing is due or requested. The jitter keeps projects apart."""
+        """Wait until the next listing is due or requested."""
         loop = asyncio.get_running_loop()
-        jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds * jitter):
+            async with asyncio.timeout(jittered(seconds)):
                 await project.requested.wait()
                 await asyncio.sleep(
                     project.last_requested_listing_at + self._shortest_pause_seconds - loop.time()
