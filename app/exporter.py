@@ -95,28 +95,9 @@ class Exporter:
             monotonic=overrides.monotonic,
             clock=overrides.clock,
         )
-        opened = overrides.open_store(
-            settings.store.url,
-            Rules(
-                grace_seconds=settings.attribution.grace_seconds,
-                retention_seconds=settings.store.retention_days * _DAY,
-                max_label_sets=settings.prometheus.max_label_sets,
-            ),
-            key_prefix=settings.store.key_prefix,
-            replica=settings.store.replica,
-            settings=_published(settings),
-            hold=settings.prometheus.hold_seconds > 0,
-            reset_totals=reset_totals,
-        )
-        if reset_totals:
-            _log.warning(
-                "--reset-totals: this exporter's counters start at 0, everything else is kept;"
-                " remove the option, because every start with it resets them"
-            )
+        opened = _open_store(settings, overrides, reset_totals=reset_totals)
         if opened.moved_aside_to is not None:
             self.metrics.count_store_reset()
-        for warning in opened.warnings:
-            _log.warning("the store may lose events or counts", extra={"detail": warning})
         self.store = opened.store
         self._sync = opened.sync
         self._overrides = overrides
@@ -318,6 +299,31 @@ def _log_failure(task: asyncio.Task[None]) -> None:
             extra={"task": task.get_name()},
             exc_info=error,
         )
+
+
+def _open_store(settings: Settings, overrides: Overrides, *, reset_totals: bool) -> OpenedStore:
+    """Open the store, and log its warnings. Raises StartError."""
+    opened = overrides.open_store(
+        settings.store.url,
+        Rules(
+            grace_seconds=settings.attribution.grace_seconds,
+            retention_seconds=settings.store.retention_days * _DAY,
+            max_label_sets=settings.prometheus.max_label_sets,
+        ),
+        key_prefix=settings.store.key_prefix,
+        replica=settings.store.replica,
+        settings=_published(settings),
+        hold=settings.prometheus.hold_seconds > 0,
+        reset_totals=reset_totals,
+    )
+    if reset_totals:
+        _log.warning(
+            "--reset-totals: this exporter's counters start at 0, everything else is kept;"
+            " remove the option, because every start with it resets them"
+        )
+    for warning in opened.warnings:
+        _log.warning("the store may lose events or counts", extra={"detail": warning})
+    return opened
 
 
 def _projects(settings: Settings) -> Sequence[str]:
