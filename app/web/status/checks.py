@@ -192,7 +192,7 @@ def _elsewhere(snapshot: Snapshot) -> Check:
     newest = next((snapshot.refusals[reason] for reason in reasons if reason in snapshot.refusals), "")
     return Check(
         name,
-        f"{count_noun(number, 'request', 'requests')} since the start had a path or a method that no endpoint"
+        f"{count_noun(number, 'request')} since the start had a path or a method that no endpoint"
         f" takes. The newest: {newest}.",
         advice="If a subscription sends them, correct its push endpoint; its path is /events/creation or"
         " /events/interruption.",
