@@ -21,18 +21,15 @@ from app.store.redis.connection import Command, Link, LostReplyError
 from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
 from app.store.redis.rows import (
     SCHEMA,
-    all_series,
     check_schema,
-    decode_replica_totals,
     decode_settings,
-    encode_series,
     encode_settings,
     flatten,
-    is_behind,
     key,
     require_schema,
 )
 from app.store.redis.shared import SharedReplies, SharedTotals, update_memory
+from app.store.redis.totals import all_series, decode_replica_totals, encode_series, is_behind
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
 from app.store.redis.writes import replica_commands
 
