@@ -942,6 +942,20 @@ def test_the_schema_of_another_version_is_left_alone(
     assert client.keys("*") == [key("schema")]
 
 
+@pytest.mark.parametrize("value", [b"theirs", b"\xff"], ids=["text", "not-text"])
+def test_data_of_another_program_is_left_alone(
+    start: Opener, client: Client, server: RedisServer, value: bytes
+) -> None:
+    client.set(key("schema"), value)
+    before = everything(client)
+
+    with pytest.raises(StartError, match=r"another program.*change store\.key_prefix"):
+        start()
+    with pytest.raises(StartError, match=r"another program.*change store\.key_prefix"):
+        inspect_store(server.url)
+    assert everything(client) == before
+
+
 @pytest.mark.parametrize("is_cut", [False, True], ids=["connected", "connection-lost"])
 def test_a_store_that_a_newer_version_has_migrated_is_left_alone_until_a_restart(
     start: Opener, proxy: Proxy, client: Client, *, is_cut: bool
