@@ -98,9 +98,9 @@ class RedisBackend:
         self._encoded_settings = encode_settings(memory.settings)
         self._retention_milliseconds = round(memory.rules.retention_seconds * 1000)
         self._needs_unwatch = False
-        """The transaction has not read anything yet."""
+        """True until the transaction's first read, which ends what an earlier transaction has watched."""
         self._may_be_closed = False
-        """The transaction has not used the connection yet, which an earlier one has made."""
+        """True until the transaction's first read, if its connection is from before the transaction."""
         self._shared_totals = SharedTotals(memory)
 
     def open(self, *, reset_totals: bool = False) -> None:
