@@ -12,10 +12,10 @@ from app.domain.batch import Shared
 from app.domain.changes import Rules
 from app.domain.replicas import ReplicaSettings
 from app.errors import StartError, StoreLostError
-from app.gcp.listing import FAILURES, PAGE_SECONDS
+from app.gcp.listing import FAILURES
 from app.gcp.verification import Verification
 from app.intake import Intake
-from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
+from app.inventory import Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.periodic import POLL_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
@@ -55,8 +55,8 @@ class Overrides:
     monotonic: Callable[[], float] = time.monotonic
     """The clock of the certificates, and of the time for which a new series is held."""
     commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
-    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
-    page_seconds: float = PAGE_SECONDS
+    shortest_pause_seconds: float = 60.0
+    page_seconds: float = 90.0
     settle_seconds: float = SETTLE_SECONDS
     direct_pushes: bool = True
     """Pushes do not go through uvicorn and ASGI."""

@@ -12,9 +12,8 @@ from app.domain.batch import Applied, Shared
 from app.domain.replicas import all_projects
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.instances import parse_instances
-from app.gcp.listing import PAGE_SECONDS, Progress, Summary, read_project
+from app.gcp.listing import Progress, Summary, read_project
 from app.metrics import Metrics
-from app.periodic import POLL_SECONDS
 from app.project_tasks import ProjectTasks, jittered
 from app.recorder import Recorder
 from app.store.port import Store
@@ -23,7 +22,6 @@ from app.turns import Participant, Turns
 SLICE: Final = 25
 """The number of instances recorded at a time. Pushes wait as long as that takes."""
 DEADLINE_SECONDS: Final = 1800.0
-SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
 
 _log = logging.getLogger(__name__)
@@ -56,10 +54,10 @@ class Inventory:
         interval_seconds: float,
         endpoint: str,
         turns: Turns,
-        shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
-        page_seconds: float = PAGE_SECONDS,
-        poll_seconds: float = POLL_SECONDS,
-        clock: Callable[[], float] = time.time,
+        shortest_pause_seconds: float,
+        page_seconds: float,
+        poll_seconds: float,
+        clock: Callable[[], float],
     ) -> None:
         """`projects`: those of the configuration. Without `enabled`, those of other replicas are not listed.
 

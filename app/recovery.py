@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from app.domain.batch import Applied
 from app.domain.outcomes import Pending
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Summary, read_project
+from app.gcp.listing import Summary, read_project
 from app.gcp.operations import parse_operations
 from app.inventory import DEADLINE_SECONDS, SLICE, Inventory
 from app.metrics import Metrics
-from app.periodic import POLL_SECONDS
 from app.project_tasks import ProjectTasks, jittered
 from app.recorder import Recorder
 from app.store.port import Store
@@ -34,8 +33,8 @@ class Recovery:
         interval_seconds: float,
         settle_seconds: float,
         endpoint: str,
-        page_seconds: float = PAGE_SECONDS,
-        poll_seconds: float = POLL_SECONDS,
+        page_seconds: float,
+        poll_seconds: float,
     ) -> None:
         """`settle_seconds`: the time for which an operation is left to its push.
 

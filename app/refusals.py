@@ -1,7 +1,6 @@
 """The log of what was refused: a line per endpoint, reason and minute, however many callers are refused."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +24,7 @@ class _Kind:
 class RefusalLog:
     """Logs refusals, and keeps the newest detail of each reason. The number of reasons bounds both."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self.newest: dict[str, str] = {}
         """The newest detail, by reason."""
         self._monotonic = monotonic

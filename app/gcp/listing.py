@@ -24,8 +24,7 @@ FAILURES: Final = (
     *("partial", "memory", "other", "deadline", "cut_off", "store"),
 )
 """The reasons of a failed or partial listing: the child's, and those of the exporter itself."""
-PAGE_SECONDS: Final = 90.0
-MEMORY_MIB: Final = 256
+_MEMORY_MIB: Final = 256
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_STDERR_BYTES: Final = 1 << 13
 _HOME: Final = str(Path(__file__).parents[2])
@@ -80,9 +79,9 @@ async def read_project(
     endpoint: str,
     deadline_seconds: float,
     max_lines: int,
-    page_seconds: float = PAGE_SECONDS,
+    page_seconds: float,
     pages: int = 0,
-    memory_mib: int = MEMORY_MIB,
+    memory_mib: int = _MEMORY_MIB,
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts of a project's instances or operations, the summary last.
 

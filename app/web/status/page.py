@@ -80,7 +80,6 @@ def _template() -> "Template":
         escape_bidi=formats.escape_bidi,
         count=formats.count,
         duration=formats.duration,
-        ago=formats.ago,
         significant=formats.significant,
         rate=formats.rate,
         percent=formats.percent,
