@@ -21,6 +21,7 @@ from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
 from app.store.port import SharedStore, Store
 from app.store.redis.connection import Link
+from app.store.redis.ledger import RedisLedger
 from app.store.redis.rows import SCHEMA
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import (
@@ -894,6 +895,26 @@ def test_a_ledger_of_many_pages_is_read_whole_and_in_order(start: Opener, server
 
     expected = sorted(((event.at, event.key) for event in events), reverse=True)
     assert ledger(server.url) == [event_key for _, event_key in expected]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda ledger: ledger.interruptions(Query()), id="rows"),
+        pytest.param(lambda ledger: ledger.pools(NOW + DAY, 10), id="pools"),
+        pytest.param(lambda ledger: ledger.week(NOW + DAY), id="week"),
+    ],
+)
+def test_reading_the_ledger_that_takes_too_long_is_given_up(
+    start: Opener, server: RedisServer, read: Callable[[RedisLedger], Sequence[object]]
+) -> None:
+    start().apply([created(), interrupted(at=NOW)], NOW)
+    link = Link(server.url)
+
+    assert read(RedisLedger(link))
+    with pytest.raises(StoreUnavailableError, match="takes longer"):
+        read(RedisLedger(link, read_seconds=-1))
+    link.close()
 
 
 # installations on one server
