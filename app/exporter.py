@@ -83,6 +83,7 @@ class Exporter:
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
+        self.direct_pushes = overrides.direct_pushes
         self.verification = self._make_verification(overrides.monotonic)
         self.clock = overrides.clock
         self.metrics = Metrics(

@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -62,10 +61,9 @@ def _tune() -> None:
 
 async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool, overrides: Overrides) -> None:
     # Until the store is open, which can take long, a signal ends the process at once.
-    app = create_app(settings, reset_totals=reset_totals, overrides=overrides)
-    exporter: Exporter = app.state.exporter
+    exporter = Exporter(settings, reset_totals=reset_totals, overrides=overrides)
     with stop_signals() as signals, _hang_ups_logged():
-        async with exporter.running(), listening(settings, app) as listeners:
+        async with exporter.running(), listening(exporter) as listeners:
             _log_start(settings, path, listeners)
             fatal = await _wait_for_stop(exporter, signals, listeners)
     if fatal:
@@ -101,22 +99,27 @@ class Listeners:
 
 
 @asynccontextmanager
-async def listening(settings: Settings, app: Application, *, advice: str = "") -> AsyncIterator["Listeners"]:
-    """Serve the application, and its metrics if they have a port of their own.
+async def listening(exporter: Exporter, *, advice: str = "") -> AsyncIterator["Listeners"]:
+    """Serve the exporter's endpoints, and its metrics if they have a port of their own.
 
     At the end, a request in progress has the exporter's `seconds_left`. Raises StartError if a port cannot be
     used; its message ends with the `advice`, by default with the keys to change.
     """
-    exporter: Exporter = app.state.exporter
-    make_server = partial(
-        _Server,
-        settings,
-        max_connections=allow_connections(settings.server.max_connections, 1 if settings.one_listener else 2),
-    )
-    servers = [make_server(settings.server.port, app, advice=advice or _advice("server.port"))]
+    settings = exporter.settings
+    parts = [("server.port", settings.server.port, create_app)]
     if not settings.one_listener:
-        ops = create_ops_app(exporter)
-        servers.append(make_server(settings.metrics_port, ops, advice=advice or _advice("prometheus.port")))
+        parts.append(("prometheus.port", settings.metrics_port, create_ops_app))
+    max_connections = allow_connections(settings.server.max_connections, len(parts))
+    servers = [
+        _Server(
+            settings,
+            port,
+            make_app(exporter),
+            max_connections=max_connections,
+            advice=advice or f"change {key} or server.host",
+        )
+        for key, port, make_app in parts
+    ]
     running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
     try:
         yield Listeners([server.port for server in servers], running)
@@ -254,10 +257,6 @@ class _Server(uvicorn.Server):
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()
-
-
-def _advice(key: str) -> str:
-    return f"change {key} or server.host"
 
 
 def _listen(host: str, port: int, advice: str) -> socket.socket:

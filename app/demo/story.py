@@ -9,20 +9,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httpx
 import uvloop
 
 from app.demo.issuer import Issuer, IssuerServer
 from app.errors import StartError
+from app.exporter import Exporter
 from app.logs import configure
-from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
-
-if TYPE_CHECKING:
-    from app.exporter import Exporter
 
 _AUDIENCE: Final = "https://sie.example.com"
 _ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
@@ -66,10 +63,9 @@ async def _run(port: int, *, once: bool) -> int:
         IssuerServer(issuer) as certificates,
     ):
         settings, _ = load_settings(None, _environment(port, directory, certificates.url))
-        app = create_app(settings)
-        exporter: Exporter = app.state.exporter
+        exporter = Exporter(settings)
         advice = "choose another port with --port"
-        async with exporter.running(), listening(settings, app, advice=advice) as listeners:
+        async with exporter.running(), listening(exporter, advice=advice) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
             stopped = asyncio.create_task(signals.get())
             right = asyncio.create_task(_run_story(base, issuer))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Lifespan, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app import VERSION
 from app.errors import InternalError, UnavailableError
@@ -75,10 +75,7 @@ async def _send_and_close(send: Send, message: Message) -> None:
 
 
 def make_application(
-    on_elsewhere: Callable[[str, str], None],
-    lifespan: Lifespan[FastAPI] | None = None,
-    *,
-    openapi_url: str | None = "/openapi.json",
+    on_elsewhere: Callable[[str, str], None], *, openapi_url: str | None = "/openapi.json"
 ) -> Application:
     """Return an application without routes, which answers errors with problem documents.
 
@@ -87,7 +84,6 @@ def make_application(
     app = Application(
         title="spot-interruption-exporter",
         version=VERSION,
-        lifespan=lifespan,
         openapi_url=openapi_url,
         docs_url=None,
         redoc_url=None,
