@@ -257,7 +257,7 @@ class Exporter:
         self._tasks = (writer, *periodic, *pulling)
         self._loop = asyncio.get_running_loop()
         for task in self._tasks:
-            task.add_done_callback(_log_failure)
+            task.add_done_callback(log_failure)
         try:
             yield
         finally:
@@ -292,7 +292,7 @@ class Exporter:
         return self.recorder.fatal_error or str(self.unhealthy_reason())
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
+def log_failure(task: asyncio.Task[None]) -> None:
     """Log why a task has ended that should run for ever."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error(

@@ -19,7 +19,7 @@ import uvloop
 
 from app import VERSION
 from app.errors import StartError
-from app.exporter import DEFAULTS, Exporter, Overrides
+from app.exporter import DEFAULTS, Exporter, Overrides, log_failure
 from app.main import create_app, create_ops_app
 from app.settings import Settings
 from app.store.opening import url_without_secrets
@@ -120,7 +120,12 @@ async def listening(exporter: Exporter, *, advice: str = "") -> AsyncIterator["L
         )
         for key, port, make_app in parts
     ]
-    running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
+    running = [
+        asyncio.create_task(server.serve(sockets=[server.socket]), name=f"listener on port {server.port}")
+        for server in servers
+    ]
+    for task in running:
+        task.add_done_callback(log_failure)
     try:
         yield Listeners([server.port for server in servers], running)
     finally:
@@ -163,7 +168,7 @@ async def _wait_for_stop(
     fatal.cancel()
     if fatal.done():
         return fatal.result()
-    return None if signal_came.done() else "a listener has ended"
+    return None if signal_came.done() else "a listener has failed; the log has its error"
 
 
 async def drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -706,6 +707,31 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(tmp_path: Path, words:
 
     assert (done.returncode, done.stderr) == (1, b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listener_that_fails_ends_the_exporter_and_its_error_is_in_the_log(tmp_path: Path) -> None:
+    # Nothing that a test can configure makes uvicorn fail.
+    program = """
+import sys, uvicorn
+async def fail(*_, **__): raise OSError("made by the test")
+uvicorn.Server.startup = fail
+from app.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--config", written(tmp_path, configuration(tmp_path, None))],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+    *_, last = done.stderr.splitlines()
+    assert (done.returncode, last) == (
+        1,
+        "spot-interruption-exporter: a listener has failed; the log has its error",
+    )
+    assert "made by the test" in done.stdout + done.stderr
 
 
 def test_ctrl_c_in_a_terminal_reaches_its_listing_by_the_exporter_alone(tmp_path: Path) -> None:
