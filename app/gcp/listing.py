@@ -193,10 +193,10 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Chi
         ) from exc
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101
-    return _Child(process, process.stdout, asyncio.create_task(_end_of(process.stderr)))
+    return _Child(process, process.stdout, asyncio.create_task(_last_bytes(process.stderr)))
 
 
-async def _end_of(stream: asyncio.StreamReader) -> bytes:
+async def _last_bytes(stream: asyncio.StreamReader) -> bytes:
     """Read the stream to its end and return the last bytes, as many as a log line should have."""
     end = b""
     while chunk := await stream.read(_CHUNK_BYTES):
