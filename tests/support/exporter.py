@@ -13,13 +13,13 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 import uvloop
 
-from app.demo.issuer import Issuer, IssuerServer
 from app.exporter import Exporter as Parts
 from app.exporter import Overrides
 from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable
 from tests.support.entries import JsonObject, insert, preempted, push
+from tests.support.issuer import Issuer, IssuerServer
 from tests.support.process import LOOPBACK, NO_AUTHORITIES, free_port
 from tests.support.samples import Samples, parsed, value_of
 
