@@ -287,8 +287,10 @@ class Exporter:
     async def wait_until_fatal(self) -> str:
         """Wait until a restart is needed, and return the reason."""
         fatal = asyncio.create_task(self.recorder.fatal.wait())
-        await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        fatal.cancel()
+        try:
+            await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            fatal.cancel()
         return self.recorder.fatal_error or str(self.unhealthy_reason())
 
 

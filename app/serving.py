@@ -41,11 +41,12 @@ def serve(
 ) -> None:
     """Run the exporter until SIGTERM or SIGINT. Raises StartError, also if it has to give up later.
 
-    `path` is the file that the settings were read from, for the log. The caller blocks SIGHUP.
+    `path` is the file that the settings were read from, for the log. The caller blocks SIGHUP, and ends the
+    process. The event loop stays open, because closing it waits for a lookup of a name without an answer.
     """
     _tune()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, path, reset_totals=reset_totals, overrides=overrides))
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner.run(_serve(settings, path, reset_totals=reset_totals, overrides=overrides))
 
 
 def _tune() -> None:

@@ -839,6 +839,23 @@ def test_a_body_that_never_arrives_does_not_keep_it_from_stopping(tmp_path: Path
         assert not connection.recv(65536).startswith(b"HTTP/1.1 408")
 
 
+def test_a_name_that_is_being_looked_up_does_not_keep_it_from_stopping(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
+    # For a name without a dot, glibc reads the file of HOSTALIASES: here a pipe to which nobody writes.
+    aliases = tmp_path / "aliases"
+    os.mkfifo(aliases)
+    configured = configuration(tmp_path, credentials)
+    configured["pubsub"]["certs_url"] = "http://certificates/"
+    env = {"HOSTALIASES": str(aliases)}
+
+    with ExporterProcess(tmp_path, credentials, configured=configured, env=env) as exporter:
+        assert exporter.reason(insert()) == (503, "certificates_unavailable")
+
+        assert exporter.process.stop(within=60) == 0
+        assert exporter.logs()[-1]["message"] == "stopped"
+
+
 def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     with ExporterProcess(tmp_path) as exporter, ThreadPoolExecutor(8) as callers:
         with closing(sqlite3.connect(exporter.store, isolation_level=None)) as other:
