@@ -14,6 +14,7 @@ from app import VERSION
 from app.errors import InternalError, UnavailableError
 from app.metrics import ENDPOINTS
 from app.web.asgi import route_of
+from app.web.ops import IS_HEAD
 from app.web.problems import as_response, problem, problem_of, reason_of
 from app.web.push import PushEndpoint
 
@@ -50,7 +51,7 @@ class Application(FastAPI):
         if self.is_stopping():
             send = partial(_send_and_close, send)
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
+            scope = {**scope, "method": "GET", IS_HEAD: True}  # uvicorn leaves the body out
         if scope["type"] == "http" and scope["method"] == "GET" and _has_long_query(scope):
             await _LONG_QUERY(scope, receive, send)
             return
