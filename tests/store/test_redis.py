@@ -974,6 +974,62 @@ def test_inspecting_changes_nothing(start: Opener, client: Client, server: Redis
     assert everything(client) == before
 
 
+READER: Final = "redis://reader:word@{host}:{port}/0"
+
+
+@pytest.mark.parametrize(
+    ("setting", "undone", "url", "reason"),
+    [
+        pytest.param(
+            ("REPLICAOF", LOOPBACK, "1"),
+            ("REPLICAOF", "NO", "ONE"),
+            "redis://{host}:{port}/0",
+            "read only replica",
+            id="replica",
+        ),
+        pytest.param(
+            ("CONFIG", "SET", "maxmemory", "1"),
+            ("CONFIG", "SET", "maxmemory", "0"),
+            "redis://{host}:{port}/0",
+            "memory",
+            id="full",
+        ),
+        pytest.param(
+            ("ACL", "SETUSER", "reader", "on", ">word", "~*", "+@all", "-@write"),
+            ("ACL", "DELUSER", "reader"),
+            READER,
+            "permission",
+            id="may-not-write",
+        ),
+    ],
+)
+def test_a_server_that_cannot_be_written_is_refused_at_start_and_by_a_look(
+    client: Client,
+    server: RedisServer,
+    setting: Sequence[str],
+    undone: Sequence[str],
+    url: str,
+    reason: str,
+) -> None:
+    client.execute_command(*setting)
+    try:
+        for look in (lambda url: open_store(url, RULES), inspect_store):
+            with pytest.raises(StartError, match=reason):
+                look(url.format(host=LOOPBACK, port=server.port))
+    finally:
+        client.execute_command(*undone)
+    assert not client.keys("*")
+
+
+def test_a_look_refuses_a_user_who_may_not_run_the_script(client: Client, server: RedisServer) -> None:
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">word", "~*", "+@all", "-@scripting")
+    try:
+        with pytest.raises(StartError, match="permission"):
+            inspect_store(READER.format(host=LOOPBACK, port=server.port))
+    finally:
+        client.execute_command("ACL", "DELUSER", "reader")
+
+
 @pytest.mark.parametrize(
     "url",
     [
