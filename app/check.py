@@ -12,12 +12,13 @@ from app.domain.quantities import quantity
 from app.errors import ExporterError, InventoryUnavailableError
 from app.gcp.certificates import fetch_certificates
 from app.gcp.client import make_client
-from app.gcp.listing import Summary, What, read_project
+from app.gcp.listing import Resource, Summary, read_project
 from app.settings import PubSubSettings, Settings, StoreSettings
 from app.store.opening import inspect_store, store_warnings
 from app.store.port import SLICE
 
 PAGE_SECONDS: Final = 10.0
+_SUBSCRIPTION_SECONDS: Final = 10.0
 _FLEET_SECONDS: Final = 60.0
 _FLEET_MIB: Final = 128
 """Enough for a page. A live exporter and its own listing share the container's memory with it."""
@@ -25,7 +26,7 @@ _FLEET_MIB: Final = 128
 Grade: TypeAlias = Literal["ok", "warn", "FAIL"]
 Finding: TypeAlias = tuple[Grade, str, str]
 """A grade, the subject, and the result of looking at it."""
-_FirstPage: TypeAlias = Callable[[What], Awaitable[Summary]]
+_FirstPage: TypeAlias = Callable[[Resource], Awaitable[Summary]]
 
 
 def run_check(
@@ -94,7 +95,7 @@ def _subscriptions(names: Sequence[str]) -> Iterator[Finding]:
         return
     with client:
         for name in names:
-            state, message = examine(client, name)
+            state, message = examine(client, name, _SUBSCRIPTION_SECONDS)
             # Who may pull may lack the permission to look; to try would take messages.
             grade: Grade = "ok" if state == "ok" else "warn" if state == "forbidden" else "FAIL"
             yield grade, f"subscription {name}", message or "exists, and does not push"
@@ -137,10 +138,10 @@ async def _operations(project: str, first_page: _FirstPage) -> Finding:
     return "ok", subject, f"{quantity(summary.entries, 'preemption')} on the first page"
 
 
-async def _first_page(project: str, endpoint: str, page_seconds: float, what: What) -> Summary:
+async def _first_page(project: str, endpoint: str, page_seconds: float, resource: Resource) -> Summary:
     reading = read_project(
         project,
-        what,
+        resource,
         endpoint=endpoint,
         deadline_seconds=_FLEET_SECONDS,
         max_lines=SLICE,

@@ -12,10 +12,10 @@ from app.domain.batch import Shared
 from app.domain.changes import Rules
 from app.domain.replicas import ReplicaSettings
 from app.errors import StartError, StoreLostError
-from app.gcp.listing import FAILURES, PAGE_SECONDS
+from app.gcp.listing import FAILURES
 from app.gcp.verification import Verification
 from app.intake import Intake
-from app.inventory import SHORTEST_PAUSE_SECONDS, Inventory
+from app.inventory import Inventory
 from app.metrics import ENDPOINTS, Endpoint, Metrics
 from app.periodic import POLL_SECONDS, RETRY_SECONDS, SETTLE_SECONDS, PeriodicTasks
 from app.recorder import COMMIT_TIMEOUT_SECONDS, Recorder
@@ -55,8 +55,8 @@ class Overrides:
     monotonic: Callable[[], float] = time.monotonic
     """The clock of the certificates, and of the time for which a new series is held."""
     commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS
-    shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS
-    page_seconds: float = PAGE_SECONDS
+    shortest_pause_seconds: float = 60.0
+    page_seconds: float = 90.0
     settle_seconds: float = SETTLE_SECONDS
     direct_pushes: bool = True
     """Pushes do not go through uvicorn and ASGI."""
@@ -67,6 +67,8 @@ class Overrides:
     extension_seconds: int = 20
     """Longest time by which the lease of a pulled message is extended, 10 or more. After a crash, Pub/Sub
     delivers the message again when its lease ends."""
+    examine_seconds: float = 10.0
+    """Longest time for one look at a subscription."""
     shutdown_seconds: float = _SHUTDOWN_SECONDS
 
 
@@ -81,6 +83,7 @@ class Exporter:
     ) -> None:
         """Open the store. Raises StartError."""
         self.settings = settings
+        self.direct_pushes = overrides.direct_pushes
         self.verification = self._make_verification(overrides.monotonic)
         self.clock = overrides.clock
         self.metrics = Metrics(
@@ -93,28 +96,9 @@ class Exporter:
             monotonic=overrides.monotonic,
             clock=overrides.clock,
         )
-        opened = overrides.open_store(
-            settings.store.url,
-            Rules(
-                grace_seconds=settings.attribution.grace_seconds,
-                retention_seconds=settings.store.retention_days * _DAY,
-                max_label_sets=settings.prometheus.max_label_sets,
-            ),
-            key_prefix=settings.store.key_prefix,
-            replica=settings.store.replica,
-            settings=_published(settings),
-            hold=settings.prometheus.hold_seconds > 0,
-            reset_totals=reset_totals,
-        )
-        if reset_totals:
-            _log.warning(
-                "--reset-totals: this exporter's counters start at 0, everything else is kept;"
-                " remove the option, because every start with it resets them"
-            )
+        opened = _open_store(settings, overrides, reset_totals=reset_totals)
         if opened.moved_aside_to is not None:
             self.metrics.count_store_reset()
-        for warning in opened.warnings:
-            _log.warning("the store may lose events or counts", extra={"detail": warning})
         self.store = opened.store
         self._sync = opened.sync
         self._overrides = overrides
@@ -194,6 +178,7 @@ class Exporter:
                     self.settings.server.max_body_bytes,
                     overrides.first_pause_seconds,
                     overrides.extension_seconds,
+                    overrides.examine_seconds,
                 )
                 for endpoint, subscription in subscriptions
             ]
@@ -272,7 +257,7 @@ class Exporter:
         self._tasks = (writer, *periodic, *pulling)
         self._loop = asyncio.get_running_loop()
         for task in self._tasks:
-            task.add_done_callback(_log_failure)
+            task.add_done_callback(log_failure)
         try:
             yield
         finally:
@@ -302,12 +287,14 @@ class Exporter:
     async def wait_until_fatal(self) -> str:
         """Wait until a restart is needed, and return the reason."""
         fatal = asyncio.create_task(self.recorder.fatal.wait())
-        await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        fatal.cancel()
+        try:
+            await asyncio.wait([fatal, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            fatal.cancel()
         return self.recorder.fatal_error or str(self.unhealthy_reason())
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
+def log_failure(task: asyncio.Task[None]) -> None:
     """Log why a task has ended that should run for ever."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error(
@@ -315,6 +302,31 @@ def _log_failure(task: asyncio.Task[None]) -> None:
             extra={"task": task.get_name()},
             exc_info=error,
         )
+
+
+def _open_store(settings: Settings, overrides: Overrides, *, reset_totals: bool) -> OpenedStore:
+    """Open the store, and log its warnings. Raises StartError."""
+    opened = overrides.open_store(
+        settings.store.url,
+        Rules(
+            grace_seconds=settings.attribution.grace_seconds,
+            retention_seconds=settings.store.retention_days * _DAY,
+            max_label_sets=settings.prometheus.max_label_sets,
+        ),
+        key_prefix=settings.store.key_prefix,
+        replica=settings.store.replica,
+        settings=_published(settings),
+        hold=settings.prometheus.hold_seconds > 0,
+        reset_totals=reset_totals,
+    )
+    if reset_totals:
+        _log.warning(
+            "--reset-totals: this exporter's counters start at 0, everything else is kept;"
+            " remove the option, because every start with it resets them"
+        )
+    for warning in opened.warnings:
+        _log.warning("the store may lose events or counts", extra={"detail": warning})
+    return opened
 
 
 def _projects(settings: Settings) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -12,10 +11,10 @@ from typing import Final
 from app.domain.batch import Applied, Shared
 from app.domain.replicas import all_projects
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Progress, Summary, parse_lines, read_project
+from app.gcp.instances import parse_instances
+from app.gcp.listing import Progress, Summary, read_project
 from app.metrics import Metrics
-from app.periodic import POLL_SECONDS
-from app.project_tasks import ProjectTasks
+from app.project_tasks import ProjectTasks, jittered
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -23,9 +22,7 @@ from app.turns import Participant, Turns
 SLICE: Final = 25
 """The number of instances recorded at a time. Pushes wait as long as that takes."""
 DEADLINE_SECONDS: Final = 1800.0
-SHORTEST_PAUSE_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
-JITTER: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -57,10 +54,10 @@ class Inventory:
         interval_seconds: float,
         endpoint: str,
         turns: Turns,
-        shortest_pause_seconds: float = SHORTEST_PAUSE_SECONDS,
-        page_seconds: float = PAGE_SECONDS,
-        poll_seconds: float = POLL_SECONDS,
-        clock: Callable[[], float] = time.time,
+        shortest_pause_seconds: float,
+        page_seconds: float,
+        poll_seconds: float,
+        clock: Callable[[], float],
     ) -> None:
         """`projects`: those of the configuration. Without `enabled`, those of other replicas are not listed.
 
@@ -176,11 +173,10 @@ class Inventory:
         return min(self._interval_seconds, self._shortest_pause_seconds)
 
     async def _pause(self, project: _Project, seconds: float) -> None:
-        """Wait until the next listing is due or requested. The jitter keeps projects apart."""
+        """Wait until the next listing is due or requested."""
         loop = asyncio.get_running_loop()
-        jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds * jitter):
+            async with asyncio.timeout(jittered(seconds)):
                 await project.requested.wait()
                 await asyncio.sleep(
                     project.last_requested_listing_at + self._shortest_pause_seconds - loop.time()
@@ -230,7 +226,7 @@ class Inventory:
 
         async def record(lines: Sequence[bytes]) -> None:
             await perform(
-                lambda store, now: store.record_listed(project, began, parse_lines(project, lines), now)
+                lambda store, now: store.record_listed(project, began, parse_instances(project, lines), now)
             )
 
         def report(progress: Progress) -> None:

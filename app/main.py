@@ -1,13 +1,9 @@
 """The applications: each route with the object that handles it."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-
 from fastapi import FastAPI
 
-from app.exporter import DEFAULTS, Exporter, Overrides
+from app.exporter import Exporter
 from app.metrics import ENDPOINTS, Endpoint
-from app.settings import Settings
 from app.web.application import Application, make_application
 from app.web.interruptions import add_interruptions
 from app.web.openapi import describe, push_description
@@ -16,25 +12,15 @@ from app.web.push import PushEndpoint
 from app.web.status.page import StatusPage, add_page
 
 
-def create_app(
-    settings: Settings, *, reset_totals: bool = False, overrides: Overrides = DEFAULTS
-) -> Application:
-    """Return the main application, which an ingress reaches. Its lifespan runs the exporter.
+def create_app(exporter: Exporter) -> Application:
+    """Return the main application, which an ingress reaches.
 
     With one listener it serves the metrics too; with two, `create_ops_app` makes the other application.
-    Raises StartError.
     """
-    exporter = Exporter(settings, reset_totals=reset_totals, overrides=overrides)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with exporter.running():
-            yield
-
-    app = make_application(exporter.metrics.refused_elsewhere, lifespan)
-    app.state.exporter = exporter
+    settings = exporter.settings
+    app = make_application(exporter.metrics.refused_elsewhere)
     app.is_stopping = lambda: exporter.stopping
-    if not overrides.direct_pushes:
+    if not exporter.direct_pushes:
         app.direct_endpoints = {}
     for endpoint in ENDPOINTS if settings.pubsub.delivery == "push" else ():
         description = push_description(endpoint, authenticated=settings.pubsub.authenticates_pushes)
@@ -72,7 +58,7 @@ def _add_ops(app: FastAPI, exporter: Exporter) -> None:
 
 def _push(exporter: Exporter, endpoint: Endpoint) -> PushEndpoint:
     pubsub = exporter.settings.pubsub
-    subscriptions: Mapping[Endpoint, str] = {
+    subscriptions: dict[Endpoint, str] = {
         "creation": pubsub.instance_creation_subscription_name,
         "interruption": pubsub.instance_interruption_subscription_name,
     }

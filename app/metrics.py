@@ -236,7 +236,7 @@ class Metrics:
             self._recovery_failures.labels(project, failure)
 
     def drop_project(self, project: str) -> None:
-        """End the gauges of a project that is not listed any more; they would be those of an old listing."""
+        """End the series of a project that is not listed any more."""
         for gauge in (
             self._listed_at,
             self._listing_seconds,
@@ -244,6 +244,9 @@ class Metrics:
             self._operations_read_at,
         ):
             gauge.remove(project)
+        for failure in self._failures:
+            self._listing_failures.remove(project, failure)
+            self._recovery_failures.remove(project, failure)
 
     def listing_failed(self, project: str, reason: str) -> None:
         """Count a listing of a project that failed, or lacks some zones."""

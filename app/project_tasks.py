@@ -1,12 +1,20 @@
 """A task for each project, for a set of projects that can change."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from app.turns import Participant
 
+_JITTER: Final = 0.1
+
 _P = TypeVar("_P", bound=Participant)
+
+
+def jittered(seconds: float) -> float:
+    """Return the seconds, a little more or less each time, so that the projects do not keep step."""
+    return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
 
 
 class ProjectTasks(Generic[_P]):

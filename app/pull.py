@@ -56,6 +56,8 @@ class Subscription:
     first_pause_seconds: float
     extension_seconds: int
     """Longest time by which a lease is extended."""
+    examine_seconds: float
+    """Longest time for one look at the subscription."""
 
     def read(self, message: Message) -> PushMessage:
         """Return the message in the form in which a push brings it. Raises BodyTooLargeError."""
@@ -117,7 +119,7 @@ class _Stream:
         try:
             while not self._stopping.is_set():
                 await self._examine()
-                if self.finding.can_pull and await self._pull():
+                if self.finding.can_pull and not self._stopping.is_set() and await self._pull():
                     attempts = 0
                 attempts += 1
                 await self._wait(pause_after(attempts, self._subscription.first_pause_seconds))
@@ -129,24 +131,32 @@ class _Stream:
         await self._ended.wait()
 
     async def _examine(self) -> None:
-        self._note(await asyncio.to_thread(examine, self._client, self._subscription.name))
+        """Look at the subscription. A stop does not wait for it: closing the client ends the call."""
+        name, seconds = self._subscription.name, self._subscription.examine_seconds
+        examining = asyncio.create_task(asyncio.to_thread(examine, self._client, name, seconds))
+        await self._wait(None, examining)
+        if not examining.done():
+            examining.cancel()
+            return
+        finding = examining.result()
+        # A permission to look that was removed says nothing about the pulling.
+        if finding.state != "forbidden" or self.finding.state != "ok":
+            self._note(finding)
 
     def _note(self, finding: Finding) -> None:
-        if finding.state == "forbidden" and "look at" in finding.message and self.finding.state == "ok":
-            return
         if finding != self.finding and finding.message:
             _log.warning(
                 "messages cannot be pulled", extra={"reason": finding.state, "error": finding.message}
             )
         self.finding = finding
 
-    async def _wait(self, seconds: float) -> bool:
-        """Wait, and return True at once when the pulling is to stop."""
+    async def _wait(self, seconds: float | None, *others: "asyncio.Future[Any]") -> None:
+        """Wait until the time is over, one of the others is done, or the pulling is to stop."""
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+            await asyncio.wait([stopping, *others], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
 
     async def _pull(self) -> bool:
         """Pull until an error or the stop. Return True if messages arrived."""
@@ -157,17 +167,13 @@ class _Stream:
             flow_control=flow_control(self._subscription.extension_seconds),
             scheduler=scheduler,
         )
-        ended = asyncio.ensure_future(asyncio.shield(asyncio.wrap_future(future)))
-        stopping = asyncio.create_task(self._stopping.wait())
+        ended = asyncio.shield(asyncio.wrap_future(future))
         try:
-            while not ended.done() and not stopping.done():
-                await asyncio.wait(
-                    [ended, stopping], timeout=_EXAMINE_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not ended.done() and not stopping.done():
+            while not ended.done() and not self._stopping.is_set():
+                await self._wait(_EXAMINE_EVERY_SECONDS, ended)
+                if not ended.done() and not self._stopping.is_set():
                     await self._examine()
         finally:
-            stopping.cancel()
             error = await _close(future, ended)
         if error is not None and not self._stopping.is_set():
             self._note(finding_of(error, self._subscription.name))

@@ -2,18 +2,16 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Sequence
 
 from app.domain.batch import Applied
 from app.domain.outcomes import Pending
 from app.errors import ExporterError, InventoryUnavailableError
-from app.gcp.listing import PAGE_SECONDS, Summary, read_project
+from app.gcp.listing import Summary, read_project
 from app.gcp.operations import parse_operations
-from app.inventory import DEADLINE_SECONDS, JITTER, SLICE, Inventory
+from app.inventory import DEADLINE_SECONDS, SLICE, Inventory
 from app.metrics import Metrics
-from app.periodic import POLL_SECONDS
-from app.project_tasks import ProjectTasks
+from app.project_tasks import ProjectTasks, jittered
 from app.recorder import Recorder
 from app.store.port import Store
 from app.turns import Participant, Turns
@@ -35,8 +33,8 @@ class Recovery:
         interval_seconds: float,
         settle_seconds: float,
         endpoint: str,
-        page_seconds: float = PAGE_SECONDS,
-        poll_seconds: float = POLL_SECONDS,
+        page_seconds: float,
+        poll_seconds: float,
     ) -> None:
         """`settle_seconds`: the time for which an operation is left to its push.
 
@@ -84,8 +82,7 @@ class Recovery:
             retry_at_once = project.postponed and not project.failed
             project.failed = not succeeded
             if not retry_at_once:
-                jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
-                await asyncio.sleep(self._interval_seconds * jitter)
+                await asyncio.sleep(jittered(self._interval_seconds))
 
     async def _read(self, project: Participant) -> bool:
         """Read a project's operations, and return whether everything was read."""

@@ -1,7 +1,6 @@
 """The log of what was refused: a line per endpoint, reason and minute, however many callers are refused."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +24,7 @@ class _Kind:
 class RefusalLog:
     """Logs refusals, and keeps the newest detail of each reason. The number of reasons bounds both."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self.newest: dict[str, str] = {}
         """The newest detail, by reason."""
         self._monotonic = monotonic
@@ -36,18 +35,17 @@ class RefusalLog:
         self.newest[reason] = detail
         kind = self._kinds.setdefault((endpoint, reason), _Kind())
         kind.number, kind.detail = kind.number + 1, detail
-        if reason not in _LOGGED_WITH_A_TRACE:
-            self._log_due(endpoint, reason, kind)
+        self._log_due(endpoint, reason, kind)
 
     def flush(self) -> None:
         """Log what was refused since the last lines, if their minute is over. Called every minute."""
         for (endpoint, reason), kind in self._kinds.items():
-            if kind.number and reason not in _LOGGED_WITH_A_TRACE:
-                self._log_due(endpoint, reason, kind)
+            self._log_due(endpoint, reason, kind)
 
     def _log_due(self, endpoint: str, reason: str, kind: _Kind) -> None:
         now = self._monotonic()
-        if now - kind.logged_at < _LOG_EVERY_SECONDS:
+        is_too_early = now - kind.logged_at < _LOG_EVERY_SECONDS
+        if is_too_early or not kind.number or reason in _LOGGED_WITH_A_TRACE:
             return
         _log.warning(
             "pushes refused",

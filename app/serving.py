@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,7 @@ import uvloop
 
 from app import VERSION
 from app.errors import StartError
-from app.exporter import DEFAULTS, Exporter, Overrides
+from app.exporter import DEFAULTS, Exporter, Overrides, log_failure
 from app.main import create_app, create_ops_app
 from app.settings import Settings
 from app.store.opening import url_without_secrets
@@ -42,11 +41,12 @@ def serve(
 ) -> None:
     """Run the exporter until SIGTERM or SIGINT. Raises StartError, also if it has to give up later.
 
-    `path` is the file that the settings were read from, for the log. The caller blocks SIGHUP.
+    `path` is the file that the settings were read from, for the log. The caller blocks SIGHUP, and ends the
+    process. The event loop stays open, because closing it waits for a lookup of a name without an answer.
     """
     _tune()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, path, reset_totals=reset_totals, overrides=overrides))
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner.run(_serve(settings, path, reset_totals=reset_totals, overrides=overrides))
 
 
 def _tune() -> None:
@@ -62,10 +62,9 @@ def _tune() -> None:
 
 async def _serve(settings: Settings, path: Path | None, *, reset_totals: bool, overrides: Overrides) -> None:
     # Until the store is open, which can take long, a signal ends the process at once.
-    app = create_app(settings, reset_totals=reset_totals, overrides=overrides)
-    exporter: Exporter = app.state.exporter
+    exporter = Exporter(settings, reset_totals=reset_totals, overrides=overrides)
     with stop_signals() as signals, _hang_ups_logged():
-        async with exporter.running(), listening(settings, app) as listeners:
+        async with exporter.running(), listening(exporter) as listeners:
             _log_start(settings, path, listeners)
             fatal = await _wait_for_stop(exporter, signals, listeners)
     if fatal:
@@ -101,23 +100,33 @@ class Listeners:
 
 
 @asynccontextmanager
-async def listening(settings: Settings, app: Application, *, advice: str = "") -> AsyncIterator["Listeners"]:
-    """Serve the application, and its metrics if they have a port of their own.
+async def listening(exporter: Exporter, *, advice: str = "") -> AsyncIterator["Listeners"]:
+    """Serve the exporter's endpoints, and its metrics if they have a port of their own.
 
     At the end, a request in progress has the exporter's `seconds_left`. Raises StartError if a port cannot be
     used; its message ends with the `advice`, by default with the keys to change.
     """
-    exporter: Exporter = app.state.exporter
-    make_server = partial(
-        _Server,
-        settings,
-        max_connections=allow_connections(settings.server.max_connections, 1 if settings.one_listener else 2),
-    )
-    servers = [make_server(settings.server.port, app, advice=advice or _advice("server.port"))]
+    settings = exporter.settings
+    parts = [("server.port", settings.server.port, create_app)]
     if not settings.one_listener:
-        ops = create_ops_app(exporter)
-        servers.append(make_server(settings.metrics_port, ops, advice=advice or _advice("prometheus.port")))
-    running = [asyncio.create_task(server.serve(sockets=[server.socket])) for server in servers]
+        parts.append(("prometheus.port", settings.metrics_port, create_ops_app))
+    max_connections = allow_connections(settings.server.max_connections, len(parts))
+    servers = [
+        _Server(
+            settings,
+            port,
+            make_app(exporter),
+            max_connections=max_connections,
+            advice=advice or f"change {key} or server.host",
+        )
+        for key, port, make_app in parts
+    ]
+    running = [
+        asyncio.create_task(server.serve(sockets=[server.socket]), name=f"listener on port {server.port}")
+        for server in servers
+    ]
+    for task in running:
+        task.add_done_callback(log_failure)
     try:
         yield Listeners([server.port for server in servers], running)
     finally:
@@ -160,7 +169,7 @@ async def _wait_for_stop(
     fatal.cancel()
     if fatal.done():
         return fatal.result()
-    return None if signal_came.done() else "a listener has ended"
+    return None if signal_came.done() else "a listener has failed; the log has its error"
 
 
 async def drain(exporter: Exporter, signals: "asyncio.Queue[int]") -> None:
@@ -254,10 +263,6 @@ class _Server(uvicorn.Server):
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()
-
-
-def _advice(key: str) -> str:
-    return f"change {key} or server.host"
 
 
 def _listen(host: str, port: int, advice: str) -> socket.socket:

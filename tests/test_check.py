@@ -286,23 +286,26 @@ def test_a_store_whose_folder_may_not_be_written_fails_and_cannot_be_opened(
     assert done.stderr.splitlines()[-1].removeprefix("spot-interruption-exporter: ").startswith(start)
 
 
+@pytest.mark.parametrize("suffix", ["", ".lock", "-wal", "-shm"], ids=["file", "lock", "wal", "index"])
 @pytest.mark.parametrize("mode", [0o444, 0o000], ids=["not-written", "not-read"])
-def test_a_store_that_may_not_be_used_fails(tmp_path: Path, credentials: PushCredentials, mode: int) -> None:
+def test_a_store_with_a_file_that_may_not_be_used_fails_and_cannot_be_opened(
+    tmp_path: Path, credentials: PushCredentials, mode: int, suffix: str
+) -> None:
     path = tmp_path / "exporter.db"
     made_store(path)
-    path.chmod(mode)
-    done = run(
-        "check",
-        "--config",
-        written(tmp_path, configuration(tmp_path, credentials)),
-        by=bound_by_permissions(),
+    forbidden = Path(f"{path}{suffix}")
+    forbidden.touch()
+    forbidden.chmod(mode)
+    configured = written(tmp_path, configuration(tmp_path, credentials))
+
+    check, start = (
+        run(*command, "--config", configured, by=bound_by_permissions()) for command in (["check"], [])
     )
 
-    assert done.returncode == 1
-    assert findings(done.stdout)["store"] == (
-        "FAIL",
-        f"the exporter may not read and write {path}; correct its owner or its permissions",
-    )
+    assert check.returncode == start.returncode == 1
+    reason = f"the exporter may not read and write {forbidden}; correct its owner or its permissions"
+    assert findings(check.stdout)["store"] == ("FAIL", reason)
+    assert start.stderr.splitlines()[-1] == f"spot-interruption-exporter: {reason}"
 
 
 def test_a_redis_that_may_lose_what_it_acknowledged_is_a_warning(

@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -708,6 +709,31 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(tmp_path: Path, words:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_listener_that_fails_ends_the_exporter_and_its_error_is_in_the_log(tmp_path: Path) -> None:
+    # Nothing that a test can configure makes uvicorn fail.
+    program = """
+import sys, uvicorn
+async def fail(*_, **__): raise OSError("made by the test")
+uvicorn.Server.startup = fail
+from app.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--config", written(tmp_path, configuration(tmp_path, None))],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+    *_, last = done.stderr.splitlines()
+    assert (done.returncode, last) == (
+        1,
+        "spot-interruption-exporter: a listener has failed; the log has its error",
+    )
+    assert "made by the test" in done.stdout + done.stderr
+
+
 def test_ctrl_c_in_a_terminal_reaches_its_listing_by_the_exporter_alone(tmp_path: Path) -> None:
     hold = Hold()
     with ComputeApi() as api:
@@ -811,6 +837,23 @@ def test_a_body_that_never_arrives_does_not_keep_it_from_stopping(tmp_path: Path
         assert exporter.process.wait(within=10) == 0
         # It did not wait for the end of the time that a body may take.
         assert not connection.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+def test_a_name_that_is_being_looked_up_does_not_keep_it_from_stopping(
+    tmp_path: Path, credentials: PushCredentials
+) -> None:
+    # For a name without a dot, glibc reads the file of HOSTALIASES: here a pipe to which nobody writes.
+    aliases = tmp_path / "aliases"
+    os.mkfifo(aliases)
+    configured = configuration(tmp_path, credentials)
+    configured["pubsub"]["certs_url"] = "http://certificates/"
+    env = {"HOSTALIASES": str(aliases)}
+
+    with ExporterProcess(tmp_path, credentials, configured=configured, env=env) as exporter:
+        assert exporter.reason(insert()) == (503, "certificates_unavailable")
+
+        assert exporter.process.stop(within=60) == 0
+        assert exporter.logs()[-1]["message"] == "stopped"
 
 
 def test_a_store_that_cannot_be_written_does_not_keep_it_from_stopping(tmp_path: Path) -> None:

@@ -187,6 +187,19 @@ def test_a_port_in_use_is_reported_in_one_line_that_names_the_option(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_machine_without_a_folder_for_temporary_files_is_reported_in_one_line() -> None:
+    # Python takes a folder only if it can write a file there.
+    done = run("demo", "--once", "--port", "0", by=["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"])
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(
+        r"spot-interruption-exporter: the demo cannot make a temporary folder: No usable .*;"
+        r" set TMPDIR to a folder that can be written\n",
+        done.stderr,
+    )
+
+
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])
 def test_an_invalid_port_is_an_error_in_the_command(port: str) -> None:
     done = run("demo", "--once", "--port", port)

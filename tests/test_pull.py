@@ -33,6 +33,22 @@ def test_streams_open_with_the_default_extension_of_leases(
     assert [call.request.stream_ack_deadline_seconds for call in opened] == [20, 20]
 
 
+def test_a_stop_does_not_wait_for_a_look_at_a_subscription(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"pubsub.delivery": "pull", "project_name": "shop-prod", "inventory.enabled": False}
+    with SubscriberService() as service:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", service.address)
+        service.shows_subscriptions.clear()
+        with Exporter(tmp_path, settings, examine_seconds=10.0 * WITHIN_SECONDS) as exporter:
+            looks = [service.calls.get(timeout=WITHIN_SECONDS) for _ in range(2)]
+            exporter.perform(exporter.parts.stop_pulling()).result(WITHIN_SECONDS)
+        # The threads of the looks have ended too, because the end of the exporter's loop waits for them.
+        assert not service.shows_subscriptions.is_set()
+
+    assert [look.method for look in looks] == ["GetSubscription"] * 2
+
+
 def test_a_stop_does_not_wait_for_pubsub_to_come_back(tmp_path: Path) -> None:
     # After ten attempts in a row the library sleeps for 10 s, in a thread that a channel waits for when
     # it is closed. The thread then fails, because its channel is closed, and logs that as an error.

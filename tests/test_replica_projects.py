@@ -106,6 +106,13 @@ def test_the_leader_lists_the_projects_of_all_living_replicas(
         eventually(lambda: not is_listed(leader, TILLS), within=WITHIN, what="the project is dropped")
         assert is_listed(leader, SHOP)
         assert leader.value(READ_AT, project=TILLS) is None
+        for reading in ("inventory", "recovery"):
+            failures = f"{OWN}_{reading}_failures_total"
+            assert leader.value(failures, project=SHOP, reason="forbidden") == 0
+            assert leader.value(failures, project=TILLS, reason="forbidden") is None
+        page = leader.client.get(f"{leader.url}/").text
+        assert f"Fleet of {SHOP}" in page
+        assert f"Fleet of {TILLS}" not in page
 
     changes = [
         (one.added, one.dropped, one.not_in_own_configuration)

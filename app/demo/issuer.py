@@ -1,11 +1,11 @@
-"""A local OIDC issuer: real RS256 tokens and their certificates, for the demo and the tests."""
+"""A local OIDC issuer: real RS256 tokens and their certificates."""
 
 import base64
 import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-ABSENT: Final = object()
-"""As the value of a claim or of a header field, it leaves that out."""
-
+HEADERS: Final[Mapping[str, str]] = MappingProxyType({"Cache-Control": "public, max-age=3600"})
+"""The header fields of an answer with certificates."""
 _PATH: Final = "/oauth2/v1/certs"
 _TOKEN_SECONDS: Final = 3600
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
@@ -29,20 +28,15 @@ _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 class Issuer:
     """Signs tokens like those that Pub/Sub sends with a push."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._certificates: dict[str, str] = {}
         self.rotate()
 
     def rotate(self) -> None:
-        """Sign with a new key from now on. The older certificates stay until `remove_older`."""
+        """Sign with a new key from now on. The certificates of the older keys stay."""
         self._key = generate_private_key(public_exponent=65537, key_size=2048)
         self.kid = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
         self._certificates = {**self._certificates, self.kid: _certificate(self._key)}
-
-    def remove_older(self) -> None:
-        """Remove the certificates of all keys but the newest."""
-        self._certificates = {self.kid: self._certificates[self.kid]}
 
     def certificates(self) -> dict[str, str]:
         """Return the PEM certificates by key id."""
@@ -51,8 +45,8 @@ class Issuer:
     def token(
         self, *, audience: object, email: object, header: Mapping[str, object] = _NOTHING, **claims: object
     ) -> str:
-        """Return a token that is valid for an hour, with these claims and header fields changed or ABSENT."""
-        now = int(self._clock())
+        """Return a token that is valid for an hour, with these claims and header fields changed."""
+        now = int(time.time())
         usual_header = {"alg": "RS256", "kid": self.kid, "typ": "JWT"}
         usual_claims = {
             "iss": "https://accounts.google.com",
@@ -64,7 +58,7 @@ class Issuer:
             "iat": now,
             "exp": now + _TOKEN_SECONDS,
         }
-        return self.sign(_present({**usual_header, **header}), _present({**usual_claims, **claims}))
+        return self.sign({**usual_header, **header}, {**usual_claims, **claims})
 
     def sign(self, header: object, claims: object) -> str:
         """Return a token with any header and claims, signed with the current key."""
@@ -84,22 +78,10 @@ def base64url(data: bytes) -> str:
 
 
 class IssuerServer:
-    """Serves the certificates of an issuer on loopback for a `with` block.
-
-    Its attributes may be changed at any time, and apply to the next answers.
-    """
+    """Serves the certificates of an issuer on loopback for a `with` block."""
 
     def __init__(self, issuer: Issuer) -> None:
-        self.status = HTTPStatus.OK
-        self.headers = {"Cache-Control": "public, max-age=3600"}
-        self.body: bytes | None = None
-        """If set, it is served instead of the certificates."""
-        self.fetches = 0
-        """The number of requests so far, answered or held."""
         self._issuer = issuer
-        self._fetched = threading.Condition()
-        self._open = threading.Event()
-        self._open.set()
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -113,24 +95,13 @@ class IssuerServer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.release()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
-    def hold(self) -> None:
-        """Hold all answers until `release`."""
-        self._open.clear()
-
-    def release(self) -> None:
-        """Send the held answers and all further ones."""
-        self._open.set()
-
-    def wait_for_fetches(self, count: int, *, timeout_seconds: float = 10) -> None:
-        """Block until there were `count` requests in all. Raises TimeoutError."""
-        with self._fetched:
-            if not self._fetched.wait_for(lambda: self.fetches >= count, timeout_seconds):
-                raise TimeoutError(f"{self.fetches} of {count} fetches arrived")
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a request for the certificates."""
+        respond(request, HTTPStatus.OK, HEADERS, json.dumps(self._issuer.certificates()).encode())
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         site = self
@@ -139,38 +110,33 @@ class IssuerServer:
             timeout = 10
 
             def do_GET(self) -> None:
-                # A client may close its connection while its answer is held.
+                # A client may close its connection before the answer.
                 with contextlib.suppress(ConnectionError):
-                    site._answer(self)
+                    if self.path.partition("?")[0] == _PATH:
+                        site.answer(self)
+                    else:
+                        self.send_error(HTTPStatus.NOT_FOUND)
 
             def log_message(self, *_: object) -> None:
                 """Log nothing, because the terminal is for the lines of the demo."""
 
         return Handler
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        if request.path.partition("?")[0] != _PATH:
-            request.send_error(HTTPStatus.NOT_FOUND)
-            return
-        with self._fetched:
-            self.fetches += 1
-            self._fetched.notify_all()
-        self._open.wait()
-        body = json.dumps(self._issuer.certificates()).encode() if self.body is None else self.body
-        request.send_response(self.status)
-        for name, value in {"Content-Length": str(len(body)), **self.headers}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        request.wfile.write(body)
+
+def respond(
+    request: BaseHTTPRequestHandler, status: HTTPStatus, headers: Mapping[str, str], body: bytes
+) -> None:
+    """Send a response."""
+    request.send_response(status)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(body)
 
 
 class _Server(ThreadingHTTPServer):
     # Closing it waits for the handlers, so that their sockets are closed too.
     daemon_threads = False
-
-
-def _present(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if value is not ABSENT}
 
 
 def _certificate(key: RSAPrivateKey) -> str:

@@ -9,19 +9,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httpx
 import uvloop
 
 from app.demo.issuer import Issuer, IssuerServer
+from app.errors import StartError
+from app.exporter import Exporter
 from app.logs import configure
-from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
-
-if TYPE_CHECKING:
-    from app.exporter import Exporter
 
 _AUDIENCE: Final = "https://sie.example.com"
 _ACCOUNT: Final = "sie-push@example-project.iam.gserviceaccount.com"
@@ -61,14 +59,13 @@ async def _run(port: int, *, once: bool) -> int:
     with (
         # The demo ends when its terminal is closed, but not under nohup.
         stop_signals(*_hang_up()) as signals,
-        TemporaryDirectory(prefix="spot-interruption-exporter-") as directory,
+        _temporary_folder() as directory,
         IssuerServer(issuer) as certificates,
     ):
         settings, _ = load_settings(None, _environment(port, directory, certificates.url))
-        app = create_app(settings)
-        exporter: Exporter = app.state.exporter
+        exporter = Exporter(settings)
         advice = "choose another port with --port"
-        async with exporter.running(), listening(settings, app, advice=advice) as listeners:
+        async with exporter.running(), listening(exporter, advice=advice) as listeners:
             base = f"http://127.0.0.1:{listeners.ports[0]}"
             stopped = asyncio.create_task(signals.get())
             right = asyncio.create_task(_run_story(base, issuer))
@@ -82,6 +79,16 @@ async def _run(port: int, *, once: bool) -> int:
                 _print(f"\nServing at {base}/ until Ctrl-C.")
                 await stopped
             return code
+
+
+def _temporary_folder() -> "TemporaryDirectory[str]":
+    try:
+        return TemporaryDirectory(prefix="spot-interruption-exporter-")
+    except OSError as exc:
+        raise StartError(
+            f"the demo cannot make a temporary folder: {exc.strerror};"
+            " set TMPDIR to a folder that can be written"
+        ) from exc
 
 
 def _hang_up() -> Sequence[signal.Signals]:

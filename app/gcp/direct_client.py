@@ -45,7 +45,7 @@ class DirectClient(SubscriberClient):  # type: ignore[misc]  # the library has n
         """Acknowledge messages. Raises GoogleAPICallError, or RetryError after a minute."""
         if request is None:
             request = _Acknowledge(subscription=subscription, ack_ids=ack_ids)
-            if not options and _is_sent(self._acknowledge, request):
+            if not options and _send_once(self._acknowledge, request):
                 return
         super().acknowledge(request, **options)
 
@@ -63,7 +63,7 @@ class DirectClient(SubscriberClient):  # type: ignore[misc]  # the library has n
             request = _ModifyAckDeadline(
                 subscription=subscription, ack_ids=ack_ids, ack_deadline_seconds=ack_deadline_seconds
             )
-            if not options and _is_sent(self._modify_ack_deadline, request):
+            if not options and _send_once(self._modify_ack_deadline, request):
                 return
         super().modify_ack_deadline(request, **options)
 
@@ -76,8 +76,8 @@ def _call(channel: grpc.Channel, method: str, request_type: Any) -> Callable[...
     return call
 
 
-def _is_sent(call: Callable[..., Any], request: Any) -> bool:  # noqa: ANN401
-    """Send a request once. Return False if the service is unavailable. Raises GoogleAPICallError."""
+def _send_once(call: Callable[..., Any], request: Any) -> bool:  # noqa: ANN401
+    """Send a request. Return False if the service is unavailable. Raises GoogleAPICallError."""
     route = to_grpc_metadata((("subscription", request.subscription),))
     try:
         call(request, timeout=_TIMEOUT_SECONDS, metadata=(_CLIENT, route))

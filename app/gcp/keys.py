@@ -9,9 +9,7 @@ _MAX_KEY: Final = 256
 
 def operation_key(kind: str, producer: str, operation: str) -> str:
     """Return the key of an event that belongs to the operation with this id."""
-    # The check of the whole key includes that of the id.
-    key = _readable(kind, "operation", producer, operation)
-    return key or joined(kind, "operation", producer, operation_id(operation))
+    return joined(kind, "operation", producer, operation_id(operation))
 
 
 def operation_id(operation: str) -> str:
@@ -23,12 +21,9 @@ def joined(*parts: str) -> str:
     """Return a key of these parts, the first of which is the kind of the event."""
     # Readable if possible. Operation ids begin with their time, so the keys are in the order of time, and an
     # index grows at its end.
-    return _readable(*parts) or f"{parts[0]} sha256 {_digest(*parts)}"
-
-
-def _readable(*parts: str) -> str | None:
     text = " ".join(parts)
-    return text if _is_plain(text) and text.count(" ") == len(parts) - 1 else None
+    is_readable = _is_plain(text) and text.count(" ") == len(parts) - 1
+    return text if is_readable else f"{parts[0]} sha256 {_digest(*parts)}"
 
 
 def _is_plain(text: str) -> bool:

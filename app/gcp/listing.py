@@ -16,19 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from app.domain.events import UNKNOWN, InstanceName, Listed, Node
-from app.domain.instances import display_cluster
 from app.errors import InventoryUnavailableError, StartError
 from app.gcp.egress import child_environment
 
-_ALIVE: Final = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
 FAILURES: Final = (
     *("forbidden", "api_disabled", "rate_limited", "unavailable", "not_found", "credentials", "malformed"),
     *("partial", "memory", "other", "deadline", "cut_off", "store"),
 )
 """The reasons of a failed or partial listing: the child's, and those of the exporter itself."""
-PAGE_SECONDS: Final = 90.0
-MEMORY_MIB: Final = 256
+_MEMORY_MIB: Final = 256
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_STDERR_BYTES: Final = 1 << 13
 _HOME: Final = str(Path(__file__).parents[2])
@@ -72,20 +68,20 @@ class Summary:
     message: str
 
 
-What: TypeAlias = Literal["instances", "operations"]
+Resource: TypeAlias = Literal["instances", "operations"]
 Part: TypeAlias = Lines | Progress | Summary
 
 
 async def read_project(
     project: str,
-    what: What,
+    resource: Resource,
     *,
     endpoint: str,
     deadline_seconds: float,
     max_lines: int,
-    page_seconds: float = PAGE_SECONDS,
+    page_seconds: float,
     pages: int = 0,
-    memory_mib: int = MEMORY_MIB,
+    memory_mib: int = _MEMORY_MIB,
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts of a project's instances or operations, the summary last.
 
@@ -93,7 +89,7 @@ async def read_project(
     the number of pages to read (0: all), `memory_mib` the child's own limit of memory. Close the generator
     (`contextlib.aclosing`) to end the child. Raises InventoryUnavailableError if the reading is cut off.
     """
-    command = [sys.executable, "-P", "-m", "app.gcp.compute", "--read", what, "--project", project]
+    command = [sys.executable, "-P", "-m", "app.gcp.compute", "--read", resource, "--project", project]
     command += ["--endpoint", endpoint, "--pages", str(pages), "--page-seconds", str(page_seconds)]
     command += ["--parent", str(os.getpid()), "--memory-mib", str(memory_mib)]
     until = asyncio.get_running_loop().time() + deadline_seconds
@@ -120,11 +116,12 @@ async def read_project(
                             return
         except TimeoutError:
             raise InventoryUnavailableError(
-                "deadline", f"reading the {what} of project {project} took longer than {deadline_seconds:g} s"
+                "deadline",
+                f"reading the {resource} of project {project} took longer than {deadline_seconds:g} s",
             ) from None
         raise InventoryUnavailableError(
             "cut_off",
-            f"reading the {what} of project {project} ended too early: {await child.exit_report()}",
+            f"reading the {resource} of project {project} ended too early: {await child.exit_report()}",
         )
 
 
@@ -196,10 +193,10 @@ async def _start(command: Sequence[str], environment: Mapping[str, str]) -> _Chi
         ) from exc
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101
-    return _Child(process, process.stdout, asyncio.create_task(_end_of(process.stderr)))
+    return _Child(process, process.stdout, asyncio.create_task(_last_bytes(process.stderr)))
 
 
-async def _end_of(stream: asyncio.StreamReader) -> bytes:
+async def _last_bytes(stream: asyncio.StreamReader) -> bytes:
     """Read the stream to its end and return the last bytes, as many as a log line should have."""
     end = b""
     while chunk := await stream.read(_CHUNK_BYTES):
@@ -244,25 +241,4 @@ def _parse_report(raw: Mapping[str, Any]) -> Progress | Summary:
         peak_rss_mib=summary["peak_rss_mib"],
         reason=error["reason"],
         message=error["message"],
-    )
-
-
-def parse_lines(project: str, lines: Sequence[bytes]) -> list[Listed]:
-    """Return the instances in lines of the project's listing."""
-    return [_parse_instance(project, raw) for raw in json.loads(b"[" + b",".join(lines) + b"]")]
-
-
-def _parse_instance(project: str, raw: Sequence[Any]) -> Listed:
-    zone, name, instance_id, is_node, cluster, location, pool, machine_type = raw[:8]
-    spot, status, created_at, started_at = raw[8:]
-    cluster = display_cluster(cluster) if cluster else UNKNOWN
-    node = Node(cluster, location or UNKNOWN, pool or UNKNOWN, machine_type or UNKNOWN)
-    return Listed(
-        InstanceName(project, zone, name),
-        instance_id,
-        node if is_node else None,
-        spot=spot,
-        alive=status in _ALIVE,
-        created_at=created_at,
-        started_at=started_at,
     )

@@ -25,7 +25,6 @@ _MAX_BYTES: Final = 32 << 20
 _LEASE_SECONDS: Final = 86_400.0
 """Longest time for which the library extends the lease of a message in hand."""
 _MAX_REPLY_BYTES: Final = 64 << 20
-_EXAMINE_SECONDS: Final = 10.0
 
 State: TypeAlias = Literal["ok", "missing", "push", "forbidden", "unreachable"]
 
@@ -77,11 +76,11 @@ def flow_control(extension_seconds: int) -> FlowControl:
     )
 
 
-def examine(client: SubscriberClient, subscription: str) -> Finding:
-    """Return the state of a subscription, given by its whole name. It waits for at most 10 s."""
+def examine(client: SubscriberClient, subscription: str, timeout_seconds: float) -> Finding:
+    """Return the state of a subscription, given by its whole name."""
     try:
         found = client.get_subscription(
-            request={"subscription": subscription}, timeout=_EXAMINE_SECONDS, retry=None
+            request={"subscription": subscription}, timeout=timeout_seconds, retry=None
         )
     except (exceptions.GoogleAPICallError, GoogleAuthError) as exc:
         return finding_of(exc, subscription, looking=True)

@@ -25,7 +25,8 @@ def read_file(path: Path) -> dict[str, Any]:
         ) from exc
     try:
         tree, duplicates = _load(content)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+    # PyYAML raises a LookupError or an AttributeError for a value that does not fit its tag: `!!bool x`.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as exc:
         # The library's own message quotes the file, which may hold a password.
         mark = getattr(exc, "problem_mark", None)
         where = f": line {mark.line + 1}, column {mark.column + 1}" if mark else ""

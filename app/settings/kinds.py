@@ -92,6 +92,7 @@ def _has_parsable_addresses(url: str) -> bool:
 
 Choice = BeforeValidator(_lower)
 Name = Annotated[str, Field(min_length=1)]
+Host = Annotated[Name, _like(r"[^\0]*", "should be an address or the name of a host")]
 # https://cloud.google.com/resource-manager/docs/creating-managing-projects; old ids have a domain in front.
 # Instances are stored under the id of their project: listed under its number they would count twice.
 ProjectId = Annotated[
@@ -147,7 +148,7 @@ HttpUrlOrNone = Annotated[
 StoreUrl = Annotated[
     str,
     _like(
-        rf"sqlite:///.+|rediss?://([^@/?#\s]*@)?{_ADDRESS}(/\d*)?(\?\S*)?|unix://([^@/?#\s]*@)?/\S+"
+        rf"sqlite:///[^\0\n]+|rediss?://([^@/?#\s]*@)?{_ADDRESS}(/\d*)?(\?\S*)?|unix://([^@/?#\s]*@)?/\S+"
         rf"|rediss?\+sentinel://([^@/?#\s]*@)?{_ADDRESS}(,{_ADDRESS})*/[\w.-]+(\?\S*)?",
         "should be a URL: sqlite:///file, redis://host/0, rediss://host/0, unix:///socket"
         " or redis+sentinel://host,host/service",

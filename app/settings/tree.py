@@ -23,12 +23,12 @@ from app.settings.kinds import (
     Audiences,
     Choice,
     Count,
+    Host,
     HttpUrl,
     HttpUrlOrNone,
     KeyPrefix,
     LabelName,
     MetricsPath,
-    Name,
     Number,
     Port,
     ProjectId,
@@ -136,7 +136,7 @@ class PrometheusSettings(_Section):
 class ServerSettings(_Section):
     """The listener that an ingress reaches."""
 
-    host: Name = Field("0.0.0.0", description="address that the listeners bind")  # noqa: S104  # it runs in a pod
+    host: Host = Field("0.0.0.0", description="address that the listeners bind")  # noqa: S104  # it runs in a pod
     port: Port = Field(8080, description="port of the push endpoints; 0: the kernel chooses")
     max_body_bytes: Count = Field(1_048_576, description="largest body of a request, in bytes")
     max_connections: Count = Field(

@@ -132,7 +132,10 @@ class Engine:
         def work(transaction: Transaction) -> tuple[Applied, float, float | None]:
             since, changes = transaction.read_clock("accrued_until"), transaction.batch.totals
             self._keys_complete_since(transaction, since, now)
-            elapsed = 0.0 if since is None else min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
+            elapsed = 0.0
+            # The totals of a restored backup are reset: an earlier process has counted the time since then.
+            if since is not None and not self._memory.counts_from_now:
+                elapsed = min(max(now - since, 0.0), _MAX_ACCRUED_SECONDS)
             for row in self._memory.totals.label_sets.values() if elapsed else ():
                 if row.instances:
                     changes.label_set(row.labels).instance_seconds += row.instances * elapsed
@@ -149,6 +152,7 @@ class Engine:
         if since is not None and has_jumped(since, now):
             self._note_jump(since, now)
         self._memory.beat_at = now
+        self._memory.counts_from_now = False
         return applied
 
     def _note_jump(self, since: float, now: float) -> None:

@@ -39,8 +39,18 @@ class Outage:
 class Memory:
     """The totals, and a few small values. A backend loads them each time when it connects."""
 
-    def __init__(self, rules: Rules, *, hold: bool, settings: ReplicaSettings = NO_SETTINGS) -> None:
-        """`hold`: new series export 0 until they are released. `settings`: those of this replica."""
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        hold: bool,
+        settings: ReplicaSettings = NO_SETTINGS,
+        reset_totals: bool = False,
+    ) -> None:
+        """`hold`: new series export 0 until they are released. `settings`: those of this replica.
+
+        `reset_totals`: the counters began at 0 when this process opened the store.
+        """
         self.rules = rules
         self.settings = settings
         self.replicas: Mapping[str, ReplicaSettings] = {}
@@ -68,6 +78,8 @@ class Memory:
         """The rollback that has not been reported yet."""
         self.beat_at: float | None = None
         """The time up to which instance-seconds were added, and to which `downtime` refers."""
+        self.counts_from_now = reset_totals
+        """The first beat of this process adds no instance-seconds: they are of the time before the reset."""
         self.jumped_at: float | None = None
         """The time after the latest jump of the clock that was too large to be believed at once."""
         self._hold = hold

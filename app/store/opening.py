@@ -32,7 +32,7 @@ def open_store(
     `hold`: new series export 0 until `release_held`. `lease_seconds`: how long this replica leads without a
     `sync`. Raises StartError.
     """
-    memory = Memory(rules, hold=hold, settings=settings)
+    memory = Memory(rules, hold=hold, settings=settings, reset_totals=reset_totals)
     if url.startswith(_SQLITE):
         return _open_sqlite(url.removeprefix(_SQLITE), memory, reset_totals=reset_totals)
     with _redis_installed():

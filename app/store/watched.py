@@ -19,17 +19,10 @@ _log = logging.getLogger(__name__)
 class WatchedLedger:
     """See `app.store.port.LedgerReader`."""
 
-    def __init__(
-        self,
-        ledger: LedgerReader,
-        on_lost: Callable[[StoreLostError], None],
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, ledger: LedgerReader, on_lost: Callable[[StoreLostError], None]) -> None:
         """`on_lost` is called, from any thread, for an error that only a restart can correct."""
         self._ledger = ledger
         self._on_lost = on_lost
-        self._monotonic = monotonic
         self._logged_at = float("-inf")
 
     def interruptions(self, query: Query) -> Sequence[LedgerEntry]:
@@ -54,7 +47,7 @@ class WatchedLedger:
             self._on_lost(exc)
             raise
         except StoreUnavailableError as exc:
-            if self._monotonic() - self._logged_at >= _LOG_EVERY_SECONDS:
-                self._logged_at = self._monotonic()
+            if time.monotonic() - self._logged_at >= _LOG_EVERY_SECONDS:
+                self._logged_at = time.monotonic()
                 _log.warning("the ledger could not be read", extra={"error": str(exc)})
             raise

@@ -8,12 +8,13 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Lifespan, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app import VERSION
 from app.errors import InternalError, UnavailableError
 from app.metrics import ENDPOINTS
 from app.web.asgi import route_of
+from app.web.ops import IS_HEAD
 from app.web.problems import as_response, problem, problem_of, reason_of
 from app.web.push import PushEndpoint
 
@@ -50,7 +51,7 @@ class Application(FastAPI):
         if self.is_stopping():
             send = partial(_send_and_close, send)
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
+            scope = {**scope, "method": "GET", IS_HEAD: True}  # uvicorn leaves the body out
         if scope["type"] == "http" and scope["method"] == "GET" and _has_long_query(scope):
             await _LONG_QUERY(scope, receive, send)
             return
@@ -75,10 +76,7 @@ async def _send_and_close(send: Send, message: Message) -> None:
 
 
 def make_application(
-    on_elsewhere: Callable[[str, str], None],
-    lifespan: Lifespan[FastAPI] | None = None,
-    *,
-    openapi_url: str | None = "/openapi.json",
+    on_elsewhere: Callable[[str, str], None], *, openapi_url: str | None = "/openapi.json"
 ) -> Application:
     """Return an application without routes, which answers errors with problem documents.
 
@@ -87,7 +85,6 @@ def make_application(
     app = Application(
         title="spot-interruption-exporter",
         version=VERSION,
-        lifespan=lifespan,
         openapi_url=openapi_url,
         docs_url=None,
         redoc_url=None,

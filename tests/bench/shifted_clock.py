@@ -12,7 +12,6 @@ import uvloop
 
 from app.exporter import Exporter, Overrides
 from app.logs import configure
-from app.main import create_app
 from app.serving import listening, stop_signals
 from app.settings import load_settings
 
@@ -23,9 +22,8 @@ async def serve(config: Path, days: float) -> None:
     configure(settings.log_level)
     with stop_signals() as stops:
         overrides = Overrides(clock=lambda: time.time() + days * 86400)
-        app = create_app(settings, overrides=overrides)
-        exporter: Exporter = app.state.exporter
-        async with exporter.running(), listening(settings, app):
+        exporter = Exporter(settings, overrides=overrides)
+        async with exporter.running(), listening(exporter):
             await stops.get()
 
 

@@ -8,9 +8,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from app.demo.issuer import Issuer, IssuerServer
 from tests.chaos.fault_check import Size, check
 from tests.chaos.load import ExporterAccess, Load
+from tests.support.issuer import Issuer, IssuerServer
 from tests.support.program import ACCOUNT, AUDIENCE, ExporterProcess, PushCredentials, overridden, set_ahead
 
 _TOKENS: Final = 50

@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 
-from app.demo.issuer import Issuer, IssuerServer, base64url
+from app.demo.issuer import base64url
 from app.errors import CertificatesUnavailableError
 from app.gcp.certificates import Certificates, fetch_certificates
 from app.gcp.client import make_client
+from tests.support.issuer import Issuer, IssuerServer
 from tests.support.process import LOOPBACK, free_port
 
 ISSUER = Issuer()

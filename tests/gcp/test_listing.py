@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import threading
@@ -14,9 +13,9 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from app.domain.events import UNKNOWN, InstanceName, Listed, Node
 from app.errors import InventoryUnavailableError
-from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, _Child, parse_lines, read_project
+from app.gcp.instances import parse_instances
+from app.gcp.listing import FAILURES, Lines, Part, Progress, Summary, _Child, read_project
 from tests.support.children import children, ignore_present_children
 from tests.support.compute_api import (
     BACKEND_ERROR,
@@ -134,7 +133,7 @@ def test_a_listing_is_parts_of_lines_and_then_a_summary(api: ComputeApi) -> None
     assert (summary.pages, summary.entries, summary.invalid) == (3, 1250, 0)
     assert (summary.reason, summary.message, summary.failed_zones) == ("", "", frozenset())
     assert 20 < summary.peak_rss_mib < 200
-    listed = parse_lines("shop", lines_of(parts))
+    listed = parse_instances("shop", lines_of(parts))
     assert sorted(instance.name.instance for instance in listed) == sorted(f"node-{n}" for n in range(1250))
 
 
@@ -145,62 +144,6 @@ def test_a_part_has_no_more_lines_than_its_limit(api: ComputeApi) -> None:
     *parts, _ = run(all_of(listing(api, max_lines=10)))
 
     assert [len(part.lines) for part in parts if isinstance(part, Lines)] == [10, 10, 5]
-
-
-def test_a_line_is_an_instance() -> None:
-    lines = [
-        b'["z-a","node","7",true,"tills","us","pool","e2",true,"RUNNING",100.5,200.5]',
-        b'["z-b","bare","8",true,null,null,null,null,false,"TERMINATED",null,null]',
-        b'["z-b","vm","9",false,null,null,null,null,true,null,null,null]',
-    ]
-    tills = Node("tills", "us", "pool", "e2")
-    bare = Node(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
-
-    assert parse_lines("shop", lines) == [
-        Listed(
-            InstanceName("shop", "z-a", "node"),
-            "7",
-            tills,
-            spot=True,
-            alive=True,
-            created_at=100.5,
-            started_at=200.5,
-        ),
-        Listed(
-            InstanceName("shop", "z-b", "bare"),
-            "8",
-            bare,
-            spot=False,
-            alive=False,
-            created_at=None,
-            started_at=None,
-        ),
-        Listed(
-            InstanceName("shop", "z-b", "vm"),
-            "9",
-            None,
-            spot=True,
-            alive=False,
-            created_at=None,
-            started_at=None,
-        ),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("status", "alive"),
-    [
-        *((status, True) for status in ("PROVISIONING", "STAGING", "RUNNING", "REPAIRING")),
-        *(
-            (status, False)
-            for status in ("STOPPING", "TERMINATED", "SUSPENDING", "SUSPENDED", "PENDING_STOP")
-        ),
-    ],
-)
-def test_an_instance_is_alive_in_these_states_only(status: str, alive: bool) -> None:  # noqa: FBT001 - a column of the table
-    line = f'["z","node","7",true,"tills","us","pool","e2",true,"{status}",1,2]'.encode()
-
-    assert parse_lines("shop", [line])[0].alive is alive
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -288,7 +231,7 @@ def test_the_lines_before_a_childs_kill_are_yielded_and_the_listing_is_cut_off(a
         return lines
 
     # The child was killed during a write or after it. A line that was cut off is left out.
-    assert 10 <= len(parse_lines("shop", run(killed()))) <= 500
+    assert 10 <= len(parse_instances("shop", run(killed()))) <= 500
 
 
 def test_a_cancellation_while_the_child_is_ended_leaves_no_child_and_no_pipe(api: ComputeApi) -> None:
@@ -478,20 +421,3 @@ def has_ended(process: int) -> bool:
 def first_child(parent: int) -> int:
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return int(pids[0]) if pids else 0
-
-
-@pytest.mark.parametrize(
-    ("named", "shown"),
-    [
-        ("unknown", "cluster:unknown"),
-        ("other", "cluster:other"),
-        ("tills", "tills"),
-        (None, UNKNOWN),
-    ],
-)
-def test_a_listed_cluster_with_a_reserved_name_is_prefixed(named: str | None, shown: str) -> None:
-    raw = ["us-east1-b", "node", "1", True, named, None, None, None, True, "RUNNING", 1.0, 1.0]
-
-    (listed,) = parse_lines("shop-prod", [json.dumps(raw).encode()])
-
-    assert listed.node == Node(shown, UNKNOWN, UNKNOWN, UNKNOWN)

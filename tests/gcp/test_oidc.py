@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.demo.issuer import ABSENT, Issuer, IssuerServer, base64url, segment
+from app.demo.issuer import base64url, segment
 from app.errors import (
     CertificatesUnavailableError,
     ExporterError,
@@ -36,6 +36,7 @@ from app.errors import (
 )
 from app.gcp.certificates import fetch_certificates
 from app.gcp.oidc import Verifier
+from tests.support.issuer import ABSENT, Issuer, IssuerServer
 
 NOW = int(time.time())
 HOUR = 3600

@@ -568,6 +568,23 @@ def test_reset_totals_keeps_everything_but_the_counters(reopen: Opener) -> None:
     assert isinstance(reopen().apply([interrupted("1")], NOW).outcomes[0], Duplicate)
 
 
+def test_after_a_reset_only_the_time_since_then_adds_instance_seconds(reopen: Opener) -> None:
+    store = reopen()
+    store.apply([created()], NOW)
+    store.accrue_instance_seconds(NOW)
+
+    store = reopen(reset_totals=True)
+    lived = []
+    for elapsed in (600, 660):
+        store.accrue_instance_seconds(NOW + elapsed)
+        lived.append(store.state().totals.label_sets[LABELS].instance_seconds)
+    store = reopen()
+    store.accrue_instance_seconds(NOW + 720)
+    lived.append(store.state().totals.label_sets[LABELS].instance_seconds)
+
+    assert lived == [0, 60, 120]
+
+
 def test_a_new_store_can_begin_at_zero_too(open_again: Opener) -> None:
     store = open_again(reset_totals=True)
 

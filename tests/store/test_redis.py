@@ -21,6 +21,7 @@ from app.metrics import Metrics
 from app.store.opening import inspect_store, open_store, store_warnings
 from app.store.port import SharedStore, Store
 from app.store.redis.connection import Link
+from app.store.redis.ledger import RedisLedger
 from app.store.redis.rows import SCHEMA
 from tests.store.conftest import LEASE_SECONDS, RULES
 from tests.store.stories import (
@@ -896,6 +897,26 @@ def test_a_ledger_of_many_pages_is_read_whole_and_in_order(start: Opener, server
     assert ledger(server.url) == [event_key for _, event_key in expected]
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda ledger: ledger.interruptions(Query()), id="rows"),
+        pytest.param(lambda ledger: ledger.pools(NOW + DAY, 10), id="pools"),
+        pytest.param(lambda ledger: ledger.week(NOW + DAY), id="week"),
+    ],
+)
+def test_reading_the_ledger_that_takes_too_long_is_given_up(
+    start: Opener, server: RedisServer, read: Callable[[RedisLedger], Sequence[object]]
+) -> None:
+    start().apply([created(), interrupted(at=NOW)], NOW)
+    link = Link(server.url)
+
+    assert read(RedisLedger(link))
+    with pytest.raises(StoreUnavailableError, match="takes longer"):
+        read(RedisLedger(link, read_seconds=-1))
+    link.close()
+
+
 # installations on one server
 
 
@@ -942,6 +963,20 @@ def test_the_schema_of_another_version_is_left_alone(
     assert client.keys("*") == [key("schema")]
 
 
+@pytest.mark.parametrize("value", [b"theirs", b"\xff"], ids=["text", "not-text"])
+def test_data_of_another_program_is_left_alone(
+    start: Opener, client: Client, server: RedisServer, value: bytes
+) -> None:
+    client.set(key("schema"), value)
+    before = everything(client)
+
+    with pytest.raises(StartError, match=r"another program.*change store\.key_prefix"):
+        start()
+    with pytest.raises(StartError, match=r"another program.*change store\.key_prefix"):
+        inspect_store(server.url)
+    assert everything(client) == before
+
+
 @pytest.mark.parametrize("is_cut", [False, True], ids=["connected", "connection-lost"])
 def test_a_store_that_a_newer_version_has_migrated_is_left_alone_until_a_restart(
     start: Opener, proxy: Proxy, client: Client, *, is_cut: bool
@@ -972,6 +1007,62 @@ def test_inspecting_changes_nothing(start: Opener, client: Client, server: Redis
 
     assert "1 instance and 1 interruption" in inspect_store(server.url)
     assert everything(client) == before
+
+
+READER: Final = "redis://reader:word@{host}:{port}/0"
+
+
+@pytest.mark.parametrize(
+    ("setting", "undone", "url", "reason"),
+    [
+        pytest.param(
+            ("REPLICAOF", LOOPBACK, "1"),
+            ("REPLICAOF", "NO", "ONE"),
+            "redis://{host}:{port}/0",
+            "read only replica",
+            id="replica",
+        ),
+        pytest.param(
+            ("CONFIG", "SET", "maxmemory", "1"),
+            ("CONFIG", "SET", "maxmemory", "0"),
+            "redis://{host}:{port}/0",
+            "memory",
+            id="full",
+        ),
+        pytest.param(
+            ("ACL", "SETUSER", "reader", "on", ">word", "~*", "+@all", "-@write"),
+            ("ACL", "DELUSER", "reader"),
+            READER,
+            "permission",
+            id="may-not-write",
+        ),
+    ],
+)
+def test_a_server_that_cannot_be_written_is_refused_at_start_and_by_a_look(
+    client: Client,
+    server: RedisServer,
+    setting: Sequence[str],
+    undone: Sequence[str],
+    url: str,
+    reason: str,
+) -> None:
+    client.execute_command(*setting)
+    try:
+        for look in (lambda url: open_store(url, RULES), inspect_store):
+            with pytest.raises(StartError, match=reason):
+                look(url.format(host=LOOPBACK, port=server.port))
+    finally:
+        client.execute_command(*undone)
+    assert not client.keys("*")
+
+
+def test_a_look_refuses_a_user_who_may_not_run_the_script(client: Client, server: RedisServer) -> None:
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">word", "~*", "+@all", "-@scripting")
+    try:
+        with pytest.raises(StartError, match="permission"):
+            inspect_store(READER.format(host=LOOPBACK, port=server.port))
+    finally:
+        client.execute_command("ACL", "DELUSER", "reader")
 
 
 @pytest.mark.parametrize(

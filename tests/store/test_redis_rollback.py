@@ -287,6 +287,23 @@ def test_counters_that_were_reset_do_not_return(start: Opener, server: RedisServ
     assert interruptions(store) == interruptions(start()) == {}
 
 
+def test_a_reset_replica_that_leads_only_later_adds_no_time_from_before_it_led(start: Opener) -> None:
+    leader, other = start("leader"), start("other", reset_totals=True)
+    leader.sync(NOW)
+    leader.apply([created()], NOW)
+    leader.accrue_instance_seconds(NOW)
+    other.sync(NOW + 60)
+    other.accrue_instance_seconds(NOW + 60)
+    leader.close()
+    other.sync(NOW + 600)
+
+    lived = []
+    for elapsed in (600, 660):
+        other.accrue_instance_seconds(NOW + elapsed)
+        lived.append(other.state().totals.label_sets[LABELS].instance_seconds)
+    assert lived == [0, 60]
+
+
 def test_counters_that_were_dropped_do_not_return(start: Opener, server: RedisServer, client: Client) -> None:
     store = start()
     store.sync(NOW)

@@ -13,14 +13,13 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 import uvloop
 
-from app.demo.issuer import Issuer, IssuerServer
 from app.exporter import Exporter as Parts
 from app.exporter import Overrides
-from app.main import create_app
 from app.metrics import Endpoint
 from app.serving import listening
 from app.settings import load_settings, variable
 from tests.support.entries import JsonObject, insert, preempted, push
+from tests.support.issuer import Issuer, IssuerServer
 from tests.support.process import LOOPBACK, NO_AUTHORITIES, free_port
 from tests.support.samples import Samples, parsed, value_of
 
@@ -225,11 +224,10 @@ class _Server:
         self._stopped = asyncio.Event()
         try:
             settings, _ = load_settings(None, self._environment)
-            app = create_app(settings, overrides=Overrides(**self._overrides))
+            self.parts = Parts(settings, overrides=Overrides(**self._overrides))
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the test's
             self._ports.set_exception(exc)
             return
-        self.parts: Parts = app.state.exporter
-        async with self.parts.running(), listening(settings, app) as listeners:
+        async with self.parts.running(), listening(self.parts) as listeners:
             self._ports.set_result(listeners.ports)
             await self._stopped.wait()

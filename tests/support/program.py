@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 import httpx
 
-from app.demo.issuer import Issuer, IssuerServer
 from tests.support.entries import JsonObject, push
+from tests.support.issuer import Issuer, IssuerServer
 from tests.support.process import LOOPBACK, NO_AUTHORITIES, Process, answers, free_port
 from tests.support.samples import Samples, parsed, value_of
 

@@ -4,6 +4,7 @@ https://cloud.google.com/pubsub/docs/reference/rpc/google.pubsub.v1#subscriber
 """
 
 import queue
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -39,6 +40,9 @@ class SubscriberService(grpc.GenericRpcHandler):  # type: ignore[misc]  # the li
         self.calls: queue.Queue[Call] = queue.Queue()
         self.refusals: list[grpc.StatusCode] = []
         """The answers to the next acknowledgements and extensions, before they succeed."""
+        self.shows_subscriptions = threading.Event()
+        """While it is not set, a look at a subscription gets no answer."""
+        self.shows_subscriptions.set()
         self._server = grpc.server(ThreadPoolExecutor(_THREADS), handlers=[self])
         port = self._server.add_insecure_port(f"{LOOPBACK}:0")
         self.address = f"{LOOPBACK}:{port}"
@@ -50,6 +54,7 @@ class SubscriberService(grpc.GenericRpcHandler):  # type: ignore[misc]  # the li
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.shows_subscriptions.set()
         self._server.stop(grace=None).wait()
 
     def channel(self) -> grpc.Channel:
@@ -74,7 +79,9 @@ class SubscriberService(grpc.GenericRpcHandler):  # type: ignore[misc]  # the li
 
     def _answer(self, call: Call, context: grpc.ServicerContext) -> types.Subscription:
         self.calls.put(call)
-        if self.refusals and call.method != "GetSubscription":
+        if call.method == "GetSubscription":
+            self.shows_subscriptions.wait()
+        elif self.refusals:
             context.abort(self.refusals.pop(0), "refused by the test")
         return types.Subscription()
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.demo.issuer import ABSENT, Issuer
 from app.metrics import ENDPOINTS, Endpoint
 from tests.support.entries import insert, push
 from tests.support.exporter import OWN, Exporter, subscription, token
+from tests.support.issuer import ABSENT, Issuer
 from tests.web.problems import assert_problem
 
 pytestmark = pytest.mark.usefixtures("both_ways")

@@ -16,6 +16,7 @@ from app.metrics import ENDPOINTS, Metrics
 from app.web.ops import Scrapes
 from app.web.problems import leaves, status_of
 from app.web.waiting import MOST_WAITING
+from tests.support.clock import Clock
 from tests.support.exporter import Exporter
 from tests.support.process import eventually
 from tests.web.problems import assert_problem
@@ -117,6 +118,41 @@ def test_the_metrics_are_at_the_configured_path(tmp_path: Path) -> None:
         response = exporter.client.get(f"{exporter.url}/federated/metrics")
         assert response.text.startswith("# HELP")
         assert_problem(exporter.scrape(), HTTPStatus.NOT_FOUND, "not_found")
+
+
+def test_head_is_not_a_scrape_and_does_not_begin_the_hold_of_a_series(tmp_path: Path) -> None:
+    clock = Clock(1000.0)
+    with Exporter(tmp_path, {"prometheus.hold_seconds": 60}, monotonic=clock) as exporter:
+        exporter.create("node-1")
+        exporter.interrupt("node-1")
+
+        def shown() -> float | None:
+            return exporter.value("interruption_events_total", kubernetes_cluster="tills")
+
+        assert exporter.client.head(f"{exporter.url}/metrics").is_success
+        clock.ahead += 60
+        assert not exporter.parts.metrics.ready_to_release()
+        assert shown() == 0
+        clock.ahead += 60
+        assert eventually(shown, within=20, what="the value") == 1
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize("accept_encoding", ["identity", "gzip"])
+def test_head_has_the_headers_of_a_scrape(
+    shared_exporter: Exporter, accept: str, accept_encoding: str
+) -> None:
+    url, client = f"{shared_exporter.url}/metrics", shared_exporter.client
+    headers = {"accept": accept, "accept-encoding": accept_encoding}
+    varying = ("content-length", "date")  # the length is left out
+
+    got, head = (
+        {name: of for name, of in answer.headers.items() if name not in varying}
+        for answer in (client.get(url, headers=headers), client.head(url, headers=headers))
+    )
+
+    assert head == got
+    assert "content-length" not in client.head(url, headers=headers).headers
 
 
 @pytest.mark.parametrize("listeners", ["shared_exporter", "split_exporter"])

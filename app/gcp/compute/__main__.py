@@ -1,4 +1,4 @@
-"""The entry of the child process: its arguments, its priority and its limits."""
+"""The start of the child process: its arguments, its priority and its limits."""
 
 import argparse
 import ctypes
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def main() -> int:
-    """Read by the arguments and return the exit code."""
+    """Read what the arguments name, and return the exit code."""
     options = parsed(sys.argv[1:])
     os.nice(options.nice)
     if options.parent:

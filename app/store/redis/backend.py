@@ -21,18 +21,15 @@ from app.store.redis.connection import Command, Link, LostReplyError
 from app.store.redis.rollback import NAME_LOST, Claim, Footprint, new_transaction_id, restoring_commands
 from app.store.redis.rows import (
     SCHEMA,
-    all_series,
     check_schema,
-    decode_replica_totals,
     decode_settings,
-    encode_series,
     encode_settings,
     flatten,
-    is_behind,
     key,
     require_schema,
 )
 from app.store.redis.shared import SharedReplies, SharedTotals, update_memory
+from app.store.redis.totals import all_series, decode_replica_totals, encode_series, is_behind
 from app.store.redis.transaction import RedisTransaction, RetryTransactionError
 from app.store.redis.writes import replica_commands
 
@@ -101,9 +98,9 @@ class RedisBackend:
         self._encoded_settings = encode_settings(memory.settings)
         self._retention_milliseconds = round(memory.rules.retention_seconds * 1000)
         self._needs_unwatch = False
-        """The transaction has not read anything yet."""
+        """True until the transaction's first read, which ends what an earlier transaction has watched."""
         self._may_be_closed = False
-        """The transaction has not used the connection yet, which an earlier one has made."""
+        """True until the transaction's first read, if its connection is from before the transaction."""
         self._shared_totals = SharedTotals(memory)
 
     def open(self, *, reset_totals: bool = False) -> None:

@@ -94,6 +94,11 @@ class Link:
         except _BROKEN as exc:
             self.close()
             raise _away(exc) from exc
+        except UnicodeDecodeError as exc:
+            self._lose()
+            raise StoreUnavailableError(
+                "redis has data of another program under the exporter's keys; change store.key_prefix"
+            ) from exc
         except RedisError as exc:
             self._lose()
             raise _away(exc) from exc

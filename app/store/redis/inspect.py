@@ -6,22 +6,35 @@ from typing import Any, Final
 
 from app.domain.quantities import quantity
 from app.errors import StartError, StoreUnavailableError
-from app.store.redis.connection import Link
+from app.store.redis.connection import Command, Link
 from app.store.redis.rows import check_schema, key
 
 # https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go has the letters.
 _LETTER: Final = "[bcdfghjklmnpqrstvwxz2456789]"
 _TEMPORARY_NAME: Final = re.compile(rf".+-{_LETTER}{{6,10}}-{_LETTER}{{5}}|[0-9a-f]{{12}}")
 
+_WRITES_DISCARDED: Final[Sequence[Command]] = (
+    ("MULTI",),
+    ("SET", key("schema"), ""),
+    ("EVAL", "return 0", 0),
+    ("DISCARD",),
+)
+"""Commands that Redis checks and does not execute.
+
+It refuses to queue a write on a read-only replica, without memory, or without the user's permission.
+https://redis.io/docs/latest/develop/using-commands/transactions/#errors-inside-a-transaction
+"""
+
 
 def inspect_redis(url: str, key_prefix: str) -> str:
-    """Describe what is stored there; change nothing. Raises StartError."""
+    """Describe what is stored there; change nothing. Raises StartError, also if nothing could be stored."""
     link = Link(url, key_prefix=key_prefix)
     try:
         link.connect()
         schema, instances, interruptions = link.ask(
             [("GET", key("schema")), ("ZCARD", key("recorded")), ("ZCARD", key("ledger:at"))]
         )
+        link.ask(_WRITES_DISCARDED)
     except StoreUnavailableError as exc:
         raise StartError(str(exc)) from exc
     finally:

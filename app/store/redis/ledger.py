@@ -27,16 +27,8 @@ from app.domain.totals import LabelSetTotals
 from app.errors import StoreUnavailableError
 from app.store.port import READ_SECONDS
 from app.store.redis.connection import Command, Link
-from app.store.redis.rows import (
-    decode_entry,
-    decode_instance,
-    decode_replica_totals,
-    decode_series,
-    key,
-    pairs,
-    scores,
-    split_member,
-)
+from app.store.redis.rows import decode_entry, decode_instance, key, pairs, scores, split_member
+from app.store.redis.totals import decode_replica_totals, decode_series
 
 _PAGE_SIZE: Final = 500
 

@@ -7,7 +7,8 @@ from app.domain.instances import Labels
 from app.domain.totals import Totals
 from app.store.memory import PERMANENT, Memory, copy_of
 from app.store.redis.connection import Command
-from app.store.redis.rows import Pairs, Series, decode_series, key, pairs, scores
+from app.store.redis.rows import Pairs, key, pairs, scores
+from app.store.redis.totals import Series, decode_series
 
 
 class SharedReplies(NamedTuple):

@@ -11,19 +11,17 @@ from app.store.redis.connection import Command
 from app.store.redis.rows import (
     NameRecord,
     Pairs,
-    all_series,
     decode_instance,
     dumps,
     encode_counted,
     encode_instance,
     encode_pending,
-    encode_replica_totals,
-    encode_series,
     flatten,
     index_member,
     key,
     pairs,
 )
+from app.store.redis.totals import all_series, encode_replica_totals, encode_series
 
 
 @dataclass(slots=True)

@@ -13,7 +13,15 @@ import apsw
 
 from app.domain.quantities import quantity
 from app.errors import StartError
-from app.store.sqlite.location import INDEX, LOCK, WAL, Location, open_to_read, refuse_other_nodes
+from app.store.sqlite.location import (
+    INDEX,
+    LOCK,
+    WAL,
+    Location,
+    open_to_read,
+    refuse_forbidden,
+    refuse_other_nodes,
+)
 from app.store.sqlite.locks import is_held, is_marked
 from app.store.sqlite.readable import DAMAGE, find_unreadable
 from app.store.sqlite.schema import APPLICATION_ID, EARLIER_APPLICATION_ID, MIGRATIONS, version_of
@@ -129,11 +137,8 @@ def inspect_file(path: str) -> str:
 def _refuse_unusable(location: Location) -> None:
     """Raise StartError if the file could not be used for a reason outside it."""
     refuse_other_nodes(location)
+    refuse_forbidden(location)
     file = Path(location.real)
-    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
-        raise StartError(
-            f"the exporter may not read and write {location}; correct its owner or its permissions"
-        )
     if (why := unusable_reason(file.parent)) is not None:
         raise StartError(why)
     if is_marked(location) and is_held(f"{file}{LOCK}") and not is_held(str(file)):

@@ -21,6 +21,7 @@ from app.store.sqlite.location import (
     Identity,
     Location,
     identity_of,
+    refuse_forbidden,
     refuse_other_nodes,
 )
 from app.store.sqlite.locks import Locks
@@ -98,6 +99,7 @@ class SQLiteFile:
             return file
         try:
             refuse_other_nodes(file._location)
+            refuse_forbidden(file._location)
             file._locks.take(lock_seconds)
             file._examine(migrations)
             with closing(file.connect()) as connection:

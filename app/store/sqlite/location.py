@@ -98,6 +98,18 @@ def refuse_other_node(location: Location, status: os.stat_result) -> None:
         )
 
 
+def refuse_forbidden(location: Location) -> None:
+    """Raise StartError if the process may not read and write the store's file, or one beside it.
+
+    SQLite opens a store whose WAL or whose WAL's index it may only read. Then every commit fails.
+    """
+    for path in (location.real, *(location.real + suffix for suffix in _SIDE_FILES)):
+        if os.access(path, os.F_OK) and not os.access(path, os.R_OK | os.W_OK):
+            raise StartError(
+                f"the exporter may not read and write {path}; correct its owner or its permissions"
+            )
+
+
 def open_to_read(path: str) -> FileIO:
     """Open the file for reading, without the kernel's readahead.
 

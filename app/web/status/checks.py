@@ -193,7 +193,7 @@ def _elsewhere(snapshot: Snapshot) -> Check:
     newest = next((snapshot.refusals[reason] for reason in reasons if reason in snapshot.refusals), "")
     return Check(
         name,
-        f"{count_noun(number, 'request', 'requests')} since the start had a path or a method that no endpoint"
+        f"{count_noun(number, 'request')} since the start had a path or a method that no endpoint"
         f" takes. The newest: {newest}.",
         advice="If a subscription sends them, correct its push endpoint; its path is /events/creation or"
         " /events/interruption.",
@@ -285,9 +285,13 @@ def _fleet(snapshot: Snapshot, project: str, reasons: Mapping[str, float]) -> Ch
         runbook = "SpotInterruptionExporterInventoryFailing"
         return Check(name, f"{finding} {failed}", State.ATTENTION, advice, runbook)
     age = max(snapshot.now - at, 0.0)
-    number = metrics.value("inventory_instances", project=project) or 0.0
-    took = short_duration(metrics.value("inventory_duration_seconds", project=project) or 0.0)
-    finding = f"{count_noun(number, 'instance')} listed {ago(age)}, in {took}. {failed}".rstrip()
+    number = metrics.value("inventory_instances", project=project)
+    seconds = metrics.value("inventory_duration_seconds", project=project)
+    if number is None or seconds is None:  # the replicas share only the time
+        finding = f"Listed {ago(age)} by another process."
+    else:
+        finding = f"{count_noun(number, 'instance')} listed {ago(age)}, in {short_duration(seconds)}."
+    finding = f"{finding} {failed}".rstrip()
     if age > _OLD_LISTINGS * snapshot.listing_interval_seconds:
         return Check(name, finding, State.ATTENTION, advice, "SpotInterruptionExporterInventoryStale")
     return Check(name, finding)

@@ -35,8 +35,8 @@ NEWEST: Final = 10
 _POOLS: Final = 10_000
 """More than the page shows, because the sums are those of all pools."""
 _KEEP_SECONDS: Final = 5.0
-_IDLE: Final = 10.0
-"""The page is kept for this many times the time that rendering took."""
+_KEEP_SHARE: Final = 10.0
+"""The page is kept at least for this many times the time that reading the ledger took."""
 
 _STYLE: Final = files("app.web.status").joinpath("templates", "page.css").read_text()
 _STYLE_HASH: Final = b64encode(sha256(_STYLE.encode()).digest()).decode()
@@ -80,7 +80,6 @@ def _template() -> "Template":
         escape_bidi=formats.escape_bidi,
         count=formats.count,
         duration=formats.duration,
-        ago=formats.ago,
         significant=formats.significant,
         rate=formats.rate,
         percent=formats.percent,
@@ -110,7 +109,7 @@ class StatusPage:
     listing_interval_seconds: float
     _started_at: float = field(init=False)
     _page: bytes = field(default=b"", init=False)
-    _rendered_at: float = field(default=0.0, init=False)
+    _read_at: float = field(default=0.0, init=False)
     _expires_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -119,13 +118,13 @@ class StatusPage:
     def get(self, unhealthy_reason: str | None, not_ready_reasons: Sequence[str]) -> bytes:
         """Return the page; render it again if the kept page is too old."""
         now = self.clock()
-        # A page from the future was rendered before the clock was set back.
-        if not self._rendered_at <= now < self._expires_at:
+        # A page from the future was made before the clock was set back.
+        if not self._read_at <= now < self._expires_at:
             ledger, label_sets, error = self._read(now)
-            self._rendered_at = self.clock()
+            self._read_at = self.clock()
             page = overview(self._snapshot(ledger, label_sets, error, unhealthy_reason, not_ready_reasons))
             self._page = render(page, self.metrics_path).encode()
-            self._expires_at = self._rendered_at + max(_KEEP_SECONDS, _IDLE * (self._rendered_at - now))
+            self._expires_at = self._read_at + max(_KEEP_SECONDS, _KEEP_SHARE * (self._read_at - now))
         return self._page
 
     def _read(self, now: float) -> tuple[Ledger | None, Sequence[LabelSetTotals], str]:
@@ -151,7 +150,7 @@ class StatusPage:
         not_ready_reasons: Sequence[str],
     ) -> Snapshot:
         return Snapshot(
-            now=self._rendered_at,
+            now=self._read_at,
             started_at=self._started_at,
             label_sets=label_sets,
             pending=self.metrics.pending,

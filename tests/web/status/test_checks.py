@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.documents import OUTCOMES
-from app.domain.batch import Applied
+from app.domain.batch import Applied, Shared
 from app.domain.instances import UNKNOWN_LABELS
 from app.domain.ledger import DAY_SECONDS, HOUR_SECONDS
 from app.gcp.listing import FAILURES
@@ -216,7 +216,8 @@ def test_unknown_interruptions(unknown: int, known: int, state: State, finding: 
 
 
 def test_the_fleet_of_each_project_has_a_check() -> None:
-    metrics = new_metrics("fresh", "stale", "failing", "untried")
+    metrics = new_metrics("fresh", "stale", "failing", "untried", "shared")
+    metrics.show(Applied(shared=Shared(lease_ends_at=0, last_listed_at={"shared": NOW - 240})))
     metrics.listed("fresh", at=NOW - 240, seconds=3.2, instances=118)
     metrics.listing_failed("fresh", "credentials")
     metrics.listed("stale", at=NOW - 1900, seconds=61, instances=1)
@@ -235,6 +236,7 @@ def test_the_fleet_of_each_project_has_a_check() -> None:
             "Not listed since the start. 1 listing failed since the start: it took too long.",
         ),
         "Fleet of untried": (NONE, "Not listed since the start."),
+        "Fleet of shared": (OK, "Listed 4 min ago by another process."),
     }
     assert check(snapshot(), "Fleet").state is OFF
 
