@@ -568,7 +568,7 @@ def test_a_full_disk_is_reported_at_the_start_and_harms_no_store(tmp_path: Path,
 
     path, full = (
         re.escape(f"{tmp_path}/store.db"),
-        re.escape(f"the disk of {tmp_path} is full: 0 KiB are free"),
+        re.escape(f"the disk of {tmp_path} is full: 0 KiB are free; make room, or enlarge the volume"),
     )
     started, looked, afterwards = run.stdout.splitlines()
     assert re.fullmatch(rf"the store {path} cannot be opened: {full} \(.+\)", started)

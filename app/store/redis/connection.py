@@ -22,6 +22,7 @@ from app.store.port import KEY_PREFIX
 
 SENTINEL: Final = "+sentinel"
 """The end of the URL's scheme if sentinels know the server."""
+_ADVICE: Final = "look at Redis itself, and at store.url"
 _CONNECT_SECONDS: Final = 1.0
 _REPLY_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.25
@@ -73,7 +74,7 @@ class Link:
         `at_once`: also if a connection was lost a moment ago.
         """
         if not at_once and self._monotonic() < self._retry_at:
-            raise StoreUnavailableError("redis cannot be reached")
+            raise StoreUnavailableError(f"redis cannot be reached; {_ADVICE}")
         try:
             self._connection = _connect(self._url, self._prefix)
         except (RedisError, OSError) as exc:
@@ -139,7 +140,7 @@ class Link:
 
     def _connected(self) -> AbstractConnection:
         if self._connection is None:
-            raise StoreUnavailableError("redis cannot be reached")
+            raise StoreUnavailableError(f"redis cannot be reached; {_ADVICE}")
         return self._connection
 
     def _packed(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
@@ -230,4 +231,5 @@ def _options() -> dict[str, Any]:
 
 
 def _away(exc: Exception) -> StoreUnavailableError:
-    return StoreUnavailableError(f"redis cannot be used: {exc}")
+    error = str(exc).rstrip(".")
+    return StoreUnavailableError(f"redis cannot be used: {error}; {_ADVICE}")

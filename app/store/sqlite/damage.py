@@ -33,6 +33,7 @@ _EARLIER_NAME: Final = EARLIER_APPLICATION_ID.to_bytes(4, "big")
 _HEADER: Final = b"SQLite format 3\0"
 _FREE_BYTES: Final = 1 << 22
 """The free space that a store needs: the largest size of the WAL, and as much again."""
+_MAKE_ROOM: Final = "make room, or enlarge the volume"
 _NEEDS_RECOVERY: Final = (
     "has a WAL without a usable index, as after a crash or a copy; the next start recovers it"
 )
@@ -158,9 +159,9 @@ def unusable_reason(folder: Path) -> str | None:
     room = disk.f_bavail * disk.f_frsize
     # Some file systems report neither their size nor their number of files; then the totals are 0.
     if disk.f_blocks and room < _FREE_BYTES:
-        return f"the disk of {folder} is full: {room // 1024} KiB are free"
+        return f"the disk of {folder} is full: {room // 1024} KiB are free; {_MAKE_ROOM}"
     if disk.f_files and not disk.f_favail:
-        return f"the disk of {folder} is full: it has no free inodes"
+        return f"the disk of {folder} is full: it has no free inodes; {_MAKE_ROOM}"
     return None
 
 
