@@ -155,9 +155,9 @@ Refusal: TypeAlias = CallerError | UnavailableError | InternalError
 class InventoryUnavailableError(ExporterError):
     """A project's instances or operations cannot be read now. What was read before stays recorded."""
 
-    def __init__(self, cause: str, message: str) -> None:
-        """Keep the cause: the slug in the metrics of failed listings and readings."""
-        self.cause = cause
+    def __init__(self, reason: str, message: str) -> None:
+        """`reason`: the slug in the metrics of failed listings and readings."""
+        self.reason = reason
         super().__init__(message)
 
 

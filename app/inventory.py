@@ -189,7 +189,7 @@ class Inventory:
         try:
             summary = await self._record_listing(project, began)
         except InventoryUnavailableError as exc:
-            self._failed(project.id, exc.cause, str(exc))
+            self._failed(project.id, exc.reason, str(exc))
             return False
         except ExporterError as exc:
             self._failed(project.id, "store", str(exc))

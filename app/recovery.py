@@ -89,7 +89,7 @@ class Recovery:
         try:
             summary = await self._record_operations(project)
         except InventoryUnavailableError as exc:
-            self._failed(project.id, exc.cause, str(exc))
+            self._failed(project.id, exc.reason, str(exc))
             return False
         except ExporterError as exc:
             self._failed(project.id, "store", str(exc))

@@ -226,8 +226,8 @@ def test_the_lines_before_a_childs_kill_are_yielded_and_the_listing_is_cut_off(a
             os.kill(child, signal.SIGKILL)
             with pytest.raises(InventoryUnavailableError, match=r"ended too early: signal 9") as caught:
                 await read_into(lines, parts)
-        assert caught.value.cause == "cut_off"
-        assert caught.value.cause in FAILURES
+        assert caught.value.reason == "cut_off"
+        assert caught.value.reason in FAILURES
         return lines
 
     # The child was killed during a write or after it. A line that was cut off is left out.
@@ -282,7 +282,7 @@ def test_the_last_line_of_a_failed_childs_stderr_is_in_the_error(
     ) as caught:
         run(all_of(listing(api)))
 
-    assert caught.value.cause == "cut_off"
+    assert caught.value.reason == "cut_off"
     # The whole trace is in one line of the log.
     (record,) = caplog.records
     assert record.getMessage() == "the process that reads from Compute Engine wrote to stderr"
@@ -297,7 +297,7 @@ def test_a_listing_whose_process_cannot_be_started_fails_with_the_reason(
     with pytest.raises(InventoryUnavailableError, match="cannot be started: No such file") as caught:
         run(all_of(listing(api)))
 
-    assert caught.value.cause == "other"
+    assert caught.value.reason == "other"
 
 
 def test_at_the_deadline_the_child_is_killed(api: ComputeApi) -> None:
@@ -307,8 +307,8 @@ def test_at_the_deadline_the_child_is_killed(api: ComputeApi) -> None:
     with pytest.raises(InventoryUnavailableError, match=r"longer than 0\.5 s") as caught:
         run(all_of(listing(api, deadline_seconds=0.5)))
 
-    assert caught.value.cause == "deadline"
-    assert caught.value.cause in FAILURES
+    assert caught.value.reason == "deadline"
+    assert caught.value.reason in FAILURES
 
 
 @pytest.mark.usefixtures("quick_children")
@@ -323,14 +323,14 @@ def test_a_deadline_during_the_consumers_work_does_not_cancel_the_consumer(api: 
             try:
                 await anext(parts)
             except InventoryUnavailableError as early:
-                if early.cause != "deadline":
+                if early.reason != "deadline":
                     raise
                 # On a slow machine, the first page can come after the deadline.
                 return await slow(deadline_seconds * 4)
             await asyncio.sleep(over - loop.time())
             with pytest.raises(InventoryUnavailableError) as caught:
                 await anext(parts)
-        return caught.value.cause
+        return caught.value.reason
 
     assert run(slow(2)) == "deadline"
 
