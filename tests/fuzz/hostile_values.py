@@ -1,5 +1,6 @@
 """Values that are known to break parsers, stores and pages."""
 
+import json
 from typing import Any, Final
 
 LIMIT: Final = 512
@@ -94,6 +95,12 @@ VALUES: Final[tuple[Any, ...]] = (
     nested_lists(),
     *TEXTS,
 )
+
+
+def fresh(value: Any) -> Any:  # noqa: ANN401  # JSON
+    """Return the value, or a copy that a mutation may change."""
+    return json.loads(json.dumps(value)) if isinstance(value, dict | list) else value
+
 
 TIMES: Final = (
     "yesterday",

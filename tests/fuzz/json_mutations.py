@@ -40,6 +40,10 @@ def _place(builder: CaseBuilder, value: JsonObject) -> tuple[Any, Any]:
     return builder.choose(places) if places else (value, "protoPayload")
 
 
+def _hostile_value(builder: CaseBuilder) -> Any:  # noqa: ANN401  # JSON
+    return hostile_values.fresh(builder.choose(hostile_values.VALUES))
+
+
 def drop(builder: CaseBuilder, value: JsonObject) -> None:
     container, key = _place(builder, value)
     if isinstance(container, list) or key in container:
@@ -62,7 +66,7 @@ def rename(builder: CaseBuilder, value: JsonObject) -> None:
 
 def replace(builder: CaseBuilder, value: JsonObject) -> None:
     container, key = _place(builder, value)
-    container[key] = builder.choose(hostile_values.VALUES)
+    container[key] = _hostile_value(builder)
 
 
 def wrap(builder: CaseBuilder, value: JsonObject) -> None:
@@ -96,9 +100,7 @@ def change_text(builder: CaseBuilder, value: JsonObject) -> None:
 
 def add(builder: CaseBuilder, value: JsonObject) -> None:
     containers = [value, *(c[k] for c, k in _places(value) if isinstance(c[k], dict))]
-    builder.choose(containers)[builder.choose((*_KEYS, *hostile_values.TEXTS))] = builder.choose(
-        hostile_values.VALUES
-    )
+    builder.choose(containers)[builder.choose((*_KEYS, *hostile_values.TEXTS))] = _hostile_value(builder)
 
 
 def change_time(builder: CaseBuilder, value: JsonObject) -> None:
@@ -125,7 +127,7 @@ def change_labels(builder: CaseBuilder, value: JsonObject) -> None:
         return
     labels = request.get("labels")
     pairs = labels if isinstance(labels, list) else []
-    first = {"key": "goog-k8s-cluster-name", "value": builder.choose(hostile_values.VALUES)}
+    first = {"key": "goog-k8s-cluster-name", "value": _hostile_value(builder)}
     as_map = {str(p.get("key")): p.get("value") for p in pairs if isinstance(p, dict)}
     request["labels"] = builder.choose(
         ([first], [*pairs, first], [first, *pairs], as_map, [{}], [*pairs, None], [["key", "value"]], {}, "")
@@ -136,18 +138,20 @@ def change_message_id(builder: CaseBuilder, value: JsonObject) -> None:
     message = value.get("message")
     for name in ("messageId", "message_id"):
         if isinstance(message, dict):
-            message[name] = builder.choose(hostile_values.VALUES)
+            message[name] = _hostile_value(builder)
 
 
 def change_subscription(builder: CaseBuilder, value: JsonObject) -> None:
-    value["subscription"] = builder.choose((*hostile_values.VALUES, *SUBSCRIPTIONS.values()))
+    value["subscription"] = hostile_values.fresh(
+        builder.choose((*hostile_values.VALUES, *SUBSCRIPTIONS.values()))
+    )
 
 
 def change_publish_time(builder: CaseBuilder, value: JsonObject) -> None:
     message = value.get("message")
     if isinstance(message, dict):
         message["publishTime"] = message["publish_time"] = builder.choose(hostile_values.TIMES)
-        value["deliveryAttempt"] = builder.choose(hostile_values.VALUES)
+        value["deliveryAttempt"] = _hostile_value(builder)
 
 
 def change_base64(builder: CaseBuilder, value: JsonObject) -> None:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,7 @@ from tests.fuzz.cases import Case, case
 from tests.fuzz.contract_check import contract_violation, is_valid_repetition, log_errors
 from tests.fuzz.envelopes import Backend, run
 from tests.fuzz.failed_cases import read_failed, write_failed
+from tests.fuzz.hostile_values import VALUES
 from tests.fuzz.report import Report
 from tests.support.entries import encoded
 from tests.support.raw_http import Answer
@@ -41,6 +43,16 @@ def test_mutants_are_answered_as_in_the_contract_and_valid_messages_count_exactl
 def test_seed_and_number_determine_a_case() -> None:
     assert [case(_SEED, number) for number in range(50)] == [case(_SEED, number) for number in range(50)]
     assert case(_SEED, 7) != case(_SEED + 1, 7)
+
+
+def test_a_case_does_not_depend_on_those_before_it() -> None:
+    # The mutations of a case would change the values of the next, and put a value into itself.
+    before = json.dumps(VALUES)
+
+    for number in range(3000):
+        case(7, number)
+
+    assert json.dumps(VALUES) == before
 
 
 def test_failed_cases_are_read_as_they_were_written(tmp_path: Path) -> None:
