@@ -49,7 +49,7 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
 ENTRYPOINT ["spot-interruption-exporter"]
 
 # At the end, because these values change with every build.
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 ARG REVISION=""
 ARG SOURCE=""
 LABEL org.opencontainers.image.title="spot-interruption-exporter" \

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from app import VERSION
 from tests.docs.checkout import copied, shell
 from tests.infra.provider import initialise, terraform
 from tests.infra.provider import run as run_terraform
@@ -135,13 +136,15 @@ def test_a_copy_outside_of_the_checkout_builds_the_same(overlay: str, by: str, c
         require("git", shutil.which("git"))
         committed = shell(
             "git init -q && git add k8s && git -c user.name=t -c user.email=t@example.com commit -q -m t"
-            " && git tag v0.1.0",
+            f" && git tag v{VERSION}",
             checkout,
         )
         assert committed.returncode == 0, committed.stderr
         outside = outside.replace(address, f"file://{checkout}")
     else:
-        outside = outside.replace(f"{address}//", "../spot-interruption-exporter/").replace("?ref=v0.1.0", "")
+        outside = outside.replace(f"{address}//", "../spot-interruption-exporter/").replace(
+            f"?ref=v{VERSION}", ""
+        )
 
     done = shell(outside, checkout)
 

@@ -25,6 +25,11 @@ UNTESTED: Final = {
 MADE_BY_READERS: Final = ("k8s/overlays/site", "infra/site")
 _LINK: Final = re.compile(r'(?:\]\(|src="|srcset=")([^)"\s]+)')
 _IMAGE_BYTES: Final = 200_000
+VERSIONED: Final = [
+    *sorted(ROOT.glob("infra/gcp/examples/*/main.tf")),
+    ROOT / "k8s/base/kustomization.yaml",
+    ROOT / "k8s/restore/pod.yaml",
+]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -106,6 +111,13 @@ def test_the_pages_name_the_current_version() -> None:
     named = re.findall(r"(?:\?ref=v|:)(\d+\.\d+\.\d+)\b(?![.\d])", text)
 
     assert len(named) > 5
+    assert set(named) == {VERSION}
+
+
+@pytest.mark.parametrize("file", VERSIONED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_manifests_and_the_examples_name_the_current_version(file: Path) -> None:
+    named = re.findall(r"(?:\?ref=v|spot-interruption-exporter:|newTag: )(\d+\.\d+\.\d+)", file.read_text())
+
     assert set(named) == {VERSION}
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+from app import VERSION
 from tests.simulation.week import SECONDS, STEP_SECONDS
 from tests.support.exporter import OWN
 from tests.support.grafana import ALL, PANELS, QUERIES, QUERY_VARIABLES, Grafana, Query
@@ -99,7 +100,7 @@ def own_series(target: Mapping[str, str], projects: set[str], ends: float) -> It
     for le in ("0.01", "+Inf"):
         yield Line(f"{OWN}_store_commit_seconds_bucket", {**target, "le": le}, 3000)
     yield Line(f"{OWN}_pending_interruptions", target, 2, grows=False)
-    yield Line(f"{OWN}_build_info", {**target, "version": "0.1.0"}, 1, grows=False)
+    yield Line(f"{OWN}_build_info", {**target, "version": VERSION}, 1, grows=False)
     for project in projects:
         listed = f"{OWN}_inventory_last_success_timestamp_seconds"
         yield Line(listed, {**target, "project": project}, ends - 600, grows=False)

@@ -1,6 +1,6 @@
 # An example to copy: the exporter pulls, and nothing is open to the internet.
 # Outside of the checkout, name the module by address and tag:
-#   source = "git::https://git.example.com/spot-interruption-exporter.git//infra/gcp?ref=v0.1.0"
+#   source = "git::https://git.example.com/spot-interruption-exporter.git//infra/gcp?ref=v1.0.0"
 
 terraform {
   required_version = ">= 1.5.0"

@@ -1,6 +1,6 @@
 # An example to copy: Pub/Sub pushes to the exporter.
 # Outside of the checkout, name the module by address and tag:
-#   source = "git::https://git.example.com/spot-interruption-exporter.git//infra/gcp?ref=v0.1.0"
+#   source = "git::https://git.example.com/spot-interruption-exporter.git//infra/gcp?ref=v1.0.0"
 
 terraform {
   required_version = ">= 1.5.0"
