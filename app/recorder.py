@@ -399,7 +399,10 @@ class Recorder:
             )
 
     async def _watch_commits(self) -> None:
-        """Answer requests whose commit takes too long, and log it. The commit may still succeed."""
+        """Refuse events whose commit takes too long, and log that the store hangs.
+
+        A refused event may still be committed.
+        """
         limit, logged = self._commit_timeout_seconds, None
         while True:
             await asyncio.sleep(limit / 20)

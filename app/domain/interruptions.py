@@ -106,7 +106,7 @@ def _with_interruption(event: InstanceInterrupted, before: Instance, now: float,
     alive, lifetime_observed, ended_at = before.alive, before.lifetime_observed, before.ended_at
     if ends:
         alive, lifetime_observed, ended_at = False, True, earliest(ended_at, event.at)
-    # In the order of the fields, because `_replace` or names would take 2 % of a push.
+    # In the order of the fields: `_replace`, or arguments by name, would take 2 % of a push more.
     return Instance(
         before.name,
         before.identity,
