@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -553,6 +553,22 @@ def test_an_interruption_before_the_last_start_counts_and_ends_nothing() -> None
     assert outcome.age is None
     assert simulator.instance().alive
     assert not simulator.instance().lifetime_observed
+
+
+@pytest.mark.parametrize("flag", ["announced", "failed", "lifetime_observed", "overflowed", "deleted"])
+def test_an_interruption_leaves_the_other_facts_of_its_incarnation(flag: str) -> None:
+    set_flag: dict[str, Any] = {flag: True}
+    before = Instance(
+        NAME, "1", Kind.NODE, TILLS, 300, alive=True, operation="op", created_at=100, started_at=200
+    )._replace(**set_flag)
+    simulator = Simulator()
+    simulator.batch.load((), [before], ())
+
+    simulator.apply(interrupted(at=1000))
+
+    assert simulator.instance() == before._replace(
+        recorded_at=NOW, spot=True, alive=False, lifetime_observed=True, interrupted_at=1000, ended_at=1000
+    )
 
 
 def test_a_lifetime_begins_at_the_last_start() -> None:

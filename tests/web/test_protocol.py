@@ -297,6 +297,10 @@ UPGRADE = WHOLE.replace(
         pytest.param(CHUNKED + b"3\r\nbod\r\n1\r\ny\r\n0\r\n\r\n", id="chunked"),
         pytest.param(CHUNKED + b"4\r\nbody\r\n0\r\nAuthorization: x\r\n\r\n", id="trailer"),
         pytest.param(WHOLE.replace(b"1.1\r", b"1.0\r"), id="http-1.0"),
+        pytest.param(
+            WHOLE.replace(b"1.1\r", b"1.0\r").replace(b"Host", b"Connection: keep-alive\r\nHost"),
+            id="http-1.0-to-be-kept",
+        ),
         pytest.param(WHOLE.replace(b"Host", b"Connection: close\r\nHost"), id="last-one"),
         pytest.param(WHOLE.replace(b"Host", b"Expect: 100-continue\r\nHost"), id="expectation"),
         pytest.param(UPGRADE, id="upgrade"),
